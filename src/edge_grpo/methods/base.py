@@ -1,0 +1,101 @@
+"""What a method is: frozen settings with two required functions, and hooks that do nothing by default."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from edge_grpo.metrics import Metrics
+from edge_grpo.records import Group, Strategy
+from edge_grpo.settings import settings
+from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+
+__all__ = ["Method", "Repair", "TopUp"]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A wish of a method, carried out by the collector: correct row ``row`` of the ``group``-th group.
+
+    ``REFLECT``: append ``text`` and let the policy continue. ``ANSWER``: append ``text`` and stop. ``REFERENCE``: put
+    ``text`` in place of the completion. At most ``budget`` tokens are added to (or, for ``REFERENCE``, make up) the
+    completion; a repair that does not fit is skipped and counted.
+    """
+
+    group: int
+    row: int
+    strategy: Strategy
+    text: str
+    budget: int
+
+
+@settings
+class TopUp:
+    """Dynamic sampling: draw further prompts while too few groups are useful.
+
+    After the first round, missing groups are sampled again, at most ``max_rounds`` times (0 = off), until
+    ``min_share`` of ``rollout.prompts_per_step`` groups are useful. Groups that are not useful fill the places still
+    empty if ``fill``, and are dropped otherwise.
+    Source: Yu et al. 2025, DAPO, arXiv:2503.14476, section 3.2; the paper sets no bound on the rounds.
+    """
+
+    max_rounds: int = Field(default=0, ge=0)
+    min_share: float = Field(default=1.0, gt=0, le=1)
+    fill: bool = True
+
+
+class Method(ABC):
+    """Base of every method. A subclass is a ``@final @settings`` class with ``kind: Literal["its_name"]``.
+
+    ``signal`` is called once a step, without gradient, and says how much every token is reinforced; ``loss`` is called
+    for every micro-batch and returns its share of the update's loss, so that the sum over micro-batches does not depend
+    on how rows were split. Methods hold no state and no tokenizer and are never given a random generator but in ``plan``.
+    """
+
+    kind: str
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether ``ref_logprobs`` are needed (a KL term with a positive weight)."""
+        return False
+
+    @property
+    def entropy_gradient(self) -> bool:
+        """Whether the loss differentiates through ``LossInputs.entropy``."""
+        return False
+
+    @property
+    def dynamic_sampling(self) -> TopUp | None:
+        """How to draw further prompts while too few groups are useful; None = never."""
+        return None
+
+    def useful(self, group: Group) -> bool:
+        """Whether a group counts for dynamic sampling; asked after corrections."""
+        return not group.collapsed
+
+    def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
+        """Which rows to correct and how; asked again after each round of corrections until the list is empty.
+
+        Rows that were corrected already (``row.strategy``) must not be named again. Never called in evaluation.
+        """
+        return []
+
+    @abstractmethod
+    def signal(self, batch: Scored) -> Signal:
+        """Advantages, masks and weights of a whole step."""
+
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Further sums that ``loss`` needs over an update; arrive as ``Totals.extra``."""
+        return {}
+
+    @abstractmethod
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """This micro-batch's share of the update's loss."""
+
+    def observe(self, x: LossInputs) -> Metrics:
+        """Figures about a micro-batch at the current weights (clip shares, KL), as (sum, count) pairs; no gradient."""
+        return {}

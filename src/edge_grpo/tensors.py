@@ -1,0 +1,98 @@
+"""The only tensor records: Scored -> Signal -> LossInputs, and the Totals that losses divide by.
+
+In every per-token tensor ``[i, j]`` is about token ``j`` of row ``i`` given the tokens before it; column 0 is never
+trained. Rows are rollouts, padded on the right; ``mask`` is True on completion tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edge_grpo.metrics import Metrics
+
+__all__ = ["LossInputs", "Scored", "Signal", "Totals"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All rollouts of a step with what the policy says of them; nothing in it carries a gradient.
+
+    ``segment`` holds :class:`edge_grpo.records.Segment` numbers; ``group`` is an integer a problem, rows of one group need
+    not be adjacent; ``reward`` and the columns of ``reward_parts`` (weights applied later, NaN = not scored) are in reward
+    units; log-probabilities and entropies are nats at the rollout's temperature; ``sampling_logprobs`` is NaN on tokens
+    that nobody sampled; ``ref_logprobs`` is None without a reference model.
+    """
+
+    input_ids: Int[Tensor, "rows tokens"]
+    attention: Bool[Tensor, "rows tokens"]
+    mask: Bool[Tensor, "rows tokens"]
+    segment: Int[Tensor, "rows tokens"]
+    group: Int[Tensor, " rows"]
+    reward: Float[Tensor, " rows"]
+    reward_parts: Float[Tensor, "rows parts"]
+    reward_weights: Float[Tensor, " parts"]
+    correct: Bool[Tensor, " rows"]
+    scorable: Bool[Tensor, " rows"]
+    finished: Bool[Tensor, " rows"]
+    corrected: Bool[Tensor, " rows"]
+    sampling_logprobs: Float[Tensor, "rows tokens"]
+    old_logprobs: Float[Tensor, "rows tokens"]
+    entropy: Float[Tensor, "rows tokens"]
+    ref_logprobs: Float[Tensor, "rows tokens"] | None = None
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a method makes of a step: how much each token is reinforced. Detached, made once, before any update.
+
+    ``advantages`` go with the policy-gradient term on the tokens of ``mask``; ``keep`` drops whole rows from every sum and
+    count; ``likelihood`` weighs a plain -log p term per token (0 = none); ``raw_advantages`` are the group-relative
+    advantages before the method reshaped them (for the log). ``metrics`` are (sum, count) pairs for the step's line.
+    """
+
+    advantages: Float[Tensor, "rows tokens"]
+    mask: Bool[Tensor, "rows tokens"]
+    keep: Bool[Tensor, " rows"]
+    raw_advantages: Float[Tensor, " rows"]
+    row_advantages: Float[Tensor, " rows"]
+    likelihood: Float[Tensor, "rows tokens"] | None = None
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """One micro-batch: the current log-probabilities with gradient, and the columns of Scored and Signal that go with it.
+
+    ``mask`` is the signal's mask with dropped rows cleared; ``entropy`` carries a gradient only where the method asks for
+    it with ``entropy_gradient``.
+    """
+
+    logprobs: Float[Tensor, "rows tokens"]
+    entropy: Float[Tensor, "rows tokens"]
+    old_logprobs: Float[Tensor, "rows tokens"]
+    sampling_logprobs: Float[Tensor, "rows tokens"]
+    ref_logprobs: Float[Tensor, "rows tokens"] | None
+    advantages: Float[Tensor, "rows tokens"]
+    likelihood: Float[Tensor, "rows tokens"] | None
+    mask: Bool[Tensor, "rows tokens"]
+    segment: Int[Tensor, "rows tokens"]
+    keep: Bool[Tensor, " rows"]
+    group: Int[Tensor, " rows"]
+    reward: Float[Tensor, " rows"]
+    correct: Bool[Tensor, " rows"]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over one optimizer update (all its micro-batches and ranks): what losses divide by.
+
+    ``rows`` counts kept rows, ``tokens`` the True entries of ``mask``, ``max_new_tokens`` is the completion budget,
+    ``extra`` holds what a method's own ``totals`` hook added.
+    """
+
+    rows: float
+    tokens: float
+    max_new_tokens: int
+    extra: Mapping[str, float] = field(default_factory=dict)
