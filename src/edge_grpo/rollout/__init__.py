@@ -1,1 +1,1 @@
-"""TODO."""
+"""Engines: from prompt tokens to completions, and on from corrected completions."""

@@ -1,0 +1,157 @@
+"""Groups -> one padded batch -> mini-batches of whole groups -> micro-batches that cannot change the gradient."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edge_grpo.records import Group, Rollout, Row, Segment, Strategy
+from edge_grpo.tensors import LossInputs, Scored, Signal
+
+__all__ = ["Batch", "collate", "loss_inputs", "micro_batches", "mini_batches", "scored"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rollouts of a step as tensors, before the policy has scored them; the columns are those of ``Scored``."""
+
+    input_ids: Int[Tensor, "rows tokens"]
+    attention: Bool[Tensor, "rows tokens"]
+    mask: Bool[Tensor, "rows tokens"]
+    segment: Int[Tensor, "rows tokens"]
+    group: Int[Tensor, " rows"]
+    reward: Float[Tensor, " rows"]
+    reward_parts: Float[Tensor, "rows parts"]
+    reward_weights: Float[Tensor, " parts"]
+    correct: Bool[Tensor, " rows"]
+    scorable: Bool[Tensor, " rows"]
+    finished: Bool[Tensor, " rows"]
+    corrected: Bool[Tensor, " rows"]
+    sampling_logprobs: Float[Tensor, "rows tokens"]
+
+
+def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[float], pad_id: int) -> Batch:
+    """Pad the rows of all groups on the right; rows keep their order, group by group.
+
+    Args:
+        groups: the groups to train on.
+        parts: the names of the reward parts, which become the columns of ``reward_parts`` (NaN where one is missing).
+        weights: the weight of each part.
+        pad_id: any valid token id; padding is masked everywhere.
+    """
+    rows = [row for group in groups for row in group.rows]
+    width = max(len(row.rollout.prompt_ids) + len(row.rollout.completion_ids) for row in rows)
+    nan = float("nan")
+
+    def pad(values: list[Any], filler: Any) -> list[Any]:
+        return values + [filler] * (width - len(values))
+
+    segments = [[Segment.PROMPT] * len(row.rollout.prompt_ids) + list(row.rollout.segments) for row in rows]
+    ids = [pad([*row.rollout.prompt_ids, *row.rollout.completion_ids], pad_id) for row in rows]
+    logprobs = [pad([nan] * len(row.rollout.prompt_ids) + _sampling_logprobs(row.rollout), nan) for row in rows]
+    segment = torch.tensor([pad([int(s) for s in line], 0) for line in segments])
+    lengths = torch.tensor([len(line) for line in segments])
+    return Batch(
+        input_ids=torch.tensor(ids),
+        attention=torch.arange(width)[None] < lengths[:, None],
+        mask=segment > 0,
+        segment=segment,
+        group=torch.tensor([index for index, group in enumerate(groups) for _ in group.rows]),
+        reward=torch.tensor([row.grade.reward for row in rows]),
+        reward_parts=torch.tensor([[row.grade.parts.get(name, nan) for name in parts] for row in rows]).reshape(
+            len(rows), len(parts)
+        ),
+        reward_weights=torch.tensor(list(weights), dtype=torch.float32),
+        correct=_flags(row.grade.correct for row in rows),
+        scorable=_flags(row.grade.scorable for row in rows),
+        finished=_flags(row.rollout.finished for row in rows),
+        corrected=_flags(_corrected(row) for row in rows),
+        sampling_logprobs=torch.tensor(logprobs),
+    )
+
+
+def _flags(values: Any) -> Bool[Tensor, " rows"]:
+    return torch.tensor(list(values), dtype=torch.bool)
+
+
+def _corrected(row: Row) -> bool:
+    return row.strategy is not Strategy.NONE
+
+
+def _sampling_logprobs(rollout: Rollout) -> list[float]:
+    nan = float("nan")
+    return [value for span in rollout.spans for value in (span.logprobs or (nan,) * len(span.token_ids))]
+
+
+def scored(
+    batch: Batch,
+    *,
+    old_logprobs: Float[Tensor, "rows tokens"],
+    entropy: Float[Tensor, "rows tokens"],
+    ref_logprobs: Float[Tensor, "rows tokens"] | None,
+) -> Scored:
+    """The batch together with what the policy said of it."""
+    columns = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return Scored(**columns, old_logprobs=old_logprobs, entropy=entropy, ref_logprobs=ref_logprobs)
+
+
+def mini_batches(group: Int[Tensor, " rows"], *, count: int, rng: random.Random) -> list[Int[Tensor, " chosen"]]:
+    """Row numbers of ``count`` mini-batches of whole groups, in random order (in given order if there is one).
+
+    Args:
+        group: each row's group.
+        count: how many optimizer updates to make of them; fewer if there are fewer groups.
+        rng: shuffles the groups.
+    """
+    names = group.unique().tolist()
+    if count > 1:
+        rng.shuffle(names)
+    count = min(count, len(names))
+    shares = [names[start::count] for start in range(count)]
+    return [torch.isin(group, torch.tensor(share)).nonzero().squeeze(-1) for share in shares]
+
+
+def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *, size: int) -> list[Tensor]:
+    """Split the rows of one update into micro-batches of at most ``size`` rows of like length, longest first.
+
+    Longest first, so that a run that will not fit into memory fails at once; the order changes nothing else, because
+    losses divide by totals of the whole update.
+    """
+    ranked = rows[lengths[rows].argsort(descending=True, stable=True)]
+    return list(ranked.split(size))
+
+
+def loss_inputs(
+    batch: Scored,
+    signal: Signal,
+    rows: Int[Tensor, " chosen"],
+    width: int,
+    *,
+    logprobs: Float[Tensor, "chosen width"],
+    entropy: Float[Tensor, "chosen width"],
+) -> LossInputs:
+    """The columns of some rows, cut to ``width`` tokens, with the current log-probs; dropped rows lose their mask."""
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[rows, :width] if tensor.dim() > 1 else tensor[rows]
+
+    keep = cut(signal.keep)
+    return LossInputs(
+        logprobs=logprobs,
+        entropy=entropy,
+        old_logprobs=cut(batch.old_logprobs),
+        sampling_logprobs=cut(batch.sampling_logprobs),
+        ref_logprobs=None if batch.ref_logprobs is None else cut(batch.ref_logprobs),
+        advantages=cut(signal.advantages),
+        likelihood=None if signal.likelihood is None else cut(signal.likelihood),
+        mask=cut(signal.mask) & keep[:, None],
+        segment=cut(batch.segment),
+        keep=keep,
+        group=cut(batch.group),
+        reward=cut(batch.reward),
+        correct=cut(batch.correct),
+    )

@@ -1,0 +1,109 @@
+"""The Engine protocol: what the loop asks of anything that can sample, and the records it exchanges with it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pydantic import Field
+from torch import Tensor
+
+from edge_grpo.records import Rollout, Segment, Span
+from edge_grpo.settings import settings
+
+__all__ = ["Continuation", "Engine", "Request", "RolloutSettings", "Sampling", "inject"]
+
+
+@settings
+class RolloutSettings:
+    """How completions are sampled in training.
+
+    ``group_size`` completions of each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens;
+    ``top_k`` 0 and ``top_p`` 1 switch truncation off; ``stop`` names further stop tokens besides the model's own;
+    ``max_rows`` bounds how many rows are decoded side by side (memory only: draws do not depend on it).
+    """
+
+    group_size: int = Field(default=8, ge=2)
+    prompts_per_step: int = Field(default=16, ge=1)
+    max_new_tokens: int = Field(default=96, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    stop: tuple[str, ...] = ()
+    max_rows: int = Field(default=256, ge=1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw tokens: ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 are off."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and the seed of each completion wanted for it."""
+
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A rollout to go on with: ``injected_ids`` are put behind it, then the policy samples.
+
+    ``budget`` counts injected and sampled tokens together and must exceed the injected ones.
+    """
+
+    rollout: Rollout
+    injected_ids: tuple[int, ...]
+    budget: int
+    seed: int
+
+
+class Engine(Protocol):
+    """Samples completions. Token ids are never decoded and encoded again on the way."""
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
+        """One tuple of rollouts a request, one rollout a seed, in order.
+
+        The draws of a rollout depend on its seed and the model's probabilities alone, not on its batch.
+        """
+        ...
+
+    def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
+        """Continue rollouts behind injected tokens (``sampling.max_new_tokens`` is replaced by each budget).
+
+        The result's spans are the old ones relabelled as wrong prefix, the injected span, and the sampled one.
+        """
+        ...
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the policy's weights after an update; does nothing where they are shared."""
+        ...
+
+
+def inject(rollout: Rollout, token_ids: tuple[int, ...], *, finished: bool) -> Rollout:
+    """Put text behind a completion that was judged wrong.
+
+    The stop token of a finished completion is dropped first; what was sampled becomes the wrong prefix.
+
+    Args:
+        rollout: the completion to go on with.
+        token_ids: the text, a stop token at its end where the completion shall end there.
+        finished: whether the result ends with a stop token.
+    """
+    spans = list(rollout.spans)
+    if rollout.finished:
+        last = spans[-1]
+        spans[-1] = replace(
+            last, token_ids=last.token_ids[:-1], logprobs=last.logprobs[:-1], entropies=last.entropies[:-1]
+        )
+    prefix = tuple(
+        replace(span, segment=Segment.WRONG_PREFIX) if span.segment is Segment.SAMPLED else span
+        for span in spans
+        if span.token_ids
+    )
+    return Rollout(rollout.prompt_ids, (*prefix, Span(token_ids, Segment.INJECTED)), finished)
