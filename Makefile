@@ -1,0 +1,84 @@
+# `make help` lists the targets. Everything is installed into .venv, at the versions of constraints.txt.
+#
+#   make setup PYTHON=python3.12                                    another Python (3.11 or newer)
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu     the small CPU-only build of torch, on Linux
+
+PYTHON ?=
+TORCH_INDEX ?=
+# Arguments for the command behind demo, compare and bench: make demo ARGS="train.steps=10"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input --constraint constraints.txt
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+SETUP := $(VENV)/.setup.stamp
+BENCH := $(VENV)/.bench.stamp
+
+# The bundled model is tiny: more than four threads only get in each other's way.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
+export OMP_NUM_THREADS
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup demo test check pytest test-slow docs compare bench clean distclean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(SETUP) ## Create .venv and install the package with pinned dependencies
+
+$(SETUP): pyproject.toml constraints.txt
+	@PYTHON='$(PYTHON)' sh .ci/venv $(VENV)
+ifneq ($(TORCH_INDEX),)
+	@echo "Installing $(TORCH) from $(TORCH_INDEX)"
+	@$(PIP) --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)'
+endif
+	@echo "Installing edge-grpo and its dependencies into $(VENV)"
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable '.[test,check]'
+	@touch $@
+	@echo "Ready: $(BIN)/edge-grpo"
+
+demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about five minutes on two cores
+	$(BIN)/edge-grpo train $(ARGS)
+
+test: check pytest ## Everything that CI runs
+
+check: setup ## Linting, formatting, types, layers and spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+pytest: export HF_HUB_OFFLINE = 1
+pytest: setup ## The fast tests, doctests among them
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' --durations=10
+
+test-slow: export HF_HUB_OFFLINE = 1
+test-slow: setup ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow --durations=10
+
+docs: setup ## Check the commands, snippets, links and paths of README.md and docs/
+	$(BIN)/python -m pytest tests/test_docs.py
+
+compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (an hour, resumable)
+	$(BIN)/edge-grpo compare $(ARGS)
+
+$(BENCH): $(SETUP)
+	@echo "Installing the extra 'bench'"
+	@$(PIP) --no-build-isolation --editable '.[test,check,bench]'
+	@touch $@
+
+bench: $(BENCH) ## Time a training step here and in TRL on the same work
+	$(BIN)/python benchmarks/trl_step.py $(ARGS)
+
+clean: ## Remove caches and build products; runs and .venv stay
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	rm -rf $(VENV)
