@@ -1,0 +1,166 @@
+r"""The built-in task: chains of ``+``, ``-`` and ``*`` over small numbers, with a worked solution for each.
+
+``7-2*8+5`` is solved by rewriting it one operation at a time, products first, then from left to right::
+
+    =7-16+5
+    =-9+5
+    =-4
+    \boxed{-4}
+"""
+
+import random
+import re
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from edge_grpo.errors import ConfigError
+from edge_grpo.records import Problem
+from edge_grpo.rng import derive_seed, python_random
+from edge_grpo.settings import settings
+
+__all__ = [
+    "PARAPHRASES",
+    "ArithmeticSettings",
+    "draw_expression",
+    "held_out",
+    "paraphrases",
+    "problems",
+    "reduce",
+    "solution",
+]
+
+PARAPHRASES = ("Compute {}.", "What is {}?", "Find the value of {}.")
+"""Equivalent questions; a problem's own prompt is the first one."""
+
+HELD_OUT_SHARE = 5  # one expression in five is held out
+_TRIES = 2000
+_FIRST_PRODUCT = re.compile(r"(?<!\d)(\d+)\*(\d+)")
+_FIRST_SUM = re.compile(r"^(-?\d+)([+-])(\d+)")
+
+
+@settings
+class ArithmeticSettings:
+    """The built-in task: how many problems, how long, how large.
+
+    ``operands`` maps a number of operands to its weight in the mix; a pool of short expressions that runs dry leaves
+    its share to the longer ones. No intermediate value exceeds ``max_value`` in size.
+    """
+
+    seed: int = 0
+    size: int = Field(default=4096, ge=1)
+    operands: dict[int, float] = Field(default_factory=lambda: {2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0, 6: 2.0})
+    max_operand: int = Field(default=9, ge=2, le=99)
+    max_value: int = Field(default=30, ge=4, le=999)
+    product_share: float = Field(default=0.3, ge=0, le=1)
+
+    def __post_init__(self) -> None:
+        """Reject a mix that cannot be drawn from."""
+        bad = [count for count, weight in self.operands.items() if count < 2 or weight < 0]
+        if bad or not any(self.operands.values()):
+            raise ValueError(f"operands {dict(self.operands)}: wanted counts of at least 2 with weights, not all 0")
+
+
+def reduce(expression: str) -> str:
+    """Carry out one operation: the leftmost product, or else the leftmost sum or difference.
+
+    Example:
+        >>> reduce("7-2*8+5"), reduce("7-16+5"), reduce("-9+5")
+        ('7-16+5', '-9+5', '-4')
+    """
+    found = _FIRST_PRODUCT.search(expression)
+    if found:
+        return expression[: found.start()] + str(int(found[1]) * int(found[2])) + expression[found.end() :]
+    found = _FIRST_SUM.match(expression)
+    if not found:
+        raise ValueError(f"nothing to reduce in {expression!r}")
+    left, right = int(found[1]), int(found[3])
+    return str(left + right if found[2] == "+" else left - right) + expression[found.end() :]
+
+
+def solution(expression: str) -> str:
+    r"""The careful derivation, one operation a line, ending in ``\boxed{}``.
+
+    Example:
+        >>> solution("2+3*4")
+        '=2+12\n=14\n\\boxed{14}'
+    """
+    lines = [f"={line}" for line in _reductions(expression)]
+    return "\n".join([*lines, f"\\boxed{{{lines[-1][1:]}}}"])
+
+
+def paraphrases(problem: Problem) -> tuple[str, ...]:
+    """The equivalent questions of a problem made here, its own prompt first."""
+    return tuple(form.format(problem.meta["expression"]) for form in PARAPHRASES)
+
+
+def held_out(expression: str) -> bool:
+    """Whether an expression is on the held-out side: a function of its text alone, so that the sides share none."""
+    return derive_seed("arithmetic", "side", expression) % HELD_OUT_SHARE == 0
+
+
+def draw_expression(rng: random.Random, settings: ArithmeticSettings, *, on_held_out: bool = False) -> str:
+    """An expression of one side, drawn from the mix.
+
+    Raises:
+        ConfigError: nothing fits ``settings``.
+    """
+    counts, weights = zip(*settings.operands.items(), strict=True)
+    for _ in range(_TRIES):
+        (count,) = rng.choices(counts, weights)
+        expression = _draw(rng, count, settings)
+        if held_out(expression) is on_held_out and _fits(expression, settings.max_value):
+            return expression
+    raise ConfigError(f"data.arithmetic: no expression fits {settings}; raise max_value or allow fewer operands")
+
+
+def problems(settings: ArithmeticSettings, *, count: int, on_held_out: bool = False) -> list[Problem]:
+    """The first ``count`` different problems of one side, the same for the same settings.
+
+    Raises:
+        ConfigError: the settings do not allow that many different expressions.
+    """
+    side = "held-out" if on_held_out else "train"
+    rng = python_random("arithmetic", settings.seed, side)
+    drawn: dict[str, None] = {}
+    misses = 0
+    while len(drawn) < count:
+        before = len(drawn)
+        drawn[draw_expression(rng, settings, on_held_out=on_held_out)] = None
+        misses = 0 if len(drawn) > before else misses + 1
+        if misses == _TRIES:
+            raise ConfigError(
+                f"data.arithmetic: only {before} different {side} expressions found, {count} wanted; "
+                "ask for fewer, or allow more operands"
+            )
+    return [_problem(expression, f"arithmetic-{side}-{number}") for number, expression in enumerate(drawn)]
+
+
+def _problem(expression: str, name: str) -> Problem:
+    *_, value = _reductions(expression)
+    return Problem(
+        id=name,
+        prompt=PARAPHRASES[0].format(expression),
+        answers=(value,),
+        solution=solution(expression),
+        meta={"expression": expression, "num_operands": len(re.findall(r"\d+", expression))},
+    )
+
+
+def _draw(rng: random.Random, count: int, settings: ArithmeticSettings) -> str:
+    text = str(rng.randint(1, settings.max_operand))
+    product = False
+    for _ in range(count - 1):
+        product = not product and rng.random() < settings.product_share  # never two in a row
+        text += ("*" if product else rng.choice("+-")) + str(rng.randint(1, settings.max_operand))
+    return text
+
+
+def _reductions(expression: str) -> Iterator[str]:
+    while not expression.lstrip("-").isdigit():
+        expression = reduce(expression)
+        yield expression
+
+
+def _fits(expression: str, limit: int) -> bool:
+    return all(int(number) <= limit for line in _reductions(expression) for number in re.findall(r"\d+", line))

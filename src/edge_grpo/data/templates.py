@@ -1,0 +1,139 @@
+"""From the text of a problem to prompt tokens, and from injected text to its tokens."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edge_grpo.data.problems import DataSettings
+from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.records import Problem
+
+__all__ = [
+    "QWEN_MATH_SYSTEM",
+    "Encoded",
+    "Tokenizer",
+    "encode_follow_up",
+    "encode_problems",
+    "encode_prompt",
+    "encode_text",
+    "render_prompt",
+]
+
+QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
+"""System prompt of Qwen2.5-Math and of the EDGE-GRPO release."""
+
+_MARK = "\ue000answer\ue000"  # stands for an answer while a conversation is rendered
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    chat_template: Any
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any:
+        """A conversation as the model was trained to see it."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Problems with their prompt tokens, in order, and what the rule for over-long prompts did."""
+
+    problems: tuple[Problem, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    num_skipped: int = 0
+    num_truncated: int = 0
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """Token ids of injected text, without special tokens."""
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
+    """The text of a prompt under ``data.template``, up to where the model is to go on.
+
+    Raises:
+        ConfigError: the template is ``chat`` and the tokenizer has none.
+    """
+    return _render(tokenizer, [_turn("user", prompt)], data)
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tuple[int, ...]:
+    """Token ids of a prompt under ``data.template``; only ``plain`` lets the tokenizer add its own first token.
+
+    Raises:
+        ConfigError: the template is ``chat`` and the tokenizer has none.
+        DataError: the prompt has no tokens.
+    """
+    ids = tuple(tokenizer.encode(render_prompt(tokenizer, prompt, data), add_special_tokens=data.template == "plain"))
+    if not ids:
+        raise DataError(f"the prompt {prompt!r} has no tokens")
+    return ids
+
+
+def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: DataSettings) -> Encoded:
+    """Encode the prompts of many problems and apply the rule for over-long ones.
+
+    Raises:
+        DataError: a prompt is over-long and the rule is ``error``, or every prompt is and the rule is ``skip``.
+    """
+    kept: list[Problem] = []
+    prompts: list[tuple[int, ...]] = []
+    skipped = truncated = 0
+    for problem in problems:
+        ids = encode_prompt(tokenizer, problem.prompt, data)
+        if len(ids) > data.max_prompt_tokens:
+            if data.over_long == "error":
+                raise DataError(
+                    f"problem {problem.id!r}: its prompt has {len(ids)} tokens, data.max_prompt_tokens is "
+                    f"{data.max_prompt_tokens}; raise it, or set data.over_long=skip or truncate"
+                )
+            if data.over_long == "skip":
+                skipped += 1
+                continue
+            ids = ids[-data.max_prompt_tokens :]
+            truncated += 1
+        kept.append(problem)
+        prompts.append(ids)
+    if skipped and not kept:
+        raise DataError(f"all {skipped} prompts exceed data.max_prompt_tokens = {data.max_prompt_tokens}; raise it")
+    return Encoded(tuple(kept), tuple(prompts), skipped, truncated)
+
+
+def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tuple[int, ...]:
+    """Token ids to put behind an answer (without its stop token) so that the user says ``text`` and the model goes on.
+
+    Prompt, answer and these ids together are the prompt of a second turn; the answer's ids are never decoded.
+
+    Raises:
+        ConfigError: the template is ``chat`` and the tokenizer has none, or its template drops earlier answers.
+    """
+    turns = [_turn("user", "."), _turn("assistant", _MARK), _turn("user", text)]
+    before, mark, after = _render(tokenizer, turns, data).rpartition(_MARK)
+    if not mark or not before:
+        raise ConfigError("data.template: the chat template does not show an earlier answer; use another template")
+    return encode_text(tokenizer, after)
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _render(tokenizer: Tokenizer, turns: list[dict[str, str]], data: DataSettings) -> str:
+    if data.template == "plain":
+        opening = f"{data.system_prompt}\n" if data.system_prompt else ""
+        return opening + "".join(f"{turn['content']}\n" for turn in turns)
+    if data.template == "qwen-math":
+        system = _turn("system", data.system_prompt or QWEN_MATH_SYSTEM)
+        shown = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in [system, *turns])
+        return f"{shown}<|im_start|>assistant\n"
+    if not tokenizer.chat_template:
+        raise ConfigError("data.template=chat: the tokenizer has none; set data.template=plain or qwen-math")
+    if data.system_prompt:
+        turns = [_turn("system", data.system_prompt), *turns]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
