@@ -112,7 +112,7 @@ def mini_batches(group: Int[Tensor, " rows"], *, count: int, rng: random.Random)
         rng.shuffle(names)
     count = min(count, len(names))
     shares = [names[start::count] for start in range(count)]
-    return [torch.isin(group, torch.tensor(share)).nonzero().squeeze(-1) for share in shares]
+    return [torch.isin(group, torch.tensor(share, device=group.device)).nonzero().squeeze(-1) for share in shares]
 
 
 def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *, size: int) -> list[Tensor]:

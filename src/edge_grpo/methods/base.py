@@ -22,8 +22,8 @@ class Repair:
     """A wish of a method, carried out by the collector: correct row ``row`` of the ``group``-th group.
 
     ``REFLECT``: append ``text`` and let the policy continue. ``ANSWER``: append ``text`` and stop. ``REFERENCE``: put
-    ``text`` in place of the completion. At most ``budget`` tokens are added to (or, for ``REFERENCE``, make up) the
-    completion; a repair that does not fit is skipped and counted.
+    ``text`` in place of the completion. At most ``budget`` tokens are added, so that no completion exceeds
+    ``rollout.max_new_tokens + budget``; a text that does not fit is skipped and counted, never cut.
     """
 
     group: int

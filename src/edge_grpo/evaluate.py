@@ -1,0 +1,151 @@
+"""Accuracy on held-out problems, with intervals. Nothing here ever corrects a completion."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from edge_grpo.collect import Grader, Prompted
+from edge_grpo.records import Verdict
+from edge_grpo.rng import derive_seed
+from edge_grpo.rollout.engine import Engine, Request, Sampling
+from edge_grpo.settings import settings
+
+__all__ = ["EvalSettings", "Evaluation", "evaluate", "pass_at_k", "wilson"]
+
+
+@settings
+class EvalSettings:
+    """When and how held-out problems are answered.
+
+    ``every`` steps (0: only ``at_start`` and ``at_end``); ``size`` problems, ``samples`` answers each;
+    ``temperature`` 0 is greedy decoding. ``max_new_tokens`` 0 stands for the rollout's budget.
+    """
+
+    every: int = Field(default=10, ge=0)
+    at_start: bool = True
+    at_end: bool = True
+    size: int = Field(default=200, ge=1)
+    samples: int = Field(default=1, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=0, ge=0)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out: one list of right and wrong answers a problem; unscorable ones (grader errors) are left out."""
+
+    correct: tuple[tuple[bool, ...], ...]
+    verdicts: dict[str, int]
+    mean_length: float
+    finished: float
+
+    @property
+    def num_problems(self) -> int:
+        """Problems with at least one scorable answer."""
+        return len(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over problems of the share of right answers, in [0, 1]; NaN without problems."""
+        shares = [sum(own) / len(own) for own in self.correct]
+        return sum(shares) / len(shares) if shares else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """A 95 % interval of the accuracy over problems drawn like these: Wilson's for one answer a problem, else normal."""
+        n = self.num_problems
+        if all(len(own) == 1 for own in self.correct):
+            return wilson(round(self.accuracy * n) if n else 0, n)
+        shares = [sum(own) / len(own) for own in self.correct]
+        spread = math.sqrt(sum((x - self.accuracy) ** 2 for x in shares) / max(1, n - 1) / n)
+        return max(0.0, self.accuracy - 1.96 * spread), min(1.0, self.accuracy + 1.96 * spread)
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of a metrics row, all under ``eval/``."""
+        low, high = self.interval
+        row = {
+            "eval/accuracy": self.accuracy,
+            "eval/accuracy_low": low,
+            "eval/accuracy_high": high,
+            "eval/problems": self.num_problems,
+            "eval/length": self.mean_length,
+            "eval/finished": self.finished,
+        }
+        row |= {f"eval/verdict_{name}": count for name, count in self.verdicts.items()}
+        fewest = min((len(own) for own in self.correct), default=1)
+        k = 2
+        while k <= fewest:
+            row[f"eval/pass@{k}"] = sum(pass_at_k(len(own), sum(own), k) for own in self.correct) / self.num_problems
+            k *= 2
+        return row
+
+
+def evaluate(engine: Engine, grader: Grader, problems: Sequence[Prompted], settings: EvalSettings, *, budget: int) -> Evaluation:
+    """Answer problems and grade the answers.
+
+    Args:
+        engine: with the weights to evaluate.
+        grader: the run's.
+        problems: the held-out problems.
+        settings: how to answer.
+        budget: tokens an answer may take where ``settings.max_new_tokens`` is 0.
+    """
+    sampling = Sampling(settings.max_new_tokens or budget, settings.temperature, settings.top_p)
+    requests = [
+        Request(item.prompt_ids, tuple(derive_seed(settings.seed, "eval", i, j) for j in range(settings.samples)))
+        for i, item in enumerate(problems)
+    ]
+    answered = engine.sample(requests, sampling)
+    rollouts = [rollout for group in answered for rollout in group]
+    asked = [item.problem for item in problems for _ in range(settings.samples)]
+    grades = grader(asked, rollouts)
+    own = [grades[i * settings.samples : (i + 1) * settings.samples] for i in range(len(problems))]
+    correct = [tuple(grade.correct for grade in some if grade.scorable) for some in own]
+    return Evaluation(
+        correct=tuple(flags for flags in correct if flags),
+        verdicts={str(verdict): sum(grade.verdict is verdict for grade in grades) for verdict in Verdict},
+        mean_length=sum(len(rollout.completion_ids) for rollout in rollouts) / len(rollouts),
+        finished=sum(rollout.finished for rollout in rollouts) / len(rollouts),
+    )
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    r"""A 95 % interval for a share.
+
+    .. math:: \frac{\hat p + z^2 / 2n \pm z \sqrt{\hat p (1 - \hat p) / n + z^2 / 4n^2}}{1 + z^2 / n}, \qquad z = 1.96
+
+    Args:
+        successes: how often it was so.
+        trials: of how many; 0 gives (0, 1).
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22:209.
+    Example:
+        >>> [round(x, 3) for x in wilson(5, 10)]
+        [0.237, 0.763]
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    z, p = 1.959963984540054, successes / trials
+    middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    r"""The chance that k of n answers, drawn without replacement, hold a right one.
+
+    .. math:: 1 - \binom{n - c}{k} / \binom{n}{k}
+
+    Args:
+        n: answers of a problem.
+        c: how many of them are right.
+        k: how many are drawn, at most n.
+    Source: Chen et al. 2021, arXiv:2107.03374, eq. 1.
+    Example:
+        >>> pass_at_k(4, 1, 2)
+        0.5
+    """
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
