@@ -10,7 +10,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-input --constraint constraints.txt
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 SETUP := $(VENV)/.setup.stamp
 BENCH := $(VENV)/.bench.stamp
@@ -37,7 +37,7 @@ ifneq ($(TORCH_INDEX),)
 	@$(PIP) --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)'
 endif
 	@echo "Installing edge-grpo and its dependencies into $(VENV)"
-	@$(PIP) setuptools
+	@$(PIP) pip setuptools
 	@$(PIP) --no-build-isolation --editable '.[test,check]'
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo"
@@ -51,7 +51,7 @@ check: setup ## Linting, formatting, types, layers and spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
 
 pytest: export HF_HUB_OFFLINE = 1
