@@ -20,12 +20,14 @@ def logprobs_and_entropy(
         logits: raw scores :math:`z`, not yet divided by the temperature; -inf excludes a token.
         token_ids: the token whose log-probability is wanted, one per distribution.
         temperature: :math:`\tau > 0`, the one that the rollout was sampled at.
+
     Returns:
         log-probabilities (nats, at most 0) and entropies (nats, between 0 and the logarithm of the vocabulary size),
         both in float32 if the logits have half precision. Both are differentiable.
     Source:
         Definition; same as TRL 1.16.0 ``selective_log_softmax_and_entropy``. The EDGE-GRPO release uses the same
         temperature-scaled entropy.
+
     Example:
         >>> logprobs, entropy = logprobs_and_entropy(torch.zeros(1, 4), torch.tensor([2]), temperature=0.6)
         >>> logprobs, entropy

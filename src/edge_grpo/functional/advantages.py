@@ -1,0 +1,295 @@
+"""From rewards to advantages: how much better than its group a rollout was.
+
+``scorable`` marks rows that a grader could judge; the others enter no mean and no deviation and get advantage 0, and so
+does a row whose group has no second scorable row.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edge_grpo.errors import ShapeError
+from edge_grpo.functional.ops import (
+    group_max,
+    group_mean,
+    group_min,
+    group_size,
+    group_std,
+    masked_mean,
+    masked_std,
+    masked_sum,
+    where_mask,
+)
+
+__all__ = [
+    "batch_scaled",
+    "collapse_ratio",
+    "collapsed",
+    "group_centered",
+    "group_normalized",
+    "group_variance",
+    "normalized_then_summed",
+    "weighted_reward",
+]
+
+
+def weighted_reward(parts: Float[Tensor, "rows parts"], weights: Float[Tensor, " parts"]) -> Float[Tensor, " rows"]:
+    r"""Weighted sum of the reward parts, leaving out parts that were not scored.
+
+    .. math:: r_i = \sum_{k :\, p_{i,k} \ne \text{NaN}} w_k \, p_{i,k}
+
+    Args:
+        parts: each reward function's verdict, reward units; NaN = not scored.
+        weights: one per reward function.
+
+    Returns:
+        reward units; NaN for a row of which no part was scored.
+
+    Source:
+        TRL 1.16.0, ``reward_weights``: same.
+
+    Example:
+        >>> weighted_reward(torch.tensor([[1.0, float("nan")], [1.0, 1.0]]), torch.tensor([1.0, 0.5]))
+        tensor([1.0000, 1.5000])
+    """
+    scored = ~parts.isnan()
+    total = where_mask(parts * weights, scored).sum(-1)
+    return torch.where(scored.any(-1), total, torch.nan)
+
+
+def group_centered(
+    rewards: Float[Tensor, " rows"], group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"] | None = None
+) -> Float[Tensor, " rows"]:
+    r"""Reward minus the mean reward of the group.
+
+    .. math:: A_i = r_i - \operatorname{mean}_{j \in g(i)} r_j
+
+    Args:
+        rewards: one per rollout, reward units.
+        group: each rollout's group; need not be adjacent.
+        scorable: rollouts that count; all if not given.
+
+    Returns:
+        reward units; sums to 0 within each group, exactly 0 throughout a collapsed group.
+
+    Raises:
+        ShapeError: a group has one rollout.
+
+    Source:
+        Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, section 3.2. TRL 1.16.0 with ``scale_rewards="none"``: same, but
+        with rounding errors instead of 0 in collapsed groups.
+
+    Example:
+        >>> group_centered(torch.tensor([1.0, 0.0]), torch.tensor([7, 7]))
+        tensor([ 0.5000, -0.5000])
+    """
+    include = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
+    _require_pairs(group)
+    flat = collapsed(rewards, group, include)
+    return where_mask(rewards - group_mean(rewards, group, include), include & ~flat)
+
+
+def group_normalized(
+    rewards: Float[Tensor, " rows"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"] | None = None,
+    *,
+    eps: float = 1e-4,
+) -> Float[Tensor, " rows"]:
+    r"""Reward minus the group's mean, over the group's standard deviation.
+
+    .. math:: A_i = \frac{r_i - \operatorname{mean}_{j \in g(i)} r_j}{\operatorname{std}_{j \in g(i)} r_j + \epsilon}
+
+    Args:
+        rewards: one per rollout, reward units.
+        group: each rollout's group; need not be adjacent.
+        scorable: rollouts that count; all if not given.
+        eps: added to the unbiased standard deviation, reward units.
+
+    Returns:
+        dimensionless; sums to 0 within each group, exactly 0 throughout a collapsed group, and does not change when a
+        constant is added to the rewards.
+
+    Raises:
+        ShapeError: a group has one rollout.
+
+    Source:
+        Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.2. The unbiased deviation and eps = 1e-4 are those
+        of TRL and of the EDGE-GRPO release; the paper names neither.
+
+    Example:
+        >>> group_normalized(torch.tensor([1.0, 0.0]), torch.tensor([7, 7]))
+        tensor([ 0.7070, -0.7070])
+    """
+    include = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
+    return group_centered(rewards, group, include) / (group_std(rewards, group, include) + eps)
+
+
+def batch_scaled(
+    rewards: Float[Tensor, " rows"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"] | None = None,
+    *,
+    eps: float = 1e-4,
+) -> Float[Tensor, " rows"]:
+    r"""Reward minus the group's mean, over the standard deviation of all rewards of the step.
+
+    .. math:: A_i = \frac{r_i - \operatorname{mean}_{j \in g(i)} r_j}{\operatorname{std}_j r_j + \epsilon}
+
+    Args:
+        rewards: one per rollout, reward units; the whole step, or the deviation is another one.
+        group: each rollout's group; need not be adjacent.
+        scorable: rollouts that count; all if not given.
+        eps: added to the unbiased standard deviation, reward units.
+
+    Returns:
+        dimensionless; sums to 0 within each group.
+
+    Raises:
+        ShapeError: a group has one rollout.
+
+    Source:
+        Liu et al. 2025, "Part I: Tricks or Traps?", arXiv:2508.08221 (Lite PPO). TRL 1.16.0 with
+        ``scale_rewards="batch"``: same.
+
+    Example:
+        >>> batch_scaled(torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor([7, 7, 8, 8]))
+        tensor([ 0.9998, -0.9998,  0.0000,  0.0000])
+    """
+    include = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
+    return group_centered(rewards, group, include) / (masked_std(rewards, include) + eps)
+
+
+def normalized_then_summed(
+    parts: Float[Tensor, "rows parts"],
+    weights: Float[Tensor, " parts"],
+    group: Int[Tensor, " rows"],
+    *,
+    eps: float = 1e-4,
+) -> Float[Tensor, " rows"]:
+    r"""Each reward part normalised within its group, then weighted, summed and whitened over the step (GDPO).
+
+    .. math::
+        z_{i,k} = \frac{p_{i,k} - \operatorname{mean}_{g(i)} p_k}{\operatorname{std}_{g(i)} p_k + \epsilon}, \quad
+        s_i = \sum_k w_k z_{i,k}, \quad
+        A_i = \frac{s_i - \operatorname{mean}_j s_j}{\operatorname{std}_j s_j + \epsilon}
+
+    Args:
+        parts: each reward function's verdict, reward units; NaN = not scored.
+        weights: one per reward function.
+        group: each rollout's group; need not be adjacent.
+        eps: added to every standard deviation.
+
+    Returns:
+        dimensionless; sums to 0 over the step. 0 for a row of which no part was scored.
+
+    Raises:
+        ShapeError: a group has one rollout.
+
+    Source:
+        Liu et al. 2026, GDPO, arXiv:2601.05242. TRL 1.16.0 with ``multi_objective_aggregation="normalize_then_sum"``:
+        same.
+
+    Example:
+        >>> normalized_then_summed(torch.tensor([[1.0], [0.0]]), torch.tensor([2.0]), torch.tensor([7, 7]))
+        tensor([ 0.7071, -0.7071])
+    """
+    scored = ~parts.isnan()
+    columns = [group_normalized(parts[:, k], group, scored[:, k], eps=eps) * weights[k] for k in range(parts.shape[1])]
+    combined = torch.stack(columns, dim=-1).sum(-1)
+    include = scored.any(-1)
+    whitened = (combined - masked_mean(combined, include)) / (masked_std(combined, include) + eps)
+    return where_mask(whitened, include)
+
+
+def collapsed(
+    rewards: Float[Tensor, " rows"], group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"] | None = None
+) -> Bool[Tensor, " rows"]:
+    r"""Whether all scorable rewards of a row's group are equal, so that its advantages are all zero.
+
+    .. math:: \max_{j \in g(i)} r_j = \min_{j \in g(i)} r_j
+
+    Args:
+        rewards: one per rollout.
+        group: each rollout's group; need not be adjacent.
+        scorable: rollouts that count; all if not given.
+
+    Returns:
+        one flag per row, the same throughout a group; True where at most one row of the group is scorable.
+
+    Source:
+        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848, section 1 ("advantage collapse"). TRL compares a floating-point
+        standard deviation with 0, which rounding can spoil.
+
+    Example:
+        >>> collapsed(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([7, 7, 8, 8]))
+        tensor([ True,  True, False, False])
+    """
+    include = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
+    return group_max(rewards, group, include) <= group_min(rewards, group, include)
+
+
+def collapse_ratio(
+    rewards: Float[Tensor, " rows"], group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"] | None = None
+) -> Float[Tensor, ""]:
+    r"""Share of groups that are collapsed (see :func:`collapsed`); every group counts once, whatever its size.
+
+    .. math:: \frac{1}{|\mathcal G|} \sum_{g \in \mathcal G} [\max_g r = \min_g r]
+
+    Args:
+        rewards: one per rollout.
+        group: each rollout's group; need not be adjacent.
+        scorable: rollouts that count; all if not given.
+
+    Returns:
+        a rate, 0 to 1.
+
+    Source:
+        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848. TRL's ``frac_reward_zero_std`` counts completions instead.
+
+    Example:
+        >>> collapse_ratio(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([7, 7, 8, 8]))
+        tensor(0.5000)
+    """
+    everything = torch.ones_like(group, dtype=torch.bool)
+    weight = 1 / group_size(group, everything).to(rewards.dtype)  # sums to 1 in each group
+    return where_mask(weight, collapsed(rewards, group, scorable)).sum() / weight.sum()
+
+
+def group_variance(
+    advantages: Float[Tensor, " rows"], group: Int[Tensor, " rows"], keep: Bool[Tensor, " rows"]
+) -> Float[Tensor, ""]:
+    r"""Variance of the advantages within a group, averaged over groups.
+
+    .. math:: \operatorname{mean}_g \operatorname{var}_{i \in g} A_i
+
+    Args:
+        advantages: one per rollout.
+        group: each rollout's group; need not be adjacent.
+        keep: rollouts that count.
+
+    Returns:
+        squared advantage units (unbiased within a group); 0 if every group is collapsed or none is kept.
+
+    Source:
+        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848 plots a figure of this name; the release logs the
+        variance over one gathered micro-batch.
+
+    Example:
+        >>> group_variance(torch.tensor([1.0, -1.0, 0.0, 0.0]), torch.tensor([7, 7, 8, 8]), torch.ones(4).bool())
+        tensor(1.0000)
+    """
+    weight = 1 / group_size(group, keep).clamp(min=1).to(advantages.dtype)
+    return masked_sum(weight * group_std(advantages, group, keep) ** 2, keep) / masked_sum(weight, keep).clamp(
+        min=torch.finfo(weight.dtype).tiny
+    )
+
+
+def _require_pairs(group: Int[Tensor, " rows"]) -> None:
+    """Refuse groups of one: their mean is the rollout itself."""
+    ids, counts = torch.unique(group, return_counts=True)
+    if bool((counts < 2).any()):
+        raise ShapeError(
+            f"groups {ids[counts < 2].tolist()} have one rollout each; a group-relative advantage needs at least 2. "
+            "Set rollout.group_size >= 2."
+        )

@@ -1,0 +1,508 @@
+"""Policy losses of the GRPO family: ratio -> loss per token -> one number.
+
+Three steps that combine freely: a logarithm of the ratio per token (:func:`log_ratio`, or :func:`sequence_log_ratio`
+for GSPO), a loss per token (:func:`clipped_loss`, :func:`cispo_loss`, :func:`sapo_loss`, :func:`vespo_loss`, plus
+:func:`k3_kl`), and a mean (:func:`mean_over_rows`, :func:`mean_over_tokens`, :func:`mean_over_budget`,
+:func:`mean_of_row_sums`). The means divide by totals of the whole optimizer update, given as arguments, so the sum over
+micro-batches is the same however the rows are split.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from edge_grpo.functional.ops import masked_sum, row_mean, row_sum, where_mask
+
+LOG_1E8 = math.log(1e-8)
+
+__all__ = [
+    "bias_corrected",
+    "cispo_loss",
+    "clipped_high",
+    "clipped_loss",
+    "clipped_low",
+    "k3_kl",
+    "likelihood_loss",
+    "log_ratio",
+    "mean_of_row_sums",
+    "mean_over_budget",
+    "mean_over_rows",
+    "mean_over_tokens",
+    "sapo_loss",
+    "sequence_log_ratio",
+    "vespo_loss",
+    "vespo_weight",
+]
+
+
+def log_ratio(
+    logprobs: Float[Tensor, "rows tokens"],
+    old_logprobs: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+) -> Float[Tensor, "rows tokens"]:
+    r"""Logarithm of the ratio between the policy now and before the step's updates.
+
+    .. math:: \log w_{i,t} = \log \pi(t) - \log \pi_{old}(t)
+
+    Args:
+        logprobs: by the policy now, nats, with gradient.
+        old_logprobs: by the policy before the step's updates, nats.
+        mask: tokens that count.
+
+    Returns:
+        nats; 0 outside the mask.
+
+    Source:
+        Schulman et al. 2017, PPO, arXiv:1707.06347, section 3.
+
+    Example:
+        >>> log_ratio(torch.tensor([[-1.0, torch.nan]]), torch.tensor([[-1.5, -1.0]]), torch.tensor([[True, False]]))
+        tensor([[0.5000, 0.0000]])
+    """
+    return where_mask(logprobs, mask) - where_mask(old_logprobs, mask).detach()
+
+
+def sequence_log_ratio(
+    log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
+) -> Float[Tensor, "rows tokens"]:
+    r"""Length-normalised logarithm of a whole row's ratio, on each of its tokens (GSPO).
+
+    .. math:: \log w_i = \frac{1}{|m_i|} \sum_t m_{i,t} \log w_{i,t}
+
+    Args:
+        log_ratio: per token, nats.
+        mask: tokens that count.
+
+    Returns:
+        nats, the same along a row.
+
+    Source:
+        Zheng et al. 2025, GSPO, arXiv:2507.18071, eq. 7. TRL 1.16.0, ``importance_sampling_level="sequence"``: same.
+
+    Example:
+        >>> sequence_log_ratio(torch.tensor([[0.5, 0.1]]), torch.ones(1, 2).bool())
+        tensor([[0.3000, 0.3000]])
+    """
+    return row_mean(log_ratio, mask).unsqueeze(-1).expand_as(log_ratio)
+
+
+def clipped_loss(
+    log_ratio: Float[Tensor, "rows tokens"],
+    advantages: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+    *,
+    clip_low: float,
+    clip_high: float,
+    delta: float | None = None,
+) -> Float[Tensor, "rows tokens"]:
+    r"""The clipped surrogate of PPO and GRPO.
+
+    .. math:: -\min(\min(w, \delta) A,\; \operatorname{clip}(w, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A)
+
+    Args:
+        log_ratio: nats, with gradient.
+        advantages: one per token.
+        mask: tokens that count.
+        clip_low: half-width of the clip range below 1.
+        clip_high: half-width above 1.
+        delta: cap on the ratio of the unclipped branch, which otherwise has no bound where the advantage is negative;
+            None = no cap.
+
+    Returns:
+        advantage units; 0 outside the mask.
+
+    Source:
+        Schulman et al. 2017, PPO, arXiv:1707.06347, eq. 7; two half-widths: Yu et al. 2025, DAPO, arXiv:2503.14476,
+        eq. 10; delta: INTELLECT-2, arXiv:2505.07291, section 3.4. TRL 1.16.0: same.
+
+    Example:
+        >>> ratio = torch.tensor([[1.5, 0.5]])
+        >>> clipped_loss(ratio.log(), torch.ones(1, 2), torch.ones(1, 2).bool(), clip_low=0.2, clip_high=0.2)
+        tensor([[-1.2000, -0.5000]])
+    """
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    capped = ratio if delta is None else ratio.clamp(max=delta)
+    weights = where_mask(advantages, mask)
+    return where_mask(-torch.minimum(capped * weights, clipped * weights), mask)
+
+
+def cispo_loss(
+    logprobs: Float[Tensor, "rows tokens"],
+    log_ratio: Float[Tensor, "rows tokens"],
+    advantages: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+    *,
+    cap: float,
+) -> Float[Tensor, "rows tokens"]:
+    r"""Policy gradient weighted with a capped ratio that carries no gradient: no token is ever clipped away.
+
+    .. math:: -\operatorname{sg}(\min(w, C)) \, A \log \pi
+
+    Args:
+        logprobs: by the policy now, nats, with gradient.
+        log_ratio: nats.
+        advantages: one per token.
+        mask: tokens that count.
+        cap: the largest ratio :math:`C`, not a half-width.
+
+    Returns:
+        advantage units times nats; 0 outside the mask.
+
+    Source:
+        MiniMax 2025, MiniMax-M1, arXiv:2506.13585, eq. 4 and 5. TRL 1.16.0: same (no lower bound on the ratio).
+
+    Example:
+        >>> args = torch.tensor([[-2.0]]), torch.tensor([[3.0]]), torch.tensor([[1.0]]), torch.ones(1, 1).bool()
+        >>> cispo_loss(*args, cap=5.0)
+        tensor([[10.]])
+    """
+    weights = log_ratio.exp().clamp(max=cap).detach() * where_mask(advantages, mask)
+    return -where_mask(weights, mask) * where_mask(logprobs, mask)
+
+
+def sapo_loss(
+    log_ratio: Float[Tensor, "rows tokens"],
+    advantages: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+    *,
+    temperature_positive: float,
+    temperature_negative: float,
+) -> Float[Tensor, "rows tokens"]:
+    r"""A sigmoid gate in place of the clip: the gradient fades as the ratio leaves 1.
+
+    .. math:: -\frac{4}{\tau} \sigma(\tau (w - 1)) \, A, \qquad \tau = \tau_+ \text{ if } A > 0 \text{ else } \tau_-
+
+    Args:
+        log_ratio: nats, with gradient.
+        advantages: one per token.
+        mask: tokens that count.
+        temperature_positive: sharpness of the gate where the advantage is positive.
+        temperature_negative: the same elsewhere.
+
+    Returns:
+        advantage units; 0 outside the mask. At ratio 1 the gradient is that of plain policy gradient.
+
+    Source:
+        Gao et al. 2025, SAPO, arXiv:2511.20347. TRL 1.16.0: same, with temperatures rounded to float32.
+
+    Example:
+        >>> zero = torch.zeros(1, 1)
+        >>> sapo_loss(zero, zero + 1, zero == 0, temperature_positive=1.0, temperature_negative=1.05)
+        tensor([[-2.]])
+    """
+    weights = where_mask(advantages, mask)
+    temperature = torch.where(weights > 0, temperature_positive, temperature_negative).to(weights.dtype)
+    return where_mask(-torch.sigmoid(temperature * (log_ratio.exp() - 1)) * 4 / temperature * weights, mask)
+
+
+def vespo_weight(
+    log_ratio: Float[Tensor, "rows tokens"],
+    advantages: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+    *,
+    k_positive: float,
+    lambda_positive: float,
+    k_negative: float,
+    lambda_negative: float,
+) -> Float[Tensor, "rows tokens"]:
+    r"""Gamma-shaped weight of a whole row by the ratio of its probabilities.
+
+    .. math::
+        \phi = \exp(\lambda + k s - \lambda e^{s}), \qquad
+        s = \operatorname{clamp}\Big(\sum_t m_t \operatorname{clamp}(\log w_t, -20, 20),\; \log 10^{-8},\; 20\Big)
+
+    Args:
+        log_ratio: per token, nats; add the logarithm of a sampler correction here.
+        advantages: one per token; their sign chooses :math:`(k, \lambda)`, zero counting as positive.
+        mask: tokens that count.
+        k_positive: power of the ratio where the advantage is not negative.
+        lambda_positive: rate of the exponential decay there.
+        k_negative: power where the advantage is negative.
+        lambda_negative: decay there.
+
+    Returns:
+        dimensionless, 0 or more; 1 at ratio 1. Detached.
+
+    Source:
+        VESPO, 2026, arXiv:2602.10693. TRL 1.16.0: same.
+
+    Example:
+        >>> zero, shape = torch.zeros(1, 2), {"k_positive": 2.0, "lambda_positive": 3.0}
+        >>> vespo_weight(zero, zero, zero == 0, k_negative=3.0, lambda_negative=2.0, **shape)
+        tensor([[1., 1.]])
+    """
+    total = row_sum(log_ratio.detach().clamp(-20.0, 20.0), mask)
+    s = total.clamp(LOG_1E8, 20.0).unsqueeze(-1)
+    positive = where_mask(advantages, mask) >= 0
+    k = torch.where(positive, k_positive, k_negative).to(s.dtype)
+    rate = torch.where(positive, lambda_positive, lambda_negative).to(s.dtype).clamp(min=1e-4)
+    return (rate + k * s - rate * s.exp()).exp()
+
+
+def vespo_loss(
+    logprobs: Float[Tensor, "rows tokens"],
+    weight: Float[Tensor, "rows tokens"],
+    advantages: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+) -> Float[Tensor, "rows tokens"]:
+    r"""Policy gradient with the weight of :func:`vespo_weight`.
+
+    .. math:: -\phi \, A \log \pi
+
+    Args:
+        logprobs: by the policy now, nats, with gradient.
+        weight: per token, dimensionless.
+        advantages: one per token.
+        mask: tokens that count.
+
+    Returns:
+        advantage units times nats; 0 outside the mask.
+
+    Source:
+        VESPO, 2026, arXiv:2602.10693. TRL 1.16.0: same.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> vespo_loss(-one, 0.5 * one, 2 * one, one.bool())
+        tensor([[1.]])
+    """
+    return -where_mask(weight.detach() * advantages, mask) * where_mask(logprobs, mask)
+
+
+def k3_kl(
+    logprobs: Float[Tensor, "rows tokens"],
+    ref_logprobs: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+) -> Float[Tensor, "rows tokens"]:
+    r"""Estimate of the divergence of the policy from the reference that is never negative.
+
+    .. math:: e^{d} - d - 1, \qquad d = \log \pi_{ref} - \log \pi
+
+    Args:
+        logprobs: by the policy now, nats, with gradient.
+        ref_logprobs: by the reference, nats.
+        mask: tokens that count.
+
+    Returns:
+        nats, 0 or more; 0 outside the mask.
+
+    Source:
+        Schulman 2020, "Approximating KL divergence" (k3); Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, eq. 4. TRL
+        1.16.0: same.
+
+    Example:
+        >>> k3_kl(torch.tensor([[-1.0]]), torch.tensor([[-2.0]]), torch.ones(1, 1).bool())
+        tensor([[0.3679]])
+    """
+    difference = where_mask(ref_logprobs, mask).detach() - where_mask(logprobs, mask)
+    return difference.exp() - difference - 1
+
+
+def bias_corrected(
+    kl: Float[Tensor, "rows tokens"], log_ratio: Float[Tensor, "rows tokens"]
+) -> Float[Tensor, "rows tokens"]:
+    r"""The divergence estimate times the ratio, gradient included, which makes its gradient unbiased.
+
+    .. math:: w \cdot \text{kl}
+
+    Args:
+        kl: :func:`k3_kl`, nats.
+        log_ratio: nats, with gradient.
+
+    Returns:
+        nats. The gradient differs from the uncorrected one even at ratio 1.
+
+    Source:
+        DeepSeek-AI 2025, DeepSeek-V3.2, arXiv:2512.02556, section 3.1. TRL 1.16.0, ``use_bias_correction_kl``: same.
+
+    Example:
+        >>> bias_corrected(torch.tensor([[0.5]]), torch.tensor([[2.0]]).log())
+        tensor([[1.]])
+    """
+    return kl * log_ratio.exp()
+
+
+def likelihood_loss(
+    logprobs: Float[Tensor, "rows tokens"],
+    weights: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+) -> Float[Tensor, "rows tokens"]:
+    r"""Weighted negative log-likelihood: supervised learning of given tokens.
+
+    .. math:: -\omega_{i,t} \log \pi(t)
+
+    Args:
+        logprobs: by the policy now, nats, with gradient.
+        weights: one per token, 0 or more.
+        mask: tokens that count.
+
+    Returns:
+        nats; 0 outside the mask.
+
+    Source:
+        Definition.
+
+    Example:
+        >>> likelihood_loss(torch.tensor([[-2.0]]), torch.tensor([[0.5]]), torch.ones(1, 1).bool())
+        tensor([[1.]])
+    """
+    return -where_mask(weights, mask) * where_mask(logprobs, mask)
+
+
+def mean_over_rows(
+    values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float
+) -> Float[Tensor, ""]:
+    r"""This micro-batch's share of the mean over rows of each row's mean over tokens (GRPO).
+
+    .. math:: \frac{1}{R} \sum_i \frac{1}{|m_i|} \sum_t m_{i,t} \, x_{i,t}
+
+    Args:
+        values: one per token.
+        mask: tokens that count.
+        rows: number of rows :math:`R` of the whole optimizer update.
+
+    Returns:
+        one number in the values' unit; a row without tokens adds 0.
+
+    Source:
+        Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, eq. 3. TRL 1.16.0, ``loss_type="grpo"``: same.
+
+    Example:
+        >>> values, mask = torch.tensor([[1.0, 3.0], [4.0, 9.0]]), torch.tensor([[True, True], [True, False]])
+        >>> mean_over_rows(values, mask, rows=2)
+        tensor(3.)
+    """
+    return row_mean(values, mask).sum() / max(rows, 1.0)
+
+
+def mean_over_tokens(
+    values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, tokens: float
+) -> Float[Tensor, ""]:
+    r"""This micro-batch's share of the mean over all tokens of the update (DAPO): long rows weigh more.
+
+    .. math:: \frac{1}{N} \sum_{i,t} m_{i,t} \, x_{i,t}
+
+    Args:
+        values: one per token.
+        mask: tokens that count.
+        tokens: number of masked tokens :math:`N` of the whole optimizer update.
+
+    Returns:
+        one number in the values' unit.
+
+    Source:
+        Yu et al. 2025, DAPO, arXiv:2503.14476, eq. 8. TRL 1.16.0, ``loss_type="dapo"``: same.
+
+    Example:
+        >>> values, mask = torch.tensor([[1.0, 3.0], [5.0, 9.0]]), torch.tensor([[True, True], [True, False]])
+        >>> mean_over_tokens(values, mask, tokens=3)
+        tensor(3.)
+    """
+    return masked_sum(values, mask) / max(tokens, 1.0)
+
+
+def mean_over_budget(
+    values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float, max_new_tokens: int
+) -> Float[Tensor, ""]:
+    r"""This micro-batch's share of the sum over tokens, over a constant that no row's length changes (Dr. GRPO).
+
+    .. math:: \frac{1}{R \, L} \sum_{i,t} m_{i,t} \, x_{i,t}
+
+    Args:
+        values: one per token.
+        mask: tokens that count.
+        rows: number of rows :math:`R` of the whole optimizer update.
+        max_new_tokens: the completion budget :math:`L`, tokens.
+
+    Returns:
+        one number in the values' unit.
+
+    Source:
+        Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, section 3.2 and its listing. TRL 1.16.0, ``loss_type="dr_grpo"``:
+        same.
+
+    Example:
+        >>> mean_over_budget(torch.tensor([[1.0, 3.0]]), torch.ones(1, 2).bool(), rows=1, max_new_tokens=8)
+        tensor(0.5000)
+    """
+    return masked_sum(values, mask) / (max(rows, 1.0) * max_new_tokens)
+
+
+def mean_of_row_sums(
+    values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float
+) -> Float[Tensor, ""]:
+    r"""This micro-batch's share of the mean over rows of each row's sum over tokens (LUSPO).
+
+    .. math:: \frac{1}{R} \sum_i \sum_t m_{i,t} \, x_{i,t}
+
+    Args:
+        values: one per token.
+        mask: tokens that count.
+        rows: number of rows :math:`R` of the whole optimizer update.
+
+    Returns:
+        one number, the values' unit times tokens.
+
+    Source:
+        LUSPO, 2026, arXiv:2602.05261. TRL 1.16.0, ``loss_type="luspo"``: same.
+
+    Example:
+        >>> values, mask = torch.tensor([[1.0, 3.0], [5.0, 9.0]]), torch.tensor([[True, True], [True, False]])
+        >>> mean_of_row_sums(values, mask, rows=2)
+        tensor(4.5000)
+    """
+    return masked_sum(values, mask) / max(rows, 1.0)
+
+
+def clipped_low(
+    log_ratio: Float[Tensor, "*shape"], advantages: Float[Tensor, "*shape"], *, clip_low: float
+) -> Bool[Tensor, "*shape"]:
+    r"""Where the ratio is below the clip range and the loss therefore has no gradient.
+
+    .. math:: w < 1 - \epsilon_{low} \;\wedge\; A < 0
+
+    Args:
+        log_ratio: nats.
+        advantages: of the same shape.
+        clip_low: half-width of the clip range below 1.
+
+    Returns:
+        one flag each.
+
+    Source:
+        TRL 1.16.0, ``clip_ratio/low``: same (a ratio capped by ``delta`` is compared after the cap).
+
+    Example:
+        >>> clipped_low(torch.tensor([0.5, 0.5]).log(), torch.tensor([-1.0, 1.0]), clip_low=0.2)
+        tensor([ True, False])
+    """
+    return (log_ratio.detach().exp() < 1 - clip_low) & (advantages < 0)
+
+
+def clipped_high(
+    log_ratio: Float[Tensor, "*shape"], advantages: Float[Tensor, "*shape"], *, clip_high: float
+) -> Bool[Tensor, "*shape"]:
+    r"""Where the ratio is above the clip range and the loss therefore has no gradient.
+
+    .. math:: w > 1 + \epsilon_{high} \;\wedge\; A > 0
+
+    Args:
+        log_ratio: nats.
+        advantages: of the same shape.
+        clip_high: half-width of the clip range above 1; CISPO's cap C is 1 + clip_high.
+
+    Returns:
+        one flag each.
+
+    Source:
+        TRL 1.16.0, ``clip_ratio/high`` and ``cispo_clip_ratio``: same (a ratio capped by ``delta`` is compared after
+        the cap).
+
+    Example:
+        >>> clipped_high(torch.tensor([1.5, 1.5]).log(), torch.tensor([-1.0, 1.0]), clip_high=0.2)
+        tensor([False,  True])
+    """
+    return (log_ratio.detach().exp() > 1 + clip_high) & (advantages > 0)
