@@ -1,1 +1,11 @@
-"""TODO."""
+r"""Rewards: find the boxed answer, compare it with the reference, in processes that can be killed.
+
+Importing this package imports neither torch nor sympy.
+"""
+
+from edge_grpo.rewards.compose import Rewards, RewardSettings, verdict_counts
+from edge_grpo.rewards.extract import boxed_answer
+from edge_grpo.rewards.math import Answer, grade_answer
+from edge_grpo.rewards.pool import GraderPool
+
+__all__ = ["Answer", "GraderPool", "RewardSettings", "Rewards", "boxed_answer", "grade_answer", "verdict_counts"]

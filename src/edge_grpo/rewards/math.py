@@ -1,0 +1,104 @@
+r"""Is the boxed answer of a completion right? Text rules first, then symbolic equality through math-verify.
+
+Stages, the first that finds two answers equal wins, and any reference answer counts:
+
+1. the texts are equal, or both are plain integers (`decide_by_text`: no evaluation, cannot hang);
+2. their canonical spellings are equal (`canonical`);
+3. element by element, plain expressions are equal under sympy (`symbolic.same_expressions`, our own small parser);
+4. math-verify finds them equal (`symbolic.verified`).
+
+Model output is data, never code: nothing of it reaches ``eval``, and powers and factorials are measured before they
+are computed. Stages 3 and 4 may still take arbitrarily long; run them in a `GraderPool`.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edge_grpo.rewards.canonical import canonical
+from edge_grpo.rewards.extract import boxed_answer
+
+__all__ = ["Answer", "decide_by_text", "gold_text", "grade_answer", "same_answer"]
+
+MAX_LENGTH = 4000  # characters; a longer answer is right only if it equals the reference literally
+INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,300})\s*", re.ASCII)
+
+
+class Answer(NamedTuple):
+    """What grading found: ``formatted`` = an answer could be read; ``correct`` = it equals a reference answer."""
+
+    formatted: bool
+    correct: bool
+
+
+def grade_answer(text: str, golds: Sequence[str | float]) -> Answer:
+    r"""Grade one completion in this process, without a deadline.
+
+    Args:
+        text: the completion; its answer is the last ``\boxed{...}``.
+        golds: equivalent reference answers; one match is enough. A number stands for its decimal writing, an
+            integral one without point. A reference may carry ``$...$`` or its own box.
+
+    Returns:
+        Whether an answer was readable and whether it is right.
+
+    Source:
+        The verdicts follow the grader of EDGE-GRPO's release; ``tests/rewards`` holds 137 of them. Different:
+        towers of powers are refused instead of evaluated.
+
+    Example:
+        >>> grade_answer(r"so \boxed{\frac{2}{4}}", ["0.5"])
+        Answer(formatted=True, correct=True)
+        >>> grade_answer("so 0.5", ["0.5"])
+        Answer(formatted=False, correct=False)
+    """
+    answer = boxed_answer(text)
+    if answer is None:
+        return Answer(formatted=False, correct=False)
+    return Answer(formatted=True, correct=any(same_answer(answer, gold_text(gold)) for gold in golds))
+
+
+def gold_text(gold: str | float) -> str:
+    r"""A reference answer as text, without a box of its own.
+
+    Example:
+        >>> gold_text(142.0), gold_text(r"$\boxed{a=170}$"), gold_text("9.6\n")
+        ('142', 'a=170', '9.6')
+    """
+    if not isinstance(gold, str):
+        return str(int(gold)) if float(gold).is_integer() else str(gold)
+    boxed = boxed_answer(gold)
+    return (gold if boxed is None else boxed).strip()
+
+
+def decide_by_text(answer: str, gold: str) -> bool | None:
+    r"""Compare without evaluating anything: True or False where that is certain, None otherwise.
+
+    Literally equal texts are equal; two plain ASCII integers are equal if their digits are. Linear time, so this
+    alone may run outside a worker process.
+
+    Example:
+        >>> decide_by_text("+07", "7"), decide_by_text("8", "7"), decide_by_text("14/2", "7")
+        (True, False, None)
+    """
+    if answer.strip() == gold.strip() and answer.strip():
+        return True
+    left, right = INTEGER.fullmatch(answer), INTEGER.fullmatch(gold)
+    if left and right:
+        return left[2] == right[2] and (left[1] == "-" and left[2] != "0") == (right[1] == "-" and right[2] != "0")
+    return None
+
+
+def same_answer(answer: str, gold: str) -> bool:
+    """Whether the content of a box equals a reference answer, through all stages. May take arbitrarily long."""
+    decided = decide_by_text(answer, gold)
+    if decided is not None:
+        return decided
+    if not answer.strip() or max(len(answer), len(gold)) > MAX_LENGTH:
+        return False
+    left, right = canonical(answer), canonical(gold)
+    if left == right and left:
+        return True
+    from edge_grpo.rewards import symbolic  # noqa: PLC0415  (a second of imports that the training process never pays)
+
+    return symbolic.same_expressions(left, right) or symbolic.verified(answer, gold)
