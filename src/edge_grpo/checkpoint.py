@@ -1,4 +1,4 @@
-"""Atomic checkpoints that hold all a run needs to go on bit for bit: weights, optimizer, position. Safetensors and JSON only."""
+"""Atomic checkpoints of all that a run needs to go on bit for bit. Safetensors and JSON only, no pickle."""
 
 import json
 import os
@@ -49,7 +49,9 @@ def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], 
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        save_file({name: weight.detach().contiguous() for name, weight in trained.items()}, draft / "weights.safetensors")
+        save_file(
+            {name: weight.detach().contiguous() for name, weight in trained.items()}, draft / "weights.safetensors"
+        )
         save_file(_moments(trained, optimizer), draft / "optimizer.safetensors")
         (draft / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
         for path in draft.iterdir():
@@ -58,7 +60,9 @@ def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], 
         draft.rename(final)
         _flush(folder)
     except OSError as error:
-        raise CheckpointError(f"{final}: the checkpoint could not be written ({error}); the run goes no further") from error
+        raise CheckpointError(
+            f"{final}: the checkpoint could not be written ({error}); the run goes no further"
+        ) from error
     for old in sorted(folder.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
     return final
@@ -81,11 +85,15 @@ def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW
         moments = load_file(checkpoint / "optimizer.safetensors")
         progress = Progress(**json.loads((checkpoint / "progress.json").read_text()))
     except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint}: damaged ({error}); delete the folder to go on from the one before") from error
+        raise CheckpointError(
+            f"{checkpoint}: damaged ({error}); delete the folder to go on from the one before"
+        ) from error
     if {name: tuple(weight.shape) for name, weight in weights.items()} != {
         name: tuple(weight.shape) for name, weight in trained.items()
     }:
-        raise CheckpointError(f"{checkpoint}: its weights do not fit the model of this run; was model.path changed on disk?")
+        raise CheckpointError(
+            f"{checkpoint}: its weights do not fit the model of this run; was model.path changed on disk?"
+        )
     with torch.no_grad():
         for name, weight in trained.items():
             weight.copy_(weights[name])

@@ -35,7 +35,7 @@ class Collected:
 
 
 def stream(problems: Sequence[Prompted], *, seed: int, start: int) -> Iterator[Prompted]:
-    """Problems from position ``start`` on: epoch after epoch, each in an order of its own that derives from ``seed``."""
+    """Problems from position ``start`` on: epoch after epoch, each in an order of its own that ``seed`` decides."""
     position = start
     while True:
         epoch, offset = divmod(position, len(problems))
@@ -114,7 +114,7 @@ class Collector:
         return Collected(tuple(kept), asked, describe(groups) | extra)
 
     def _round(self, prompted: list[Prompted], step: int, number: int) -> tuple[list[Group], int]:
-        """Sample and grade a group a prompt, then correct for as long as the method wants to; counts skipped repairs."""
+        """Sample and grade a group a prompt, then correct while the method wants to; counts skipped repairs."""
         seeds = [
             tuple(derive_seed(self.seed, "sample", step, number, i, j) for j in range(self.group_size))
             for i in range(len(prompted))
@@ -216,7 +216,9 @@ def describe(groups: Sequence[Group]) -> Metrics:
         metrics[f"collapse/before_{name}"] = share(
             group.collapsed_before and _all(group, right, before=True) for group in groups
         )
-        metrics[f"collapse/after_{name}"] = share(group.collapsed and _all(group, right, before=False) for group in groups)
+        metrics[f"collapse/after_{name}"] = share(
+            group.collapsed and _all(group, right, before=False) for group in groups
+        )
     for verdict in Verdict:
         metrics[f"verdict/{verdict}"] = share(grade.verdict is verdict for _, grade in first)
     for strategy in (Strategy.REFLECT, Strategy.ANSWER, Strategy.REFERENCE):

@@ -1,6 +1,14 @@
 """The few errors that a user can cause; the command line prints each as one line and exits with code 2."""
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "EdgeGrpoError", "EngineError", "ShapeError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "EdgeGrpoError",
+    "EngineError",
+    "ShapeError",
+    "TrainingError",
+]
 
 
 class EdgeGrpoError(Exception):
@@ -25,3 +33,7 @@ class EngineError(EdgeGrpoError):
 
 class CheckpointError(EdgeGrpoError):
     """A run folder or checkpoint is missing, damaged, or belongs to another configuration."""
+
+
+class TrainingError(EdgeGrpoError):
+    """Training cannot go on: gradients stay non-finite, or no group is left to train on."""

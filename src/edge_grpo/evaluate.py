@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
+from transformers import PreTrainedTokenizerBase
 
 from edge_grpo.collect import Grader, Prompted
-from edge_grpo.records import Verdict
+from edge_grpo.records import Grade, Problem, Rollout, Verdict
+from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rng import derive_seed
 from edge_grpo.rollout.engine import Engine, Request, Sampling
 from edge_grpo.settings import settings
 
-__all__ = ["EvalSettings", "Evaluation", "evaluate", "pass_at_k", "wilson"]
+__all__ = ["EvalSettings", "Evaluation", "evaluate", "grader", "pass_at_k", "wilson"]
 
 
 @settings
@@ -56,7 +58,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """A 95 % interval of the accuracy over problems drawn like these: Wilson's for one answer a problem, else normal."""
+        """A 95 % interval over problems drawn like these: Wilson's for one answer a problem, else normal."""
         n = self.num_problems
         if all(len(own) == 1 for own in self.correct):
             return wilson(round(self.accuracy * n) if n else 0, n)
@@ -84,7 +86,9 @@ class Evaluation:
         return row
 
 
-def evaluate(engine: Engine, grader: Grader, problems: Sequence[Prompted], settings: EvalSettings, *, budget: int) -> Evaluation:
+def evaluate(
+    engine: Engine, grader: Grader, problems: Sequence[Prompted], settings: EvalSettings, *, budget: int
+) -> Evaluation:
     """Answer problems and grade the answers.
 
     Args:
@@ -111,6 +115,16 @@ def evaluate(engine: Engine, grader: Grader, problems: Sequence[Prompted], setti
         mean_length=sum(len(rollout.completion_ids) for rollout in rollouts) / len(rollouts),
         finished=sum(rollout.finished for rollout in rollouts) / len(rollouts),
     )
+
+
+def grader(tokenizer: PreTrainedTokenizerBase, rewards: Rewards) -> Grader:
+    """Rewards of texts as a grader of rollouts: the one place where tokens become text to be judged."""
+
+    def grade(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
+        texts = tokenizer.batch_decode([list(rollout.completion_ids) for rollout in rollouts], skip_special_tokens=True)
+        return rewards.grade(problems, texts, [rollout.finished for rollout in rollouts])
+
+    return grade
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

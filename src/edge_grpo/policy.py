@@ -43,8 +43,8 @@ class ModelSettings:
     """Which model is trained and in what precision.
 
     ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package.
-    ``dtype``: ``auto`` is float32 on a CPU; on a GPU float32 weights under bf16 autocast. ``bfloat16`` holds the weights
-    themselves in bf16. ``gradient_checkpointing`` trades time for memory, on a GPU only.
+    ``dtype``: ``auto`` is float32 on a CPU, and on a GPU float32 weights under bf16 autocast. ``bfloat16`` holds the
+    weights themselves in bf16. ``gradient_checkpointing`` trades time for memory, on a GPU only.
     """
 
     path: str = BUNDLED
@@ -57,7 +57,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Log-probability and entropy (nats) of tokens; ``[i, j]`` is about token j given those before it, 0 off the mask."""
+    """Log-probability and entropy in nats; ``[i, j]`` is about token j given those before it, 0 off the mask."""
 
     logprobs: Float[Tensor, "rows tokens"]
     entropy: Float[Tensor, "rows tokens"]
@@ -220,7 +220,8 @@ def _head(causal: PreTrainedModel) -> Callable[[Tensor], Tensor]:
         logits = embed(hidden)
         if divide != 1.0 or multiply != 1.0:
             logits = logits * (multiply / divide)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        capped: Tensor = torch.tanh(logits / cap) * cap if cap else logits
+        return capped
 
     return head
 

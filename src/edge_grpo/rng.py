@@ -9,9 +9,9 @@ __all__ = ["derive_seed", "python_random", "uniforms"]
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 64-bit seed from a path such as ``(run seed, "sample", step, row, sample)``.
+    r"""A 64-bit seed from a path such as ``(run seed, "sample", step, row, sample)``.
 
-    .. math:: \\text{seed} = \\text{BLAKE2b}_{64}(\\text{part}_1, \\text{part}_2, \\dots)
+    .. math:: \text{seed} = \text{BLAKE2b}_{64}(\text{part}_1, \text{part}_2, \dots)
 
     Args:
         parts: integers or words; their order and types matter.

@@ -19,10 +19,10 @@ __all__ = ["LossInputs", "Scored", "Signal", "Totals"]
 class Scored:
     """All rollouts of a step with what the policy says of them; nothing in it carries a gradient.
 
-    ``segment`` holds :class:`edge_grpo.records.Segment` numbers; ``group`` is an integer a problem, rows of one group need
-    not be adjacent; ``reward`` and the columns of ``reward_parts`` (weights applied later, NaN = not scored) are in reward
-    units; log-probabilities and entropies are nats at the rollout's temperature; ``sampling_logprobs`` is NaN on tokens
-    that nobody sampled; ``ref_logprobs`` is None without a reference model.
+    ``segment`` holds :class:`edge_grpo.records.Segment` numbers; ``group`` is an integer a problem, rows of one group
+    need not be adjacent; ``reward`` and the columns of ``reward_parts`` (unweighted, NaN = not scored) are in
+    reward units; log-probabilities and entropies are nats at the rollout's temperature; ``sampling_logprobs`` is NaN on
+    tokens that nobody sampled; ``ref_logprobs`` is None without a reference model.
     """
 
     input_ids: Int[Tensor, "rows tokens"]
@@ -47,9 +47,9 @@ class Scored:
 class Signal:
     """What a method makes of a step: how much each token is reinforced. Detached, made once, before any update.
 
-    ``advantages`` go with the policy-gradient term on the tokens of ``mask``; ``keep`` drops whole rows from every sum and
-    count; ``likelihood`` weighs a plain -log p term per token (0 = none); ``raw_advantages`` are the group-relative
-    advantages before the method reshaped them (for the log). ``metrics`` are (sum, count) pairs for the step's line.
+    ``advantages`` go with the policy-gradient term on the tokens of ``mask``; ``keep`` drops whole rows from every sum
+    and count; ``likelihood`` weighs a plain -log p term per token (0 = none). For the log: ``raw_advantages`` are the
+    group-relative ones before the method reshaped them, ``row_advantages`` those after; ``metrics`` go into the row.
     """
 
     advantages: Float[Tensor, "rows tokens"]
@@ -63,10 +63,10 @@ class Signal:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One micro-batch: the current log-probabilities with gradient, and the columns of Scored and Signal that go with it.
+    """One micro-batch: the current log-probs with gradient, and the columns of Scored and Signal that go with it.
 
-    ``mask`` is the signal's mask with dropped rows cleared; ``entropy`` carries a gradient only where the method asks for
-    it with ``entropy_gradient``.
+    ``mask`` is the signal's mask with dropped rows cleared; ``entropy`` carries a gradient only where the method asks
+    for it with ``entropy_gradient``.
     """
 
     logprobs: Float[Tensor, "rows tokens"]

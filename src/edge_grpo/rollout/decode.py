@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from edge_grpo.errors import EngineError
+from edge_grpo.policy import Policy
 from edge_grpo.records import Rollout, Segment, Span
 from edge_grpo.rng import uniforms
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
@@ -46,19 +47,21 @@ class DecodeEngine:
     its own stream of uniform numbers, so they do not depend on the batch (the logits do, by about 1e-7).
 
     Args:
-        model: a causal language model in evaluation mode; its weights are shared, not copied.
+        policy: the policy; its weights are shared, not copied.
         stop_ids: tokens that end a completion; they are part of it.
         pad_id: any valid token id, for the masked left padding of prompts.
         max_rows: how many rows are decoded side by side.
     """
 
-    def __init__(self, model: PreTrainedModel, *, stop_ids: Iterable[int], pad_id: int, max_rows: int = 256) -> None:
-        self.model = model
+    def __init__(self, policy: Policy, *, stop_ids: Iterable[int], pad_id: int, max_rows: int = 256) -> None:
+        self.policy = policy
         self.stop_ids = tuple(sorted(set(stop_ids)))
         self.pad_id = pad_id
         self.max_rows = max_rows
         if not self.stop_ids:
-            raise EngineError("no stop token: the tokenizer and the model's generation config name none; set rollout.stop")
+            raise EngineError(
+                "no stop token: the tokenizer and the model's generation config name none; set rollout.stop"
+            )
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the policy's weights are these."""
@@ -89,7 +92,9 @@ class DecodeEngine:
         for prompt, item in enumerate(continuations):
             room = item.budget - len(item.injected_ids)
             if room < 1:
-                raise EngineError(f"a continuation with a budget of {item.budget} tokens injects {len(item.injected_ids)}")
+                raise EngineError(
+                    f"a continuation with a budget of {item.budget} tokens injects {len(item.injected_ids)}"
+                )
             rows.append(_Row(prompt, item.seed, room))
         prompts = [start.prompt_ids + start.completion_ids for start in starts]
         spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
@@ -106,7 +111,8 @@ class DecodeEngine:
         results: dict[int, tuple[Span, bool]] = {}
         for start in range(0, len(order), self.max_rows):
             chosen = order[start : start + self.max_rows]
-            drawn = self._decode_batch(prompts, [rows[i] for i in chosen], sampling)
+            with self.policy.precision():
+                drawn = self._decode_batch(prompts, [rows[i] for i in chosen], sampling)
             columns = (drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.entropies.tolist())
             for place, (i, length, stopped) in enumerate(
                 zip(chosen, drawn.lengths.tolist(), drawn.stopped.tolist(), strict=True)
@@ -117,7 +123,7 @@ class DecodeEngine:
 
     @torch.inference_mode()
     def _decode_batch(self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling) -> _Drawn:
-        device = self.model.device
+        device = self.policy.device
         used = sorted({row.prompt for row in rows})
         logits, cache, attention = self._prefill([prompts[i] for i in used])
         column = {prompt: place for place, prompt in enumerate(used)}
@@ -157,7 +163,7 @@ class DecodeEngine:
                 attention, position = attention[going], position[going]
                 cache.batch_select_indices(going)
             attention = torch.cat([attention, attention.new_ones(len(alive), 1)], dim=-1)
-            output = self.model(
+            output = self.policy.model(
                 input_ids=token[:, None],
                 attention_mask=attention,
                 position_ids=position[:, None],
@@ -177,9 +183,9 @@ class DecodeEngine:
             raise EngineError("an empty prompt cannot be continued; give the template at least one token")
         ids = torch.tensor([[self.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        cache = DynamicCache(config=self.model.config)
-        output = self.model(
+        ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
+        cache = DynamicCache(config=self.policy.model.config)
+        output = self.policy.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),

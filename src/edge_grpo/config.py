@@ -1,0 +1,201 @@
+"""The settings tree of a run: read from YAML and ``a.b=value``, checked, explained, written back, hashed."""
+
+import copy
+import dataclasses
+import difflib
+import hashlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edge_grpo.data.problems import DataSettings
+from edge_grpo.errors import ConfigError
+from edge_grpo.evaluate import EvalSettings
+from edge_grpo.methods import METHODS, EdgeGrpo, MethodConfig
+from edge_grpo.policy import ModelSettings
+from edge_grpo.rewards.compose import RewardSettings
+from edge_grpo.rollout.engine import RolloutSettings
+from edge_grpo.settings import settings
+from edge_grpo.update import TrainSettings
+
+__all__ = ["Config", "RunSettings", "changes", "config_hash", "load_config", "parse_tree", "to_tree", "to_yaml"]
+
+
+@settings
+class RunSettings:
+    """Where a run keeps its files. ``dir`` empty: a new folder under ``runs/``, named after method and number."""
+
+    dir: str = ""
+    rollouts: bool = True
+    tensorboard: bool = True
+
+
+@settings
+class Config:
+    """Everything a run depends on. All defaults together: the bundled model, built-in arithmetic, EDGE-GRPO."""
+
+    method: MethodConfig = Field(default_factory=EdgeGrpo)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    reward: RewardSettings = Field(default_factory=RewardSettings)
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    eval: EvalSettings = Field(default_factory=EvalSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+
+
+_ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
+
+
+def load_config(
+    path: str | None = None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a YAML file, put ``a.b=value`` overrides on top, and check the result.
+
+    ``method=KIND`` replaces the whole method section by that method's defaults; later ``method.x=...`` refine it.
+
+    Args:
+        path: the YAML file; None = all defaults.
+        overrides: as typed on the command line; values are YAML.
+        base: a tree to start from in place of a file (the run's own, on resume).
+    Raises:
+        ConfigError: no such file, not YAML, or a setting that is unknown or has a wrong value.
+    """
+    tree = _read(path) if path else copy.deepcopy(dict(base or {}))
+    for text in overrides:
+        _override(tree, text)
+    return parse_tree(tree)
+
+
+def parse_tree(tree: Mapping[str, Any]) -> Config:
+    """Check a tree of plain values.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+    """
+    plain = dict(tree)
+    method = plain.get("method")
+    if isinstance(method, str):
+        plain["method"] = {"kind": method}
+    elif isinstance(method, Mapping) and "kind" not in method:
+        plain["method"] = {"kind": "edge_grpo", **method}
+    try:
+        return _ADAPTER.validate_python(plain)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(dict(item)) for item in error.errors())) from None
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The resolved settings as plain values; ``parse_tree`` makes the same configuration of them again."""
+    tree: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return tree
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """A settings tree as YAML, in the order of declaration."""
+    text: str = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def config_hash(tree: Mapping[str, Any]) -> str:
+    """Twelve hex digits that change with any setting but ``run.dir``."""
+    bare = {name: section for name, section in tree.items() if name != "run"}
+    bare["run"] = {name: value for name, value in tree.get("run", {}).items() if name != "dir"}
+    return hashlib.sha256(yaml.safe_dump(bare, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Settings whose values differ, by dotted name, as (old, new).
+
+    Example:
+        >>> changes({"train": {"steps": 1, "seed": 0}}, {"train": {"steps": 2, "seed": 0}})
+        {'train.steps': (1, 2)}
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in [*old, *(name for name in new if name not in old)]:
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found |= changes(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found[f"{prefix}{name}"] = (before, after)
+    return found
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds {type(tree).__name__}, wanted sections such as 'train:' with settings below")
+    return tree
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    name, separator, value = text.partition("=")
+    keys = name.split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"'{text}': wanted section.setting=value, for example train.steps=7")
+    try:
+        parsed = yaml.safe_load(value) if value else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"'{text}': the value is not YAML; put quotes around it") from None
+    section = tree
+    for depth, key in enumerate(keys[:-1]):
+        below = section.get(key, {})
+        if isinstance(below, str) and key == "method" and depth == 0:
+            below = {"kind": below}
+        if not isinstance(below, dict):
+            raise ConfigError(f"{name}: '{'.'.join(keys[: depth + 1])}' is a value, not a section")
+        section[key] = dict(below)
+        section = section[key]
+    section[keys[-1]] = parsed
+
+
+def _explain(item: dict[str, Any]) -> str:
+    """One line on one pydantic error: where, what came, what was wanted."""
+    where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
+    if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
+        del where[1]
+    name, given = ".".join(map(str, where)) or "configuration", item["input"]
+    match item["type"]:
+        case "unexpected_keyword_argument":
+            close = difflib.get_close_matches(str(where[-1]), _names(where[:-1], item["loc"]), n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else "; `edge-grpo show-config` lists all settings"
+            return f"{name}: no such setting{hint}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            kind = given.get("kind") if isinstance(given, Mapping) else given
+            close = difflib.get_close_matches(str(kind), METHODS, n=1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            return f"method: '{kind}' is no method; {hint}known are {', '.join(METHODS)}"
+        case "dataclass_type":
+            return f"{name}: got {given!r}, wanted a section with settings"
+        case _:
+            message = item["msg"].removeprefix("Value error, ")
+            return f"{name}: got {given!r}; {message[0].lower() + message[1:]}"
+
+
+def _names(where: Sequence[Any], loc: Sequence[Any]) -> list[str]:
+    """The settings that exist in a section."""
+    section: Any = Config
+    for part in where:
+        if part == "method" and section is Config:
+            section = METHODS.get(loc[1], EdgeGrpo)
+            continue
+        hints = typing.get_type_hints(section) if dataclasses.is_dataclass(section) else {}
+        found = hints.get(str(part))
+        if isinstance(found, types.UnionType):
+            found = next(member for member in typing.get_args(found) if dataclasses.is_dataclass(member))
+        section = found
+    return [field.name for field in dataclasses.fields(section)] if dataclasses.is_dataclass(section) else []

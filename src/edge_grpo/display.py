@@ -1,0 +1,200 @@
+"""What a person sees while a run goes on: a live table in a terminal, plain lines elsewhere, and a table at the end."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Display", "LiveDisplay", "PlainDisplay", "Silent", "summary"]
+
+_COLUMNS = (
+    ("step", "step", "{:.0f}"),
+    ("reward", "reward/before", "{:.2f}"),
+    ("accuracy", "accuracy", "{:.1%}"),
+    ("entropy", "entropy", "{:.3f}"),
+    ("collapse", "collapse/before", "{:.0%}"),
+    ("after", "collapse/after", "{:.0%}"),
+    ("loss", "loss", "{:+.4f}"),
+    ("tokens/s", "time/tokens_per_s", "{:.0f}"),
+    ("held-out", "eval/accuracy", "{:.1%}"),
+)
+_SHOWN = 12
+
+
+class Display(Protocol):
+    """Told of what happens; decides how it looks."""
+
+    def start(self, total: int, done: int) -> None:
+        """A run of ``total`` steps begins, ``done`` of which are done already."""
+
+    def say(self, message: str) -> None:
+        """One line for the person."""
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """A row of metrics was written."""
+
+    def stop(self) -> None:
+        """The run ended, well or not."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, total: int, done: int) -> None:
+        """Ignored."""
+
+    def say(self, message: str) -> None:
+        """Ignored."""
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Ignored."""
+
+    def stop(self) -> None:
+        """Ignored."""
+
+
+class PlainDisplay:
+    """One line a step, for logs and pipes."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._total = 0
+        self._pace = _Pace()
+
+    def start(self, total: int, done: int) -> None:
+        """Remember where the run stands, for the time left."""
+        self._total = total
+        self._pace.start(done)
+
+    def say(self, message: str) -> None:
+        """Print a line."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Print a row's main figures."""
+        if "accuracy" not in row:
+            return
+        figures = [f"step {row['step']:.0f}/{self._total}"]
+        figures += [f"{title} {form.format(row[name])}" for title, name, form in _COLUMNS[1:] if _known(row, name)]
+        left = self._pace.left(int(row["step"]), self._total)
+        self.say("  ".join([*figures, f"left {_clock(left)}"]))
+
+    def stop(self) -> None:
+        """Nothing to clear away."""
+
+
+class LiveDisplay:
+    """A progress bar with the time left over a table of the last steps."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._rows: list[Mapping[str, float]] = []
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("training", total=None)
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def start(self, total: int, done: int) -> None:
+        """Begin to draw."""
+        self._bar.update(self._task, total=total, completed=done)
+        self._live.start()
+        self._live.update(self._bar)
+
+    def say(self, message: str) -> None:
+        """Print a line above the table."""
+        self.console.print(message, markup=False, highlight=False)
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Move the bar and add a line to the table."""
+        self._bar.update(self._task, completed=row["step"])
+        if "accuracy" in row:
+            self._rows = [*self._rows, row][-_SHOWN:]
+        self._live.update(Group(self._bar, self._table()))
+
+    def stop(self) -> None:
+        """Leave the last table on the screen."""
+        self._live.stop()
+        if self._rows:
+            self.console.print(self._table())
+
+    def _table(self) -> Table:
+        table = Table(box=None, padding=(0, 2))
+        for title, *_ in _COLUMNS:
+            table.add_column(title, justify="right")
+        for row in self._rows:
+            table.add_row(*(form.format(row[name]) if _known(row, name) else "" for _, name, form in _COLUMNS))
+        return table
+
+
+class _Pace:
+    """Seconds a step, measured from the start of this process."""
+
+    def __init__(self) -> None:
+        self._since, self._done = time.monotonic(), 0
+
+    def start(self, done: int) -> None:
+        self._since, self._done = time.monotonic(), done
+
+    def left(self, step: int, total: int) -> float:
+        return (time.monotonic() - self._since) / max(1, step - self._done) * (total - step)
+
+
+def _known(row: Mapping[str, float], name: str) -> bool:
+    return row.get(name) is not None and row[name] == row[name]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
+    """The table at the end of a run: first against last evaluation, first against last steps."""
+    evaluated = [row for row in rows if _known(row, "eval/accuracy")]
+    trained = [row for row in rows if _known(row, "accuracy")]
+    if not trained and not evaluated:
+        return Text("nothing was trained or evaluated")
+    table = Table(title="before and after", title_justify="left")
+    for title in ("", "before", "after"):
+        table.add_column(title, justify="left" if not title else "right")
+    if evaluated:
+        first, last = evaluated[0], evaluated[-1]
+        best = max(row["eval/accuracy"] for row in evaluated)
+        table.add_row("held-out accuracy (95 % interval)", _with_interval(first), _with_interval(last))
+        table.add_row("best held-out accuracy on the way", "", f"{best:.1%}")
+    if trained:
+        few = max(1, min(5, len(trained) // 2))
+        early, late = trained[:few], trained[-few:]
+        for title, name, form in (
+            ("accuracy of samples", "accuracy", "{:.1%}"),
+            ("mean reward of samples", "reward/before", "{:.2f}"),
+            ("collapsed groups, as sampled", "collapse/before", "{:.0%}"),
+            ("collapsed groups, after correction", "collapse/after", "{:.0%}"),
+            ("entropy of sampled tokens (nats)", "entropy", "{:.3f}"),
+            ("mean completion length (tokens)", "length/sampled", "{:.1f}"),
+        ):
+            table.add_row(title, form.format(_mean(early, name)), form.format(_mean(late, name)))
+        table.caption = f"evaluation: first and last; other lines: means of the first and last {few} steps"
+        table.caption_justify = "left"
+    return table
+
+
+def _with_interval(row: Mapping[str, float]) -> str:
+    return f"{row['eval/accuracy']:.1%} ({row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%})"
+
+
+def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
+    values = [row[name] for row in rows if _known(row, name)]
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,65 @@
+"""SIGTERM and Ctrl-C: before a step's first update the step is dropped, afterwards it is finished first."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["Interruption", "StepDropped"]
+
+
+class StepDropped(Exception):  # noqa: N818 - it is no error
+    """A signal came while nothing of the step had changed the weights."""
+
+
+class Interruption:
+    """Catches the first SIGINT or SIGTERM while it is entered; a second one ends the process at once.
+
+    ``signal`` is the number that came, 0 for none. Outside the main thread nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._may_drop = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def droppable(self) -> Iterator[None]:
+        """While inside, a signal raises :class:`StepDropped` at once; one that came before does so on entering.
+
+        Raises:
+            StepDropped: a signal came.
+        """
+        self._may_drop = True
+        try:
+            self._drop_if_asked()
+            yield
+            self._drop_if_asked()
+        finally:
+            self._may_drop = False
+
+    def _drop_if_asked(self) -> None:
+        if self.signal:
+            raise StepDropped
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.signal:
+            for caught, handler in self._before.items():
+                signal.signal(caught, handler)
+            raise KeyboardInterrupt
+        self.signal = number
+        if self._may_drop:
+            raise StepDropped

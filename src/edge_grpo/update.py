@@ -1,0 +1,237 @@
+"""From groups to new weights: score, shape, and take optimizer updates whose gradient no batching can change."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import AdamW
+
+from edge_grpo.batching import Batch, loss_inputs, micro_batches, mini_batches, scored
+from edge_grpo.errors import TrainingError
+from edge_grpo.methods.base import Method
+from edge_grpo.metrics import Metrics, merge
+from edge_grpo.policy import Policy
+from edge_grpo.records import Segment
+from edge_grpo.rng import python_random
+from edge_grpo.settings import settings
+from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.world import World
+
+__all__ = ["TrainSettings", "Updater", "describe_scores", "learning_rate", "make_optimizer"]
+
+
+@settings
+class TrainSettings:
+    """The optimizer and how a step's rows become updates.
+
+    A step makes ``passes`` passes over its rows, each in ``mini_batches`` updates. ``learning_rate`` rises over
+    ``warmup_steps`` and then follows ``schedule`` down to ``final_learning_rate`` (a share of it) at ``steps``.
+    ``micro_batch_rows`` bounds memory and changes nothing else. Updates with non-finite gradients are skipped and
+    counted; ``max_skipped_updates`` in a row end the run.
+    """
+
+    steps: int = Field(default=80, ge=0)
+    seed: int = 0
+    learning_rate: float = Field(default=1e-4, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: int = Field(default=0, ge=0)
+    final_learning_rate: float = Field(default=0.0, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    passes: int = Field(default=1, ge=1)
+    mini_batches: int = Field(default=1, ge=1)
+    micro_batch_rows: int = Field(default=64, ge=1)
+    max_skipped_updates: int = Field(default=5, ge=1)
+    checkpoint_every: int = Field(default=20, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+
+
+def learning_rate(step: int, train: TrainSettings) -> float:
+    r"""The rate of a step (counted from 0).
+
+    .. math:: \eta_s = \eta \cdot \min(1, (s + 1) / w) \cdot (f + (1 - f)\,d(x)), \qquad x = (s - w) / (S - w)
+
+    with d(x) = 1, 1 - x or (1 + cos(pi x)) / 2; w warm-up steps, S all steps, f the final share.
+
+    Example:
+        >>> [learning_rate(s, TrainSettings(steps=4, learning_rate=1.0)) for s in range(4)]
+        [1.0, 0.75, 0.5, 0.25]
+    """
+    rise = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
+    x = max(0, step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    down = {"constant": 1.0, "linear": 1.0 - x, "cosine": (1.0 + math.cos(math.pi * x)) / 2}[train.schedule]
+    return train.learning_rate * rise * (train.final_learning_rate + (1.0 - train.final_learning_rate) * down)
+
+
+def make_optimizer(policy: Policy, train: TrainSettings) -> AdamW:
+    """AdamW over the trained weights; biases, norms and other vectors are not decayed."""
+    weights = [weight for _, weight in policy.trained()]
+    groups = [
+        {"params": [w for w in weights if w.dim() > 1], "weight_decay": train.weight_decay},
+        {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=train.learning_rate, betas=(train.beta1, train.beta2))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A micro-batch: its row numbers and how many tokens wide it is."""
+
+    rows: Tensor
+    width: int
+
+
+class Updater:
+    """Turns a step's batch into optimizer updates.
+
+    Its only state is the optimizer's and ``skipped_in_a_row``.
+
+    Args:
+        policy: the model that is trained.
+        optimizer: over its trained weights.
+        method: signal and loss.
+        train: the settings.
+        temperature: the rollout's, at which log-probs and entropies are taken.
+        max_new_tokens: the completion budget, for losses that divide by it.
+        world: the processes that sum together.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        optimizer: AdamW,
+        method: Method,
+        train: TrainSettings,
+        temperature: float,
+        max_new_tokens: int,
+        world: World,
+    ) -> None:
+        self.policy = policy
+        self.optimizer = optimizer
+        self.method = method
+        self.train = train
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.world = world
+        self.skipped_in_a_row = 0
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> Scored:
+        """What the policy, and the reference where the method wants it, say of every completion token."""
+        batch = _to(batch, self.policy.device)
+        old, entropy = (torch.zeros(batch.mask.shape, device=self.policy.device) for _ in range(2))
+        reference = torch.zeros_like(old) if self.method.uses_reference else None
+        for piece in self._pieces(batch, torch.arange(len(batch.group), device=batch.group.device)):
+            inputs = [column[piece.rows, : piece.width] for column in (batch.input_ids, batch.attention, batch.mask)]
+            scores = self.policy.score(*inputs, temperature=self.temperature)
+            old[piece.rows, : piece.width] = scores.logprobs.to(old.dtype)
+            entropy[piece.rows, : piece.width] = scores.entropy.to(old.dtype)
+            if reference is not None:
+                scores_of_reference = self.policy.score_reference(*inputs, temperature=self.temperature)
+                reference[piece.rows, : piece.width] = scores_of_reference.to(old.dtype)
+        return scored(batch, old_logprobs=old, entropy=entropy, ref_logprobs=reference)
+
+    def shape(self, batch: Scored) -> Signal:
+        """The method's signal, made without gradient."""
+        with torch.no_grad():
+            return self.method.signal(batch)
+
+    def step(self, batch: Scored, signal: Signal, *, step: int) -> Metrics:
+        """All updates of a step.
+
+        Args:
+            batch: the scored rollouts.
+            signal: the method's.
+            step: counted from 0; decides learning rate and the order of mini-batches.
+        Raises:
+            TrainingError: gradients were not finite too often in a row.
+        """
+        rate = learning_rate(step, self.train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        metrics: Metrics = {"learning_rate": (rate, 1.0)}
+        for number in range(self.train.passes):
+            rng = python_random(self.train.seed, "mini-batches", step, number)
+            for rows in mini_batches(batch.group, count=self.train.mini_batches, rng=rng):
+                metrics = merge(metrics, self._update(batch, signal, rows, step))
+        return metrics
+
+    def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int) -> Metrics:
+        """One optimizer update from some rows."""
+        pieces = list(self._pieces(batch, rows))
+        totals = self._totals(batch, signal, pieces)
+        if totals.rows == 0:
+            return {"empty_updates": (1.0, 1.0)}
+        self.optimizer.zero_grad(set_to_none=True)
+        value, metrics = 0.0, Metrics()
+        with self.policy.training():
+            for piece in pieces:
+                x = self._forward(batch, signal, piece)
+                loss = self.method.loss(x, totals)
+                loss.backward()  # type: ignore[no-untyped-call]
+                with torch.no_grad():
+                    value += float(loss)
+                    metrics = merge(metrics, self.method.observe(x))
+        weights = [weight for _, weight in self.policy.trained()]
+        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if self.world.any(not bool(torch.isfinite(norm))):
+            self._skip(step)
+        else:
+            clip_grad_norm_(weights, self.train.max_grad_norm)
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+            metrics = merge(metrics, {"grad_norm": (float(norm), 1.0)})
+        self.optimizer.zero_grad(set_to_none=True)
+        return merge(metrics, {"loss": (value, 1.0), "skipped_updates": (float(self.skipped_in_a_row > 0), 1.0)})
+
+    def _skip(self, step: int) -> None:
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.train.max_skipped_updates:
+            raise TrainingError(
+                f"step {step + 1}: gradients were not finite in {self.skipped_in_a_row} updates in a row; "
+                "lower train.learning_rate, or look at the last rollouts for what went wrong"
+            )
+
+    def _totals(self, batch: Scored, signal: Signal, pieces: list[_Piece]) -> Totals:
+        """Sums over the whole update, on all ranks, before anything is divided."""
+        sums: dict[str, float] = {"rows": 0.0, "tokens": 0.0}
+        for piece in pieces:
+            old, entropy = (column[piece.rows, : piece.width] for column in (batch.old_logprobs, batch.entropy))
+            x = loss_inputs(batch, signal, piece.rows, piece.width, logprobs=old, entropy=entropy)
+            own = {"rows": float(x.keep.sum()), "tokens": float(x.mask.sum()), **self.method.totals(x)}
+            sums = {name: sums.get(name, 0.0) + amount for name, amount in own.items()}
+        sums = self.world.sum(sums)
+        extra = {name: amount for name, amount in sums.items() if name not in ("rows", "tokens")}
+        return Totals(sums["rows"], sums["tokens"], self.max_new_tokens, extra)
+
+    def _forward(self, batch: Scored, signal: Signal, piece: _Piece) -> LossInputs:
+        inputs = [column[piece.rows, : piece.width] for column in (batch.input_ids, batch.attention, batch.mask)]
+        scores = self.policy.score(*inputs, temperature=self.temperature)
+        entropy = scores.entropy if self.method.entropy_gradient else scores.entropy.detach()
+        return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
+
+    def _pieces(self, batch: Batch | Scored, rows: Tensor) -> Iterator[_Piece]:
+        lengths = batch.attention.sum(-1)
+        for chosen in micro_batches(rows, lengths, size=self.train.micro_batch_rows):
+            yield _Piece(chosen, int(lengths[chosen].max()))
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return replace(batch, **{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})
+
+
+def describe_scores(batch: Scored) -> Metrics:
+    """Entropy in nats a token, over tokens the policy sampled itself and over all completion tokens."""
+    sampled = batch.mask & (batch.segment != int(Segment.INJECTED))
+    return {
+        "entropy": (float(batch.entropy[sampled].sum()), float(sampled.sum())),
+        "entropy/all_tokens": (float(batch.entropy[batch.mask].sum()), float(batch.mask.sum())),
+    }
