@@ -13,5 +13,7 @@ rows of one group need not be adjacent.
 - ``shaping``: entropy-driven advantage
 - ``filters``: which tokens and rows take part
 - ``corrections``: weights for tokens that another program sampled
-- ``losses``: ratios, per-token losses, KL, and how they are summed
+- ``losses``: ratios and losses per token
+- ``terms``: KL and likelihood, to be added
+- ``means``: from a loss per token to one number
 """

@@ -1,10 +1,8 @@
-"""Policy losses of the GRPO family: ratio -> loss per token -> one number.
+"""Policy losses of the GRPO family: log-probabilities -> ratio -> loss per token.
 
-Three steps that combine freely: a logarithm of the ratio per token (:func:`log_ratio`, or :func:`sequence_log_ratio`
-for GSPO), a loss per token (:func:`clipped_loss`, :func:`cispo_loss`, :func:`sapo_loss`, :func:`vespo_loss`, plus
-:func:`k3_kl`), and a mean (:func:`mean_over_rows`, :func:`mean_over_tokens`, :func:`mean_over_budget`,
-:func:`mean_of_row_sums`). The means divide by totals of the whole optimizer update, given as arguments, so the sum over
-micro-batches is the same however the rows are split.
+A logarithm of the ratio (:func:`log_ratio`, or :func:`sequence_log_ratio` for GSPO), then a loss per token
+(:func:`clipped_loss`, :func:`cispo_loss`, :func:`sapo_loss`, :func:`vespo_loss`). ``terms`` has what may be added to
+it, ``means`` makes one number of it.
 """
 
 import math
@@ -13,23 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edge_grpo.functional.ops import masked_sum, row_mean, row_sum, where_mask
+from edge_grpo.functional.ops import row_mean, row_sum, where_mask
 
 LOG_1E8 = math.log(1e-8)
 
 __all__ = [
-    "bias_corrected",
     "cispo_loss",
     "clipped_high",
     "clipped_loss",
     "clipped_low",
-    "k3_kl",
-    "likelihood_loss",
     "log_ratio",
-    "mean_of_row_sums",
-    "mean_over_budget",
-    "mean_over_rows",
-    "mean_over_tokens",
     "sapo_loss",
     "sequence_log_ratio",
     "vespo_loss",
@@ -202,6 +193,7 @@ def vespo_weight(
     log_ratio: Float[Tensor, "rows tokens"],
     advantages: Float[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
+    sampler_log_weights: Float[Tensor, "rows tokens"] | None = None,
     *,
     k_positive: float,
     lambda_positive: float,
@@ -212,12 +204,14 @@ def vespo_weight(
 
     .. math::
         \phi = \exp(\lambda + k s - \lambda e^{s}), \qquad
-        s = \operatorname{clamp}\Big(\sum_t m_t \operatorname{clamp}(\log w_t, -20, 20),\; \log 10^{-8},\; 20\Big)
+        s = \operatorname{clamp}\Big(\sum_t m_t \operatorname{clamp}(\log w_t, -20, 20)
+        + \sum_t m_t \operatorname{clamp}(\log \rho_t, \log 10^{-8}, 20),\; \log 10^{-8},\; 20\Big)
 
     Args:
-        log_ratio: per token, nats; add the logarithm of a sampler correction here.
+        log_ratio: per token, nats.
         advantages: one per token; their sign chooses :math:`(k, \lambda)`, zero counting as positive.
         mask: tokens that count.
+        sampler_log_weights: logarithm :math:`\log \rho` of a sampler correction, nats; none if not given.
         k_positive: power of the ratio where the advantage is not negative.
         lambda_positive: rate of the exponential decay there.
         k_negative: power where the advantage is negative.
@@ -235,6 +229,8 @@ def vespo_weight(
         tensor([[1., 1.]])
     """
     total = row_sum(log_ratio.detach().clamp(-20.0, 20.0), mask)
+    if sampler_log_weights is not None:
+        total = total + row_sum(sampler_log_weights.detach().clamp(LOG_1E8, 20.0), mask)
     s = total.clamp(LOG_1E8, 20.0).unsqueeze(-1)
     positive = where_mask(advantages, mask) >= 0
     k = torch.where(positive, k_positive, k_negative).to(s.dtype)
@@ -270,191 +266,6 @@ def vespo_loss(
         tensor([[1.]])
     """
     return -where_mask(weight.detach() * advantages, mask) * where_mask(logprobs, mask)
-
-
-def k3_kl(
-    logprobs: Float[Tensor, "rows tokens"],
-    ref_logprobs: Float[Tensor, "rows tokens"],
-    mask: Bool[Tensor, "rows tokens"],
-) -> Float[Tensor, "rows tokens"]:
-    r"""Estimate of the divergence of the policy from the reference that is never negative.
-
-    .. math:: e^{d} - d - 1, \qquad d = \log \pi_{ref} - \log \pi
-
-    Args:
-        logprobs: by the policy now, nats, with gradient.
-        ref_logprobs: by the reference, nats.
-        mask: tokens that count.
-
-    Returns:
-        nats, 0 or more; 0 outside the mask.
-
-    Source:
-        Schulman 2020, "Approximating KL divergence" (k3); Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, eq. 4. TRL
-        1.16.0: same.
-
-    Example:
-        >>> k3_kl(torch.tensor([[-1.0]]), torch.tensor([[-2.0]]), torch.ones(1, 1).bool())
-        tensor([[0.3679]])
-    """
-    difference = where_mask(ref_logprobs, mask).detach() - where_mask(logprobs, mask)
-    return difference.exp() - difference - 1
-
-
-def bias_corrected(
-    kl: Float[Tensor, "rows tokens"], log_ratio: Float[Tensor, "rows tokens"]
-) -> Float[Tensor, "rows tokens"]:
-    r"""The divergence estimate times the ratio, gradient included, which makes its gradient unbiased.
-
-    .. math:: w \cdot \text{kl}
-
-    Args:
-        kl: :func:`k3_kl`, nats.
-        log_ratio: nats, with gradient.
-
-    Returns:
-        nats. The gradient differs from the uncorrected one even at ratio 1.
-
-    Source:
-        DeepSeek-AI 2025, DeepSeek-V3.2, arXiv:2512.02556, section 3.1. TRL 1.16.0, ``use_bias_correction_kl``: same.
-
-    Example:
-        >>> bias_corrected(torch.tensor([[0.5]]), torch.tensor([[2.0]]).log())
-        tensor([[1.]])
-    """
-    return kl * log_ratio.exp()
-
-
-def likelihood_loss(
-    logprobs: Float[Tensor, "rows tokens"],
-    weights: Float[Tensor, "rows tokens"],
-    mask: Bool[Tensor, "rows tokens"],
-) -> Float[Tensor, "rows tokens"]:
-    r"""Weighted negative log-likelihood: supervised learning of given tokens.
-
-    .. math:: -\omega_{i,t} \log \pi(t)
-
-    Args:
-        logprobs: by the policy now, nats, with gradient.
-        weights: one per token, 0 or more.
-        mask: tokens that count.
-
-    Returns:
-        nats; 0 outside the mask.
-
-    Source:
-        Definition.
-
-    Example:
-        >>> likelihood_loss(torch.tensor([[-2.0]]), torch.tensor([[0.5]]), torch.ones(1, 1).bool())
-        tensor([[1.]])
-    """
-    return -where_mask(weights, mask) * where_mask(logprobs, mask)
-
-
-def mean_over_rows(
-    values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float
-) -> Float[Tensor, ""]:
-    r"""This micro-batch's share of the mean over rows of each row's mean over tokens (GRPO).
-
-    .. math:: \frac{1}{R} \sum_i \frac{1}{|m_i|} \sum_t m_{i,t} \, x_{i,t}
-
-    Args:
-        values: one per token.
-        mask: tokens that count.
-        rows: number of rows :math:`R` of the whole optimizer update.
-
-    Returns:
-        one number in the values' unit; a row without tokens adds 0.
-
-    Source:
-        Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, eq. 3. TRL 1.16.0, ``loss_type="grpo"``: same.
-
-    Example:
-        >>> values, mask = torch.tensor([[1.0, 3.0], [4.0, 9.0]]), torch.tensor([[True, True], [True, False]])
-        >>> mean_over_rows(values, mask, rows=2)
-        tensor(3.)
-    """
-    return row_mean(values, mask).sum() / max(rows, 1.0)
-
-
-def mean_over_tokens(
-    values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, tokens: float
-) -> Float[Tensor, ""]:
-    r"""This micro-batch's share of the mean over all tokens of the update (DAPO): long rows weigh more.
-
-    .. math:: \frac{1}{N} \sum_{i,t} m_{i,t} \, x_{i,t}
-
-    Args:
-        values: one per token.
-        mask: tokens that count.
-        tokens: number of masked tokens :math:`N` of the whole optimizer update.
-
-    Returns:
-        one number in the values' unit.
-
-    Source:
-        Yu et al. 2025, DAPO, arXiv:2503.14476, eq. 8. TRL 1.16.0, ``loss_type="dapo"``: same.
-
-    Example:
-        >>> values, mask = torch.tensor([[1.0, 3.0], [5.0, 9.0]]), torch.tensor([[True, True], [True, False]])
-        >>> mean_over_tokens(values, mask, tokens=3)
-        tensor(3.)
-    """
-    return masked_sum(values, mask) / max(tokens, 1.0)
-
-
-def mean_over_budget(
-    values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float, max_new_tokens: int
-) -> Float[Tensor, ""]:
-    r"""This micro-batch's share of the sum over tokens, over a constant that no row's length changes (Dr. GRPO).
-
-    .. math:: \frac{1}{R \, L} \sum_{i,t} m_{i,t} \, x_{i,t}
-
-    Args:
-        values: one per token.
-        mask: tokens that count.
-        rows: number of rows :math:`R` of the whole optimizer update.
-        max_new_tokens: the completion budget :math:`L`, tokens.
-
-    Returns:
-        one number in the values' unit.
-
-    Source:
-        Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, section 3.2 and its listing. TRL 1.16.0, ``loss_type="dr_grpo"``:
-        same.
-
-    Example:
-        >>> mean_over_budget(torch.tensor([[1.0, 3.0]]), torch.ones(1, 2).bool(), rows=1, max_new_tokens=8)
-        tensor(0.5000)
-    """
-    return masked_sum(values, mask) / (max(rows, 1.0) * max_new_tokens)
-
-
-def mean_of_row_sums(
-    values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float
-) -> Float[Tensor, ""]:
-    r"""This micro-batch's share of the mean over rows of each row's sum over tokens (LUSPO).
-
-    .. math:: \frac{1}{R} \sum_i \sum_t m_{i,t} \, x_{i,t}
-
-    Args:
-        values: one per token.
-        mask: tokens that count.
-        rows: number of rows :math:`R` of the whole optimizer update.
-
-    Returns:
-        one number, the values' unit times tokens.
-
-    Source:
-        LUSPO, 2026, arXiv:2602.05261. TRL 1.16.0, ``loss_type="luspo"``: same.
-
-    Example:
-        >>> values, mask = torch.tensor([[1.0, 3.0], [5.0, 9.0]]), torch.tensor([[True, True], [True, False]])
-        >>> mean_of_row_sums(values, mask, rows=2)
-        tensor(4.5000)
-    """
-    return masked_sum(values, mask) / max(rows, 1.0)
 
 
 def clipped_low(

@@ -1,1 +1,51 @@
-"""TODO."""
+"""The published methods: one frozen class a file, which is at once its settings and its two or three functions.
+
+``MethodConfig`` is the list: a union told apart by ``kind``. ``METHODS`` maps every kind to its class. Methods never
+import each other; what the GRPO family shares is in ``family``, the hooks that a method may have in ``base``.
+"""
+
+from typing import Annotated, Final, get_args
+
+from pydantic import Field
+
+from edge_grpo.methods.base import Method, Repair, TopUp
+from edge_grpo.methods.bnpo import Bnpo
+from edge_grpo.methods.cispo import Cispo
+from edge_grpo.methods.dapo import Dapo
+from edge_grpo.methods.dr_grpo import DrGrpo
+from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
+from edge_grpo.methods.family import ClippedFamily, Family
+from edge_grpo.methods.grpo import Grpo
+from edge_grpo.methods.gspo import Gspo
+from edge_grpo.methods.luspo import Luspo
+from edge_grpo.methods.sapo import Sapo
+from edge_grpo.methods.vespo import Vespo
+
+__all__ = [
+    "METHODS",
+    "Bnpo",
+    "Cispo",
+    "ClippedFamily",
+    "Correction",
+    "Dapo",
+    "DrGrpo",
+    "EdgeGrpo",
+    "EntropyAdvantage",
+    "Family",
+    "Grpo",
+    "Gspo",
+    "Luspo",
+    "Method",
+    "MethodConfig",
+    "Repair",
+    "Sapo",
+    "TopUp",
+    "Vespo",
+]
+
+MethodConfig = Annotated[
+    EdgeGrpo | Grpo | DrGrpo | Dapo | Gspo | Cispo | Bnpo | Sapo | Luspo | Vespo, Field(discriminator="kind")
+]
+
+METHODS: Final[dict[str, type[Method]]] = {cls.kind: cls for cls in get_args(get_args(MethodConfig)[0])}
+"""Every kind and its class, in the order of the union."""

@@ -53,7 +53,8 @@ class Method(ABC):
 
     ``signal`` is called once a step, without gradient, and says how much every token is reinforced; ``loss`` is called
     for every micro-batch and returns its share of the update's loss, so that the sum over micro-batches does not depend
-    on how rows were split. Methods hold no state and no tokenizer and are never given a random generator but in ``plan``.
+    on how rows were split. Methods hold no state and no tokenizer and are never given a random generator but in
+    ``plan``.
     """
 
     kind: str
@@ -83,6 +84,10 @@ class Method(ABC):
         Rows that were corrected already (``row.strategy``) must not be named again. Never called in evaluation.
         """
         return []
+
+    def arrange(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups as they will be trained, rows dropped, copied or paired anew; asked once, after collection."""
+        return list(groups)
 
     @abstractmethod
     def signal(self, batch: Scored) -> Signal:
