@@ -10,6 +10,7 @@ from edge_grpo.records import Problem
 
 __all__ = [
     "QWEN_MATH_SYSTEM",
+    "REVISION_PHRASES",
     "Encoded",
     "Tokenizer",
     "encode_follow_up",
@@ -21,6 +22,15 @@ __all__ = [
 
 QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
 """System prompt of Qwen2.5-Math and of the EDGE-GRPO release."""
+
+REVISION_PHRASES = (
+    "I may be wrong. Check again.",
+    "Is that right? Look once more.",
+    "Maybe there is another way.",
+    "Did you overlook something?",
+    "Go through it again, step by step.",
+)
+"""What the user may say after an answer, right or wrong, to have it revised in a second turn."""
 
 _MARK = "\ue000answer\ue000"  # stands for an answer while a conversation is rendered
 

@@ -1,0 +1,188 @@
+import json
+
+import pytest
+
+from edge_grpo.data.problems import DataSettings, FieldNames, load_eval, load_problems, load_train_eval, split
+from edge_grpo.errors import DataError
+from edge_grpo.records import Problem
+
+ROWS = [
+    {"problem": "1+1?", "answer": "2", "solution": "it is 2", "level": 1},
+    {"problem": "x²=4, é 漢 \u2028?", "answer": ["2", " -2\n"]},
+    {"problem": "half of 284", "answer": 142.0, "solution": None},
+    {"problem": "a half", "answer": 0.5},
+    {"problem": "none", "answer": 0},
+]
+
+
+def write_jsonl(path, rows, newline="\n", start=b""):
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_bytes(start + newline.join(lines).encode() + newline.encode())
+    return str(path)
+
+
+@pytest.fixture(params=["jsonl", "jsonl, CRLF and BOM", "json", "parquet", "saved dataset"])
+def source(request, tmp_path):
+    if request.param == "jsonl":
+        return write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    if request.param == "jsonl, CRLF and BOM":
+        return write_jsonl(tmp_path / "rows.jsonl", ROWS, "\r\n", b"\xef\xbb\xbf")
+    if request.param == "json":
+        (tmp_path / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
+        return str(tmp_path / "rows.json")
+    columns = {
+        "problem": [row["problem"] for row in ROWS],
+        "answer": [
+            [str(each) for each in row["answer"]] if type(row["answer"]) is list else [str(row["answer"])]
+            for row in ROWS
+        ],
+        "solution": [row.get("solution") for row in ROWS],
+        "level": [row.get("level") for row in ROWS],
+    }
+    if request.param == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+        return str(tmp_path / "rows.parquet")
+    import datasets
+
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns)}).save_to_disk(str(tmp_path / "rows"))
+    return str(tmp_path / "rows")
+
+
+def test_every_kind_of_source_reads_the_same(source):
+    loaded = load_problems(source)
+    assert loaded.num_skipped == 0
+    assert [each.prompt for each in loaded.problems] == [row["problem"] for row in ROWS]
+    assert [each.answers for each in loaded.problems] == [("2",), ("2", "-2"), ("142",), ("0.5",), ("0",)]
+    assert [each.solution for each in loaded.problems] == ["it is 2", "", "", "", ""]
+    assert [each.id for each in loaded.problems] == [f"rows:{number}" for number in range(1, 6)]
+    assert loaded.problems[0].meta == {"level": 1}
+
+
+def test_fields_are_mapped(tmp_path):
+    path = write_jsonl(tmp_path / "q.jsonl", [{"question": "?", "gold": 7, "uid": 12, "why": "so", "problem": "no"}])
+    names = FieldNames(prompt="question", answer="gold", solution="why", id="uid")
+    assert load_problems(path, names).problems == (Problem("12", "?", ("7",), "so", {"problem": "no"}),)
+
+
+BAD = {
+    "not JSON": ("{'problem': 1}", "column 2: not JSON"),
+    "not an object": ([1, 2], "holds a list, wanted an object"),
+    "no prompt": ({"answer": "1"}, "field 'problem': missing; the row has 'answer'"),
+    "no fields": ({}, "field 'problem': missing; the row has no fields"),
+    "prompt of another type": ({"problem": 3, "answer": "1"}, "field 'problem': int 3, wanted text"),
+    "empty prompt": ({"problem": " \n", "answer": "1"}, "field 'problem': empty text, wanted text"),
+    "no answer": ({"problem": "?"}, "field 'answer': missing"),
+    "null answer": ({"problem": "?", "answer": None}, r"field 'answer': nothing \(null\)"),
+    "empty answer": ({"problem": "?", "answer": "  "}, "field 'answer': empty text"),
+    "empty list": ({"problem": "?", "answer": []}, "field 'answer': an empty list"),
+    "empty answer in a list": ({"problem": "?", "answer": ["1", ""]}, "field 'answer': empty text"),
+    "boolean answer": ({"problem": "?", "answer": True}, "field 'answer': bool True"),
+    "endless answer": ('{"problem": "?", "answer": Infinity}', "field 'answer': float inf"),
+    "object as answer": ({"problem": "?", "answer": {"x": 1}}, "field 'answer': an object"),
+    "solution of another type": ({"problem": "?", "answer": "1", "solution": 5}, "field 'solution': int 5"),
+    "id of another type": ({"problem": "?", "answer": "1", "id": 1.5}, "field 'id': float 1.5"),
+    "id twice": ({"problem": "?", "answer": "1", "id": "a"}, "field 'id': 'a' is also the id of row 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_row_is_named_or_skipped(tmp_path, case):
+    row, message = BAD[case]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"problem": "!", "answer": "1", "id": "a"}, "", row])
+    with pytest.raises(DataError, match=rf"rows\.jsonl, row 3, {message}.*data\.bad_rows=skip"):
+        load_problems(path)
+    loaded = load_problems(path, bad_rows="skip")
+    assert [each.id for each in loaded.problems] == ["a"]
+    assert loaded.num_skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jsonl", b"", "no problems to read: it has no rows"),
+        ("blank.jsonl", b"\n \r\n", "it has no rows"),
+        ("list.json", b"[]", "it has no rows"),
+        ("empty.json", b"", "line 1: not JSON"),
+        ("object.json", b'{"problem": "?"}', "holds an object, wanted a list"),
+        ("broken.json", b"[\n{]", "line 2: not JSON"),
+        ("latin.jsonl", '{"problem": "é"}'.encode("latin-1"), "not UTF-8 text"),
+        ("broken.parquet", b"PAR1 no", "not a readable parquet file"),
+        ("rows.csv", b"problem,answer\n", "unknown kind of file; wanted one of .json, .jsonl, .parquet"),
+    ],
+)
+def test_an_unusable_file_is_an_error(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_problems(str(tmp_path / name))
+
+
+def test_when_every_row_is_bad_the_first_is_shown(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"answer": 1}, {"problem": "?"}])
+    with pytest.raises(DataError, match=r"all 2 rows are bad; the first: .*row 1, field 'problem'"):
+        load_problems(path, bad_rows="skip")
+
+
+def test_missing_files_and_nonsense_paths(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
+        load_problems(str(tmp_path / "gone.jsonl"))
+    with pytest.raises(DataError, match="no such file or folder"):
+        load_problems(str(tmp_path / "no" / "such" / "folder"))
+
+
+def test_a_missing_split_is_named(tmp_path):
+    import datasets
+
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict({"problem": ["?"], "answer": ["1"]})}).save_to_disk(
+        str(tmp_path / "saved")
+    )
+    with pytest.raises(DataError, match="no split 'train'; it has 'test'"):
+        load_problems(str(tmp_path / "saved"))
+    assert len(load_problems(str(tmp_path / "saved"), split="test").problems) == 1
+
+
+def test_a_hub_dataset_that_cannot_be_loaded_is_one_line(monkeypatch):
+    import datasets
+
+    def fail(name, split):
+        raise ConnectionError("Couldn't reach the Hub.\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=r"cannot be loaded as a hub dataset \(split 'train'\): Couldn't") as e:
+        load_problems("some/name")
+    assert "\n" not in str(e.value)
+
+
+def test_a_hub_dataset_is_read(monkeypatch):
+    import datasets
+
+    made = datasets.Dataset.from_dict({"problem": ["?"], "answer": [3.0]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: made)
+    assert load_problems("some/name").problems[0] == Problem("name:1", "?", ("3",))
+
+
+def test_split_is_disjoint_seeded_and_keeps_equal_prompts_together():
+    made = [Problem(str(number), f"p{number % 15}", ("1",)) for number in range(20)]
+    train, test = split(made, 6, 0)
+    assert len(train) + len(test) == 20
+    assert 4 <= len(test) <= 6
+    assert not {each.prompt for each in train} & {each.prompt for each in test}
+    assert (train, test) == split(made, 6, 0)
+    assert test != split(made, 6, 1)[1]
+    with pytest.raises(DataError, match="15 different problems"):
+        split(made, 15, 0)
+
+
+def test_train_and_eval_from_every_combination(tmp_path):
+    rows = [{"problem": f"p{number}", "answer": number} for number in range(10)]
+    train_path = write_jsonl(tmp_path / "a.jsonl", rows)
+    eval_path = write_jsonl(tmp_path / "b.jsonl", rows[:5])
+    train, test = load_train_eval(DataSettings(), num_eval=20, seed=0)
+    assert (len(train.problems), len(test.problems)) == (4096, 20)
+    train, test = load_train_eval(DataSettings(path=train_path), num_eval=3, seed=0)
+    assert (len(train.problems), len(test.problems)) == (7, 3)
+    train, test = load_train_eval(DataSettings(path=train_path, eval_path=eval_path), num_eval=3, seed=0)
+    assert (len(train.problems), len(test.problems)) == (10, 3)
+    assert len(load_eval(DataSettings(eval_path=eval_path), num_eval=9, seed=0).problems) == 5

@@ -1,0 +1,100 @@
+import pytest
+
+from edge_grpo.data.problems import DataSettings
+from edge_grpo.data.templates import (
+    encode_follow_up,
+    encode_problems,
+    encode_prompt,
+    encode_text,
+    render_prompt,
+)
+from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.records import Problem
+
+
+class Characters:
+    """A tokenizer whose tokens are code points, with a plain chat template."""
+
+    chat_template = "yes"
+
+    def encode(self, text, *, add_special_tokens):
+        return [1] * add_special_tokens + [ord(each) for each in text]
+
+    def apply_chat_template(self, conversation, *, tokenize, add_generation_prompt):
+        assert not tokenize
+        return "".join(f"[{turn['role']}]{turn['content']};" for turn in conversation) + "[assistant]"
+
+
+class Bare(Characters):
+    chat_template = None
+
+
+class Forgetful(Characters):
+    def apply_chat_template(self, conversation, **rest):
+        return super().apply_chat_template([turn for turn in conversation if turn["role"] == "user"], **rest)
+
+
+def text(ids):
+    return "".join(map(chr, ids))
+
+
+def test_chat_template():
+    assert text(encode_prompt(Characters(), "1+1?", DataSettings())) == "[user]1+1?;[assistant]"
+    system = DataSettings(system_prompt="Think.")
+    assert text(encode_prompt(Characters(), "1+1?", system)) == "[system]Think.;[user]1+1?;[assistant]"
+    with pytest.raises(ConfigError, match="the tokenizer has none"):
+        encode_prompt(Bare(), "1+1?", DataSettings())
+
+
+def test_qwen_math_template():
+    shown = render_prompt(Bare(), "1+1?", DataSettings(template="qwen-math"))
+    assert shown == (
+        "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    own = render_prompt(Bare(), "1+1?", DataSettings(template="qwen-math", system_prompt="Think."))
+    assert own.startswith("<|im_start|>system\nThink.<|im_end|>\n")
+
+
+def test_plain_template_lets_the_tokenizer_add_its_first_token():
+    assert encode_prompt(Bare(), "1+1?", DataSettings(template="plain")) == (1, *map(ord, "1+1?\n"))
+    system = DataSettings(template="plain", system_prompt="Think.")
+    assert render_prompt(Bare(), "1+1?", system) == "Think.\n1+1?\n"
+
+
+def test_injected_text_has_no_special_tokens():
+    assert encode_text(Characters(), " Wait!") == tuple(map(ord, " Wait!"))
+    assert encode_text(Characters(), "") == ()
+
+
+@pytest.mark.parametrize("template", ["chat", "qwen-math", "plain"])
+def test_a_follow_up_continues_the_conversation(template):
+    data = DataSettings(template=template)
+    expected = {
+        "chat": ";[user]Sure?;[assistant]",
+        "qwen-math": "<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n",
+        "plain": "\nSure?\n",
+    }
+    assert text(encode_follow_up(Characters(), "Sure?", data)) == expected[template]
+
+
+def test_a_template_that_drops_answers_has_no_follow_up():
+    with pytest.raises(ConfigError, match="does not show an earlier answer"):
+        encode_follow_up(Forgetful(), "Sure?", DataSettings())
+
+
+PROBLEMS = [Problem("short", "1", ("1",)), Problem("long", "1" * 30, ("1",))]
+
+
+def test_over_long_prompts_follow_the_rule():
+    with pytest.raises(DataError, match=r"'long': its prompt has 48 tokens, data.max_prompt_tokens is 20"):
+        encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20))
+    skipped = encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20, over_long="skip"))
+    assert [each.id for each in skipped.problems] == ["short"]
+    assert (skipped.num_skipped, skipped.num_truncated) == (1, 0)
+    cut = encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20, over_long="truncate"))
+    assert [len(ids) for ids in cut.prompt_ids] == [19, 20]
+    assert text(cut.prompt_ids[1]).endswith("1;[assistant]")
+    assert (cut.num_skipped, cut.num_truncated) == (0, 1)
+    with pytest.raises(DataError, match="all 2 prompts"):
+        encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=2, over_long="skip"))
