@@ -16,14 +16,20 @@ import re
 
 __all__ = ["canonical", "canonical_number", "split_elements"]
 
-SPACING = re.compile(r"\\(?:[,;:!> ]|q?quad(?![a-zA-Z])|left(?![a-zA-Z])|right(?![a-zA-Z])|displaystyle(?![a-zA-Z]))|~")
-THOUSANDS = re.compile(r"\{,\}|,\\!|\\,(?=\d{3}(?!\d))")
-WRAPPER = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|cal|bb)?|mbox|operatorname|emph)\s*\{([^{}]*)\}"
+NEGATIVE_SPACE = re.compile(r"\\!")
+SPACING = re.compile(
+    r"(?<!\d)\\[,;:> ]|\\[,;:> ](?!\d)|\\(?:q?quad|left|right|displaystyle)(?![a-zA-Z])|\\[\[\]()](?![a-zA-Z])|~"
 )
+THOUSANDS = re.compile(r"\{,\}|,\\!")
+FONTS = r"text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|cal|bb)|mbox|operatorname|emph|underline"
+WRAPPER = re.compile(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}|\\overline\s*\{{([A-Za-z]+)\}}")
+WRAPPED_LETTER = re.compile(r"\\math(?:rm|bf|it|sf|cal|bb)\s+([A-Za-z])(?![A-Za-z])")
+COLOR = re.compile(r"\\color\s*\{[a-z]+\}")
 TRAILING_TEXT = re.compile(
     r"(?<=[^\s,;(\[{])\s*\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*\d\s*\}?)?\s*$"
 )
+WHOLE_TEXT = re.compile(rf"\\(?:{FONTS})\s*\{{(.*)\}}", re.DOTALL)
+FULL_STOP = re.compile(r"(?<=[\d)}])\.\s*$")
 DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|°")
 SYNONYMS = (
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
@@ -33,6 +39,9 @@ SYNONYMS = (
     (re.compile(r"\\(?:times|cdot)(?![a-z])|·|×"), "*"),
     (re.compile(r"\\lbrace(?![a-z])"), r"\\{"),
     (re.compile(r"\\rbrace(?![a-z])"), r"\\}"),
+    (re.compile(r"\\(?:mid|[lr]?vert)(?![a-z])"), "|"),
+    (re.compile(r"\\(?:l|c)?dots(?![a-z])"), r"\\dots"),
+    (re.compile(r"\\varnothing(?![a-z])"), r"\\emptyset"),
     (re.compile(r"\\begin\s*\{array\}\s*\{[^{}]*\}"), r"\\begin{pmatrix}"),
     (re.compile(r"\\end\s*\{array\}"), r"\\end{pmatrix}"),
     (re.compile(r"[bv]matrix"), "pmatrix"),
@@ -43,31 +52,38 @@ SCALES = (
     (re.compile(r"\s*billion"), "*10^9"),
     (re.compile(r"\s*million"), "*10^6"),
 )
-UNIT_NAMES = (
-    r"degree|deg|mile|mph|kmph|kph|km|kilomet(?:er|re)|cm|centimet(?:er|re)|mm|millimet(?:er|re)|met(?:er|re)|m|inch|in|"
-    r"foot|feet|ft|yard|yd|gram|kilogram|kg|g|mg|pound|lb|ounce|oz|ton|second|sec|s|minute|min|hour|hr|h|day|week|month|"
-    r"year|yr|dollar|cent|euro|rupee|percent|lit(?:er|re)|l|ml|gallon|acre|hectare|unit|square|sq|cubic|cu|point|way|"
-    r"digit|integer|number|edge|student|people|person|men|women|apple|coin|mark|rad|radian"
+UNIT_WORDS = (
+    r"degree|deg|mile|mph|kmph|kmh|km|kilomet(?:er|re)|cm|centimet(?:er|re)|mm|millimet(?:er|re)|met(?:er|re)|inch|foot|"
+    r"feet|ft|yard|kg|gm|lb|second|sec|minute|min|hour|hr|day|week|month|year|yr|rupee|percent|lit(?:er|re)|gal|gallon|"
+    r"acre|hectare|unit|square|sq|cubic|cu|coin|apple"
 )
-UNIT = re.compile(
-    rf"(?<=[\d)}}])(?:\s+per\s+|\s*/\s*|\s*)(?:{UNIT_NAMES})(?:e?s)?\.?\s*(?:\^\s*\{{?\s*\d\s*\}}?)?\s*$",
-    re.IGNORECASE,
+UNIT_LETTERS = "[mglsh]"  # taken for units only behind a number and a blank: "5 m", not "5m"
+POWER = r"(?:\^\s*\{?\s*\d\s*\}?)?"
+UNITS = re.compile(
+    rf"(?<=[\d)}}])\s*(?:{UNIT_WORDS})(?:e?s)?(?:\s*(?:per\s+|/\s*)?(?:{UNIT_WORDS})(?:e?s)?)*\.?\s*{POWER}\s*$"
+    rf"|(?<=\d)\s+{UNIT_LETTERS}\s*{POWER}\s*$"
 )
 ASSIGNMENT = re.compile(r"\s*(?:\\[a-z]+|[A-Za-z])\s*=([^=]*)")
-COMMA_IN_NUMBER = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+COMMA_IN_BLANKS = re.compile(
+    r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+"
+)  # the blank behind a command separates it from a letter
+NUMBER = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+MIXED_NUMBER = re.compile(r"(?<![\w.^/])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])")
 BARE_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 BARE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))")
-SIMPLE_RATIO = re.compile(r"([+-]?\d+)/(\d+)")
-SINGLE_IN_BRACES = re.compile(r"\{([0-9A-Za-z])\}")
-NUMBER = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:e([+-]?\d{1,3}))?")
+SIMPLE_RATIO = re.compile(r"([+-]?[0-9]+)/([0-9]+)")
+SCRIPT_IN_BRACES = re.compile(r"([_^])\{([0-9a-z])\}")
+NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:e([+-]?[0-9]{1,3}))?")
 MAX_EXPONENT = 300
 
 
-def canonical(text: str) -> str:
+def canonical(text: str, *, keep_text: bool = False) -> str:
     r"""One spelling of an answer, to be compared with that of another.
 
     Args:
         text: the content of a box, or a reference answer.
+        keep_text: whether a ``\text{...}`` behind something else is part of the answer ("p is prime") instead of
+            a unit or remark to be dropped.
 
     Returns:
         The spelling: lower case, no blanks; not meant to be shown.
@@ -82,29 +98,37 @@ def canonical(text: str) -> str:
     text = THOUSANDS.sub(",", text.strip())
     for spelling in (r"\$", "$", r"\%", "%"):
         text = text.replace(spelling, "")
+    text = COLOR.sub("", NEGATIVE_SPACE.sub("", text))
     text = DEGREES.sub("", SPACING.sub(" ", text)).replace("\n", " ")
     for pattern, replacement in SYNONYMS:
         text = pattern.sub(replacement, text)
-    text = WRAPPER.sub(r"\1", TRAILING_TEXT.sub("", text)).strip()
+    if not keep_text:
+        text = TRAILING_TEXT.sub("", text)
+    while (whole := WHOLE_TEXT.fullmatch(text.strip())) and _balanced(whole[1]):
+        text = whole[1]
+    text = WRAPPED_LETTER.sub(r"\1", WRAPPER.sub(r"\1\2", text)).strip()
     text = CONJUNCTION.sub(",", text)
     for pattern, replacement in SCALES:
         text = pattern.sub(replacement, text)
-    text = _without_units(text)
+    text = FULL_STOP.sub("", UNITS.sub("", text))
     if assigned := ASSIGNMENT.fullmatch(text):
         text = assigned.group(1)
+    text = MIXED_NUMBER.sub(r"(\1+\2/\3)", text)
     text = BARE_ROOT.sub(r"\\sqrt{\1}", text)
     text = BARE_FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
-    text = re.sub(r"\s+", "", text).lower()
+    text = BLANKS.sub(lambda m: f"{m[1]} " if m[1] else "", text).lower()
     text = _without_outer_braces(text)
     text = COMMA_IN_NUMBER.sub("", text)
     if ratio := SIMPLE_RATIO.fullmatch(text):
         text = rf"\frac{{{ratio[1]}}}{{{ratio[2]}}}"
-    text = re.sub(r"([_^])\{([0-9a-z])\}", r"\1\2", text)
+    text = SCRIPT_IN_BRACES.sub(r"\1\2", text)
     return canonical_number(text) or text
 
 
 def canonical_number(text: str) -> str | None:
     """A decimal number without sign +, leading and trailing zeros and (within bounds) exponent; None for other text.
+
+    A number within 1e-7 of an integer is that integer.
 
     Example:
         >>> canonical_number("+025"), canonical_number("2.50"), canonical_number("7."), canonical_number("x")
@@ -125,6 +149,10 @@ def canonical_number(text: str) -> str | None:
         whole = whole.rjust(-exponent, "0")
         whole, decimals = whole[:exponent], whole[exponent:] + decimals
     whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
+    if decimals.startswith("0000000"):  # within 1e-7 of an integer
+        decimals = ""
+    elif decimals.startswith("9999999") and len(whole) < MAX_EXPONENT:
+        whole, decimals = str(int(whole) + 1), ""
     number = f"{whole}.{decimals}" if decimals else whole
     return f"-{number}" if sign == "-" and number != "0" else number
 
@@ -167,17 +195,12 @@ def _balanced(text: str) -> bool:
     return depth == 0
 
 
-def _without_units(text: str) -> str:
-    text = text.rstrip().removesuffix(".").rstrip() if not text.endswith("..") else text
-    for _ in range(4):  # "3 square miles per hour"
-        shorter = UNIT.sub("", text)
-        if shorter == text:
-            break
-        text = shorter
-    return text
-
-
 def _without_outer_braces(text: str) -> str:
-    while text.startswith("{") and text.endswith("}") and _balanced(text[1:-1]):
-        text = text[1:-1]
-    return text
+    """Drop braces around all of it: those that group, and those of a set, which is compared like a list."""
+    while True:
+        size = 1 if text.startswith("{") else 2
+        if not (text.startswith(("{", r"\{")) and text.endswith(("}", r"\}")[size - 1]) and len(text) > 2 * size):
+            return text
+        if not _balanced(text[size:-size]):
+            return text
+        text = text[size:-size]

@@ -99,6 +99,8 @@ def same_answer(answer: str, gold: str) -> bool:
     left, right = canonical(answer), canonical(gold)
     if left == right and left:
         return True
+    if "\\" in answer + gold and canonical(answer, keep_text=True) == canonical(gold, keep_text=True):
+        return True
     from edge_grpo.rewards import symbolic  # noqa: PLC0415  (a second of imports that the training process never pays)
 
     return symbolic.same_expressions(left, right) or symbolic.verified(answer, gold)

@@ -210,7 +210,7 @@ def _guarded(function: Callable[..., object], arguments: tuple[Any, ...], timeou
         return Ending.DONE, function(*arguments), ""
     except MemoryError:
         return Ending.CRASHED, None, "out of memory"
-    except Exception as error:  # noqa: BLE001  (it is reported, and decided upon, by the caller)
+    except BaseException as error:  # noqa: BLE001  (SystemExit too; the caller decides what it means)
         return Ending.RAISED, None, f"{type(error).__name__}: {error}"[:500]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
