@@ -32,10 +32,7 @@ def source(request, tmp_path):
         return str(tmp_path / "rows.json")
     columns = {
         "problem": [row["problem"] for row in ROWS],
-        "answer": [
-            [str(each) for each in row["answer"]] if type(row["answer"]) is list else [str(row["answer"])]
-            for row in ROWS
-        ],
+        "answer": [["2"], ["2", " -2\n"], ["142"], ["0.5"], ["0"]],
         "solution": [row.get("solution") for row in ROWS],
         "level": [row.get("level") for row in ROWS],
     }
