@@ -64,10 +64,8 @@ UNITS = re.compile(
     rf"|(?<=\d)\s+{UNIT_LETTERS}\s*{POWER}\s*$"
 )
 ASSIGNMENT = re.compile(r"\s*(?:\\[a-z]+|[A-Za-z])\s*=([^=]*)")
-COMMA_IN_BLANKS = re.compile(
-    r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+"
-)  # the blank behind a command separates it from a letter
-NUMBER = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")  # the one behind a command ends its name
+COMMA_IN_NUMBER = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 MIXED_NUMBER = re.compile(r"(?<![\w.^/])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])")
 BARE_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 BARE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))")
