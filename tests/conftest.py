@@ -1,0 +1,21 @@
+"""Run-time shape checks for the whole package, one torch thread, and the option that points at golden vectors."""
+
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("edge_grpo", "typecheck.check")  # before anything imports edge_grpo
+
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)
+settings.register_profile("house", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("house")
+
+VECTORS = Path(__file__).parent / "golden" / "vectors"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", type=Path, default=VECTORS, metavar="DIR", help="folder of golden vectors to run")
