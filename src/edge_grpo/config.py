@@ -82,8 +82,10 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
     method = plain.get("method")
     if isinstance(method, str):
         plain["method"] = {"kind": method}
-    elif isinstance(method, Mapping) and "kind" not in method:
-        plain["method"] = {"kind": "edge_grpo", **method}
+    elif isinstance(method, Mapping):
+        given = {"kind": "edge_grpo", **method}
+        cls = METHODS.get(given["kind"]) if isinstance(given["kind"], str) else None
+        plain["method"] = _over(cls(), given) if cls else given
     try:
         return _ADAPTER.validate_python(plain)
     except ValidationError as error:
@@ -124,6 +126,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
         elif before != after:
             found[f"{prefix}{name}"] = (before, after)
     return found
+
+
+def _over(default: Any, given: Any) -> Any:
+    """Given values over a method's own defaults, whose sections may differ from those of the sections' classes."""
+    if not dataclasses.is_dataclass(default) or not isinstance(given, Mapping):
+        return given
+    own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    return own | {name: _over(own.get(name), value) for name, value in given.items()}
 
 
 def _read(path: str) -> dict[str, Any]:

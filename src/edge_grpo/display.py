@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -26,6 +26,7 @@ _COLUMNS = (
 _SHOWN = 12
 
 
+@runtime_checkable
 class Display(Protocol):
     """Told of what happens; decides how it looks."""
 

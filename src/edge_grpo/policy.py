@@ -13,15 +13,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from edge_grpo.errors import ConfigError, EngineError
 from edge_grpo.functional.logits import logprobs_and_entropy
+from edge_grpo.rng import derive_seed
 from edge_grpo.settings import settings
 
 __all__ = ["BUNDLED", "LoraSettings", "ModelSettings", "Policy", "load_policy", "load_tokenizer", "stop_token_ids"]
 
 BUNDLED = "bundled"
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
+transformers_logging.disable_progress_bar()  # the display shows progress
 _LOGITS_AT_ONCE = 2**25  # 128 MiB of float32
 
 
@@ -75,13 +78,13 @@ class Policy:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         *,
         reference: PreTrainedModel | None = None,
         autocast: bool = False,
     ) -> None:
-        self.model = model
+        self.model: Any = model  # a PreTrainedModel, or peft's wrapper around one
         self.tokenizer = tokenizer
         self.reference = reference
         self.autocast = autocast
@@ -171,7 +174,7 @@ class Policy:
 
 
 def _score(
-    model: PreTrainedModel,
+    model: nn.Module,
     input_ids: Tensor,
     attention: Tensor,
     mask: Tensor,
@@ -202,7 +205,7 @@ def _score(
     )
 
 
-def _causal(model: PreTrainedModel) -> PreTrainedModel:
+def _causal(model: Any) -> PreTrainedModel:
     """The causal language model inside peft's wrapper (adapters stay active), or the model itself."""
     inner: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
     return inner
@@ -227,7 +230,7 @@ def _head(causal: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def _check_head(model: PreTrainedModel) -> None:
+def _check_head(model: Any) -> None:
     """Refuse a model whose logits are not its head applied to its hidden states: scores would be silently wrong."""
     causal = _causal(model)
     ids = torch.arange(4, device=model.device)[None]
@@ -254,12 +257,13 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_policy(model: ModelSettings, *, reference: bool = False) -> Policy:
+def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0) -> Policy:
     """Load model and tokenizer, put adapters on, and switch every dropout off.
 
     Args:
         model: the settings.
         reference: whether a frozen copy of the starting weights is kept (with LoRA none is needed).
+        seed: of the adapters' starting weights.
     Raises:
         EngineError: no such model, not safetensors, or of an unsupported kind.
         ConfigError: cuda was asked for and there is none, or no layer fits ``lora.targets``.
@@ -275,7 +279,7 @@ def load_policy(model: ModelSettings, *, reference: bool = False) -> Policy:
     if model.gradient_checkpointing and on_gpu:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if model.lora.rank:
-        network = _with_adapters(network, model.lora)
+        network = _with_adapters(network, model.lora, seed)
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -299,7 +303,7 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     return network
 
 
-def _with_adapters(network: PreTrainedModel, lora: LoraSettings) -> Any:
+def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - slow import, needed with LoRA only
 
     targets = list(lora.targets) or "all-linear"
@@ -307,7 +311,9 @@ def _with_adapters(network: PreTrainedModel, lora: LoraSettings) -> Any:
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
     try:
-        return get_peft_model(network, config)
+        with torch.random.fork_rng():  # peft draws from the global generator
+            torch.manual_seed(derive_seed(seed, "lora"))
+            return get_peft_model(network, config)
     except ValueError as error:
         raise ConfigError(f"model.lora.targets: {_first_line(error)}") from error
 

@@ -146,7 +146,7 @@ class RunFolder:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow import
 
-            self._events = SummaryWriter(str(self.path / "events"))  # type: ignore[no-untyped-call]
+            self._events = SummaryWriter(str(self.path / "events"))
         for name, value in row.items():
             if name != "step" and value is not None:
                 self._events.add_scalar(name, value, row["step"])

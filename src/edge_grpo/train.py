@@ -1,37 +1,21 @@
 """The loop: collect, score, shape, update, and write down; stop and go on anywhere without a trace."""
 
 import dataclasses
-import shutil
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edge_grpo import checkpoint
-from edge_grpo.batching import collate
-from edge_grpo.checkpoint import Progress
-from edge_grpo.collect import Collected, Collector, Prompted, stream
 from edge_grpo.config import Config, changes, config_hash, parse_tree, to_tree, to_yaml
-from edge_grpo.data.problems import load_train_eval
-from edge_grpo.data.templates import encode_problems
 from edge_grpo.display import Display, Silent
-from edge_grpo.errors import CheckpointError, DataError
-from edge_grpo.evaluate import evaluate, grader
+from edge_grpo.errors import CheckpointError
 from edge_grpo.interrupt import Interruption, StepDropped
 from edge_grpo.methods.base import Method
-from edge_grpo.metrics import means, merge
-from edge_grpo.policy import Policy, load_policy, stop_token_ids
 from edge_grpo.rewards.compose import Rewards
-from edge_grpo.rollout.decode import DecodeEngine
-from edge_grpo.rollout.engine import Sampling
-from edge_grpo.rundir import RunFolder, rollout_rows
-from edge_grpo.tensors import Scored, Signal
-from edge_grpo.update import Updater, describe_scores, make_optimizer
-from edge_grpo.world import World
+from edge_grpo.rundir import RunFolder
+from edge_grpo.session import Session
 
 __all__ = ["Result", "resume", "train"]
 
@@ -115,7 +99,7 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
     with ExitStack() as stack:
         stack.callback(folder.close)
         stack.callback(display.stop)
-        session = _Session(config, method, folder, display, stack.enter_context(Rewards(config.reward)))
+        session = Session(config, method, folder, display, stack.enter_context(Rewards(config.reward)))
         step = session.restore(newest)
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, step)
@@ -128,8 +112,8 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
                 with stop.droppable():
                     began = time.monotonic()
                     collected = session.collect(step)
-                    batch, signal = session.shape(collected)
-                session.take_step(step, collected, batch, signal, began)
+                    shaped = session.shape(collected)
+                session.take_step(step, collected, shaped, began)
                 step += 1
                 if step % config.train.checkpoint_every == 0 or step == config.train.steps:
                     session.save(step)
@@ -140,143 +124,3 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
             return Result(folder.path, step, stop.signal)
         session.finish()
         return Result(folder.path, step)
-
-
-class _Session:
-    """What a run holds while it goes on: the policy, the machinery around it, and the data position."""
-
-    def __init__(self, config: Config, method: Method, folder: RunFolder, display: Display, rewards: Rewards) -> None:
-        self.config, self.folder, self.display = config, folder, display
-        rollout, seed = config.rollout, config.train.seed
-        self.rewards = rewards
-        self.policy: Policy = load_policy(config.model, reference=method.uses_reference)
-        self.problems, self.held_out = self._load_problems()
-        stop_ids = stop_token_ids(self.policy, rollout.stop)
-        self.pad_id = stop_ids[0]
-        self.engine = DecodeEngine(self.policy, stop_ids=stop_ids, pad_id=self.pad_id, max_rows=rollout.max_rows)
-        self.grader = grader(self.policy.tokenizer, rewards)
-        self.collector = Collector(
-            engine=self.engine,
-            grader=self.grader,
-            method=method,
-            tokenizer=self.policy.tokenizer,
-            sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
-            group_size=rollout.group_size,
-            stop_id=stop_ids[0],
-            seed=seed,
-        )
-        self.optimizer = make_optimizer(self.policy, config.train)
-        self.updater = Updater(
-            policy=self.policy,
-            optimizer=self.optimizer,
-            method=method,
-            train=config.train,
-            temperature=rollout.temperature,
-            max_new_tokens=rollout.max_new_tokens,
-            world=World(),
-        )
-        self.cursor = 0
-
-    def _load_problems(self) -> tuple[list[Prompted], list[Prompted]]:
-        data = self.config.data
-        loaded = load_train_eval(data, num_eval=self.config.eval.size, seed=self.config.eval.seed)
-        sides = []
-        for name, side in zip(("training", "held-out"), loaded, strict=True):
-            encoded = encode_problems(self.policy.tokenizer, side.problems, data)
-            counts = (side.num_skipped, encoded.num_skipped, encoded.num_truncated)
-            if any(counts):
-                self.display.say(
-                    f"{name} data: {counts[0]} bad rows skipped, {counts[1]} over-long prompts skipped, {counts[2]} cut"
-                )
-            sides.append([Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)])
-        if not sides[0]:
-            raise DataError("no training problem is left; look at data.max_prompt_tokens and data.bad_rows")
-        return sides[0], sides[1]
-
-    def restore(self, newest: Path | None) -> int:
-        """Put the run back to its last checkpoint (or its start) and return the number of steps done."""
-        if newest is None:
-            self.folder.cut_back(None)
-            return 0
-        progress = checkpoint.load(newest, dict(self.policy.trained()), self.optimizer)
-        torch.set_num_threads(progress.num_threads)
-        self.cursor, self.updater.skipped_in_a_row = progress.cursor, progress.skipped_in_a_row
-        self.folder.cut_back(progress.step)
-        self.display.say(f"going on after step {progress.step}")
-        return progress.step
-
-    def save(self, step: int) -> None:
-        """Write a checkpoint of the state before step ``step`` (counted from 0)."""
-        progress = Progress(
-            step, self.cursor, self.updater.skipped_in_a_row, torch.get_num_threads(), self.policy.device.type
-        )
-        keep = self.config.train.keep_checkpoints
-        checkpoint.save(self.folder.checkpoints, progress, dict(self.policy.trained()), self.optimizer, keep=keep)
-
-    def collect(self, step: int) -> Collected:
-        """Groups for a step; changes nothing."""
-        prompts = stream(self.problems, seed=self.config.train.seed, start=self.cursor)
-        return self.collector.collect(prompts, step=step, num_groups=self.config.rollout.prompts_per_step)
-
-    def shape(self, collected: Collected) -> tuple[Scored, Signal]:
-        """Scores and signal of a step's groups; changes nothing."""
-        parts = self.rewards.part_names, self.rewards.part_weights
-        batch = collate(collected.groups, parts=parts[0], weights=parts[1], pad_id=self.pad_id)
-        scored = self.updater.score(batch)
-        return scored, self.updater.shape(scored)
-
-    def take_step(self, step: int, collected: Collected, batch: Scored, signal: Signal, began: float) -> None:
-        """Update, evaluate where due, write down."""
-        config, sampled_at = self.config, time.monotonic()
-        updated = self.updater.step(batch, signal, step=step)
-        self.engine.load(())
-        self.cursor += collected.num_prompts
-        row = means(merge(collected.metrics, describe_scores(batch), signal.metrics, updated))
-        ended = time.monotonic()
-        row |= {
-            "time/step_s": ended - began,
-            "time/update_s": ended - sampled_at,
-            "time/tokens_per_s": row["tokens"] / (ended - began),
-        }
-        last = step + 1 == config.train.steps
-        if (config.eval.every and (step + 1) % config.eval.every == 0) or (last and config.eval.at_end):
-            row |= self.evaluate()
-        if config.run.rollouts:
-            self._write_rollouts(step + 1, collected, batch, signal)
-        self.write({"step": step + 1, **row})
-
-    def evaluate(self) -> dict[str, float]:
-        """Figures on the held-out problems with the current weights."""
-        began = time.monotonic()
-        result = evaluate(
-            self.engine, self.grader, self.held_out, self.config.eval, budget=self.config.rollout.max_new_tokens
-        )
-        return {**result.metrics(), "time/eval_s": time.monotonic() - began}
-
-    def write(self, row: Mapping[str, float]) -> None:
-        """A row for the file and for the person."""
-        self.folder.write_metrics(row)
-        self.display.row(row)
-
-    def finish(self) -> None:
-        """Write ``final/``: an ordinary Hugging Face folder, whole or not there."""
-        draft = self.folder.path / ".final"
-        shutil.rmtree(draft, ignore_errors=True)
-        self.policy.save(draft)
-        shutil.rmtree(self.folder.final, ignore_errors=True)
-        draft.rename(self.folder.final)
-
-    def _write_rollouts(self, step: int, collected: Collected, batch: Scored, signal: Signal) -> None:
-        rows = [
-            (group.problem.id, number, group.problem.answer, row)
-            for number, group in enumerate(collected.groups)
-            for row in group.rows
-        ]
-        texts = self._decode([row.rollout.completion_ids for *_, row in rows])
-        firsts = self._decode([row.first[0].completion_ids if row.first else () for *_, row in rows])
-        pairs = list(zip(texts, firsts, strict=True))
-        self.folder.write_rollouts(step, rollout_rows(step, rows, pairs, batch, signal))
-
-    def _decode(self, ids: Sequence[tuple[int, ...]]) -> list[str]:
-        texts: list[str] = self.policy.tokenizer.batch_decode([list(own) for own in ids], skip_special_tokens=True)
-        return texts

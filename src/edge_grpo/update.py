@@ -176,7 +176,7 @@ class Updater:
             for piece in pieces:
                 x = self._forward(batch, signal, piece)
                 loss = self.method.loss(x, totals)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 with torch.no_grad():
                     value += float(loss)
                     metrics = merge(metrics, self.method.observe(x))

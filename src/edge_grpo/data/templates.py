@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.errors import ConfigError, DataError
@@ -35,6 +35,7 @@ REVISION_PHRASES = (
 _MARK = "\ue000answer\ue000"  # stands for an answer while a conversation is rendered
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that is used here."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor
@@ -63,6 +63,7 @@ class Continuation:
     seed: int
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Samples completions. Token ids are never decoded and encoded again on the way."""
 

@@ -1,0 +1,75 @@
+"""What several test files need: a tiny random model with a tokenizer, made in memory, and small records."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from edge_grpo.policy import Policy
+from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.sft import build_tokenizer
+
+PROBLEM = Problem("p", "Compute 1+1.", ("2",), "=2\n\\boxed{2}")
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerBase:
+    """The character tokenizer of the bundled model."""
+    return build_tokenizer()
+
+
+def tiny_model(kind: str = "qwen2", *, dtype: torch.dtype = torch.float32, spread: float = 3.0) -> PreTrainedModel:
+    """A random two-layer model; ``spread`` scales the weights so that its distributions are far from uniform."""
+    vocabulary = len(tiny_tokenizer())
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": kind == "qwen2",
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(Qwen2Config(**shape)) if kind == "qwen2" else LlamaForCausalLM(LlamaConfig(**shape))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(spread)
+    return model.to(dtype).eval()
+
+
+def tiny_policy(kind: str = "qwen2", *, dtype: torch.dtype = torch.float32, reference: bool = False) -> Policy:
+    """The tiny model with its tokenizer."""
+    frozen = tiny_model(kind, dtype=dtype) if reference else None
+    return Policy(tiny_model(kind, dtype=dtype), tiny_tokenizer(), reference=frozen)
+
+
+def save_tiny(folder: Path) -> Path:
+    """The tiny model as an ordinary Hugging Face folder."""
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def row(reward: float, *, verdict: Verdict | None = None, tokens: int = 3, prompt: int = 4) -> Row:
+    """A row with a given reward; right if the reward is 2 unless a verdict is given."""
+    verdict = verdict or (Verdict.CORRECT if reward == 2 else Verdict.WRONG)
+    span = Span(tuple(range(5, 5 + tokens)), Segment.SAMPLED, (-1.0,) * tokens, (0.5,) * tokens)
+    return Row(Rollout(tuple(range(10, 10 + prompt)), (span,), True), Grade(verdict, reward, {"accuracy": reward / 2}))
+
+
+def group(*rewards: float, problem: Problem = PROBLEM) -> Group:
+    """A group of rows with these rewards."""
+    return Group(problem, tuple(row(reward) for reward in rewards))

@@ -1,0 +1,144 @@
+"""The settings tree: defaults, overrides, round trip, hash, and messages that say what to do."""
+
+import pytest
+
+from edge_grpo.config import Config, changes, config_hash, load_config, parse_tree, to_tree, to_yaml
+from edge_grpo.errors import ConfigError
+from edge_grpo.methods import METHODS, Dapo, EdgeGrpo, Grpo
+
+
+def write(tmp_path, text):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_no_value_at_all_is_the_embedded_default():
+    assert load_config() == Config()
+    assert Config().method == EdgeGrpo()
+    assert Config().model.path == "bundled"
+
+
+def test_names_that_scripts_rely_on():
+    tree = to_tree(Config())
+    for name in [
+        "model.path",
+        "data.path",
+        "rollout.group_size",
+        "rollout.prompts_per_step",
+        "rollout.max_new_tokens",
+        "rollout.temperature",
+        "train.steps",
+        "train.learning_rate",
+        "train.seed",
+        "train.checkpoint_every",
+        "eval.every",
+        "run.dir",
+        "method.kind",
+    ]:
+        section, key = name.split(".")
+        assert key in tree[section], name
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_word_selects_a_method_and_yaml_round_trips(kind, tmp_path):
+    config = load_config(None, [f"method={kind}"])
+    assert config.method == METHODS[kind]()
+    assert load_config(write(tmp_path, to_yaml(to_tree(config)))) == config
+
+
+def test_file_then_overrides(tmp_path):
+    file = write(tmp_path, "method: grpo\ntrain: {steps: 3, learning_rate: 1e-5}\n")
+    config = load_config(file, ["train.steps=7", "method.clip_low=0.1", "rollout.stop=[x]"])
+    assert config.method == Grpo(clip_low=0.1)
+    assert (config.train.steps, config.train.learning_rate, config.rollout.stop) == (7, 1e-5, ("x",))
+
+
+def test_a_method_word_drops_the_files_method_section(tmp_path):
+    file = write(tmp_path, "method: {kind: edge_grpo, correction: {reflect: 1.0, answer: 0.0, reference: 0.0}}\n")
+    assert load_config(file, ["method=grpo", "method.beta=0.1"]).method == Grpo(beta=0.1)
+    assert load_config(file).method.correction.reflect == 1.0
+
+
+def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest():
+    method = load_config(None, ["method=dapo", "method.top_up.max_rounds=2"]).method
+    assert method.top_up.max_rounds == 2
+    assert method.top_up.fill == Dapo().top_up.fill
+    assert load_config(None, ["method.correction.amount=balanced"]).method.correction.amount == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.learning_rat=1", "train.learning_rat: no such setting (did you mean 'learning_rate'?)"),
+        ("trian.steps=1", "trian: no such setting (did you mean 'train'?)"),
+        ("train.steps=many", "train.steps: got 'many'"),
+        ("train.steps=-1", "train.steps: got -1; input should be greater than or equal to 0"),
+        ("rollout.group_size=1", "rollout.group_size: got 1"),
+        ("method=grop", "method: 'grop' is no method; did you mean 'grpo'? known are edge_grpo, grpo"),
+        ("method.clip_lo=0.1", "method.clip_lo: no such setting (did you mean 'clip_low'?)"),
+        ("method.correction.amuont=all", "method.correction.amuont: no such setting (did you mean 'amount'?)"),
+        ("method.correction.reflect=0.9", "method.correction: "),
+        ("model.lora.rnak=3", "model.lora.rnak: no such setting (did you mean 'rank'?)"),
+        ("train=3", "train: got 3, wanted a section"),
+        ("train.steps", "wanted section.setting=value"),
+        ("train..steps=1", "wanted section.setting=value"),
+        ("train.steps.x=1", "train.steps"),
+        ("train.steps=[", "not YAML"),
+        ("train.learning_rate=.nan", "train.learning_rate: got nan"),
+        ("data.arithmetic.operands={1: 1.0}", "data.arithmetic"),
+    ],
+)
+def test_mistakes_are_explained_in_one_line(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+
+
+def test_an_override_below_a_plain_value_is_explained(tmp_path):
+    with pytest.raises(ConfigError, match=r"'train\.steps' is a value, not a section"):
+        load_config(write(tmp_path, "train: {steps: 3}"), ["train.steps.x=1"])
+
+
+def test_every_mistake_is_named():
+    with pytest.raises(ConfigError) as caught:
+        parse_tree({"train": {"steps": "x", "sede": 1}})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- 1\n", "holds list"), ("a: [", "not YAML"), ("\tx: 1", "not YAML"), ("method: 3\n", "method")],
+)
+def test_files_that_are_no_configuration(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_missing_and_unreadable_files(tmp_path):
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_config(str(tmp_path / "nowhere.yaml"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(str(tmp_path))
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(str(tmp_path / "b.yaml"))
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(str(tmp_path / "empty.yaml")) == Config()
+
+
+def test_the_hash_knows_every_setting_but_the_folder():
+    tree = to_tree(Config())
+    assert config_hash(tree) == config_hash(to_tree(load_config(None, ["run.dir=/elsewhere"])))
+    assert config_hash(tree) != config_hash(to_tree(load_config(None, ["train.seed=1"])))
+    assert config_hash(tree) != config_hash(to_tree(load_config(None, ["method=grpo"])))
+
+
+def test_changes_are_named_by_dotted_path():
+    assert changes({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == {
+        "a.c": (2, 4),
+        "d": (3, None),
+        "e": (None, 5),
+    }

@@ -1,0 +1,310 @@
+"""The loop end to end on a tiny random model: files, resume bit for bit, signals, a method of one's own."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Literal, final
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydantic import Field
+from support import save_tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from edge_grpo.config import load_config
+from edge_grpo.display import Silent
+from edge_grpo.errors import CheckpointError, ConfigError, TrainingError
+from edge_grpo.methods import METHODS, Method
+from edge_grpo.settings import settings
+from edge_grpo.tensors import Signal
+from edge_grpo.train import resume, train
+
+SMALL = [
+    "train.steps=6",
+    "train.checkpoint_every=2",
+    "rollout.max_new_tokens=12",
+    "rollout.prompts_per_step=3",
+    "rollout.group_size=4",
+    "eval.size=6",
+    "eval.every=2",
+    "data.arithmetic.size=20",
+    "reward.workers=1",
+    "method.correction.max_new_tokens=110",
+]
+
+
+class Crash(Exception):
+    """Stands for kill -9."""
+
+
+class CrashAfter(Silent):
+    """Ends the process, as far as the run can see, when a step's row is written."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def row(self, row):
+        if row["step"] == self.step:
+            raise Crash
+
+
+class SignalAt(Silent):
+    """Sends this process a signal when a step's row is written."""
+
+    def __init__(self, step, number=signal.SIGTERM):
+        self.step, self.number, self.said = step, number, []
+
+    def row(self, row):
+        if row["step"] == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def say(self, message):
+        self.said.append(message)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def config(model, tmp_path):
+    def make(*overrides, name="run"):
+        return load_config(None, [f"model.path={model}", *SMALL, f"run.dir={tmp_path / name}", *overrides])
+
+    return make
+
+
+def weights(folder):
+    return (Path(folder) / "final/model.safetensors").read_bytes()
+
+
+def rows(folder):
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+
+
+def rollouts(folder):
+    return [pq.read_table(file).to_pylist() for file in sorted((Path(folder) / "rollouts").glob("*.parquet"))]
+
+
+@pytest.fixture(scope="module")
+def straight(model, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    return train(load_config(None, [f"model.path={model}", *SMALL, f"run.dir={folder}"])).folder
+
+
+def test_the_run_folder_holds_what_it_should(straight):
+    written = rows(straight)
+    assert [row["step"] for row in written] == list(range(7))
+    assert "accuracy" not in written[0]
+    assert [row["step"] for row in written if "eval/accuracy" in row] == [0, 2, 4, 6]
+    assert written[3]["collapse/before"] == 1.0
+    assert written[3]["collapse/after"] < 1.0
+    assert (straight / "config.yaml").read_text().startswith("# edge-grpo configuration ")
+    assert list((straight / "events").iterdir())
+    assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["step_000004", "step_000006"]
+    loaded = AutoModelForCausalLM.from_pretrained(straight / "final")
+    tokenizer = AutoTokenizer.from_pretrained(straight / "final")
+    assert loaded(**tokenizer("1+1\n", return_tensors="pt")).logits.isfinite().all()
+
+
+def test_rollouts_hold_every_completion(straight):
+    steps = rollouts(straight)
+    assert [len(step) for step in steps] == [12] * 6
+    for line in steps[0]:
+        ids = [token for span in line["spans"] for token in span["token_ids"]]
+        origins = {span["origin"] for span in line["spans"]}
+        if line["strategy"] == "none":
+            assert origins == {"sampled"}
+            assert line["completion_before"] == ""
+        if line["strategy"] == "reference":
+            assert origins == {"injected"}
+            assert line["verdict"] == "correct"
+            assert line["advantage"] > 0
+        assert 0 < len(ids) <= 12 + 110
+        assert line["entropy"] > 0
+    assert {line["strategy"] for step in steps for line in step} == {"none", "reflect", "answer", "reference"}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+def test_resume_is_bit_exact_at_any_step(straight, config, step):
+    wanted = config()
+    with pytest.raises(Crash):
+        train(wanted, display=CrashAfter(step))
+    torch.manual_seed(step)  # the global generator must not matter
+    result = resume(wanted.run.dir)
+    assert result.steps == 6
+    assert weights(result.folder) == weights(straight)
+    assert rows(result.folder) == rows(straight)
+    assert rollouts(result.folder) == rollouts(straight)
+
+
+def test_a_run_killed_before_its_first_evaluation_starts_again(straight, config):
+    wanted = config()
+    with pytest.raises(Crash):
+        train(wanted, display=CrashAfter(0))
+    (Path(wanted.run.dir) / "metrics.jsonl").write_text('{"step": 0, "eval/acc')  # cut off while writing
+    assert rows(resume(wanted.run.dir).folder) == rows(straight)
+
+
+def test_a_damaged_draft_checkpoint_is_ignored(straight, config):
+    wanted = config()
+    with pytest.raises(Crash):
+        train(wanted, display=CrashAfter(3))
+    draft = Path(wanted.run.dir) / "checkpoints/.draft_000004"
+    draft.mkdir()
+    (draft / "weights.safetensors").write_bytes(b"half")
+    assert weights(resume(wanted.run.dir).folder) == weights(straight)
+
+
+@pytest.mark.parametrize(("step", "number"), [(0, signal.SIGINT), (3, signal.SIGTERM)])
+def test_a_signal_stops_cleanly_and_resume_is_bit_exact(straight, config, step, number):
+    wanted, display = config(), SignalAt(step, number)
+    result = train(wanted, display=display)
+    assert (result.steps, result.signal) == (step, number)
+    assert f"edge-grpo train --resume {result.folder}" in display.said[-1]
+    assert not (result.folder / "final").exists()
+    assert weights(resume(wanted.run.dir).folder) == weights(straight)
+    assert rows(result.folder) == rows(straight)
+
+
+def test_a_finished_run_stays_as_it_is(straight):
+    before = weights(straight)
+    assert resume(straight).steps == 6
+    assert weights(straight) == before
+
+
+def test_steps_may_be_raised_and_nothing_else_changed(model, config):
+    constant = ["train.schedule=constant", "eval.every=0"]
+    long = train(config(*constant, name="long"))
+    short = config(*constant, "train.steps=3", name="short")
+    train(short)
+    result = resume(short.run.dir, config(*constant, name="short"))
+    assert result.steps == 6
+    assert weights(result.folder) == weights(long.folder)
+    assert load_config(str(result.folder / "config.yaml")).train.steps == 6
+    with pytest.raises(CheckpointError, match=r"train\.steps was 6, asked for 5"):
+        resume(result.folder, config(*constant, "train.steps=5", name="short"))
+    with pytest.raises(CheckpointError, match=r"train\.learning_rate was 0\.0001, asked for 0\.1"):
+        resume(result.folder, config(*constant, "train.learning_rate=0.1", "train.steps=9", name="short"))
+
+
+def test_an_edited_configuration_is_refused(config):
+    wanted = config("train.steps=1")
+    folder = train(wanted).folder
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("learning_rate: 0.0001", "learning_rate: 0.1"))
+    with pytest.raises(CheckpointError, match="edited"):
+        resume(folder)
+    with pytest.raises(CheckpointError, match="no run"):
+        resume(folder / "rollouts")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(wanted)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_method_resumes_bit_for_bit(config, kind):
+    extra = [f"method={kind}", "train.passes=2", "train.mini_batches=2", "train.steps=4", "eval.every=0"]
+    first = load_config(None, [])  # the overrides name settings of edge_grpo
+    assert first.method.kind == "edge_grpo"
+    base = [text for text in SMALL if not text.startswith("method.")]
+    model_path = config().model.path
+    folders = [str(Path(config(name=name).run.dir)) for name in ("one", "two")]
+    one, two = (load_config(None, [f"model.path={model_path}", *base, *extra, f"run.dir={f}"]) for f in folders)
+    straight = train(one).folder
+    with pytest.raises(Crash):
+        train(two, display=CrashAfter(3))
+    assert weights(resume(folders[1]).folder) == weights(straight)
+    assert rows(folders[1]) == rows(straight)
+
+
+def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config):
+    lora = ["model.lora.rank=2", "train.learning_rate=0.01"]
+    one, two = config(*lora, name="one"), config(*lora, name="two")
+    straight = train(one).folder
+    with pytest.raises(Crash):
+        train(two, display=CrashAfter(3))
+    assert weights(resume(two.run.dir).folder) == weights(straight)
+    assert (straight / "final/adapter/adapter_model.safetensors").exists()
+    AutoModelForCausalLM.from_pretrained(straight / "final")
+
+
+def test_the_reference_model_keeps_the_policy_near(config):
+    near = ["method=grpo", "method.beta=0.1", "train.steps=2", "eval.every=0"]
+    overrides = [text for text in SMALL if not text.startswith("method.")]
+    made = config(name="kl")
+    settings_ = load_config(None, [f"model.path={made.model.path}", *overrides, *near, f"run.dir={made.run.dir}"])
+    written = rows(train(settings_).folder)
+    assert written[1]["kl/reference"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_micro_batches_do_not_change_the_run(config):
+    one = train(config("train.micro_batch_rows=64", "train.steps=2", name="one")).folder
+    two = train(config("train.micro_batch_rows=5", "train.steps=2", name="two")).folder
+    for a, b in zip(rows(one)[1:], rows(two)[1:], strict=True):
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4, abs=1e-6)
+
+
+def test_dynamic_sampling_without_a_useful_group_updates_nothing(config, model):
+    overrides = [text for text in SMALL if not text.startswith("method.")]
+    folder = config().run.dir
+    made = load_config(
+        None, [f"model.path={model}", *overrides, "method=dapo", "method.top_up.max_rounds=2", "eval.every=0",
+               "eval.at_start=false", "train.steps=1", f"run.dir={folder}"]
+    )  # fmt: skip
+    written = rows(train(made).folder)
+    assert written[0]["empty_steps"] == 1.0
+    assert written[0]["dynamic/prompts"] == 9
+    assert written[0]["dynamic/extra_completions"] == 24
+
+
+@final
+@settings
+class Mine(Method):
+    """Rewards the mean, as simply as can be."""
+
+    kind: Literal["mine"] = "mine"
+    weight: float = Field(default=1.0, gt=0)
+    poison: bool = False
+
+    def signal(self, batch):
+        advantages = self.weight * (batch.reward - batch.reward.mean() + 0.5)
+        return Signal(
+            advantages=advantages[:, None].expand_as(batch.old_logprobs),
+            mask=batch.mask,
+            keep=batch.scorable,
+            raw_advantages=advantages,
+            row_advantages=advantages,
+        )
+
+    def loss(self, x, totals):
+        total = (x.logprobs * x.advantages)[x.mask].sum()
+        return -total / totals.tokens * (float("nan") if self.poison else 1.0)
+
+
+def test_a_method_of_ones_own(config):
+    wanted = config("train.steps=3", name="own")
+    with pytest.raises(Crash):
+        train(wanted, method=Mine(weight=2.0), display=CrashAfter(2))
+    with pytest.raises(CheckpointError, match="method of your own"):
+        resume(wanted.run.dir)
+    with pytest.raises(CheckpointError, match=r"method\.weight was 2\.0"):
+        resume(wanted.run.dir, method=Mine(weight=1.0))
+    result = resume(wanted.run.dir, method=Mine(weight=2.0))
+    whole = train(config("train.steps=3", name="whole"), method=Mine(weight=2.0))
+    assert weights(result.folder) == weights(whole.folder)
+
+
+def test_gradients_that_stay_non_finite_end_the_run(config):
+    wanted = config("train.max_skipped_updates=3", "eval.every=0", name="nan")
+    with pytest.raises(TrainingError, match="3 updates in a row"):
+        train(wanted, method=Mine(poison=True))
+    written = rows(wanted.run.dir)
+    assert [row["skipped_updates"] for row in written[1:]] == [1.0, 1.0]
+    checkpoint = Path(wanted.run.dir) / "checkpoints/step_000002/progress.json"
+    assert json.loads(checkpoint.read_text())["skipped_in_a_row"] == 2
