@@ -29,6 +29,7 @@ class Case:
     tolerance: dict[str, float]
     tolerance_for: dict[str, dict[str, float]]
     dtype: torch.dtype = torch.float64
+    documented: dict[str, Any] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
 
     def setting(self, name: str, default: Any = REQUIRED) -> Any:
@@ -74,6 +75,7 @@ def load(path: Path) -> list[Case]:
             tolerance=part.get("tolerance", content.get("tolerance", {})),
             tolerance_for=merged("tolerance_for", content, part),
             dtype=torch.float32 if part.get("dtype", content.get("dtype")) == "float32" else torch.float64,
+            documented=part.get("documented", {}),
         )
         for suffix, part in parts
     ]

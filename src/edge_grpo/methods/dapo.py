@@ -33,7 +33,7 @@ class Dapo(ClippedFamily):
     """
 
     kind: Literal["dapo"] = "dapo"
-    clip_high: float = Field(default=0.28, gt=0)
+    clip_high: float = Field(default=0.28, ge=0)
     top_up: TopUp = Field(default_factory=lambda: TopUp(max_rounds=10, fill=False))
 
     def average(

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Self, final
+from typing import Literal, final
 
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
@@ -59,7 +59,7 @@ class Correction:
     wrong_prefix: Literal["no_positive_credit", "credited"] = "no_positive_credit"
 
     @model_validator(mode="after")
-    def _probabilities_sum_to_one(self) -> Self:
+    def _probabilities_sum_to_one(self) -> "Correction":
         total = self.reflect + self.answer + self.reference
         if abs(total - 1) > 1e-9:
             raise ValueError(f"reflect + answer + reference is {total:g}; the three probabilities must sum to 1")

@@ -42,7 +42,7 @@ class Family(Method):
     ratio_level: Literal["token", "sequence"] = "token"
     beta: float = Field(default=0.0, ge=0)
     kl_bias_correction: bool = True
-    off_policy_threshold: float | None = Field(default=None, gt=0)
+    off_policy_threshold: float | None = Field(default=None, ge=0)
     entropy_quantile: float = Field(default=1.0, gt=0, le=1)
     entropy_coef: float = Field(default=0.0, ge=0)
     sampler_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "none"
@@ -125,8 +125,9 @@ class Family(Method):
         log_ratio = self.log_ratio(x)
         values = self.token_losses(x, log_ratio)
         if self.off_policy_threshold is not None:
-            sampling = torch.where(x.sampling_logprobs.isnan(), x.old_logprobs, x.sampling_logprobs)
-            near = filters.near_policy(x.advantages, x.logprobs, sampling, x.mask, threshold=self.off_policy_threshold)
+            near = filters.near_policy(
+                x.advantages, x.logprobs, x.sampling_logprobs, x.mask, threshold=self.off_policy_threshold
+            )
             values = where_mask(values, near)
         values = self.corrected_for_sampler(x, values)
         if self.beta > 0:
@@ -180,8 +181,8 @@ class ClippedFamily(Family):
         Schulman et al. 2017, PPO, arXiv:1707.06347, section 6.1 (0.2); delta: INTELLECT-2, arXiv:2505.07291.
     """
 
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
-    clip_high: float = Field(default=0.2, gt=0)
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    clip_high: float = Field(default=0.2, ge=0)
     delta: float | None = Field(default=None, gt=0)
 
     def token_losses(self, x: LossInputs, log_ratio: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:

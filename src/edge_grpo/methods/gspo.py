@@ -33,8 +33,8 @@ class Gspo(ClippedFamily):
 
     kind: Literal["gspo"] = "gspo"
     ratio_level: Literal["token", "sequence"] = "sequence"
-    clip_low: float = Field(default=3e-4, gt=0, lt=1)
-    clip_high: float = Field(default=4e-4, gt=0)
+    clip_low: float = Field(default=3e-4, ge=0, le=1)
+    clip_high: float = Field(default=4e-4, ge=0)
 
     def average(
         self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals

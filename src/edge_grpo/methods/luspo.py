@@ -31,8 +31,8 @@ class Luspo(ClippedFamily):
 
     kind: Literal["luspo"] = "luspo"
     ratio_level: Literal["token", "sequence"] = "sequence"
-    clip_low: float = Field(default=3e-4, gt=0, lt=1)
-    clip_high: float = Field(default=4e-4, gt=0)
+    clip_low: float = Field(default=3e-4, ge=0, le=1)
+    clip_high: float = Field(default=4e-4, ge=0)
 
     def average(
         self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals

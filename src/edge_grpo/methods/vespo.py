@@ -35,9 +35,9 @@ class Vespo(Family):
     ratio_level: Literal["token"] = "token"
     sampler_correction: Literal["none", "token_truncate", "token_mask"] = "none"
     k_positive: float = Field(default=2.0, ge=0)
-    lambda_positive: float = Field(default=3.0, gt=0)
+    lambda_positive: float = Field(default=3.0, ge=0)
     k_negative: float = Field(default=3.0, ge=0)
-    lambda_negative: float = Field(default=2.0, gt=0)
+    lambda_negative: float = Field(default=2.0, ge=0)
 
     def token_losses(self, x: LossInputs, log_ratio: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
         """The log-likelihood, weighted with the advantage and the row's weight."""

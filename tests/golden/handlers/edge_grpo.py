@@ -71,6 +71,7 @@ class Rank:
 def entropy_driven_advantage(case: Case) -> dict[str, Any]:
     ranks = [Rank(content, case) for content in case.value("ranks")]
     size, scale = case.setting("num_generations"), case.setting("scale_rewards", True)
+    case.setting("num_iterations", 1)  # shows only in old_per_token_logps
     width = max(rank.mask.shape[1] for rank in ranks)
     rewards = case.tensor("rewards")
     group = torch.arange(len(rewards)) // size

@@ -34,6 +34,7 @@ def group_advantage(case: Case) -> dict[str, Any]:
     flat_group = (group_deviation <= 1e-8) & (group_size(group, scorable) > 1)
     batch_deviation = masked_std(rewards, scorable)
     everything = torch.ones_like(rewards)
+    plain_sum = rewards.nan_to_num(0.0)  # the EDGE-GRPO release knows no unscored rows
     for key in case.expected:
         if match := re.fullmatch(r"trl_sum_then_normalize_(group|batch|none)", key):
             scaled, flat = {
@@ -48,9 +49,9 @@ def group_advantage(case: Case) -> dict[str, Any]:
         elif key in ("edge_scale_true", "edge_scale_false"):
             scale = key.endswith("true")
             results[key] = {
-                "advantages": adv.group_normalized(rewards, group, eps=eps)
+                "advantages": adv.group_normalized(plain_sum, group, eps=eps)
                 if scale
-                else adv.group_centered(rewards, group)
+                else adv.group_centered(plain_sum, group)
             }
             continue
         else:
@@ -62,24 +63,24 @@ def group_advantage(case: Case) -> dict[str, Any]:
 def make_method(loss_type: str, case: Case, *, high: float | None) -> Family:
     """The method that TRL's settings describe."""
     shared = {
-        "ratio_level": case.setting("importance_sampling_level"),
-        "beta": case.setting("beta"),
-        "kl_bias_correction": case.setting("use_bias_correction_kl"),
-        "off_policy_threshold": case.setting("off_policy_mask_threshold"),
+        "ratio_level": case.setting("importance_sampling_level", "token"),
+        "beta": case.setting("beta", 0.0),
+        "kl_bias_correction": case.setting("use_bias_correction_kl", True),
+        "off_policy_threshold": case.setting("off_policy_mask_threshold", None),
     }
-    low, delta = case.setting("epsilon"), case.setting("delta")
+    low, delta = case.setting("epsilon", 0.2), case.setting("delta", None)
     temperatures = {
-        "temperature_positive": case.setting("sapo_temperature_pos"),
-        "temperature_negative": case.setting("sapo_temperature_neg"),
+        "temperature_positive": case.setting("sapo_temperature_pos", 1.0),
+        "temperature_negative": case.setting("sapo_temperature_neg", 1.05),
     }
     shape = {
-        "k_positive": case.setting("vespo_k_pos"),
-        "lambda_positive": case.setting("vespo_lambda_pos"),
-        "k_negative": case.setting("vespo_k_neg"),
-        "lambda_negative": case.setting("vespo_lambda_neg"),
+        "k_positive": case.setting("vespo_k_pos", 2.0),
+        "lambda_positive": case.setting("vespo_lambda_pos", 3.0),
+        "k_negative": case.setting("vespo_k_neg", 3.0),
+        "lambda_negative": case.setting("vespo_lambda_neg", 2.0),
     }
     if loss_type == "cispo":
-        return Cispo(**shared, cap=high)
+        return Cispo(**shared, cap=low if high is None else high)
     if loss_type == "sapo":
         return Sapo(**shared, **temperatures)
     if loss_type == "vespo":
@@ -88,29 +89,31 @@ def make_method(loss_type: str, case: Case, *, high: float | None) -> Family:
 
 
 def loss(case: Case) -> dict[str, Any]:
-    loss_type, level = case.setting("loss_type"), case.setting("importance_sampling_level")
+    loss_type, level = case.setting("loss_type"), case.setting("importance_sampling_level", "token")
     mask = case.tensor("completion_mask").bool() & case.tensor("tool_mask", [[1]]).bool()
     logprobs = case.tensor("per_token_logps").requires_grad_()
     entropy = case.tensor("entropies").requires_grad_()
-    old, ref, sampling = (case.tensor(f"{name}_per_token_logps") for name in ("old", "ref", "sampling"))
+    old, ref, sampling = (
+        case.tensor(f"{name}_per_token_logps", logprobs.tolist()) for name in ("old", "ref", "sampling")
+    )
     given = case.tensor("advantages")
     advantages = given[:, None].expand_as(logprobs) if given.dim() == 1 else given
-    old = old if case.setting("use_old") else logprobs.detach()
-    sampling = sampling if case.setting("use_sampling_logps") else torch.full_like(old, torch.nan)
+    old = old if case.setting("use_old", True) else logprobs.detach()
+    sampling = sampling if case.setting("use_sampling_logps", False) else old
 
-    train = case.setting("mode") == "train"
-    accumulated = case.setting("gradient_accumulation_steps")
+    train = case.setting("mode", "train") == "train"
+    accumulated = case.setting("gradient_accumulation_steps", 1)
     parts = accumulated if train else 1
-    steps = case.setting("steps_per_generation")
+    steps = case.setting("steps_per_generation", 1)
     share = accumulated / steps if train else 1.0
     by_tokens = loss_type in ("dapo", "cispo", "vespo")
-    items = max(float(case.value("num_items_in_batch")), 1.0) * share
+    items = max(float(case.value("num_items_in_batch", mask.sum())), 1.0) * share
     totals = Totals(
         rows=float(len(mask) * parts),
         tokens=items if by_tokens else max(float(mask.sum()), 1.0) * parts,
-        max_new_tokens=case.setting("max_completion_length"),
+        max_new_tokens=case.setting("max_completion_length", 512),
     )
-    top = case.setting("top_entropy_quantile")
+    top = case.setting("top_entropy_quantile", 1.0)
     acting = high_entropy(entropy, mask, top=top) if top < 1 else mask
     x = LossInputs(
         logprobs=logprobs,
@@ -127,9 +130,9 @@ def loss(case: Case) -> dict[str, Any]:
         reward=torch.zeros(len(mask), dtype=case.dtype),
         correct=torch.zeros(len(mask), dtype=torch.bool),
     )
-    method = make_method(loss_type, case, high=case.setting("epsilon_high"))
+    method = make_method(loss_type, case, high=case.setting("epsilon_high", None))
     policy_loss = method.loss(x, totals)
-    coef = case.setting("entropy_coef")
+    coef = case.setting("entropy_coef", 0.0)
     count = max(float(acting.sum()), 1.0) * parts
     total = policy_loss - coef * mean_over_tokens(entropy, acting, tokens=count)
     total.backward()

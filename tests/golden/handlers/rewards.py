@@ -20,10 +20,13 @@ def rewards_of(names: list[str], text: str, golds: Sequence[str | float]) -> lis
 
 
 def text_and_golds(case: Case) -> tuple[str, list[str | float]]:
-    """The completion, put together from its parts if it is a long one, and the reference answers."""
+    """The completion and its reference answers; long ones are put together from parts (golds under ``documented``)."""
     text, parts = case.value("text", None), case.value("text_parts", None)
     gold = case.value("gold")
-    return "".join(map(expand, parts)) if text is None else text, gold if isinstance(gold, list) else [gold]
+    gold_parts = case.value("gold_parts", case.documented.get("gold_parts"))
+    if gold is None:
+        gold = joined(gold_parts)
+    return joined(parts) if text is None else text, gold if isinstance(gold, list) else [gold]
 
 
 def grader(case: Case) -> dict[str, Any]:
@@ -45,6 +48,10 @@ def pool() -> GraderPool:
     started = GraderPool(workers=1)
     atexit.register(started.close)
     return started
+
+
+def joined(parts: list[list[Any]]) -> str:
+    return "".join(map(expand, parts))
 
 
 def expand(part: list[Any]) -> str:
