@@ -166,10 +166,10 @@ class Family(Method):
 
     def observe(self, x: LossInputs) -> Metrics:
         """Drift from the policy before the updates (mean of old - new, nats) and from the reference."""
-        count = float(x.mask.sum())
-        metrics: Metrics = {"kl/old": (-float(masked_sum(self.log_ratio(x), x.mask)), count)}
+        count, log_ratio = float(x.mask.sum()), self.log_ratio(x)
+        metrics: Metrics = {"kl/old": (-float(masked_sum(log_ratio.detach(), x.mask)), count)}
         if self.beta > 0:
-            metrics["kl/reference"] = (float(masked_sum(self.kl(x, self.log_ratio(x)), x.mask)), count)
+            metrics["kl/reference"] = (float(masked_sum(self.kl(x, log_ratio).detach(), x.mask)), count)
         return metrics
 
 
