@@ -26,11 +26,10 @@ WRAPPER = re.compile(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}|\\overline\s*\{{([A-Za-
 WRAPPED_LETTER = re.compile(r"\\math(?:rm|bf|it|sf|cal|bb)\s+([A-Za-z])(?![A-Za-z])")
 COLOR = re.compile(r"\\color\s*\{[a-z]+\}")
 TRAILING_TEXT = re.compile(
-    r"(?<=[^\s,;(\[{])\s*\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*\d\s*\}?)?\s*$"
+    r"(?<=[^\s,;(\[{])\s*\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}\s*(?:\^\s*\d|\^\s*\{\s*\d\s*\})?\s*$"
 )
 WHOLE_TEXT = re.compile(rf"\\(?:{FONTS})\s*\{{(.*)\}}", re.DOTALL)
-FULL_STOP = re.compile(r"(?<=[\d)}])\.\s*$")
-DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|°")
+DEGREES = re.compile(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|°")
 SYNONYMS = (
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
     (re.compile(r"\\neq(?![a-z])"), r"\\ne"),
@@ -58,7 +57,7 @@ UNIT_WORDS = (
     r"acre|hectare|unit|square|sq|cubic|cu|coin|apple"
 )
 UNIT_LETTERS = "[mglsh]"  # taken for units only behind a number and a blank: "5 m", not "5m"
-POWER = r"(?:\^\s*\{?\s*\d\s*\}?)?"
+POWER = r"(?:\^\s*\d|\^\s*\{\s*\d\s*\})?"
 UNITS = re.compile(
     rf"(?<=[\d)}}])\s*(?:{UNIT_WORDS})(?:e?s)?(?:\s*(?:per\s+|/\s*)?(?:{UNIT_WORDS})(?:e?s)?)*\.?\s*{POWER}\s*$"
     rf"|(?<=\d)\s+{UNIT_LETTERS}\s*{POWER}\s*$"
@@ -108,7 +107,7 @@ def canonical(text: str, *, keep_text: bool = False) -> str:
     text = CONJUNCTION.sub(",", text)
     for pattern, replacement in SCALES:
         text = pattern.sub(replacement, text)
-    text = FULL_STOP.sub("", UNITS.sub("", text))
+    text = UNITS.sub("", text)
     if assigned := ASSIGNMENT.fullmatch(text):
         text = assigned.group(1)
     text = MIXED_NUMBER.sub(r"(\1+\2/\3)", text)

@@ -306,12 +306,13 @@ def _load(path: str) -> Callable[..., Any]:
 def _check(path: str) -> str:
     """Runs in the worker: what is wrong with the function, or nothing."""
     try:
-        parameters = inspect.signature(_load(path)).parameters
+        signature = inspect.signature(_load(path))
     except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module may raise anything)
         return f"{type(error).__name__}: {error}"
-    required = [p for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
-    if len(parameters) < 2 or len([p for p in required if p.name != "finished"]) > 2:
-        return f"it takes {list(parameters)}, want (completions, problems) and at most 'finished' besides"
+    try:
+        signature.bind([], [], **({"finished": []} if "finished" in signature.parameters else {}))
+    except TypeError:
+        return f"it takes {signature}, want (completions, problems), and 'finished' if you like"
     return ""
 
 

@@ -43,7 +43,7 @@ def grade_answer(text: str, golds: Sequence[str | float]) -> Answer:
         Whether an answer was readable and whether it is right.
 
     Source:
-        The verdicts follow the grader of EDGE-GRPO's release; ``tests/rewards`` holds 137 of them. Different:
+        The verdicts follow the grader of EDGE-GRPO's release, golden cases in ``tests/golden/vectors``. Different:
         towers of powers are refused instead of evaluated.
 
     Example:

@@ -62,7 +62,7 @@ class GraderPool:
 
     Args:
         workers: number of processes.
-        memory_mb: address space of each, in MiB. The interpreter with sympy takes about 300 of it.
+        memory_mb: address space of each, in MiB. The interpreter with sympy takes about 80 of it.
 
     Source:
         Own design on pebble, https://github.com/noxdafox/pebble.

@@ -36,7 +36,7 @@ FUNCTIONS = {
 }
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 LATEX = (LatexExtractionConfig(boxed_match_priority=0),)
-NUMBER = r"(?:^|[\s=])[$€£]?(-?[0-9][0-9,]*(?:\.[0-9]+)?|-?\.[0-9]+)"
+NUMBER = r"(?:^|[\s=])[$€£]?(-?[0-9][0-9,]*(?:\.[0-9]+)?|-?\.[0-9]+)(?![0-9])(?!\.[0-9])(?!\s*[-+*/^!(]+\s*[0-9(])"
 LAST_NUMBER = re.compile(NUMBER)
 ANSWER_NUMBER = re.compile(rf"(?i:answer)(?:.{{0,100}}=\s*|.{{0,50}}?){NUMBER}(?!\s*=)")
 
@@ -331,12 +331,23 @@ def _read_gold(gold: str) -> tuple[object, ...]:
 
 def _read(text: str) -> list[object]:
     latex = text if "$" in text.replace(r"\$", "") else f"${text}$"
+    if _nesting(latex) > MAX_DEPTH:
+        return []
     if "answer" in latex.lower() and (numbers := ANSWER_NUMBER.findall(latex)):
         return _number(numbers[-1])
     if values := list(parse(latex, LATEX, fallback_mode="no_fallback", parsing_timeout=None)):
         return values
     numbers = LAST_NUMBER.findall(latex)  # not LaTeX, but there may be a number: "\\approx 3.14"
     return _number(numbers[-1]) if numbers else []
+
+
+def _nesting(text: str) -> int:
+    """Deepest nesting of brackets, closed or not; the LaTeX parser takes minutes over some thousands."""
+    depth = deepest = 0
+    for character in text:
+        depth = max(depth + (character in "([{") - (character in ")]}"), 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _number(text: str) -> list[object]:

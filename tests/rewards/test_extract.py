@@ -1,0 +1,67 @@
+"""The last balanced box, on written cases and on random texts."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_grpo.rewards import boxed_answer
+
+PIECES = st.sampled_from(["\\boxed", "{", "}", "\\{", "\\}", "7", " ", "\\frac", "x", "\\fbox", "\n"])
+BALANCED = st.recursive(
+    st.text("ab1+ ", max_size=4), lambda inner: st.builds("{{{}}}{}".format, inner, inner), max_leaves=6
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{7}", "7"),
+        (r"\boxed{}", ""),
+        (r"\boxed{\frac{1}{2}} and more }", r"\frac{1}{2}"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{7 and \boxed{8}", "8"),
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{1} then \boxed{2", None),
+        (r"\boxed{1} then \boxed 2", None),
+        (r"\boxed {7}", None),
+        (r"\boxed 7", None),
+        (r"\fbox{7}", None),
+        ("", None),
+        ("boxed{7}", None),
+    ],
+)
+def test_written_cases(text: str, answer: str | None) -> None:
+    assert boxed_answer(text) == answer
+
+
+@given(before=st.lists(PIECES, max_size=20).map("".join), content=BALANCED, after=st.text("xyz .}", max_size=10))
+def test_a_balanced_last_box_is_found_whatever_stands_around_it(before: str, content: str, after: str) -> None:
+    assert boxed_answer(f"{before}\\boxed{{{content}}}{after}") == content
+
+
+@given(st.lists(PIECES, max_size=40).map("".join))
+def test_what_is_found_is_balanced_and_stands_in_the_last_box(text: str) -> None:
+    answer = boxed_answer(text)
+    if answer is None:
+        return
+    assert answer.count("{") == answer.count("}")
+    assert text[text.rfind("\\boxed") :].startswith(f"\\boxed{{{answer}}}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed{" * 40_000,
+        "\\boxed{" + "{}" * 100_000 + "}",
+        "\\boxed{" * 20_000 + "}" * 20_000,
+        "x" * 10**6,
+        "{" * 200_000,
+    ],
+)
+def test_long_texts_take_no_time(text: str) -> None:
+    start = time.perf_counter()
+    boxed_answer(text)
+    assert time.perf_counter() - start < 0.5
