@@ -86,9 +86,9 @@ def test_without_a_solution_the_answer_is_injected() -> None:
     assert repair.strategy is ANSWER
 
 
-def test_a_group_is_corrected_once() -> None:
-    group = make_group([True, False, False], strategies=[NONE, REFLECT, NONE])
-    assert edge().plan([group], random.Random(0)) == []
+def test_all_rows_draw_once() -> None:
+    groups = [make_group([True, False, False], strategies=[NONE, REFLECT, NONE]), make_group([False, False])]
+    assert edge().plan(groups, random.Random(0)) == []
 
 
 def test_amount_none_never_corrects() -> None:

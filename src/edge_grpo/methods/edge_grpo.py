@@ -113,9 +113,14 @@ class EdgeGrpo(ClippedFamily):
     def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
         """Which wrong rollouts to correct and how.
 
-        With ``amount="all"`` a group is corrected once; with ``"balanced"`` further rows follow until half the group is
-        right, a reflected one counting as its new grade says, or no untouched wrong row is left.
+        With ``amount="all"`` every wrong row draws its strategy once, in the first call; a repair that the collector
+        had to skip is not tried again. With ``"balanced"`` further rows follow until half the group is right, a
+        reflected one counting as its new grade says, or no untouched wrong row is left; the collector ends it when a
+        whole round was skipped.
         """
+        begun = any(row.strategy is not Strategy.NONE for group in groups for row in group.rows)
+        if self.correction.amount == "none" or (self.correction.amount == "all" and begun):
+            return []
         chosen = [(g, i) for g, group in enumerate(groups) for i in self._rows_to_correct(group, rng)]
         repairs = [self._repair(groups[g], g, i, self._draw(rng)) for g, i in chosen]
         if self.correction.injected == "likelihood_only":
@@ -123,17 +128,14 @@ class EdgeGrpo(ClippedFamily):
         return repairs
 
     def _rows_to_correct(self, group: Group, rng: random.Random) -> list[int]:
-        correction = self.correction
-        if correction.amount == "none" or len(group.rows[0].rollout.prompt_ids) >= correction.max_prompt_tokens:
+        if len(group.rows[0].rollout.prompt_ids) >= self.correction.max_prompt_tokens:
             return []
         scorable = [row for row in group.rows if row.grade.scorable]
         wrong = [i for i, row in enumerate(group.rows) if _is_wrong(row) and row.strategy is Strategy.NONE]
-        if correction.amount == "balanced":
+        if self.correction.amount == "balanced":
             missing = len(scorable) // 2 - sum(row.grade.correct for row in scorable)
             return sorted(rng.sample(wrong, min(max(missing, 0), len(wrong))))
-        if not wrong or any(row.strategy is not Strategy.NONE for row in group.rows):
-            return []
-        spared = rng.choice(wrong) if correction.guard else None
+        spared = rng.choice(wrong) if wrong and self.correction.guard else None
         return [i for i in wrong if i != spared]
 
     def _draw(self, rng: random.Random) -> Strategy:
