@@ -1,9 +1,10 @@
 """The command line: ``edge-grpo train | eval | make-base | compare | show-config | methods``."""
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -98,20 +99,92 @@ def methods() -> None:
     Console().print(table)
 
 
+@app.command("eval")
+def evaluate(
+    settings: Settings = None,
+    model: Annotated[str, typer.Option(metavar="DIR", help="Model folder, hub name, or 'bundled'.")] = "bundled",
+    data: Annotated[str, typer.Option(metavar="FILE", help="Problems; empty: held-out built-in ones.")] = "",
+    save: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write every answer with its verdict.")] = "",
+) -> None:
+    """Accuracy of a model on a data file: greedy, or sampled with eval.temperature=1 eval.samples=8."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from edge_grpo.config import load_config  # noqa: PLC0415
+    from edge_grpo.data.problems import load_eval, load_problems  # noqa: PLC0415
+    from edge_grpo.evaluate import evaluate_model  # noqa: PLC0415
+    from edge_grpo.policy import load_policy  # noqa: PLC0415
+    from edge_grpo.rewards.compose import Rewards  # noqa: PLC0415
+
+    path, overrides = _split(settings)
+    config = load_config(path, overrides)
+    if data:
+        loaded = load_problems(data, config.data.fields, split=config.data.eval_split, bad_rows=config.data.bad_rows)
+    else:
+        loaded = load_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)
+    policy = load_policy(replace(config.model, path=model))
+    with Rewards(config.reward) as rewards:
+        result = evaluate_model(
+            policy, loaded.problems, rewards, data=config.data, rollout=config.rollout, settings=config.eval
+        )
+    low, high = result.interval
+    console = Console(soft_wrap=True)
+    console.print(
+        f"{model} on {data or 'held-out ' + config.data.task}: accuracy {result.accuracy:.1%} "
+        f"(95 % interval {low:.1%} - {high:.1%}) over {result.num_problems} problems",
+        markup=False,
+        highlight=False,
+    )
+    if loaded.num_skipped:
+        console.print(f"{loaded.num_skipped} bad rows skipped", highlight=False)
+    verdicts = ", ".join(f"{count} {name}" for name, count in result.verdicts.items() if count)
+    console.print(f"verdicts: {verdicts}; mean length {result.mean_length:.1f} tokens", highlight=False)
+    for name, value in result.metrics().items():
+        if name.startswith("eval/pass@"):
+            console.print(f"{name.removeprefix('eval/')} {value:.1%}", highlight=False)
+    if save:
+        _save_answers(save, result, policy.tokenizer, [problem.id for problem in loaded.problems])
+
+
+def _save_answers(path: str, result: Any, tokenizer: Any, ids: list[str]) -> None:
+    try:
+        with Path(path).expanduser().open("w", encoding="utf-8") as file:
+            for name, answers in zip(ids, result.answers, strict=False):
+                for rollout, grade in answers:
+                    text = tokenizer.decode(list(rollout.completion_ids), skip_special_tokens=True)
+                    row = {"problem": name, "completion": text, "verdict": str(grade.verdict), "reward": grade.reward}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--save: {path} cannot be written ({error.strerror})") from error
+
+
 @app.command("make-base")
 def make_base(
-    out: Annotated[str, typer.Argument(metavar="FOLDER", help="Where the model is written.")],
+    out: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder for the model.")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
 ) -> None:
-    """Make the small base model: supervised warm-up on arithmetic derivations."""
-    from edge_grpo import sft  # noqa: PLC0415
+    """Make the small base model: supervised warm-up on arithmetic derivations (minutes on 2 cores)."""
+    from edge_grpo.config import parse_settings  # noqa: PLC0415
+    from edge_grpo.sft import BaseSettings  # noqa: PLC0415
+    from edge_grpo.sft import make_base as make  # noqa: PLC0415
 
-    sft.make_base_from_words(out, settings or [])
+    def report(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            print(f"step {step}/{base.steps}  loss {loss:.3f} nats a token", flush=True)
+
+    base = parse_settings(BaseSettings, settings or [])
+    print(f"wrote {make(out, base, on_step=report)}")
 
 
 @app.command()
 def compare(
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
     out: Annotated[str, typer.Option(metavar="FILE", help="The page to write.")] = "docs/results/edge_grpo.md",
+    folder: Annotated[str, typer.Option("--dir", metavar="DIR", help="Where the runs are kept.")] = "runs/compare",
+    seeds: Annotated[int, typer.Option(min=1, max=10, help="Seeds an arm.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
 ) -> None:
-    """Train all arms of the comparison on several seeds and write the results page; resumable."""
-    raise ConfigError(f"compare: not built yet ({out})")
+    """Train all arms of the comparison on several seeds and write the results page; goes on where it was cut off."""
+    from edge_grpo import compare as comparison  # noqa: PLC0415
+    from edge_grpo.display import PlainDisplay  # noqa: PLC0415
+
+    comparison.compare(settings or [], out=out, folder=folder, seeds=seeds, jobs=jobs, display=PlainDisplay())

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -23,7 +23,17 @@ from edge_grpo.rollout.engine import RolloutSettings
 from edge_grpo.settings import settings
 from edge_grpo.update import TrainSettings
 
-__all__ = ["Config", "RunSettings", "changes", "config_hash", "load_config", "parse_tree", "to_tree", "to_yaml"]
+__all__ = [
+    "Config",
+    "RunSettings",
+    "changes",
+    "config_hash",
+    "load_config",
+    "parse_settings",
+    "parse_tree",
+    "to_tree",
+    "to_yaml",
+]
 
 
 @settings
@@ -49,6 +59,7 @@ class Config:
     run: RunSettings = Field(default_factory=RunSettings)
 
 
+T = TypeVar("T")
 _ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
 
 
@@ -90,6 +101,21 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
         return _ADAPTER.validate_python(plain)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(dict(item)) for item in error.errors())) from None
+
+
+def parse_settings(cls: type[T], words: Sequence[str]) -> T:
+    """One settings class from ``key=value`` words alone.
+
+    Raises:
+        ConfigError: a setting is unknown or has a wrong value.
+    """
+    tree: dict[str, Any] = {}
+    for text in words:
+        _override(tree, text)
+    try:
+        return TypeAdapter(cls).validate_python(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(dict(item), cls) for item in error.errors())) from None
 
 
 def to_tree(config: Config) -> dict[str, Any]:
@@ -173,7 +199,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
     section[keys[-1]] = parsed
 
 
-def _explain(item: dict[str, Any]) -> str:
+def _explain(item: dict[str, Any], root: type = Config) -> str:
     """One line on one pydantic error: where, what came, what was wanted."""
     where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
     if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
@@ -181,7 +207,7 @@ def _explain(item: dict[str, Any]) -> str:
     name, given = ".".join(map(str, where)) or "configuration", item["input"]
     match item["type"]:
         case "unexpected_keyword_argument":
-            close = difflib.get_close_matches(str(where[-1]), _names(where[:-1], item["loc"]), n=1)
+            close = difflib.get_close_matches(str(where[-1]), _names(root, where[:-1], item["loc"]), n=1)
             hint = f" (did you mean '{close[0]}'?)" if close else "; `edge-grpo show-config` lists all settings"
             return f"{name}: no such setting{hint}"
         case "union_tag_invalid" | "union_tag_not_found":
@@ -196,9 +222,9 @@ def _explain(item: dict[str, Any]) -> str:
             return f"{name}: got {given!r}; {message[0].lower() + message[1:]}"
 
 
-def _names(where: Sequence[Any], loc: Sequence[Any]) -> list[str]:
+def _names(root: type, where: Sequence[Any], loc: Sequence[Any]) -> list[str]:
     """The settings that exist in a section."""
-    section: Any = Config
+    section: Any = root
     for part in where:
         if part == "method" and section is Config:
             section = METHODS.get(loc[1], EdgeGrpo)

@@ -8,13 +8,18 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from edge_grpo.collect import Grader, Prompted
+from edge_grpo.data.problems import DataSettings
+from edge_grpo.data.templates import encode_problems
+from edge_grpo.errors import DataError
+from edge_grpo.policy import Policy, stop_token_ids
 from edge_grpo.records import Grade, Problem, Rollout, Verdict
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rng import derive_seed
-from edge_grpo.rollout.engine import Engine, Request, Sampling
+from edge_grpo.rollout.decode import DecodeEngine
+from edge_grpo.rollout.engine import Engine, Request, RolloutSettings, Sampling
 from edge_grpo.settings import settings
 
-__all__ = ["EvalSettings", "Evaluation", "evaluate", "grader", "pass_at_k", "wilson"]
+__all__ = ["EvalSettings", "Evaluation", "evaluate", "evaluate_model", "grader", "pass_at_k", "wilson"]
 
 
 @settings
@@ -38,12 +43,16 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out: one list of right and wrong answers a problem; unscorable ones (grader errors) are left out."""
+    """What came out: one list of right and wrong answers a problem; unscorable ones (grader errors) are left out.
+
+    ``answers`` holds every rollout with its grade, problem by problem.
+    """
 
     correct: tuple[tuple[bool, ...], ...]
     verdicts: dict[str, int]
     mean_length: float
     finished: float
+    answers: tuple[tuple[tuple[Rollout, Grade], ...], ...]
 
     @property
     def num_problems(self) -> int:
@@ -97,7 +106,11 @@ def evaluate(
         problems: the held-out problems.
         settings: how to answer.
         budget: tokens an answer may take where ``settings.max_new_tokens`` is 0.
+    Raises:
+        DataError: there is no problem to answer.
     """
+    if not problems:
+        raise DataError("there is no problem to evaluate on; look at data.eval_path and data.max_prompt_tokens")
     sampling = Sampling(settings.max_new_tokens or budget, settings.temperature, settings.top_p)
     requests = [
         Request(item.prompt_ids, tuple(derive_seed(settings.seed, "eval", i, j) for j in range(settings.samples)))
@@ -107,14 +120,44 @@ def evaluate(
     rollouts = [rollout for group in answered for rollout in group]
     asked = [item.problem for item in problems for _ in range(settings.samples)]
     grades = grader(asked, rollouts)
-    own = [grades[i * settings.samples : (i + 1) * settings.samples] for i in range(len(problems))]
-    correct = [tuple(grade.correct for grade in some if grade.scorable) for some in own]
+    each = iter(zip(rollouts, grades, strict=True))
+    answers = tuple(tuple(next(each) for _ in range(settings.samples)) for _ in problems)
+    correct = [tuple(grade.correct for _, grade in some if grade.scorable) for some in answers]
     return Evaluation(
         correct=tuple(flags for flags in correct if flags),
         verdicts={str(verdict): sum(grade.verdict is verdict for grade in grades) for verdict in Verdict},
         mean_length=sum(len(rollout.completion_ids) for rollout in rollouts) / len(rollouts),
         finished=sum(rollout.finished for rollout in rollouts) / len(rollouts),
+        answers=answers,
     )
+
+
+def evaluate_model(
+    policy: Policy,
+    problems: Sequence[Problem],
+    rewards: Rewards,
+    *,
+    data: DataSettings,
+    rollout: RolloutSettings,
+    settings: EvalSettings,
+) -> Evaluation:
+    """Evaluate a loaded model on problems, without a run around it.
+
+    Args:
+        policy: the model.
+        problems: encoded here with ``data``'s template; over-long ones follow its rule.
+        rewards: grades the answers.
+        data: template and rule.
+        rollout: stop tokens, rows side by side, and the token budget.
+        settings: how to answer.
+    Raises:
+        DataError: a prompt is over-long and must not be, or nothing is left.
+    """
+    encoded = encode_problems(policy.tokenizer, problems, data)
+    prompted = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
+    stop_ids = stop_token_ids(policy, rollout.stop)
+    engine = DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=rollout.max_rows)
+    return evaluate(engine, grader(policy.tokenizer, rewards), prompted, settings, budget=rollout.max_new_tokens)
 
 
 def grader(tokenizer: PreTrainedTokenizerBase, rewards: Rewards) -> Grader:

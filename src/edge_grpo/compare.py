@@ -1,0 +1,225 @@
+"""The comparison behind ``docs/results/edge_grpo.md``: ten arms, three rates, five seeds, equal prompts and steps."""
+
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_grpo import train as loop
+from edge_grpo.collect import Prompted, stream
+from edge_grpo.compare_page import Arm, Measured, write_page
+from edge_grpo.config import Config, load_config
+from edge_grpo.data.problems import load_train_eval
+from edge_grpo.data.templates import encode_problems, encode_text
+from edge_grpo.display import Display
+from edge_grpo.evaluate import evaluate_model
+from edge_grpo.policy import load_policy, stop_token_ids
+from edge_grpo.records import Problem
+from edge_grpo.rewards.compose import Rewards
+from edge_grpo.sft import Example, train_supervised
+
+__all__ = ["ARMS", "RATES", "compare"]
+
+RATES = (5e-5, 1e-4, 2e-4)
+"""Every arm chooses from these, on validation problems."""
+
+ARMS = (
+    Arm("sft", "SFT on references", ()),
+    Arm("grpo", "GRPO", ("method=grpo",)),
+    Arm("grpo-dynamic", "GRPO + dynamic sampling", ("method=grpo", "method.top_up.max_rounds=3")),
+    Arm("force-reflection", "Force-reflection", ("method.eda.enabled=false", "REFLECT")),
+    Arm("force-reflection-eda", "Force-reflection + EDA", ("REFLECT",)),
+    Arm("eda", "EDA only", ("method.correction.amount=none",)),
+    Arm("gec", "GEC only", ("method.eda.enabled=false",)),
+    Arm("edge", "EDGE-GRPO", ()),
+    Arm("edge-balanced", "EDGE-GRPO, balanced", ("method.correction.amount=balanced",)),
+    Arm(
+        "matched",
+        "GRPO + likelihood of the same injections",
+        ("method.eda.enabled=false", "method.correction.injected=likelihood_only"),
+    ),
+)
+_REFLECT = ("method.correction.reflect=1", "method.correction.answer=0", "method.correction.reference=0")
+_NUM_VALIDATION = 200
+_NUM_TEST = 400
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training run: which arm at which rate from which seed, and where its files are."""
+
+    arm: str
+    rate: float
+    seed: int
+    folder: str
+    overrides: tuple[str, ...]
+
+    @property
+    def result(self) -> Path:
+        return Path(self.folder) / "result.json"
+
+
+def compare(
+    overrides: Sequence[str], *, out: str, folder: str, seeds: int, jobs: int, display: Display
+) -> tuple[Measured, ...]:
+    """Train what is not trained yet, then write the page.
+
+    Every arm is trained at three learning rates from seed 0 and takes the best on validation problems; then from the
+    other seeds at that rate. A run that is on disk already is not repeated, one that was cut off goes on.
+
+    Args:
+        overrides: settings for all arms alike.
+        out: the Markdown page.
+        folder: where the runs are kept.
+        seeds: how many seeds.
+        jobs: how many runs go on side by side, one thread each.
+        display: who is told of progress.
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    for arm in ARMS:
+        load_config(None, _words(arm, overrides))  # every mistake shows before anything is trained
+    began = time.monotonic()
+    search = [_job(arm, rate, 0, folder, overrides) for arm in ARMS for rate in RATES]
+    found = {(m.arm, m.rate, m.seed): m for m in _run_all(search, jobs, display)}
+    chosen = {arm.name: max(RATES, key=lambda rate: found[arm.name, rate, 0].validation) for arm in ARMS}
+    rest = [_job(arm, chosen[arm.name], seed, folder, overrides) for seed in range(1, seeds) for arm in ARMS]
+    measured = (*found.values(), *_run_all(rest, jobs, display))
+    config = load_config(None, list(overrides))
+    base = _base(config, folder)
+    write_page(Path(out), ARMS, measured, chosen, base=base, config=config, overrides=overrides)
+    display.say(f"wrote {out} after {(time.monotonic() - began) / 60:.1f} minutes")
+    return measured
+
+
+def _words(arm: Arm, overrides: Sequence[str]) -> list[str]:
+    own = [word for text in arm.overrides for word in (_REFLECT if text == "REFLECT" else (text,))]
+    method = [] if any(text.startswith("method=") for text in own) else ["method=edge_grpo"]
+    return [*method, *own, *overrides]
+
+
+def _job(arm: Arm, rate: float, seed: int, folder: str, overrides: Sequence[str]) -> _Job:
+    own = f"{folder}/{arm.name}-lr{rate:g}-seed{seed}"
+    words = _words(arm, overrides)
+    quiet = ("eval.every=0", "eval.at_start=false", "eval.at_end=false", "run.tensorboard=false", "reward.workers=1")
+    run = (f"train.learning_rate={rate}", f"train.seed={seed}", f"run.dir={own}")
+    return _Job(arm.name, rate, seed, own, (*words, *quiet, *run))
+
+
+def _run_all(jobs: Sequence[_Job], workers: int, display: Display) -> Iterator[Measured]:
+    waiting = [job for job in jobs if not job.result.exists()]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        tasks = {pool.submit(_run, job): job for job in waiting}
+        for number, task in enumerate(as_completed(tasks), 1):
+            job, seconds = tasks[task], task.result()
+            display.say(f"{number}/{len(waiting)}  {job.arm}  rate {job.rate:g}  seed {job.seed}  {seconds:.0f} s")
+    for job in jobs:
+        yield Measured.read(job.result, arm=job.arm, rate=job.rate, seed=job.seed)
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+def _run(job: _Job) -> float:
+    """Train and evaluate one job; the time of training in seconds."""
+    config = load_config(None, list(job.overrides))
+    began = time.monotonic()
+    final = Path(job.folder) / "final"
+    if not final.exists():
+        if job.arm == "sft":
+            _train_sft(config, final)
+        elif (Path(job.folder) / "config.yaml").exists():
+            loop.resume(job.folder)
+        else:
+            loop.train(config)
+    seconds = time.monotonic() - began
+    result = _test(config, str(final)) | _training(Path(job.folder)) | {"seconds": seconds}
+    draft = job.result.with_suffix(".draft")
+    draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draft.replace(job.result)
+    return seconds
+
+
+def _base(config: Config, folder: str) -> Measured:
+    """The untrained model, on the same problems."""
+    file = Path(folder) / "base.json"
+    if not file.exists():
+        file.write_text(json.dumps(_test(config, config.model.path) | {"seconds": 0.0}) + "\n", encoding="utf-8")
+    return Measured.read(file, arm="base", rate=0.0, seed=0)
+
+
+def _test(config: Config, model: str) -> dict[str, Any]:
+    """Right or wrong on every validation and every test problem, greedily."""
+    _, held_out = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
+    policy = load_policy(load_config(None, [f"model.path={model}"]).model)
+    with Rewards(config.reward) as rewards:
+        result = evaluate_model(
+            policy, held_out.problems, rewards, data=config.data, rollout=config.rollout, settings=config.eval
+        )
+    flags = [bool(own[0]) for own in result.correct]
+    return {"validation": flags[:_NUM_VALIDATION], "test": flags[_NUM_VALIDATION:]}
+
+
+def _training(folder: Path) -> dict[str, float | None]:
+    """Figures of the training steps; entropy from the last quarter of them, the rest means over all."""
+    file = folder / "metrics.jsonl"
+    if not file.exists():
+        return {}
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    late = rows[-max(1, len(rows) // 4) :]
+    names = (
+        "collapse/before",
+        "collapse/after",
+        "advantage/variance_before",
+        "advantage/variance",
+        "tokens",
+        "accuracy",
+    )
+    figures = {name: _mean([row.get(name) for row in rows]) for name in names}
+    figures |= {f"late/{name}": _mean([row.get(name) for row in late]) for name in ("entropy", "accuracy")}
+    figures["extra_completions"] = sum(row.get("dynamic/extra_completions") or 0.0 for row in rows)
+    figures["train_s"] = sum(row["time/step_s"] for row in rows)
+    return figures
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _train_sft(config: Config, final: Path) -> None:
+    """Supervised training on the reference solutions of the very prompts that the other arms sample from."""
+    policy = load_policy(config.model)
+    loaded, _ = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
+    encoded = encode_problems(policy.tokenizer, loaded.problems, config.data)
+    problems = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
+    stop = stop_token_ids(policy, config.rollout.stop)[0]
+
+    def example(item: Prompted) -> Example:
+        return Example(item.prompt_ids, (*encode_text(policy.tokenizer, _solution(item.problem)), stop))
+
+    def batches() -> Iterator[list[Example]]:
+        prompts = stream(problems, seed=config.train.seed, start=0)
+        while True:
+            yield [example(next(prompts)) for _ in range(config.rollout.prompts_per_step)]
+
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.train.learning_rate, weight_decay=0.0)
+    train_supervised(
+        policy.model, batches(), optimizers=[optimizer], steps=config.train.steps, warmup_steps=0, pad_id=stop
+    )
+    policy.save(final)
+
+
+def _solution(problem: Problem) -> str:
+    return problem.solution or f"\\boxed{{{problem.answer}}}"
