@@ -66,7 +66,8 @@ def save_tiny(folder: Path) -> Path:
 def row(reward: float, *, verdict: Verdict | None = None, tokens: int = 3, prompt: int = 4) -> Row:
     """A row with a given reward; right if the reward is 2 unless a verdict is given."""
     verdict = verdict or (Verdict.CORRECT if reward == 2 else Verdict.WRONG)
-    span = Span(tuple(range(5, 5 + tokens)), Segment.SAMPLED, (-1.0,) * tokens, (0.5,) * tokens)
+    start = 5 + 20 * int(reward)  # rows of different rewards are different answers
+    span = Span(tuple(range(start, start + tokens)), Segment.SAMPLED, (-1.0,) * tokens, (0.5,) * tokens)
     return Row(Rollout(tuple(range(10, 10 + prompt)), (span,), True), Grade(verdict, reward, {"accuracy": reward / 2}))
 
 

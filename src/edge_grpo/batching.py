@@ -61,10 +61,10 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
         mask=segment > 0,
         segment=segment,
         group=torch.tensor([index for index, group in enumerate(groups) for _ in group.rows]),
-        reward=torch.tensor([row.grade.reward for row in rows]),
-        reward_parts=torch.tensor([[row.grade.parts.get(name, nan) for name in parts] for row in rows]).reshape(
-            len(rows), len(parts)
-        ),
+        reward=torch.tensor([row.grade.reward for row in rows], dtype=torch.float32),
+        reward_parts=torch.tensor(
+            [[row.grade.parts.get(name, nan) for name in parts] for row in rows], dtype=torch.float32
+        ).reshape(len(rows), len(parts)),
         reward_weights=torch.tensor(list(weights), dtype=torch.float32),
         correct=_flags(row.grade.correct for row in rows),
         scorable=_flags(row.grade.scorable for row in rows),

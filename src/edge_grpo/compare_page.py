@@ -138,7 +138,8 @@ command. The embedded default{changed} (configuration {config_hash(to_tree(confi
 {config.train.steps} steps of {rollout.prompts_per_step} prompts x {rollout.group_size} completions, the same prompts in
 the same order for every arm, {seeds} seeds, one CPU thread a run ({platform.machine()}, Python
 {platform.python_version()}). Each arm's learning rate is the best of the same three on
-{len(base.figures["validation"])} validation problems (seed 0); accuracy is greedy, on {len(base.flags)} other held-out problems. Intervals are 95 %.
+{len(base.figures["validation"])} validation problems (seed 0); accuracy is greedy, on {len(base.flags)} other
+held-out problems. Intervals are 95 %.
 A small model on a small task: this shows how the parts act, not how a 7B model fares.
 """
 

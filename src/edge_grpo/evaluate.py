@@ -188,7 +188,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     z, p = 1.959963984540054, successes / trials
     middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # rounding may pass p by 1e-16
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -121,8 +121,8 @@ class Policy:
 
         .. math:: \log\pi_j = \log\operatorname{softmax}(z_{j-1} / T)_{x_j}, \qquad H_j = -\sum_v p_v \log p_v
 
-        The head is applied to the hidden states before masked tokens alone, some thousand at a time, and recomputed in
-        the backward pass, so that memory does not grow with tokens x vocabulary.
+        The head is applied to the hidden states before masked tokens alone, some thousand at a time, and (unless one
+        piece holds them all) recomputed in the backward pass, so that memory does not grow with tokens x vocabulary.
 
         Args:
             input_ids: padded on the right.
@@ -193,8 +193,9 @@ def _score(
         def piece(part: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
             return logprobs_and_entropy(head(part), ids, temperature=temperature)
 
+        recompute = torch.is_grad_enabled() and len(targets) > chunk
         pieces = [
-            checkpoint(piece, part, ids, use_reentrant=False) if torch.is_grad_enabled() else piece(part, ids)
+            checkpoint(piece, part, ids, use_reentrant=False) if recompute else piece(part, ids)
             for part, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True)
         ]
     logprobs, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))

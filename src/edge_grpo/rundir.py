@@ -78,6 +78,8 @@ class RunFolder:
             raise CheckpointError(
                 f"--resume: {path} holds no run (no readable config.yaml); give a run folder"
             ) from None
+        if not isinstance(tree, dict):
+            raise CheckpointError(f"--resume: {path}/config.yaml holds no settings; give a run folder")
         first = text.split("\n", 1)[0].split()
         return tree, first[-1] if first else ""
 

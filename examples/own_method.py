@@ -1,0 +1,53 @@
+"""A method of your own, without a fork: REINFORCE with the batch's mean reward as the baseline.
+
+    python examples/own_method.py runs/mine
+
+A method is one frozen class with two functions. ``signal`` runs once a step, without gradient, and says how much every
+token is reinforced. ``loss`` runs for every micro-batch and returns its share of the update's loss: it divides by
+``totals`` of the whole update, so that the split into micro-batches changes nothing.
+"""
+
+import sys
+from typing import Literal, final
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from edge_grpo.config import load_config
+from edge_grpo.display import PlainDisplay
+from edge_grpo.methods import Method
+from edge_grpo.settings import settings
+from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.train import train
+
+
+@final
+@settings
+class Mine(Method):
+    """REINFORCE: (reward - mean reward) times the log-likelihood of the completion."""
+
+    kind: Literal["mine"] = "mine"
+    scale: float = Field(default=1.0, gt=0)
+
+    def signal(self, batch: Scored) -> Signal:
+        """Every token of a row gets the row's centred reward."""
+        advantages = self.scale * (batch.reward - batch.reward[batch.scorable].mean())
+        return Signal(
+            advantages=advantages[:, None].expand_as(batch.old_logprobs),
+            mask=batch.mask,
+            keep=batch.scorable,
+            raw_advantages=advantages,
+            row_advantages=advantages,
+        )
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Mean over the tokens of the update."""
+        return -(x.advantages * x.logprobs)[x.mask].sum() / totals.tokens
+
+
+if __name__ == "__main__":
+    folder, *overrides = sys.argv[1:] or ["runs/mine"]
+    config = load_config(None, ["train.steps=20", "eval.every=10", *overrides, f"run.dir={folder}"])
+    result = train(config, method=Mine(scale=1.0), display=PlainDisplay())
+    print(f"trained {result.steps} steps; see {result.folder}")

@@ -1,0 +1,75 @@
+"""What a person sees: plain lines, a live table, and the table at the end."""
+
+import io
+
+from rich.console import Console
+
+from edge_grpo.display import LiveDisplay, PlainDisplay, Silent, summary
+
+ROW = {
+    "step": 3,
+    "accuracy": 0.25,
+    "reward/before": 1.25,
+    "entropy": 0.5,
+    "collapse/before": 0.5,
+    "collapse/after": 0.125,
+    "loss": -0.01,
+    "time/tokens_per_s": 1234.5,
+    "length/sampled": 20.0,
+}
+EVALUATED = {"eval/accuracy": 0.4, "eval/accuracy_low": 0.3, "eval/accuracy_high": 0.5}
+
+
+def show(display_class, rows, **console):
+    out = io.StringIO()
+    display = display_class(Console(file=out, width=160, **console))
+    display.start(10, 0)
+    for row in rows:
+        display.row(row)
+    display.say("run folder: [bold]x[/bold]")
+    display.stop()
+    return out.getvalue()
+
+
+def test_plain_lines_hold_everything_that_was_promised():
+    text = show(PlainDisplay, [{"step": 0, **EVALUATED}, ROW | EVALUATED])
+    for word in ("step 3/10", "reward 1.25", "accuracy 25.0%", "entropy 0.500", "collapse 50%", "after 12%"):
+        assert word in text
+    for word in ("tokens/s 1234", "held-out 40.0%", "left "):
+        assert word in text
+    assert "[bold]x[/bold]" in text  # text is never read as markup
+
+
+def test_unknown_figures_are_left_out():
+    text = show(PlainDisplay, [ROW | {"entropy": float("nan"), "loss": None}])
+    assert "entropy" not in text
+    assert "loss" not in text
+
+
+def test_the_live_table_shows_the_last_steps():
+    text = show(LiveDisplay, [ROW | {"step": step} for step in range(1, 20)], force_terminal=True)
+    assert "collapse" in text
+    assert "19" in text
+
+
+def test_the_last_table_compares_first_and_last():
+    out = io.StringIO()
+    rows = [
+        {"step": 0, **EVALUATED},
+        ROW,
+        ROW | {"step": 4, "collapse/before": 0.1} | EVALUATED | {"eval/accuracy": 0.9},
+    ]
+    Console(file=out, width=120).print(summary(rows))
+    for word in ("held-out accuracy", "40.0% (30.0% - 50.0%)", "90.0%", "collapsed groups, as sampled", "50%", "10%"):
+        assert word in out.getvalue()
+
+
+def test_a_run_without_rows_has_a_summary():
+    out = io.StringIO()
+    Console(file=out).print(summary([]))
+    assert "nothing was trained" in out.getvalue()
+    silent = Silent()
+    silent.start(1, 0)
+    silent.row(ROW)
+    silent.say("x")
+    silent.stop()

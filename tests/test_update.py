@@ -1,0 +1,115 @@
+"""Updates: the schedule, skipping, and a gradient that no batching changes."""
+
+import pytest
+import torch
+from support import group, tiny_policy
+
+from edge_grpo.batching import collate
+from edge_grpo.methods import Grpo
+from edge_grpo.metrics import means
+from edge_grpo.records import Segment
+from edge_grpo.update import TrainSettings, Updater, describe_scores, learning_rate, make_optimizer
+from edge_grpo.world import World
+
+
+def make(policy, **settings):
+    train = TrainSettings(learning_rate=0.01, schedule="constant", **settings)
+    optimizer = make_optimizer(policy, train)
+    return Updater(
+        policy=policy,
+        optimizer=optimizer,
+        method=Grpo(),
+        train=train,
+        temperature=1.0,
+        max_new_tokens=8,
+        world=World(),
+    )
+
+
+def batch():
+    groups = [group(0, 2, 1, 2), group(2, 0, 0, 0), group(1, 1, 2, 0)]
+    return collate(groups, parts=("accuracy",), weights=(1.0,), pad_id=0)
+
+
+def after(policy):
+    return torch.cat([weight.detach().flatten() for _, weight in policy.trained()])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+def test_micro_batch_size_does_not_change_the_update(size):
+    whole, split = (tiny_policy(dtype=torch.float64) for _ in range(2))
+    for policy, rows in ((whole, 64), (split, size)):
+        updater = make(policy, micro_batch_rows=rows)
+        scored = updater.score(batch())
+        updater.step(scored, updater.shape(scored), step=0)
+    assert torch.allclose(after(whole), after(split), atol=1e-7)  # scores are kept in float32
+
+
+def test_an_update_raises_what_is_rewarded():
+    policy = tiny_policy()
+    updater = make(policy)
+    before = updater.score(batch())
+    signal = updater.shape(before)
+    updater.step(before, signal, step=0)
+    gain = (updater.score(batch()).old_logprobs - before.old_logprobs).sum(-1)
+    assert gain[signal.row_advantages > 0].mean() > gain[signal.row_advantages < 0].mean()
+
+
+def test_passes_and_mini_batches_are_updates():
+    policy = tiny_policy()
+    updater = make(policy, passes=2, mini_batches=3)
+    scored = updater.score(batch())
+    metrics = updater.step(scored, updater.shape(scored), step=0)
+    assert metrics["grad_norm"][1] == 6
+    assert means(metrics)["kl/old"] != 0
+
+
+def test_scores_carry_no_gradient_and_the_first_ratio_is_one():
+    policy = tiny_policy()
+    updater = make(policy)
+    scored = updater.score(batch())
+    assert not scored.old_logprobs.requires_grad
+    metrics = updater.step(scored, updater.shape(scored), step=0)
+    assert means(metrics)["kl/old"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_nothing_to_train_on_changes_nothing():
+    policy = tiny_policy()
+    updater = make(policy)
+    scored = updater.score(batch())
+    signal = updater.shape(scored)
+    nothing = type(signal)(**{**vars(signal), "keep": torch.zeros_like(signal.keep)})
+    before = after(policy)
+    assert updater.step(scored, nothing, step=0)["empty_updates"] == (1.0, 1.0)
+    assert torch.equal(after(policy), before)
+
+
+def test_schedules():
+    base = {"steps": 10, "learning_rate": 1.0}
+    assert learning_rate(9, TrainSettings(**base, schedule="constant")) == 1.0
+    cosine = [learning_rate(s, TrainSettings(**base, schedule="cosine")) for s in range(10)]
+    assert cosine == sorted(cosine, reverse=True)
+    assert cosine[5] == pytest.approx(0.5)
+    warm = [learning_rate(s, TrainSettings(**base, warmup_steps=4)) for s in range(10)]
+    assert warm[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert warm[4] == 1.0
+    assert warm[9] == pytest.approx(1 / 6)
+    floor = TrainSettings(**base, final_learning_rate=0.5)
+    assert learning_rate(10, floor) == 0.5
+
+
+def test_vectors_are_not_decayed():
+    optimizer = make_optimizer(tiny_policy(), TrainSettings(weight_decay=0.1))
+    matrices, vectors = optimizer.param_groups
+    assert matrices["weight_decay"] == 0.1
+    assert vectors["weight_decay"] == 0.0
+    assert all(weight.dim() <= 1 for weight in vectors["params"])
+
+
+def test_entropy_is_told_apart_by_who_wrote_the_token():
+    updater = make(tiny_policy())
+    scored = updater.score(batch())
+    segment = scored.segment.clone()
+    segment[0][scored.mask[0]] = int(Segment.INJECTED)
+    figures = describe_scores(type(scored)(**{**vars(scored), "segment": segment}))
+    assert figures["entropy/all_tokens"][1] - figures["entropy"][1] == int(scored.mask[0].sum())
