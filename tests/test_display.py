@@ -40,6 +40,16 @@ def test_plain_lines_hold_everything_that_was_promised():
     assert "[bold]x[/bold]" in text  # text is never read as markup
 
 
+def test_verdicts_that_mean_trouble_are_shown():
+    text = show(PlainDisplay, [ROW | {"verdict/timeout": 0.25, "verdict/error": 0.0, "verdict/unparsed": 0.5}])
+    assert "timeout 25%" in text
+    assert "unparsed 50%" in text
+    assert "error" not in text
+    out = io.StringIO()
+    Console(file=out, width=120).print(summary([ROW | {"verdict/timeout": 0.25}]))
+    assert "verdict timeout" in out.getvalue()
+
+
 def test_unknown_figures_are_left_out():
     text = show(PlainDisplay, [ROW | {"entropy": float("nan"), "loss": None}])
     assert "entropy" not in text

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from edge_grpo.records import Verdict
+
 __all__ = ["Display", "LiveDisplay", "PlainDisplay", "Silent", "summary"]
 
 _COLUMNS = (
@@ -24,6 +26,7 @@ _COLUMNS = (
     ("held-out", "eval/accuracy", "{:.1%}"),
 )
 _SHOWN = 12
+_TROUBLE = (Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR)  # named in a line only where there are any
 
 
 @runtime_checkable
@@ -82,6 +85,7 @@ class PlainDisplay:
             return
         figures = [f"step {row['step']:.0f}/{self._total}"]
         figures += [f"{title} {form.format(row[name])}" for title, name, form in _COLUMNS[1:] if _known(row, name)]
+        figures += [f"{name} {row[f'verdict/{name}']:.0%}" for name in _TROUBLE if row.get(f"verdict/{name}")]
         left = self._pace.left(int(row["step"]), self._total)
         self.say("  ".join([*figures, f"left {_clock(left)}"]))
 
@@ -178,6 +182,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
     if trained:
         few = max(1, min(5, len(trained) // 2))
         early, late = trained[:few], trained[-few:]
+        few_rows = [*early, *late]
         for title, name, form in (
             ("accuracy of samples", "accuracy", "{:.1%}"),
             ("mean reward of samples", "reward/before", "{:.2f}"),
@@ -185,8 +190,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
             ("collapsed groups, after correction", "collapse/after", "{:.0%}"),
             ("entropy of sampled tokens (nats)", "entropy", "{:.3f}"),
             ("mean completion length (tokens)", "length/sampled", "{:.1f}"),
+            *((f"verdict {name}", f"verdict/{name}", "{:.1%}") for name in Verdict),
         ):
-            table.add_row(title, form.format(_mean(early, name)), form.format(_mean(late, name)))
+            if any(_known(row, name) for row in few_rows):
+                table.add_row(title, form.format(_mean(early, name)), form.format(_mean(late, name)))
         table.caption = f"evaluation: first and last; other lines: means of the first and last {few} steps"
         table.caption_justify = "left"
     return table

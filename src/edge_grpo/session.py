@@ -78,8 +78,9 @@ class Session:
         self.cursor = 0
 
     def _load_problems(self) -> tuple[list[Prompted], list[Prompted]]:
-        data = self.config.data
-        loaded = load_train_eval(data, num_eval=self.config.eval.size, seed=self.config.eval.seed)
+        data, held_out = self.config.data, self.config.eval
+        num_eval = held_out.size if held_out.every or held_out.at_start or held_out.at_end else 0
+        loaded = load_train_eval(data, num_eval=num_eval, seed=held_out.seed)
         sides = []
         for name, side in zip(("training", "held-out"), loaded, strict=True):
             encoded = encode_problems(self.policy.tokenizer, side.problems, data)

@@ -52,7 +52,7 @@ class BaseSettings:
 
     seed: int = 0
     steps: int = Field(default=1200, ge=1)
-    lesson_steps: int = Field(default=500, ge=0)
+    lesson_steps: int = Field(default=900, ge=0)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=5e-3, gt=0)
     warmup_steps: int = Field(default=30, ge=0)
@@ -60,10 +60,10 @@ class BaseSettings:
     num_layers: int = Field(default=3, ge=1)
     num_heads: int = Field(default=4, ge=1)
     arithmetic: ArithmeticSettings = Field(default_factory=ArithmeticSettings)
-    careful: dict[int, float] = Field(default_factory=lambda: {2: 0.3, 3: 0.2, 4: 0.12, 5: 0.08, 6: 0.06})
-    careful_lesson: float = Field(default=0.9, ge=0, le=1)
-    careful_again: float = Field(default=0.25, ge=0, le=1)
-    bare: float = Field(default=0.6, ge=0, le=1)
+    careful: dict[int, float] = Field(default_factory=lambda: {2: 1.0, 3: 0.3, 4: 0.12, 5: 0.06, 6: 0.04})
+    careful_lesson: float = Field(default=1.0, ge=0, le=1)
+    careful_again: float = Field(default=0.5, ge=0, le=1)
+    bare: float = Field(default=0.8, ge=0, le=1)
     keep_line: float = Field(default=0.3, ge=0, lt=1)
     corrected: float = Field(default=0.15, ge=0, le=1)
     second_turn: float = Field(default=0.15, ge=0, le=1)
@@ -137,6 +137,7 @@ def train_supervised(
     steps: int,
     warmup_steps: int,
     pad_id: int,
+    decay_steps: int | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train ``model`` in place: linear warm-up, cosine decay to 5 % of the peak rate, gradients clipped to norm 1.
@@ -148,13 +149,14 @@ def train_supervised(
         steps: number of updates.
         warmup_steps: updates until the peak.
         pad_id: fills up short rows.
+        decay_steps: updates until the lowest rate, kept from there on; None = all of them.
         on_step: called with the number of updates done and the last loss (nats per token).
     """
     peaks = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
     device = next(model.parameters()).device
     model.train()
     for step, examples in enumerate(itertools.islice(batches, steps)):
-        decayed = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        decayed = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, decay_steps or steps))))
         for group, peak in peaks:
             group["lr"] = peak * min(1.0, (step + 1) / max(1, warmup_steps)) * decayed
         input_ids, attention, mask = (tensor.to(device) for tensor in collate_examples(examples, pad_id))
@@ -247,6 +249,7 @@ def make_base(
         steps=base.steps,
         warmup_steps=base.warmup_steps,
         pad_id=tokenizer.pad_token_id,
+        decay_steps=min(base.lesson_steps, base.steps) or base.steps,
         on_step=on_step,
     )
     model.save_pretrained(folder)

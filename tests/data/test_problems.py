@@ -177,7 +177,7 @@ def test_train_and_eval_from_every_combination(tmp_path):
     train_path = write_jsonl(tmp_path / "a.jsonl", rows)
     eval_path = write_jsonl(tmp_path / "b.jsonl", rows[:5])
     train, test = load_train_eval(DataSettings(), num_eval=20, seed=0)
-    assert (len(train.problems), len(test.problems)) == (4096, 20)
+    assert (len(train.problems), len(test.problems)) == (1536, 20)
     train, test = load_train_eval(DataSettings(path=train_path), num_eval=3, seed=0)
     assert (len(train.problems), len(test.problems)) == (7, 3)
     train, test = load_train_eval(DataSettings(path=train_path, eval_path=eval_path), num_eval=3, seed=0)

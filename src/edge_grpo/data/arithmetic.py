@@ -48,7 +48,7 @@ class ArithmeticSettings:
     """
 
     seed: int = 0
-    size: int = Field(default=4096, ge=1)
+    size: int = Field(default=1536, ge=1)
     operands: dict[int, float] = Field(default_factory=lambda: {2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0, 6: 2.0})
     max_operand: int = Field(default=9, ge=2, le=99)
     max_value: int = Field(default=30, ge=4, le=999)

@@ -1,0 +1,180 @@
+"""The command line as a person meets it: every mistake is one line on stderr and exit code 2."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import save_tiny
+
+from edge_grpo import cli
+
+TINY = [
+    "train.steps=2",
+    "train.checkpoint_every=1",
+    "rollout.max_new_tokens=8",
+    "rollout.prompts_per_step=2",
+    "rollout.group_size=2",
+    "eval.size=4",
+    "eval.every=0",
+    "data.arithmetic.size=20",
+    "reward.workers=1",
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["edge-grpo", *words])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        else:
+            code = 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_train_then_eval_then_resume(command, model, tmp_path):
+    code, out, err = command("train", f"model.path={model}", *TINY, "run.dir=run")
+    assert (code, err) == (0, "")
+    assert "step 2/2" in out
+    assert "before and after" in out
+    assert "run folder: run" in out
+    code, out, _ = command("train", "--resume", "run")
+    assert code == 0
+    assert "finished" in out
+    code, out, _ = command("train", "--resume", "run", "train.steps=3")
+    assert code == 0
+    assert "step 3/3" in out
+    data = tmp_path / "p.jsonl"
+    data.write_text('{"problem": "Compute 1+1.", "answer": "2"}\n{"problem": "Compute 1+2.", "answer": 3}\n')
+    code, out, _ = command("eval", "--model", "run/final", "--data", str(data), "--save", "answers.jsonl",
+                           "eval.samples=2", "eval.temperature=1", "rollout.max_new_tokens=8")  # fmt: skip
+    assert code == 0
+    assert re.search(r"accuracy 0\.0% \(95 % interval .*\) over 2 problems", out)
+    assert "pass@2" in out
+    saved = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert len(saved) == 4
+    assert saved[0]["verdict"] in ("unparsed", "wrong")
+
+
+def test_runs_without_a_name_are_numbered(command, model):
+    code, out, _ = command("train", f"model.path={model}", *TINY, "train.steps=0", "eval.at_start=false")
+    assert code == 0
+    assert "runs/edge_grpo-1" in out
+
+
+MISTAKES = [
+    (["train", "train.stepz=3"], "train.stepz: no such setting (did you mean 'steps'?)"),
+    (["train", "train.steps=x"], "train.steps: got 'x'"),
+    (["train", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
+    (["train", "rollout.group_size=1"], "rollout.group_size: got 1"),
+    (["train", "model.path=./nowhere"], "model.path: no folder './nowhere'"),
+    (["train", "data.path=nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    (["train", "data.path=bad.jsonl"], "bad.jsonl, row 2, field 'answer'"),
+    (["train", "method=nope"], "method: 'nope' is no method"),
+    (["train", "train.steps=1", "again.yaml"], "wanted key=value"),
+    (["train", "--resume", "nowhere"], "--resume: nowhere holds no run"),
+    (["train", "reward.function=nowhere.py:f"], "nowhere.py"),
+    (["train", "data.max_prompt_tokens=3"], "data.max_prompt_tokens is 3"),
+    (["train", "data.arithmetic.max_operand=2", "data.arithmetic.operands={2: 1}"], "only"),
+    (["eval", "--model", "./nowhere"], "model.path: no folder './nowhere'"),
+    (["eval", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    (["eval", "--data", "empty.jsonl"], "empty.jsonl: no problems to read"),
+    (["show-config", "a.b=1"], "a: no such setting"),
+    (["make-base", "full", "steps=1"], "full: exists already"),
+    (["make-base", "new", "stepz=1"], "stepz: no such setting (did you mean 'steps'?)"),
+    (["compare", "train.stepz=1"], "train.stepz: no such setting"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words)[:50] for words, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path, words, message):
+    (tmp_path / "bad.jsonl").write_text('{"problem": "a", "answer": "1"}\n{"problem": "b", "answer": null}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").write_text("")
+    code, _, err = command(*words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["train", "--nope"], ["nope"], ["eval", "--model"]])
+def test_unknown_options_exit_with_2_too(command, words):
+    code, _, err = command(*words)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_show_config_is_a_configuration(command, tmp_path):
+    code, out, _ = command("show-config", "method=dapo", "train.steps=3")
+    assert code == 0
+    (tmp_path / "c.yaml").write_text(out)
+    assert command("show-config", "c.yaml")[1] == out
+
+
+def test_methods_lists_every_kind(command):
+    from edge_grpo.methods import METHODS
+
+    code, out, _ = command("methods")
+    assert code == 0
+    assert all(kind in out for kind in METHODS)
+
+
+def spawn(*words, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    code = "from edge_grpo.cli import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code, *words], cwd=cwd, env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def wait_for_step(folder, step, process):
+    for _ in range(600):
+        file = folder / "metrics.jsonl"
+        if file.exists() and f'"step": {step},' in file.read_text():
+            return
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
+        time.sleep(0.1)
+    raise AssertionError("the run did not come so far")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_process_resumes_to_the_same_bytes(model, tmp_path, number):
+    words = [f"model.path={model}", *TINY, "train.steps=12", "train.checkpoint_every=5"]
+    whole = spawn("train", *words, "run.dir=whole", cwd=tmp_path)
+    assert whole.wait(120) == 0
+    cut = spawn("train", *words, "run.dir=cut", cwd=tmp_path)
+    wait_for_step(tmp_path / "cut", 7, cut)
+    cut.send_signal(number)
+    out, err = cut.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert cut.returncode == -signal.SIGKILL
+    else:
+        assert cut.returncode == 128 + number
+        assert "go on with: edge-grpo train --resume cut" in out
+    assert "Traceback" not in err
+    again = spawn("train", "--resume", "cut", cwd=tmp_path)
+    assert again.communicate(timeout=120)
+    assert again.returncode == 0
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "cut/final" / name).read_bytes() == (tmp_path / "whole/final" / name).read_bytes()

@@ -1,0 +1,63 @@
+"""The comparison: arms that are what they say, equal for all, and resumable."""
+
+import json
+
+import pytest
+from support import save_tiny
+
+from edge_grpo.compare import ARMS, RATES, _job, _words, compare
+from edge_grpo.config import load_config
+from edge_grpo.display import Silent
+from edge_grpo.errors import ConfigError
+
+METHODS = {arm.name: load_config(None, _words(arm, [])).method for arm in ARMS}
+
+
+def test_the_arms_are_what_they_say():
+    assert METHODS["grpo"].kind == METHODS["grpo-dynamic"].kind == "grpo"
+    assert METHODS["grpo-dynamic"].dynamic_sampling is not None
+    assert METHODS["edge"] == load_config().method
+    assert METHODS["eda"].correction.amount == "none"
+    assert METHODS["eda"].eda.enabled
+    assert not METHODS["gec"].eda.enabled
+    for name in ("force-reflection", "force-reflection-eda"):
+        assert METHODS[name].correction.reflect == 1
+        assert METHODS[name].eda.enabled == (name == "force-reflection-eda")
+    assert METHODS["edge-balanced"].correction.amount == "balanced"
+    assert METHODS["matched"].correction.injected == "likelihood_only"
+    assert not METHODS["matched"].eda.enabled
+
+
+def test_no_arm_is_tuned_alone():
+    jobs = [_job(arm, rate, 0, "f", ["train.steps=3"]) for arm in ARMS for rate in RATES]
+    trees = [load_config(None, list(job.overrides)) for job in jobs]
+    for name in ("rollout", "data", "reward", "model", "eval"):
+        assert len({repr(getattr(tree, name)) for tree in trees}) == 1
+    rates = {
+        arm.name: {t.train.learning_rate for t, j in zip(trees, jobs, strict=True) if j.arm == arm.name} for arm in ARMS
+    }
+    assert all(found == set(RATES) for found in rates.values())
+
+
+def test_a_mistake_shows_before_anything_is_trained(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.stepz"):
+        compare(["train.stepz=1"], out="x.md", folder=str(tmp_path / "r"), seeds=2, jobs=1, display=Silent())
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.slow
+def test_a_tiny_comparison_from_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("edge_grpo.compare.ARMS", tuple(arm for arm in ARMS))
+    model = save_tiny(tmp_path / "model")
+    words = [f"model.path={model}", "train.steps=1", "rollout.max_new_tokens=6", "rollout.prompts_per_step=2"]
+    out = tmp_path / "page.md"
+    arguments = {"out": str(out), "folder": str(tmp_path / "runs"), "seeds": 2, "jobs": 2, "display": Silent()}
+    compare(words, **arguments)
+    page = out.read_text()
+    assert page.count("| EDGE-GRPO |") == 2
+    result = tmp_path / "runs/edge-lr0.0001-seed0/result.json"
+    before = result.stat().st_mtime_ns
+    json.loads(result.read_text())
+    compare(words, **arguments)  # all is on disk: nothing is trained again
+    assert result.stat().st_mtime_ns == before
+    assert out.read_text() == page

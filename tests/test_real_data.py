@@ -1,0 +1,81 @@
+"""Real input: the paper's configuration on 1,000 competition problems, with a small model made on the spot."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from edge_grpo import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("EDGE_GRPO_DATA", ROOT.parent / "shared/data")) / "deepscaler_hard_1k.jsonl"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.exists(), reason=f"set EDGE_GRPO_DATA to a folder with {DATA.name}"),
+]
+
+
+def make_model(folder, lines):
+    """A byte-level BPE tokenizer of the problems, and a random Qwen2 of the same vocabulary."""
+    backend = ByteLevelBPETokenizer()
+    texts = [json.loads(line)[name] for line in lines for name in ("problem", "solution")]
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    backend.train_from_iterator(texts, vocab_size=2000, special_tokens=specials)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+    )
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_the_papers_configuration_trains_on_competition_problems(tmp_path, monkeypatch, capsys):
+    lines = DATA.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1000
+    make_model(tmp_path / "model", lines)
+    words = [
+        "edge-grpo",
+        "train",
+        str(ROOT / "configs/edge_grpo_qwen2.5_math_1.5b.yaml"),
+        f"model.path={tmp_path / 'model'}",
+        f"data.path={DATA}",
+        "train.steps=3",
+        f"run.dir={tmp_path / 'run'}",
+    ]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    out = capsys.readouterr().out
+    assert "step 3/3" in out
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert rows[0]["eval/accuracy"] == 0.0
+    strategies = [
+        line["strategy"]
+        for file in sorted((tmp_path / "run/rollouts").glob("*.parquet"))
+        for line in pq.read_table(file).to_pylist()
+    ]
+    assert len(strategies) == 24
+    assert "reference" in strategies
+    assert all(row["collapse/before"] == 1.0 for row in rows[1:])
+    assert min(row["collapse/after"] for row in rows[1:]) == 0.0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run/final")

@@ -1,0 +1,79 @@
+"""What a run holds: data that was left out is told, and collecting changes nothing."""
+
+import pytest
+from support import save_tiny
+
+from edge_grpo.config import load_config
+from edge_grpo.display import Silent
+from edge_grpo.errors import DataError
+from edge_grpo.rewards import Rewards
+from edge_grpo.rundir import RunFolder
+from edge_grpo.session import Session
+
+
+class Listening(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+@pytest.fixture
+def make(tmp_path):
+    model = save_tiny(tmp_path / "model")
+
+    def build(*overrides, display=None):
+        words = ["rollout.max_new_tokens=6", "rollout.prompts_per_step=2", "eval.size=2", "data.arithmetic.size=10"]
+        config = load_config(None, [f"model.path={model}", *words, *overrides])
+        (tmp_path / "run").mkdir(exist_ok=True)
+        folder = RunFolder(tmp_path / "run", tensorboard=False)
+        return Session(config, config.method, folder, display or Listening(), Rewards(config.reward))
+
+    return build
+
+
+def write(tmp_path, lines):
+    file = tmp_path / "d.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+GOOD = ['{"problem": "Compute %d+1.", "answer": "%d"}' % (i, i + 1) for i in range(6)]  # noqa: UP031
+
+
+def test_what_is_left_out_is_told(make, tmp_path):
+    file = write(tmp_path, [*GOOD, '{"problem": "x"}', f'{{"problem": "{"long " * 50}", "answer": "1"}}'])
+    display = Listening()
+    session = make(
+        f"data.path={file}", "data.bad_rows=skip", "data.over_long=skip", "data.max_prompt_tokens=60", display=display
+    )
+    assert len(session.problems) + len(session.held_out) == 6
+    told = " ".join(display.said)
+    assert "1 bad rows skipped" in told
+    assert "1 over-long prompts skipped" in told
+
+
+def test_nothing_to_train_on_is_an_error(make, tmp_path):
+    file = write(tmp_path, GOOD)
+    with pytest.raises(DataError, match="max_prompt_tokens"):
+        make(f"data.path={file}", "data.over_long=skip", "data.max_prompt_tokens=2")
+
+
+def test_without_evaluation_nothing_is_held_out(make, tmp_path):
+    file = write(tmp_path, GOOD)
+    none = ["eval.every=0", "eval.at_start=false", "eval.at_end=false"]
+    assert len(make(f"data.path={file}", *none).problems) == 6
+    assert len(make(f"data.path={file}").problems) == 4
+
+
+def test_collecting_and_shaping_change_nothing(make):
+    session = make()
+    with session.rewards:
+        one, two = session.collect(0), session.collect(0)
+        session.shape(one)
+    assert one.groups == two.groups
+    assert session.cursor == 0
+    assert not session.optimizer.state
