@@ -26,10 +26,10 @@ from edge_grpo.records import Problem
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.sft import Example, train_supervised
 
-__all__ = ["ARMS", "RATES", "compare"]
+__all__ = ["ARMS", "RATES", "STEPS", "compare"]
 
 RATES = (5e-5, 1e-4, 2e-4)
-"""Every arm chooses from these, on validation problems."""
+"""Every arm chooses from these learning rates, on validation problems."""
 
 ARMS = (
     Arm("sft", "SFT on references", ()),
@@ -48,6 +48,9 @@ ARMS = (
     ),
 )
 _REFLECT = ("method.correction.reflect=1", "method.correction.answer=0", "method.correction.reference=0")
+STEPS = 20
+"""Steps of every arm: short runs, at most a minute each on one core."""
+
 _NUM_VALIDATION = 200
 _NUM_TEST = 400
 
@@ -93,7 +96,7 @@ def compare(
     chosen = {arm.name: max(RATES, key=lambda rate: found[arm.name, rate, 0].validation) for arm in ARMS}
     rest = [_job(arm, chosen[arm.name], seed, folder, overrides) for seed in range(1, seeds) for arm in ARMS]
     measured = (*found.values(), *_run_all(rest, jobs, display))
-    config = load_config(None, list(overrides))
+    config = load_config(None, [f"train.steps={STEPS}", *overrides])
     base = _base(config, folder)
     write_page(Path(out), ARMS, measured, chosen, base=base, config=config, overrides=overrides)
     display.say(f"wrote {out} after {(time.monotonic() - began) / 60:.1f} minutes")
@@ -103,7 +106,7 @@ def compare(
 def _words(arm: Arm, overrides: Sequence[str]) -> list[str]:
     own = [word for text in arm.overrides for word in (_REFLECT if text == "REFLECT" else (text,))]
     method = [] if any(text.startswith("method=") for text in own) else ["method=edge_grpo"]
-    return [*method, *own, *overrides]
+    return [*method, *own, f"train.steps={STEPS}", *overrides]
 
 
 def _job(arm: Arm, rate: float, seed: int, folder: str, overrides: Sequence[str]) -> _Job:

@@ -35,7 +35,7 @@ class TrainSettings:
     counted; ``max_skipped_updates`` in a row end the run.
     """
 
-    steps: int = Field(default=80, ge=0)
+    steps: int = Field(default=60, ge=0)
     seed: int = 0
     learning_rate: float = Field(default=1e-4, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
