@@ -1,9 +1,11 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from edge_grpo import sft
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.data.templates import encode_follow_up, encode_prompt, encode_text
 from edge_grpo.errors import ConfigError
@@ -126,3 +128,11 @@ def test_shares_must_add_up():
         BaseSettings(corrected=0.6, second_turn=0.6)
     with pytest.raises(ValueError, match=r"no share for \[2\]"):
         BaseSettings(careful={3: 0.1, 4: 0.1, 5: 0.1, 6: 0.1})
+
+
+def test_the_bundled_model_is_small_and_has_this_tokenizer():
+    folder = Path(sft.__file__).parent / "base_model"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 4 * 2**20
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert tokenizer.chat_template == build_tokenizer().chat_template
