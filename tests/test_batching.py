@@ -72,6 +72,7 @@ def test_micro_batches_put_like_lengths_together_longest_first():
     lengths = torch.tensor([5, 9, 2, 7, 3])
     parts = micro_batches(torch.tensor([0, 1, 2, 3, 4]), lengths, size=2)
     assert [part.tolist() for part in parts] == [[1, 3], [0, 4], [2]]
+    assert micro_batches(torch.tensor([], dtype=torch.long), lengths, size=2) == []
 
 
 def test_loss_inputs_cut_and_clear_dropped_rows():

@@ -22,6 +22,8 @@ STOP = TOKENIZER.eos_token_id
 class ScriptedEngine:
     """Answers from a script: each seed gets the next text; a continuation always ends right."""
 
+    exact = True
+
     def __init__(self, texts, continued="\n\\boxed{2}"):
         self.texts, self.continued = itertools.cycle(texts), continued
         self.seeds, self.budgets = [], []

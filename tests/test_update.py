@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from support import group, tiny_policy
+from support import PROBLEM, group, tiny_policy
 
 from edge_grpo.batching import collate
 from edge_grpo.methods import Grpo
 from edge_grpo.metrics import means
-from edge_grpo.records import Segment
+from edge_grpo.records import Grade, Group, Row, Segment, Strategy, Verdict
+from edge_grpo.rollout.decode import DecodeEngine
+from edge_grpo.rollout.engine import Request, Sampling, inject
 from edge_grpo.update import TrainSettings, Updater, describe_scores, learning_rate, make_optimizer
 from edge_grpo.world import World
 
@@ -113,3 +115,24 @@ def test_entropy_is_told_apart_by_who_wrote_the_token():
     segment[0][scored.mask[0]] = int(Segment.INJECTED)
     figures = describe_scores(type(scored)(**{**vars(scored), "segment": segment}))
     assert figures["entropy/all_tokens"][1] - figures["entropy"][1] == int(scored.mask[0].sum())
+
+
+def test_rows_sampled_whole_need_no_scoring(monkeypatch):
+    policy = tiny_policy()
+    engine = DecodeEngine(policy, stop_ids=[2], pad_id=0)
+    assert engine.exact
+    (rollouts,) = engine.sample([Request((10, 11, 12), tuple(range(6)))], Sampling(9))
+    rows = tuple(Row(rollout, Grade(Verdict.WRONG, float(i))) for i, rollout in enumerate(rollouts))
+    injected = Row(inject(rollouts[0], (30, 31, 2), finished=True), Grade(Verdict.CORRECT, 9.0), Strategy.ANSWER)
+    made = collate([Group(PROBLEM, (*rows, injected))], parts=(), weights=(), pad_id=0)
+    updater = make(policy)
+    slow = updater.score(made)
+    updater.reuse_sampled = True
+    seen = []
+    score = policy.score
+    monkeypatch.setattr(policy, "score", lambda *a, **k: seen.append(len(a[0])) or score(*a, **k))
+    fast = updater.score(made)
+    assert seen == [1]  # the corrected row alone
+    assert torch.allclose(slow.old_logprobs, fast.old_logprobs, atol=2e-5)
+    assert torch.allclose(slow.entropy, fast.entropy, atol=2e-5)
+    assert torch.equal(slow.old_logprobs[-1], fast.old_logprobs[-1])

@@ -17,7 +17,10 @@ __all__ = ["Batch", "collate", "loss_inputs", "micro_batches", "mini_batches", "
 
 @dataclass(frozen=True)
 class Batch:
-    """The rollouts of a step as tensors, before the policy has scored them; the columns are those of ``Scored``."""
+    """The rollouts of a step as tensors, before the policy has scored them.
+
+    The columns are those of ``Scored``, and ``sampling_entropy``: nats, NaN on tokens that nobody sampled.
+    """
 
     input_ids: Int[Tensor, "rows tokens"]
     attention: Bool[Tensor, "rows tokens"]
@@ -32,6 +35,7 @@ class Batch:
     finished: Bool[Tensor, " rows"]
     corrected: Bool[Tensor, " rows"]
     sampling_logprobs: Float[Tensor, "rows tokens"]
+    sampling_entropy: Float[Tensor, "rows tokens"]
 
 
 def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[float], pad_id: int) -> Batch:
@@ -52,7 +56,8 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
 
     segments = [[Segment.PROMPT] * len(row.rollout.prompt_ids) + list(row.rollout.segments) for row in rows]
     ids = [pad([*row.rollout.prompt_ids, *row.rollout.completion_ids], pad_id) for row in rows]
-    logprobs = [pad([nan] * len(row.rollout.prompt_ids) + _sampling_logprobs(row.rollout), nan) for row in rows]
+    recorded = [_recorded(row.rollout) for row in rows]
+    logprobs, entropies = ([pad(columns[i], nan) for columns in recorded] for i in range(2))
     segment = torch.tensor([pad([int(s) for s in line], 0) for line in segments])
     lengths = torch.tensor([len(line) for line in segments])
     return Batch(
@@ -71,6 +76,7 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
         finished=_flags(row.rollout.finished for row in rows),
         corrected=_flags(_corrected(row) for row in rows),
         sampling_logprobs=torch.tensor(logprobs),
+        sampling_entropy=torch.tensor(entropies),
     )
 
 
@@ -82,9 +88,14 @@ def _corrected(row: Row) -> bool:
     return row.strategy is not Strategy.NONE
 
 
-def _sampling_logprobs(rollout: Rollout) -> list[float]:
-    nan = float("nan")
-    return [value for span in rollout.spans for value in (span.logprobs or (nan,) * len(span.token_ids))]
+def _recorded(rollout: Rollout) -> tuple[list[float], list[float]]:
+    """Log-prob and entropy the engine recorded for each token of prompt and completion; NaN where it sampled none."""
+    logprobs, entropies = ([float("nan")] * len(rollout.prompt_ids) for _ in range(2))
+    for span in rollout.spans:
+        unknown = (float("nan"),) * len(span.token_ids)
+        logprobs += span.logprobs or unknown
+        entropies += span.entropies or unknown
+    return logprobs, entropies
 
 
 def scored(
@@ -95,7 +106,7 @@ def scored(
     ref_logprobs: Float[Tensor, "rows tokens"] | None,
 ) -> Scored:
     """The batch together with what the policy said of it."""
-    columns = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    columns = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "sampling_entropy"}
     return Scored(**columns, old_logprobs=old_logprobs, entropy=entropy, ref_logprobs=ref_logprobs)
 
 
@@ -122,7 +133,7 @@ def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *
     losses divide by totals of the whole update.
     """
     ranked = rows[lengths[rows].argsort(descending=True, stable=True)]
-    return list(ranked.split(size))
+    return list(ranked.split(size)) if len(ranked) else []
 
 
 def loss_inputs(

@@ -74,6 +74,7 @@ class Session:
             temperature=rollout.temperature,
             max_new_tokens=rollout.max_new_tokens,
             world=World(),
+            reuse_sampled=self.engine.exact,
         )
         self.cursor = 0
 

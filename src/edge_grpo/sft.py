@@ -59,7 +59,9 @@ class BaseSettings:
     hidden_size: int = Field(default=128, ge=8)
     num_layers: int = Field(default=3, ge=1)
     num_heads: int = Field(default=4, ge=1)
-    arithmetic: ArithmeticSettings = Field(default_factory=ArithmeticSettings)
+    arithmetic: ArithmeticSettings = Field(
+        default_factory=lambda: ArithmeticSettings(operands={2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0, 6: 2.0})
+    )
     careful: dict[int, float] = Field(default_factory=lambda: {2: 1.0, 3: 0.3, 4: 0.12, 5: 0.06, 6: 0.04})
     careful_lesson: float = Field(default=1.0, ge=0, le=1)
     careful_again: float = Field(default=0.5, ge=0, le=1)

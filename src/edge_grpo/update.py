@@ -101,6 +101,7 @@ class Updater:
         temperature: the rollout's, at which log-probs and entropies are taken.
         max_new_tokens: the completion budget, for losses that divide by it.
         world: the processes that sum together.
+        reuse_sampled: take the engine's numbers for rows that were sampled whole (see ``Engine.exact``).
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Updater:
         temperature: float,
         max_new_tokens: int,
         world: World,
+        reuse_sampled: bool = False,
     ) -> None:
         self.policy = policy
         self.optimizer = optimizer
@@ -121,23 +123,31 @@ class Updater:
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.world = world
+        self.reuse_sampled = reuse_sampled
         self.skipped_in_a_row = 0
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Scored:
         """What the policy, and the reference where the method wants it, say of every completion token."""
         batch = _to(batch, self.policy.device)
-        old, entropy = (torch.zeros(batch.mask.shape, device=self.policy.device) for _ in range(2))
-        reference = torch.zeros_like(old) if self.method.uses_reference else None
-        for piece in self._pieces(batch, torch.arange(len(batch.group), device=batch.group.device)):
-            inputs = [column[piece.rows, : piece.width] for column in (batch.input_ids, batch.attention, batch.mask)]
-            scores = self.policy.score(*inputs, temperature=self.temperature)
+        known = batch.mask & batch.sampling_logprobs.isfinite()
+        whole = (known == batch.mask).all(-1) & ~batch.corrected & self.reuse_sampled
+        zeros = torch.zeros(batch.mask.shape, device=self.policy.device)
+        old = torch.where(whole[:, None] & batch.mask, batch.sampling_logprobs, zeros)
+        entropy = torch.where(whole[:, None] & batch.mask, batch.sampling_entropy, zeros)
+        for piece in self._pieces(batch, (~whole).nonzero().squeeze(-1)):
+            scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
             old[piece.rows, : piece.width] = scores.logprobs.to(old.dtype)
             entropy[piece.rows, : piece.width] = scores.entropy.to(old.dtype)
-            if reference is not None:
-                scores_of_reference = self.policy.score_reference(*inputs, temperature=self.temperature)
-                reference[piece.rows, : piece.width] = scores_of_reference.to(old.dtype)
+        reference = self._score_reference(batch) if self.method.uses_reference else None
         return scored(batch, old_logprobs=old, entropy=entropy, ref_logprobs=reference)
+
+    def _score_reference(self, batch: Batch) -> Tensor:
+        reference = torch.zeros(batch.mask.shape, device=self.policy.device)
+        for piece in self._pieces(batch, torch.arange(len(batch.group), device=batch.group.device)):
+            scores = self.policy.score_reference(*_inputs(batch, piece), temperature=self.temperature)
+            reference[piece.rows, : piece.width] = scores.to(reference.dtype)
+        return reference
 
     def shape(self, batch: Scored) -> Signal:
         """The method's signal, made without gradient."""
@@ -213,8 +223,7 @@ class Updater:
         return Totals(sums["rows"], sums["tokens"], self.max_new_tokens, extra)
 
     def _forward(self, batch: Scored, signal: Signal, piece: _Piece) -> LossInputs:
-        inputs = [column[piece.rows, : piece.width] for column in (batch.input_ids, batch.attention, batch.mask)]
-        scores = self.policy.score(*inputs, temperature=self.temperature)
+        scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
         entropy = scores.entropy if self.method.entropy_gradient else scores.entropy.detach()
         return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
 
@@ -222,6 +231,12 @@ class Updater:
         lengths = batch.attention.sum(-1)
         for chosen in micro_batches(rows, lengths, size=self.train.micro_batch_rows):
             yield _Piece(chosen, int(lengths[chosen].max()))
+
+
+def _inputs(batch: Batch | Scored, piece: _Piece) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, attention and mask of a micro-batch, cut to its width."""
+    ids, attention, mask = (c[piece.rows, : piece.width] for c in (batch.input_ids, batch.attention, batch.mask))
+    return ids, attention, mask
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

@@ -49,7 +49,7 @@ class ArithmeticSettings:
 
     seed: int = 0
     size: int = Field(default=1536, ge=1)
-    operands: dict[int, float] = Field(default_factory=lambda: {2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0, 6: 2.0})
+    operands: dict[int, float] = Field(default_factory=lambda: {2: 1.0, 3: 1.0, 4: 2.0, 5: 3.0, 6: 4.0})
     max_operand: int = Field(default=9, ge=2, le=99)
     max_value: int = Field(default=30, ge=4, le=999)
     product_share: float = Field(default=0.3, ge=0, le=1)

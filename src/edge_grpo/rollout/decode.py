@@ -58,6 +58,7 @@ class DecodeEngine:
         self.stop_ids = tuple(sorted(set(stop_ids)))
         self.pad_id = pad_id
         self.max_rows = max_rows
+        self.exact = not policy.autocast and policy.model.dtype in (torch.float32, torch.float64)
         if not self.stop_ids:
             raise EngineError(
                 "no stop token: the tokenizer and the model's generation config name none; set rollout.stop"

@@ -65,7 +65,13 @@ class Continuation:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Samples completions. Token ids are never decoded and encoded again on the way."""
+    """Samples completions. Token ids are never decoded and encoded again on the way.
+
+    ``exact``: the log-probs and entropies it records are those of ``policy.score`` to float32 rounding, so that rows
+    which were sampled whole need not be scored again before the step's first update.
+    """
+
+    exact: bool
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts a request, one rollout a seed, in order.
