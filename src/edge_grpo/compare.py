@@ -48,7 +48,7 @@ ARMS = (
     ),
 )
 _REFLECT = ("method.correction.reflect=1", "method.correction.answer=0", "method.correction.reference=0")
-STEPS = 20
+STEPS = 16
 """Steps of every arm: short runs, at most a minute each on one core."""
 
 _NUM_VALIDATION = 200

@@ -1,0 +1,45 @@
+r"""One spelling for answers that differ only in how they are written."""
+
+import pytest
+
+from edge_grpo.rewards.canonical import canonical, canonical_number, split_elements
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (r"\dfrac{1}{2}", r"\frac12"),
+        (r"\left( 1, 2 \right)", "(1,2)"),
+        (r"50\%", "50"),
+        (r"90^\circ", "90"),
+        (r"\$5", "5"),
+        (r"5 \text{ cm}", "5"),
+        ("1{,}000", "1000"),
+        (r"x \leq 3", r"x \le 3"),
+        (r"\text{Evelyn}", "evelyn"),
+        ("k = 7", "7"),
+        ("3 million", "3*10^6"),
+    ],
+)
+def test_spellings_of_one_answer_meet(one, two):
+    assert canonical(one) == canonical(two)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("a+b", "c+b"), (r"\frac{a+1}{b}", r"a+\frac1b"), ("1,2", "12"), ("-3", "3"), ("2^{10}", "210"), ("m", "")],
+)
+def test_different_answers_stay_apart(one, two):
+    assert canonical(one) != canonical(two)
+
+
+@pytest.mark.parametrize("text", ["", " ", "{", r"\frac{", "\\", "x" * 5000, "🙂", "1" * 3000])
+def test_any_text_has_a_spelling(text):
+    assert isinstance(canonical(text), str)
+    assert canonical(canonical(text)) == canonical(text)
+
+
+def test_numbers_and_elements():
+    assert canonical_number("025") == canonical_number("25")
+    assert canonical_number("142.0") == canonical_number("142")
+    assert split_elements("(1,2)") != split_elements("(2,1)")
