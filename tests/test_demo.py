@@ -1,0 +1,68 @@
+"""The embedded default keeps its promises, and every method learns the built-in task. Minutes, therefore slow."""
+
+import json
+import statistics
+
+import pytest
+
+from edge_grpo.collect import Collector, Prompted, describe, stream
+from edge_grpo.config import load_config
+from edge_grpo.data.arithmetic import ArithmeticSettings, problems
+from edge_grpo.data.problems import DataSettings
+from edge_grpo.data.templates import encode_problems
+from edge_grpo.evaluate import grader
+from edge_grpo.methods import METHODS, Grpo
+from edge_grpo.metrics import means
+from edge_grpo.policy import ModelSettings, load_policy, stop_token_ids
+from edge_grpo.rewards import Rewards, RewardSettings
+from edge_grpo.rollout.decode import DecodeEngine
+from edge_grpo.rollout.engine import Sampling
+from edge_grpo.train import train
+
+pytestmark = pytest.mark.slow
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_base_model_leaves_many_groups_collapsed_for_both_reasons():
+    policy = load_policy(ModelSettings())
+    stop_ids = stop_token_ids(policy)
+    encoded = encode_problems(policy.tokenizer, problems(ArithmeticSettings(), count=1000), DataSettings())
+    prompts = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
+    with Rewards(RewardSettings()) as rewards:
+        collected = Collector(
+            engine=DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0]),
+            grader=grader(policy.tokenizer, rewards),
+            method=Grpo(),
+            tokenizer=policy.tokenizer,
+            sampling=Sampling(96),
+            group_size=8,
+            stop_id=stop_ids[0],
+            seed=0,
+        ).collect(stream(prompts, seed=0, start=0), step=0, num_groups=400)
+    figures = means(describe(collected.groups))
+    assert 0.4 <= figures["collapse/before"] <= 0.8
+    assert figures["collapse/before_all_wrong"] > 0.2
+    assert figures["collapse/before_all_right"] > 0
+
+
+def test_the_demo_raises_held_out_accuracy_and_holds_it(tmp_path):
+    written = rows(train(load_config(None, [f"run.dir={tmp_path / 'run'}"])).folder)
+    accuracy = [row["eval/accuracy"] for row in written if "eval/accuracy" in row]
+    assert len(accuracy) == 7
+    assert accuracy[-1] >= accuracy[0] + 0.25
+    assert accuracy[-1] >= max(accuracy) - 0.05
+    early = written[1:6]
+    before, after = (statistics.mean(row[f"collapse/{when}"] for row in early) for when in ("before", "after"))
+    assert before >= 0.3
+    assert after <= before / 2
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_method_learns_the_built_in_task(tmp_path, kind):
+    words = [f"method={kind}", "train.steps=16", "train.learning_rate=2e-4", "eval.every=0", "eval.size=100"]
+    updates = [] if kind in ("edge_grpo", "grpo", "dr_grpo", "dapo", "bnpo") else ["train.mini_batches=2"]
+    written = rows(train(load_config(None, [*words, *updates, f"run.dir={tmp_path / 'run'}"])).folder)
+    assert written[-1]["eval/accuracy"] >= written[0]["eval/accuracy"] + 0.2
