@@ -29,7 +29,8 @@ class Dapo(ClippedFamily):
         Yu et al. 2025, DAPO, arXiv:2503.14476, eq. 8 to 12; half-widths of section 4.1, no KL term (section 2.3). The
         paper sets no bound on dynamic sampling; 10 rounds are the bound of verl's DAPO recipe. A group counts as useful
         when its rewards differ. ``mask_unfinished`` is the paper's overlong filtering; its soft punishment of overlong
-        answers is a reward, not part of the method here. TRL 1.16.0, ``loss_type="dapo"``: same loss, no dynamic sampling.
+        answers is a reward, not part of the method here. TRL 1.16.0, ``loss_type="dapo"``: same loss, no dynamic
+        sampling.
     """
 
     kind: Literal["dapo"] = "dapo"
