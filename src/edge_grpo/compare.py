@@ -28,7 +28,7 @@ from edge_grpo.sft import Example, train_supervised
 
 __all__ = ["ARMS", "RATES", "STEPS", "compare"]
 
-RATES = (5e-5, 1e-4, 2e-4)
+RATES = (1e-4, 2e-4, 4e-4)
 """Every arm chooses from these learning rates, on validation problems."""
 
 ARMS = (
