@@ -1,20 +1,28 @@
 """Entropy-driven advantage and guided error correction."""
 
 import random
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from golden.cases import Case, tensor
 from golden.handlers.rewards import rewards_of
+from golden.rollouts import scored_rollouts
 from torch import Tensor
 
+from edge_grpo.batching import collate, scored
+from edge_grpo.collect import Collector, Prompted
+from edge_grpo.data.problems import DataSettings
+from edge_grpo.data.templates import encode_prompt
 from edge_grpo.functional.advantages import group_centered, group_normalized
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.functional.ops import row_mean
 from edge_grpo.functional.shaping import relative_entropy
 from edge_grpo.methods import Bnpo, Correction, DrGrpo, EdgeGrpo, EntropyAdvantage, Grpo
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Strategy, Verdict
-from edge_grpo.tensors import LossInputs, Scored, Totals
+from edge_grpo.methods.base import Method, Repair
+from edge_grpo.records import Grade, Group, Problem, Rollout, Segment, Span, Verdict
+from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
+from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 LOSSES = {"grpo": Grpo, "bnpo": Bnpo, "dr_grpo": DrGrpo}
 
@@ -78,7 +86,8 @@ def entropy_driven_advantage(case: Case) -> dict[str, Any]:
     raw = case.tensor("advantages", None) if "advantages" in case.inputs else None
     computed = group_normalized(rewards, group) if scale else group_centered(rewards, group)
     raw = computed if raw is None else raw
-    batch = scored([_padded(rank, width) for rank in ranks], rewards, group)
+    entropy, mask = (torch.cat(columns) for columns in zip(*(_padded(rank, width) for rank in ranks), strict=True))
+    batch = scored_rollouts(mask, entropy, rewards=rewards, group=group)
 
     everything = torch.ones(len(rewards), dtype=torch.bool)
     relative = relative_entropy(batch.entropy, batch.mask, group)
@@ -108,37 +117,72 @@ def _padded(rank: Rank, width: int) -> tuple[Tensor, Tensor]:
     return pad(rank.entropy.detach(), (0, missing), value=torch.nan), pad(rank.mask, (0, missing), value=False)
 
 
-def scored(ranks: list[tuple[Tensor, Tensor]], rewards: Tensor, group: Tensor) -> Scored:
-    """What the product would hold of these rollouts."""
-    entropy, mask = (torch.cat(columns) for columns in zip(*ranks, strict=True))
-    flags = torch.ones(len(rewards), dtype=torch.bool)
-    return Scored(
-        input_ids=torch.zeros(mask.shape, dtype=torch.long),
-        attention=mask,
-        mask=mask,
-        segment=mask.long() * int(Segment.SAMPLED),
-        group=group,
-        reward=rewards,
-        reward_parts=rewards[:, None],
-        reward_weights=rewards.new_ones(1),
-        correct=flags,
-        scorable=flags,
-        finished=flags,
-        corrected=~flags,
-        sampling_logprobs=torch.zeros_like(entropy),
-        old_logprobs=torch.zeros_like(entropy),
-        entropy=entropy,
-    )
+STOP = 256  # the byte tokenizer's
 
 
-STRATEGIES = {
-    "reflect": Strategy.REFLECT,
-    "answer_injection": Strategy.ANSWER,
-    "reference_solution": Strategy.REFERENCE,
-}
+class Bytes:
+    """A tokenizer with a token a byte and the chat template of the files."""
+
+    chat_template = "<u>...<a>"
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(text.encode())
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        (turn,) = conversation
+        return f"<u>{turn['content']}<a>"
 
 
-class Scripted(random.Random):
+def text_of(rollout: Rollout) -> str:
+    """What a completion says; a stop token anywhere but at the end is an error."""
+    ids = rollout.completion_ids
+    return bytes(ids[:-1] if rollout.finished else ids).decode(errors="replace")
+
+
+class ScriptedEngine:
+    """Samples the first texts of a file, and its continuations behind them; ``endless`` texts never stop by themselves.
+
+    Either is cut to its budget.
+    """
+
+    exact = True
+
+    def __init__(self, first: list[str], endless: list[int], continuations: list[str]) -> None:
+        self.first = first
+        self.endless = endless
+        self.continuations = continuations
+        self.sampled: list[Rollout] = []
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
+        (request,) = requests
+        assert len(request.seeds) == len(self.first) == len(self.endless) == len(self.continuations)
+        for text, endless in zip(self.first, self.endless, strict=True):
+            span = _span(text, Segment.SAMPLED, sampling.max_new_tokens, stops=not endless)
+            self.sampled.append(Rollout(request.prompt_ids, (span,), STOP in span.token_ids))
+        return [tuple(self.sampled)]
+
+    def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
+        return [self._resume(item) for item in continuations]
+
+    def _resume(self, item: Continuation) -> Rollout:
+        (row,) = (i for i, rollout in enumerate(self.sampled) if rollout is item.rollout)
+        start = inject(item.rollout, item.injected_ids, finished=False)
+        budget = item.budget - len(item.injected_ids)
+        span = _span(self.continuations[row], Segment.CONTINUED, budget, stops=True)
+        return Rollout(start.prompt_ids, (*start.spans, span), STOP in span.token_ids)
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        pass
+
+
+def _span(text: str, segment: Segment, budget: int, *, stops: bool) -> Span:
+    ids = (*text.encode(), *([STOP] if stops else []))[:budget]
+    return Span(ids, segment, (-1.0,) * len(ids), (0.5,) * len(ids))
+
+
+class Draws(random.Random):
     """A random generator whose draws make the released probabilities choose the strategies of a script."""
 
     def __init__(self, strategies: list[str]) -> None:
@@ -149,61 +193,81 @@ class Scripted(random.Random):
         return {"reflect": 0.25, "answer_injection": 0.6, "reference_solution": 0.9}[self.left.pop(0)]
 
 
+class ScriptedPlan(Method):
+    """EDGE-GRPO with scripted draws."""
+
+    def __init__(self, method: EdgeGrpo, draws: Draws) -> None:
+        self.method = method
+        self.draws = draws
+
+    def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
+        return self.method.plan(groups, self.draws)
+
+    def signal(self, batch: Scored) -> Signal:
+        return self.method.signal(batch)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Tensor:
+        return self.method.loss(x, totals)
+
+
 def guided_error_correction(case: Case) -> dict[str, Any]:
     names = case.setting("reward_functions")
+    size = case.setting("num_generations")
     problem = Problem("0", case.value("problem"), (case.value("answer"),), case.value("reference_solution"))
-    prompt = tuple(f"<u>{problem.prompt}<a>".encode())
-    first = [_cut(text, case.setting("first_max_new_tokens")) for text in case.value("first_completions")]
-    assert len(case.value("truncated", [0] * len(first))) == len(first) == case.setting("num_generations")
-    first_rewards = [rewards_of(names, text, problem.answers) for text in first]
-
-    guided, forced = case.setting("GEC"), case.setting("force_reflection")
-    script = case.value("strategies")
-    rng = Scripted(script if isinstance(script, list) else [])
-    probabilities = {"reflect": 0.5, "answer": 0.25, "reference": 0.25}
-    if not guided:
-        probabilities = {"reflect": 1.0, "answer": 0.0, "reference": 0.0}
-        rng = Scripted(["reflect"] * len(first))
+    guided, forced, script = case.setting("GEC"), case.setting("force_reflection"), case.value("strategies")
     method = EdgeGrpo(
+        scale="group" if case.setting("scale_rewards", True) else "none",
         correction=Correction(
-            **probabilities,
+            **({} if guided else {"reflect": 1.0, "answer": 0.0, "reference": 0.0}),
             amount="all" if guided or forced else "none",
             guard=False,
+            max_new_tokens=case.setting("second_max_new_tokens"),  # here the phrase counts too; the texts are short
             max_prompt_tokens=case.setting("prompt_length_limit"),
-        )
+        ),
+        eda=EntropyAdvantage(enabled=False),
     )
-    right = [sum(parts) == len(names) for parts in first_rewards]
-    rows = [
-        Row(Rollout(prompt, (), finished=True), Grade(Verdict.CORRECT if good else Verdict.WRONG, sum(parts)))
-        for good, parts in zip(right, first_rewards, strict=True)
-    ]
-    texts = list(first)
-    continuations = case.value("second_continuations")
-    budget = case.setting("second_max_new_tokens")
-    for repair in method.plan([Group(problem, tuple(rows))], rng):
-        if repair.strategy is Strategy.REFERENCE:
-            texts[repair.row] = repair.text
-        else:
-            texts[repair.row] += repair.text
-        if repair.strategy is Strategy.REFLECT:
-            texts[repair.row] += _cut(continuations[repair.row], budget)
-    assert not guided or not rng.left, "strategies were left over"
+    draws = Draws(script if guided else ["reflect"] * size)
 
-    final = [rewards_of(names, text, problem.answers) for text in texts]
-    total = torch.tensor([sum(parts) for parts in final], dtype=case.dtype)
-    group = torch.zeros(len(total), dtype=torch.long)
-    scale = case.setting("scale_rewards", True)
+    def grade(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
+        rewards = [rewards_of(names, text_of(r), p.answers) for p, r in zip(problems, rollouts, strict=True)]
+        verdicts = [Verdict.CORRECT if sum(parts) == len(names) else Verdict.WRONG for parts in rewards]
+        return [
+            Grade(v, sum(parts), dict(zip(names, parts, strict=True)))
+            for v, parts in zip(verdicts, rewards, strict=True)
+        ]
+
+    engine = ScriptedEngine(
+        case.value("first_completions"), case.value("truncated", [0] * size), case.value("second_continuations")
+    )
+    tokenizer = Bytes()
+    collector = Collector(
+        engine=engine,
+        grader=grade,
+        method=ScriptedPlan(method, draws),
+        tokenizer=tokenizer,
+        sampling=Sampling(case.setting("first_max_new_tokens")),
+        group_size=size,
+        stop_id=STOP,
+        seed=0,
+    )
+    prompted = Prompted(problem, encode_prompt(tokenizer, problem.prompt, DataSettings(template="chat")))
+    groups = method.arrange(collector.collect(iter([prompted]), step=0, num_groups=1).groups)
+    assert not guided or not draws.left, "strategies were left over"
+
+    batch = collate(groups, parts=names, weights=[1.0] * len(names), pad_id=STOP)
+    nothing = torch.zeros(batch.mask.shape)
+    signal = method.signal(scored(batch, old_logprobs=nothing, entropy=nothing, ref_logprobs=None))
+    (group,) = groups
+    # What the file's description asks of a correct implementation beyond its numbers.
+    injected = batch.segment == int(Segment.INJECTED)
+    assert torch.equal(injected.any(-1), batch.corrected)
+    assert all(row.first is not None or row.rollout is engine.sampled[i] for i, row in enumerate(group.rows))
     return {
-        "first_rewards": first_rewards,
-        "final_texts": texts,
-        "final_rewards_per_func": final,
-        "advantages": group_normalized(total, group) if scale else group_centered(total, group),
+        "first_rewards": [list(row.first_grade.parts.values()) for row in group.rows],
+        "final_texts": [text_of(row.rollout) for row in group.rows],
+        "final_rewards_per_func": batch.reward_parts,
+        "advantages": signal.row_advantages,
     }
-
-
-def _cut(text: str, tokens: int) -> str:
-    """The first tokens of a text under the byte tokenizer."""
-    return text.encode()[:tokens].decode(errors="replace")
 
 
 HANDLERS = {

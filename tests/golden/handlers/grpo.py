@@ -2,21 +2,23 @@
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
 from golden.cases import Case
+from golden.rollouts import scored_rollouts
 from torch import Tensor
 
+from edge_grpo.batching import loss_inputs
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional import losses
 from edge_grpo.functional.filters import high_entropy
 from edge_grpo.functional.means import mean_over_tokens
-from edge_grpo.functional.ops import group_size, group_std, masked_mean, masked_std, row_mean, where_mask
+from edge_grpo.functional.ops import group_size, group_std, masked_mean, masked_std, row_mean
 from edge_grpo.methods import Bnpo, Cispo, Dapo, DrGrpo, Grpo, Luspo, Sapo, Vespo
 from edge_grpo.methods.family import ClippedFamily, Family
-from edge_grpo.records import Segment
-from edge_grpo.tensors import LossInputs, Totals
+from edge_grpo.tensors import Totals
 
 CLIPPED = {"grpo": Grpo, "bnpo": Bnpo, "dr_grpo": DrGrpo, "dapo": Dapo, "luspo": Luspo}
 
@@ -67,6 +69,8 @@ def make_method(loss_type: str, case: Case, *, high: float | None) -> Family:
         "beta": case.setting("beta", 0.0),
         "kl_bias_correction": case.setting("use_bias_correction_kl", True),
         "off_policy_threshold": case.setting("off_policy_mask_threshold", None),
+        "entropy_quantile": case.setting("top_entropy_quantile", 1.0),
+        "entropy_coef": case.setting("entropy_coef", 0.0),
     }
     low, delta = case.setting("epsilon", 0.2), case.setting("delta", None)
     temperatures = {
@@ -113,37 +117,32 @@ def loss(case: Case) -> dict[str, Any]:
         tokens=items if by_tokens else max(float(mask.sum()), 1.0) * parts,
         max_new_tokens=case.setting("max_completion_length", 512),
     )
-    top = case.setting("top_entropy_quantile", 1.0)
-    acting = high_entropy(entropy, mask, top=top) if top < 1 else mask
-    x = LossInputs(
-        logprobs=logprobs,
-        entropy=entropy,
-        old_logprobs=old,
-        sampling_logprobs=sampling,
-        ref_logprobs=ref,
-        advantages=where_mask(advantages, acting),
-        likelihood=None,
-        mask=mask,
-        segment=torch.full(mask.shape, int(Segment.SAMPLED)),
-        keep=torch.ones(len(mask), dtype=torch.bool),
-        group=torch.zeros(len(mask), dtype=torch.long),
-        reward=torch.zeros(len(mask), dtype=case.dtype),
-        correct=torch.zeros(len(mask), dtype=torch.bool),
-    )
     method = make_method(loss_type, case, high=case.setting("epsilon_high", None))
-    policy_loss = method.loss(x, totals)
-    coef = case.setting("entropy_coef", 0.0)
-    count = max(float(acting.sum()), 1.0) * parts
-    total = policy_loss - coef * mean_over_tokens(entropy, acting, tokens=count)
+    group = torch.zeros(len(mask), dtype=torch.long)
+    batch = scored_rollouts(
+        mask, entropy.detach(), rewards=advantages[:, 0], group=group, old=old, sampling=sampling, ref=ref
+    )
+    rows = given if given.dim() == 1 else torch.ones_like(given[:, 0])
+    signal = method.spread(batch, raw=rows, advantages=rows, keep=batch.scorable, mask=mask)
+    if given.dim() > 1:
+        signal = replace(signal, advantages=signal.advantages * given)
+    x = loss_inputs(batch, signal, torch.arange(len(mask)), mask.shape[1], logprobs=logprobs, entropy=entropy)
+
+    # TRL's bonus is a mean over the micro-batch's tokens above the quantile, the method's one over all tokens of the
+    # update: without a quantile and with one micro-batch they are equal, and nothing is corrected here.
+    acting = high_entropy(entropy, mask, top=method.entropy_quantile) if method.entropy_quantile < 1 else mask
+    bonus = mean_over_tokens(entropy, acting, tokens=max(float(acting.sum()), 1.0) * parts)
+    methods_bonus = mean_over_tokens(entropy, mask, tokens=totals.tokens)
+    total = method.loss(x, totals) + method.entropy_coef * (methods_bonus - bonus)
     total.backward()
 
     ratio = method.log_ratio(x).detach()
     by_row = level == "sequence" and given.dim() == 1
     metrics: dict[str, Any] = {"entropy": masked_mean(entropy, mask)}
-    if coef:
-        metrics["policy_loss"] = policy_loss * (1 if by_tokens else parts)
+    if method.entropy_coef:
+        metrics["policy_loss"] = (total + method.entropy_coef * bonus) * (1 if by_tokens else parts)
         if train:
-            metrics["entropy_coef"] = coef
+            metrics["entropy_coef"] = method.entropy_coef
     if method.uses_reference:
         metrics["kl"] = masked_mean(method.kl(x, ratio), mask)
     if isinstance(method, ClippedFamily):
