@@ -42,7 +42,7 @@ endif
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo"
 
-demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about five minutes on two cores
+demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about two minutes on two cores
 	$(BIN)/edge-grpo train $(ARGS)
 
 test: check pytest ## Everything that CI runs
@@ -65,7 +65,7 @@ test-slow: setup ## The tests that take minutes
 docs: setup ## Check the commands, snippets, links and paths of README.md and docs/
 	$(BIN)/python -m pytest tests/test_docs.py
 
-compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (an hour, resumable)
+compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (half an hour, resumable)
 	$(BIN)/edge-grpo compare $(ARGS)
 
 $(BENCH): $(SETUP)

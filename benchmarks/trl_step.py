@@ -24,7 +24,7 @@ from edge_grpo.data.arithmetic import ArithmeticSettings, problems
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.data.templates import render_prompt
 from edge_grpo.display import Silent
-from edge_grpo.policy import _resolve, load_tokenizer
+from edge_grpo.models import load_tokenizer, resolve
 from edge_grpo.rewards import Rewards
 from edge_grpo.rundir import RunFolder
 from edge_grpo.session import Session
@@ -89,7 +89,7 @@ def theirs(folder: Path, steps: int) -> Iterator[float]:
 
     clock = Clock()
     trainer = GRPOTrainer(
-        model=_resolve("bundled"),
+        model=resolve("bundled"),
         reward_funcs=right,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,

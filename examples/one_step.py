@@ -1,6 +1,6 @@
 """One whole training step of EDGE-GRPO, from prompts to new weights, without command line or run folder.
 
-    python examples/one_step.py
+python examples/one_step.py
 """
 
 import random
@@ -13,7 +13,7 @@ from edge_grpo.data.templates import encode_problems
 from edge_grpo.evaluate import grader
 from edge_grpo.methods import EdgeGrpo
 from edge_grpo.metrics import means
-from edge_grpo.policy import ModelSettings, load_policy, stop_token_ids
+from edge_grpo.models import ModelSettings, load_policy, stop_token_ids
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Sampling

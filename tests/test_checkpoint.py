@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from support import tiny_policy
 
 from edge_grpo.checkpoint import Progress, latest, load, save
@@ -84,3 +85,22 @@ def test_an_unwritable_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="could not be written"):
         save(tmp_path / "file", HERE, dict(policy.trained()), optimizer, keep=2)
+
+
+def test_saving_the_same_step_again_keeps_the_whole_checkpoint(tmp_path):
+    policy, optimizer = trained_policy()
+    path = save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=1)
+    before = (path / "weights.safetensors").stat().st_ino
+    assert save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=1) == path
+    assert (path / "weights.safetensors").stat().st_ino == before
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("edge_grpo.checkpoint.save_file", full)
+    policy, optimizer = trained_policy(0)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=1)
+    assert latest(tmp_path) is None

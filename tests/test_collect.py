@@ -162,6 +162,7 @@ def test_dynamic_sampling_draws_until_enough_groups_are_useful():
     assert figures["dynamic/extra_completions"] == 8
     assert figures["dynamic/useful"] == pytest.approx(3 / 5)
     assert figures["collapse/before"] == pytest.approx(2 / 5)
+    assert figures["collapse/after"] == 0.0  # of what is trained
 
 
 def test_dynamic_sampling_is_bounded_and_fills_up_only_if_it_may():
@@ -193,7 +194,7 @@ def test_figures_tell_before_from_after():
     wrong, right = row(1.0), row(2.0)
     fixed = Row(right.rollout, right.grade, Strategy.ANSWER, first=(wrong.rollout, wrong.grade))
     groups = [group(1, 1), group(2, 2), type(group(1, 1))(PROBLEM, (fixed, wrong))]
-    figures = means(describe(groups))
+    figures = means(describe(groups, groups))
     assert figures["collapse/before"] == 1.0
     assert figures["collapse/after"] == pytest.approx(2 / 3)
     assert figures["collapse/before_all_wrong"] == pytest.approx(2 / 3)

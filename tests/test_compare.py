@@ -46,8 +46,7 @@ def test_a_mistake_shows_before_anything_is_trained(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_tiny_comparison_from_end_to_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("edge_grpo.compare.ARMS", tuple(arm for arm in ARMS))
+def test_a_tiny_comparison_from_end_to_end(tmp_path):
     model = save_tiny(tmp_path / "model")
     words = [f"model.path={model}", "train.steps=1", "rollout.max_new_tokens=6", "rollout.prompts_per_step=2"]
     out = tmp_path / "page.md"

@@ -13,7 +13,7 @@ from edge_grpo.data.templates import encode_problems
 from edge_grpo.evaluate import grader
 from edge_grpo.methods import METHODS, Grpo
 from edge_grpo.metrics import means
-from edge_grpo.policy import ModelSettings, load_policy, stop_token_ids
+from edge_grpo.models import ModelSettings, load_policy, stop_token_ids
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Sampling
@@ -42,7 +42,7 @@ def test_the_base_model_leaves_many_groups_collapsed_for_both_reasons():
             stop_id=stop_ids[0],
             seed=0,
         ).collect(stream(prompts, seed=0, start=0), step=0, num_groups=400)
-    figures = means(describe(collected.groups))
+    figures = means(describe(collected.groups, collected.groups))
     assert 0.4 <= figures["collapse/before"] <= 0.8
     assert figures["collapse/before_all_wrong"] > 0.2
     assert figures["collapse/before_all_right"] > 0

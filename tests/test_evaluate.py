@@ -51,7 +51,7 @@ def test_no_problem_at_all_is_an_error():
 
 
 def test_an_evaluation_of_nothing_scorable_is_nan():
-    assert math.isnan(Evaluation((), {}, 0.0, 0.0, ()).accuracy)
+    assert math.isnan(Evaluation((), {}, 0.0, 0.0, (), ()).accuracy)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7)])

@@ -7,7 +7,7 @@ import torch
 from support import save_tiny
 
 from edge_grpo.config import load_config
-from edge_grpo.policy import ModelSettings, load_policy
+from edge_grpo.models import ModelSettings, load_policy
 from edge_grpo.train import resume, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -25,6 +25,10 @@ def test_a_signal_during_updates_waits_for_the_next_step():
             pytest.fail("the next step began")
 
 
+def test_no_except_exception_swallows_a_dropped_step():
+    assert not issubclass(StepDropped, Exception)
+
+
 def test_a_second_signal_ends_at_once_and_handlers_come_back():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), Interruption():

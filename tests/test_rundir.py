@@ -70,3 +70,30 @@ def test_metrics_without_tensorboard(tmp_path):
     folder.write_metrics({"step": 1})
     assert not (folder.path / "events").exists()
     assert json.loads((folder.path / "metrics.jsonl").read_text()) == {"step": 1}
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "final", "events", "rollouts"])
+def test_files_that_a_new_run_would_overwrite_are_left_alone(tmp_path, name):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"has {name} but no run"):
+        make(tmp_path / "run")
+
+
+def test_a_run_that_never_began_leaves_no_trace(tmp_path):
+    folder = make(tmp_path / "run")
+    folder.cut_back(None)
+    folder.discard_unstarted()
+    assert not folder.path.exists()
+    begun = make(tmp_path / "run")
+    begun.write_metrics({"step": 0})
+    begun.close()
+    begun.discard_unstarted()
+    assert (begun.path / "config.yaml").exists()
+
+
+def test_one_process_at_a_time(tmp_path):
+    folder = make(tmp_path / "run")
+    with folder.locked(), pytest.raises(CheckpointError, match="another process"), folder.locked():
+        pytest.fail("two at once")
+    with folder.locked():
+        pass

@@ -270,6 +270,7 @@ class Mine(Method):
 
     kind: Literal["mine"] = "mine"
     weight: float = Field(default=1.0, gt=0)
+    names: tuple[str, ...] = ("a", "b")
     poison: bool = False
 
     def signal(self, batch):

@@ -45,6 +45,8 @@ def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], 
         CheckpointError: the disk is full or not writable.
     """
     final = folder / f"step_{progress.step:06d}"
+    if final.exists():  # the state before a step is the same whenever it is saved
+        return final
     draft = folder / f".draft_{progress.step:06d}"
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -56,10 +58,9 @@ def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], 
         (draft / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
         for path in draft.iterdir():
             _flush(path)
-        shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
         _flush(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{final}: the checkpoint could not be written ({error}); the run goes no further"
         ) from error

@@ -4,10 +4,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
+from safetensors import SafetensorError
 
 from edge_grpo.errors import ConfigError, EdgeGrpoError
 
@@ -26,18 +27,34 @@ Settings = Annotated[
 ]
 
 
+_UsageError: type[Exception] = cast(
+    "type[Exception]", typer.BadParameter.__mro__[1]
+)  # click's, which some versions of typer carry inside
+
+
 def main() -> None:
     """Entry point: every user mistake ends in one clear line on stderr and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        app()
-    except EdgeGrpoError as error:
-        print(f"edge-grpo: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+    except (EdgeGrpoError, SafetensorError, OSError) as error:  # OSError: a full disk, a folder without permission
+        _fail(str(error))
+    except _UsageError as error:
+        _fail(f"{error.format_message()} See `edge-grpo --help`.")
+    except (KeyboardInterrupt, typer.Abort):
         print("edge-grpo: stopped", file=sys.stderr)
         sys.exit(130)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, not imported here
+            raise
+        _fail("the device is out of memory; lower train.micro_batch_rows, rollout.max_rows or rollout.max_new_tokens")
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"edge-grpo: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _split(words: list[str] | None) -> tuple[str | None, list[str]]:
@@ -102,25 +119,34 @@ def methods() -> None:
 @app.command("eval")
 def evaluate(
     settings: Settings = None,
-    model: Annotated[str, typer.Option(metavar="DIR", help="Model folder, hub name, or 'bundled'.")] = "bundled",
-    data: Annotated[str, typer.Option(metavar="FILE", help="Problems; empty: held-out built-in ones.")] = "",
+    model: Annotated[str, typer.Option(metavar="DIR", help="In place of model.path.")] = "",
+    data: Annotated[str, typer.Option(metavar="FILE", help="In place of the held-out problems.")] = "",
     save: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write every answer with its verdict.")] = "",
 ) -> None:
-    """Accuracy of a model on a data file: greedy, or sampled with eval.temperature=1 eval.samples=8."""
+    """Accuracy of a model on a data file: greedy, or sampled with eval.temperature=1 eval.samples=8.
+
+    A run's ``final`` folder is evaluated with the settings of its run (template, budget), unless a file is given.
+    """
     from dataclasses import replace  # noqa: PLC0415
 
     from edge_grpo.config import load_config  # noqa: PLC0415
-    from edge_grpo.data.problems import load_eval, load_problems  # noqa: PLC0415
+    from edge_grpo.data.problems import load_problems, load_train_eval  # noqa: PLC0415
     from edge_grpo.evaluate import evaluate_model  # noqa: PLC0415
-    from edge_grpo.policy import load_policy  # noqa: PLC0415
+    from edge_grpo.models import load_policy  # noqa: PLC0415
     from edge_grpo.rewards.compose import Rewards  # noqa: PLC0415
+    from edge_grpo.rundir import RunFolder  # noqa: PLC0415
 
     path, overrides = _split(settings)
-    config = load_config(path, overrides)
+    folder = Path(model).expanduser()
+    base = None
+    if not path and folder.name == "final" and (folder.parent / "config.yaml").exists():
+        base = RunFolder.read_config(folder.parent)[0] | {"method": "edge_grpo"}  # the method has no say here
+    config = load_config(path, overrides, base=base)
+    model = model or config.model.path
     if data:
         loaded = load_problems(data, config.data.fields, split=config.data.eval_split, bad_rows=config.data.bad_rows)
     else:
-        loaded = load_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)
+        loaded = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[1]
     policy = load_policy(replace(config.model, path=model))
     with Rewards(config.reward) as rewards:
         result = evaluate_model(
@@ -129,26 +155,33 @@ def evaluate(
     low, high = result.interval
     console = Console(soft_wrap=True)
     console.print(
-        f"{model} on {data or 'held-out ' + config.data.task}: accuracy {result.accuracy:.1%} "
+        f"{model} on {data or 'held-out problems'}: accuracy {result.accuracy:.1%} "
         f"(95 % interval {low:.1%} - {high:.1%}) over {result.num_problems} problems",
         markup=False,
         highlight=False,
     )
-    if loaded.num_skipped:
-        console.print(f"{loaded.num_skipped} bad rows skipped", highlight=False)
+    over_long = len(loaded.problems) - len(result.ids)
+    if loaded.num_skipped or over_long:
+        console.print(f"left out: {loaded.num_skipped} bad rows, {over_long} over-long prompts", highlight=False)
+    if result.finished < 1:
+        budget = config.eval.max_new_tokens or config.rollout.max_new_tokens
+        console.print(
+            f"{1 - result.finished:.1%} of the answers ran out of {budget} tokens; eval.max_new_tokens raises it",
+            highlight=False,
+        )
     verdicts = ", ".join(f"{count} {name}" for name, count in result.verdicts.items() if count)
     console.print(f"verdicts: {verdicts}; mean length {result.mean_length:.1f} tokens", highlight=False)
     for name, value in result.metrics().items():
         if name.startswith("eval/pass@"):
             console.print(f"{name.removeprefix('eval/')} {value:.1%}", highlight=False)
     if save:
-        _save_answers(save, result, policy.tokenizer, [problem.id for problem in loaded.problems])
+        _save_answers(save, result, policy.tokenizer)
 
 
-def _save_answers(path: str, result: Any, tokenizer: Any, ids: list[str]) -> None:
+def _save_answers(path: str, result: Any, tokenizer: Any) -> None:
     try:
         with Path(path).expanduser().open("w", encoding="utf-8") as file:
-            for name, answers in zip(ids, result.answers, strict=False):
+            for name, answers in zip(result.ids, result.answers, strict=True):
                 for rollout, grade in answers:
                     text = tokenizer.decode(list(rollout.completion_ids), skip_special_tokens=True)
                     row = {"problem": name, "completion": text, "verdict": str(grade.verdict), "reward": grade.reward}

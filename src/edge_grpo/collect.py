@@ -95,7 +95,7 @@ class Collector:
         groups, skipped = self._round(_take(problems, num_groups), step, 0)
         asked = num_groups
         if top_up is None or top_up.max_rounds == 0:
-            return Collected(tuple(groups), asked, describe(groups) | {"correction/skipped": (skipped, 1.0)})
+            return Collected(tuple(groups), asked, describe(groups, groups) | {"correction/skipped": (skipped, 1.0)})
         for number in range(1, top_up.max_rounds + 1):
             useful = sum(self.method.useful(group) for group in groups)
             missing = num_groups - useful
@@ -111,7 +111,7 @@ class Collector:
             "dynamic/extra_completions": ((asked - num_groups) * self.group_size, 1.0),
             "dynamic/useful": share(self.method.useful(group) for group in groups),
         }
-        return Collected(tuple(kept), asked, describe(groups) | extra)
+        return Collected(tuple(kept), asked, describe(groups, kept) | extra)
 
     def _round(self, prompted: list[Prompted], step: int, number: int) -> tuple[list[Group], int]:
         """Sample and grade a group a prompt, then correct while the method wants to; counts skipped repairs."""
@@ -183,15 +183,16 @@ def _take(problems: Iterator[Prompted], count: int) -> list[Prompted]:
     return taken
 
 
-def describe(groups: Sequence[Group]) -> Metrics:
-    """What was sampled and what corrections made of it.
+def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
+    """What was sampled (``groups``), and what corrections and dynamic sampling made of it (``kept``).
 
     ``accuracy``, ``reward/before``, ``collapse/before*``, ``verdict/*``, lengths and entropy are about the policy's own
     samples; ``reward/after`` and ``collapse/after*`` about what will be trained. Collapse is the share of groups whose
     rewards are all equal, split into all right and all wrong (the rest: equal for another reason).
     """
-    rows = [row for group in groups for row in group.rows]
-    first = [row.first or (row.rollout, row.grade) for row in rows]
+    rows = [row for group in kept for row in group.rows]
+    sampled = [row for group in groups for row in group.rows]
+    first = [row.first or (row.rollout, row.grade) for row in sampled]
     corrected = [row for row in rows if row.strategy is not Strategy.NONE]
     spans = [span for rollout, _ in first for span in rollout.spans]
     trained = [segment for row in rows for segment in row.rollout.segments]
@@ -200,7 +201,7 @@ def describe(groups: Sequence[Group]) -> Metrics:
         "reward/before": mean_of(grade.reward for _, grade in first if grade.scorable),
         "reward/after": mean_of(row.grade.reward for row in rows if row.grade.scorable),
         "collapse/before": share(group.collapsed_before for group in groups),
-        "collapse/after": share(group.collapsed for group in groups),
+        "collapse/after": share(group.collapsed for group in kept),
         "length/sampled": mean_of(len(rollout.completion_ids) for rollout, _ in first),
         "length/unfinished": share(not rollout.finished for rollout, _ in first),
         "entropy/sampling": mean_of(value for span in spans for value in span.entropies),
@@ -208,7 +209,7 @@ def describe(groups: Sequence[Group]) -> Metrics:
         "correction/injected_tokens": share(segment is Segment.INJECTED for segment in trained),
         "tokens": (
             sum(len(s.token_ids) for s in spans)
-            + sum(len(s.token_ids) for row in corrected for s in row.rollout.spans if s.segment is Segment.CONTINUED),
+            + sum(len(s.token_ids) for row in sampled for s in row.rollout.spans if s.segment is Segment.CONTINUED),
             1.0,
         ),
     }
@@ -217,7 +218,7 @@ def describe(groups: Sequence[Group]) -> Metrics:
             group.collapsed_before and _all(group, right, before=True) for group in groups
         )
         metrics[f"collapse/after_{name}"] = share(
-            group.collapsed and _all(group, right, before=False) for group in groups
+            group.collapsed and _all(group, right, before=False) for group in kept
         )
     for verdict in Verdict:
         metrics[f"verdict/{verdict}"] = share(grade.verdict is verdict for _, grade in first)

@@ -1,13 +1,16 @@
 """The comparison behind ``docs/results/edge_grpo.md``: ten arms, three rates, five seeds, equal prompts and steps."""
 
+import functools
+import hashlib
 import json
 import math
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,13 @@ import torch
 from edge_grpo import train as loop
 from edge_grpo.collect import Prompted, stream
 from edge_grpo.compare_page import Arm, Measured, write_page
-from edge_grpo.config import Config, load_config
+from edge_grpo.config import Config, config_hash, load_config, to_tree
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.templates import encode_problems, encode_text
 from edge_grpo.display import Display
+from edge_grpo.errors import ConfigError
 from edge_grpo.evaluate import evaluate_model
-from edge_grpo.policy import load_policy, stop_token_ids
+from edge_grpo.models import load_policy, stop_token_ids
 from edge_grpo.records import Problem
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.sft import Example, train_supervised
@@ -69,6 +73,10 @@ class _Job:
     def result(self) -> Path:
         return Path(self.folder) / "result.json"
 
+    @property
+    def digest(self) -> str:
+        return _digest(self.overrides)
+
 
 def compare(
     overrides: Sequence[str], *, out: str, folder: str, seeds: int, jobs: int, display: Display
@@ -88,15 +96,17 @@ def compare(
     Raises:
         ConfigError: a setting is wrong.
     """
-    for arm in ARMS:
-        load_config(None, _words(arm, overrides))  # every mistake shows before anything is trained
+    for arm in ARMS:  # every mistake shows before anything is trained
+        config = load_config(None, _words(arm, overrides))
+        if config.data.path and not config.data.eval_path:
+            raise ConfigError("data.eval_path: compare needs held-out problems in a file of their own; set it")
     began = time.monotonic()
     search = [_job(arm, rate, 0, folder, overrides) for arm in ARMS for rate in RATES]
     found = {(m.arm, m.rate, m.seed): m for m in _run_all(search, jobs, display)}
     chosen = {arm.name: max(RATES, key=lambda rate: found[arm.name, rate, 0].validation) for arm in ARMS}
     rest = [_job(arm, chosen[arm.name], seed, folder, overrides) for seed in range(1, seeds) for arm in ARMS]
     measured = (*found.values(), *_run_all(rest, jobs, display))
-    config = load_config(None, [f"train.steps={STEPS}", *overrides])
+    config = load_config(None, ["method=edge_grpo", f"train.steps={STEPS}", *overrides])
     base = _base(config, folder)
     write_page(Path(out), ARMS, measured, chosen, base=base, config=config, overrides=overrides)
     display.say(f"wrote {out} after {(time.monotonic() - began) / 60:.1f} minutes")
@@ -118,13 +128,17 @@ def _job(arm: Arm, rate: float, seed: int, folder: str, overrides: Sequence[str]
 
 
 def _run_all(jobs: Sequence[_Job], workers: int, display: Display) -> Iterator[Measured]:
-    waiting = [job for job in jobs if not job.result.exists()]
+    waiting = [job for job in jobs if _kept(job) is None]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
         tasks = {pool.submit(_run, job): job for job in waiting}
-        for number, task in enumerate(as_completed(tasks), 1):
-            job, seconds = tasks[task], task.result()
-            display.say(f"{number}/{len(waiting)}  {job.arm}  rate {job.rate:g}  seed {job.seed}  {seconds:.0f} s")
+        try:
+            for number, task in enumerate(as_completed(tasks), 1):
+                job, seconds = tasks[task], task.result()
+                display.say(f"{number}/{len(waiting)}  {job.arm}  rate {job.rate:g}  seed {job.seed}  {seconds:.0f} s")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for job in jobs:
         yield Measured.read(job.result, arm=job.arm, rate=job.rate, seed=job.seed)
 
@@ -137,40 +151,62 @@ def _one_thread() -> None:
 def _run(job: _Job) -> float:
     """Train and evaluate one job; the time of training in seconds."""
     config = load_config(None, list(job.overrides))
-    began = time.monotonic()
     final = Path(job.folder) / "final"
-    if not final.exists():
-        if job.arm == "sft":
-            _train_sft(config, final)
-        elif (Path(job.folder) / "config.yaml").exists():
-            loop.resume(job.folder)
-        else:
-            loop.train(config)
-    seconds = time.monotonic() - began
-    result = _test(config, str(final)) | _training(Path(job.folder)) | {"seconds": seconds}
+    measured: dict[str, Any] = {}
+    if job.arm == "sft":
+        began = time.monotonic()
+        _train_sft(config, final)
+        measured["seconds"] = time.monotonic() - began
+    else:
+        known = (Path(job.folder) / "config.yaml").exists()
+        done = loop.resume(job.folder, config) if known else loop.train(config)
+        if done.signal:
+            raise KeyboardInterrupt
+        measured = _training(Path(job.folder))
+    result = _test(config, str(final)) | measured | {"hash": job.digest}
     draft = job.result.with_suffix(".draft")
     draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draft.replace(job.result)
-    return seconds
+    return float(measured["seconds"])
+
+
+def _kept(job: _Job) -> dict[str, Any] | None:
+    """The result on disk, if there is one and it belongs to these settings and this bundled model.
+
+    Raises:
+        ConfigError: it belongs to others.
+    """
+    if not job.result.exists():
+        return None
+    held: dict[str, Any] = json.loads(job.result.read_text(encoding="utf-8"))
+    if held.get("hash") != job.digest:
+        raise ConfigError(f"{job.folder} was made with other settings or another base model; use another --dir")
+    return held
+
+
+@functools.cache
+def _digest(overrides: tuple[str, ...]) -> str:
+    """Of the settings but the folder, and of the bundled model's weights."""
+    weights = (Path(__file__).parent / "base_model/model.safetensors").read_bytes()
+    return f"{config_hash(to_tree(load_config(None, list(overrides))))}-{hashlib.sha256(weights).hexdigest()[:12]}"
 
 
 def _base(config: Config, folder: str) -> Measured:
     """The untrained model, on the same problems."""
     file = Path(folder) / "base.json"
-    if not file.exists():
-        file.write_text(json.dumps(_test(config, config.model.path) | {"seconds": 0.0}) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(_test(config, config.model.path)) + "\n", encoding="utf-8")
     return Measured.read(file, arm="base", rate=0.0, seed=0)
 
 
 def _test(config: Config, model: str) -> dict[str, Any]:
     """Right or wrong on every validation and every test problem, greedily."""
     _, held_out = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
-    policy = load_policy(load_config(None, [f"model.path={model}"]).model)
+    policy = load_policy(replace(config.model, path=model))
     with Rewards(config.reward) as rewards:
         result = evaluate_model(
             policy, held_out.problems, rewards, data=config.data, rollout=config.rollout, settings=config.eval
         )
-    flags = [bool(own[0]) for own in result.correct]
+    flags = [answers[0][1].correct for answers in result.answers]
     return {"validation": flags[:_NUM_VALIDATION], "test": flags[_NUM_VALIDATION:]}
 
 
@@ -192,7 +228,7 @@ def _training(folder: Path) -> dict[str, float | None]:
     figures = {name: _mean([row.get(name) for row in rows]) for name in names}
     figures |= {f"late/{name}": _mean([row.get(name) for row in late]) for name in ("entropy", "accuracy")}
     figures["extra_completions"] = sum(row.get("dynamic/extra_completions") or 0.0 for row in rows)
-    figures["train_s"] = sum(row["time/step_s"] for row in rows)
+    figures["seconds"] = sum(row["time/step_s"] for row in rows)
     return figures
 
 
@@ -221,7 +257,10 @@ def _train_sft(config: Config, final: Path) -> None:
     train_supervised(
         policy.model, batches(), optimizers=[optimizer], steps=config.train.steps, warmup_steps=0, pad_id=stop
     )
-    policy.save(final)
+    draft = final.with_name(".final")
+    policy.save(draft)
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
 
 
 def _solution(problem: Problem) -> str:

@@ -17,7 +17,7 @@ from edge_grpo.data.problems import DataSettings
 from edge_grpo.errors import ConfigError
 from edge_grpo.evaluate import EvalSettings
 from edge_grpo.methods import METHODS, EdgeGrpo, MethodConfig
-from edge_grpo.policy import ModelSettings
+from edge_grpo.models import ModelSettings
 from edge_grpo.rewards.compose import RewardSettings
 from edge_grpo.rollout.engine import RolloutSettings
 from edge_grpo.settings import settings

@@ -81,13 +81,14 @@ class PlainDisplay:
 
     def row(self, row: Mapping[str, float]) -> None:
         """Print a row's main figures."""
-        if "accuracy" not in row:
-            return
         figures = [f"step {row['step']:.0f}/{self._total}"]
         figures += [f"{title} {form.format(row[name])}" for title, name, form in _COLUMNS[1:] if _known(row, name)]
         figures += [f"{name} {row[f'verdict/{name}']:.0%}" for name in _TROUBLE if row.get(f"verdict/{name}")]
-        left = self._pace.left(int(row["step"]), self._total)
-        self.say("  ".join([*figures, f"left {_clock(left)}"]))
+        if _known(row, "eval/accuracy"):
+            figures.append(f"({row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%})")
+        if row["step"] > self._pace.done:
+            figures.append(f"left {_clock(self._pace.left(int(row['step']), self._total))}")
+        self.say("  ".join(figures))
 
     def stop(self) -> None:
         """Nothing to clear away."""
@@ -124,14 +125,13 @@ class LiveDisplay:
     def row(self, row: Mapping[str, float]) -> None:
         """Move the bar and add a line to the table."""
         self._bar.update(self._task, completed=row["step"])
-        if "accuracy" in row:
-            self._rows = [*self._rows, row][-_SHOWN:]
+        self._rows = [*self._rows, row][-_SHOWN:]
         self._live.update(Group(self._bar, self._table()))
 
     def stop(self) -> None:
         """Leave the last table on the screen."""
-        self._live.stop()
-        if self._rows:
+        if self._live.is_started:
+            self._live.stop()
             self.console.print(self._table())
 
     def _table(self) -> Table:
@@ -147,13 +147,13 @@ class _Pace:
     """Seconds a step, measured from the start of this process."""
 
     def __init__(self) -> None:
-        self._since, self._done = time.monotonic(), 0
+        self._since, self.done = time.monotonic(), 0
 
     def start(self, done: int) -> None:
-        self._since, self._done = time.monotonic(), done
+        self._since, self.done = time.monotonic(), done
 
     def left(self, step: int, total: int) -> float:
-        return (time.monotonic() - self._since) / max(1, step - self._done) * (total - step)
+        return (time.monotonic() - self._since) / max(1, step - self.done) * (total - step)
 
 
 def _known(row: Mapping[str, float], name: str) -> bool:

@@ -11,7 +11,8 @@ from edge_grpo.collect import Grader, Prompted
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.data.templates import encode_problems
 from edge_grpo.errors import DataError
-from edge_grpo.policy import Policy, stop_token_ids
+from edge_grpo.models import check_fit, stop_token_ids
+from edge_grpo.policy import Policy
 from edge_grpo.records import Grade, Problem, Rollout, Verdict
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rng import derive_seed
@@ -45,13 +46,14 @@ class EvalSettings:
 class Evaluation:
     """What came out: one list of right and wrong answers a problem; unscorable ones (grader errors) are left out.
 
-    ``answers`` holds every rollout with its grade, problem by problem.
+    ``ids`` names the problems that were asked; ``answers`` holds every rollout with its grade, problem by problem.
     """
 
     correct: tuple[tuple[bool, ...], ...]
     verdicts: dict[str, int]
     mean_length: float
     finished: float
+    ids: tuple[str, ...]
     answers: tuple[tuple[tuple[Rollout, Grade], ...], ...]
 
     @property
@@ -128,6 +130,7 @@ def evaluate(
         verdicts={str(verdict): sum(grade.verdict is verdict for grade in grades) for verdict in Verdict},
         mean_length=sum(len(rollout.completion_ids) for rollout in rollouts) / len(rollouts),
         finished=sum(rollout.finished for rollout in rollouts) / len(rollouts),
+        ids=tuple(item.problem.id for item in problems),
         answers=answers,
     )
 
@@ -156,8 +159,10 @@ def evaluate_model(
     encoded = encode_problems(policy.tokenizer, problems, data)
     prompted = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
     stop_ids = stop_token_ids(policy, rollout.stop)
+    budget = settings.max_new_tokens or rollout.max_new_tokens
+    check_fit(policy, [item.prompt_ids for item in prompted], budget)
     engine = DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=rollout.max_rows)
-    return evaluate(engine, grader(policy.tokenizer, rewards), prompted, settings, budget=rollout.max_new_tokens)
+    return evaluate(engine, grader(policy.tokenizer, rewards), prompted, settings, budget=budget)
 
 
 def grader(tokenizer: PreTrainedTokenizerBase, rewards: Rewards) -> Grader:

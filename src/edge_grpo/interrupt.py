@@ -10,8 +10,8 @@ from typing import Any
 __all__ = ["Interruption", "StepDropped"]
 
 
-class StepDropped(Exception):  # noqa: N818 - it is no error
-    """A signal came while nothing of the step had changed the weights."""
+class StepDropped(BaseException):
+    """A signal came while nothing of the step had changed the weights. No ``except Exception`` may swallow it."""
 
 
 class Interruption:

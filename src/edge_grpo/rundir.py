@@ -1,11 +1,17 @@
 """A run's folder: configuration, metrics, rollouts, events. Everything can be cut back to a step for resuming."""
 
+import itertools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
 
 import yaml
 
@@ -14,6 +20,8 @@ from edge_grpo.records import Row
 from edge_grpo.tensors import Scored, Signal
 
 __all__ = ["RunFolder", "rollout_rows"]
+
+_OWN = ("metrics.jsonl", "checkpoints", "rollouts", "events", "final")
 
 
 class RunFolder:
@@ -42,21 +50,53 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds a run already, or cannot be made.
         """
-        path = Path(directory).expanduser() if directory else _next_free(Path("runs"), str(tree["method"]["kind"]))
-        if (path / "config.yaml").exists():
+        path = Path(directory).expanduser()
+        if (path / "config.yaml").exists() and directory:
             raise ConfigError(
                 f"run.dir: {path} holds a run already; go on with `edge-grpo train --resume {path}`, "
                 "or name another folder"
             )
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run.dir: {path} is a file; name a folder")
+        taken = [name for name in _OWN if directory and (path / name).exists()]
+        if taken:
+            raise ConfigError(f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them")
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            if directory:
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                path = _next_free(Path("runs"), str(tree["method"].get("kind", "own")))
             folder = cls(path, tensorboard=bool(tree["run"]["tensorboard"]))
             folder.write_config(text, digest)
         except OSError as error:
             raise ConfigError(f"run.dir: {path} cannot be written ({error.strerror}); name another folder") from error
         return folder
+
+    def discard_unstarted(self) -> None:
+        """Take back what :meth:`create` made if the run ended before anything was written."""
+        if any(self.rows()) or self.checkpoints.exists():
+            return
+        for name in ("config.yaml", "metrics.jsonl", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder while inside (where the system has ``flock``).
+
+        Raises:
+            CheckpointError: another process is at work in it.
+        """
+        if sys.platform == "win32":
+            yield
+            return
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CheckpointError(f"{self.path}: another process trains in this folder; wait for it") from None
+            yield
 
     def write_config(self, text: str, digest: str) -> None:
         """Write the resolved settings, their hash in the first line."""
@@ -191,6 +231,7 @@ def rollout_rows(
             "strategy": str(row.strategy),
             "verdict": str(row.grade.verdict),
             "verdict_before": str(row.first_grade.verdict),
+            "note": row.grade.note,
             "reward": row.grade.reward,
             "reward_before": row.first_grade.reward,
             "reward_parts": [{"name": name, "value": value} for name, value in row.grade.parts.items()],
@@ -215,7 +256,13 @@ def rollout_rows(
 
 
 def _next_free(root: Path, name: str) -> Path:
-    number = 1
-    while (root / f"{name}-{number}").exists():
-        number += 1
-    return root / f"{name}-{number}"
+    """Make the first of ``name-1``, ``name-2``, ... that is not there; two processes never get the same."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = root / f"{name}-{number}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("endless")

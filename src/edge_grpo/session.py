@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from edge_grpo import checkpoint
 from edge_grpo.batching import collate
@@ -16,11 +17,12 @@ from edge_grpo.config import Config
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.templates import encode_problems
 from edge_grpo.display import Display
-from edge_grpo.errors import DataError
+from edge_grpo.errors import CheckpointError, DataError
 from edge_grpo.evaluate import evaluate, grader
 from edge_grpo.methods.base import Method
 from edge_grpo.metrics import means, merge
-from edge_grpo.policy import Policy, load_policy, stop_token_ids
+from edge_grpo.models import check_fit, load_policy, stop_token_ids
+from edge_grpo.policy import Policy
 from edge_grpo.records import Group
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rollout.decode import DecodeEngine
@@ -93,6 +95,7 @@ class Session:
             sides.append([Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)])
         if not sides[0]:
             raise DataError("no training problem is left; look at data.max_prompt_tokens and data.bad_rows")
+        check_fit(self.policy, [item.prompt_ids for side in sides for item in side], self.config.rollout.max_new_tokens)
         return sides[0], sides[1]
 
     def restore(self, newest: Path | None) -> int:
@@ -102,6 +105,10 @@ class Session:
             return 0
         progress = checkpoint.load(newest, dict(self.policy.trained()), self.optimizer)
         torch.set_num_threads(progress.num_threads)
+        if progress.device != self.policy.device.type:
+            self.display.say(
+                f"the run began on {progress.device} and goes on on {self.policy.device.type}: not bit-exact"
+            )
         self.cursor, self.updater.skipped_in_a_row = progress.cursor, progress.skipped_in_a_row
         self.folder.cut_back(progress.step)
         self.display.say(f"going on after step {progress.step}")
@@ -169,10 +176,13 @@ class Session:
     def finish(self) -> None:
         """Write ``final/``: an ordinary Hugging Face folder, whole or not there."""
         draft = self.folder.path / ".final"
-        shutil.rmtree(draft, ignore_errors=True)
-        self.policy.save(draft)
-        shutil.rmtree(self.folder.final, ignore_errors=True)
-        draft.rename(self.folder.final)
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            self.policy.save(draft)
+            shutil.rmtree(self.folder.final, ignore_errors=True)
+            draft.rename(self.folder.final)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.folder.final}: cannot be written ({error}); make room and resume") from error
 
     def _write_rollouts(self, step: int, shaped: Shaped) -> None:
         rows = [

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
-    """A frozen, keyword-only pydantic dataclass that rejects unknown names and coerces nothing silently.
+    """A frozen, keyword-only pydantic dataclass that rejects unknown names.
 
     Example:
         >>> @settings

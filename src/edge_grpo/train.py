@@ -1,16 +1,17 @@
 """The loop: collect, score, shape, update, and write down; stop and go on anywhere without a trace."""
 
-import dataclasses
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from edge_grpo import checkpoint
 from edge_grpo.config import Config, changes, config_hash, parse_tree, to_tree, to_yaml
 from edge_grpo.display import Display, Silent
-from edge_grpo.errors import CheckpointError
+from edge_grpo.errors import CheckpointError, EdgeGrpoError
 from edge_grpo.interrupt import Interruption, StepDropped
 from edge_grpo.methods.base import Method
 from edge_grpo.rewards.compose import Rewards
@@ -41,7 +42,11 @@ def train(config: Config, *, method: Method | None = None, display: Display | No
     """
     tree = _tree(config, method)
     folder = RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
-    return _run(config, method or config.method, folder, display or Silent())
+    try:
+        return _run(config, method or config.method, folder, display or Silent())
+    except EdgeGrpoError:
+        folder.discard_unstarted()
+        raise
 
 
 def resume(
@@ -85,7 +90,7 @@ def resume(
 def _tree(config: Config, method: Method | None) -> dict[str, Any]:
     tree = to_tree(config)
     if method is not None:
-        own: dict[str, Any] = dataclasses.asdict(method)  # type: ignore[call-overload]
+        own: dict[str, Any] = TypeAdapter(type(method)).dump_python(method, mode="json")
         tree["method"] = {"class": f"{type(method).__module__}.{type(method).__qualname__}", **own}
     return tree
 
@@ -97,6 +102,7 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
         display.say(f"{folder.path} is finished ({config.train.steps} steps); raise train.steps to train on")
         return Result(folder.path, config.train.steps)
     with ExitStack() as stack:
+        stack.enter_context(folder.locked())
         stack.callback(folder.close)
         stack.callback(display.stop)
         session = Session(config, method, folder, display, stack.enter_context(Rewards(config.reward)))

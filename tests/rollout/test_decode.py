@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import tiny_policy
 
-from edge_grpo.errors import EngineError
+from edge_grpo.errors import EngineError, TrainingError
 from edge_grpo.records import Segment
 from edge_grpo.rng import derive_seed
 from edge_grpo.rollout.decode import DecodeEngine, draw
@@ -167,3 +167,12 @@ def test_impossible_tokens_are_never_drawn():
     token, _, entropy = draw(logits, torch.linspace(0, 1, 101, dtype=torch.float64), Sampling(1))
     assert set(token.tolist()) == {1, 3}
     assert torch.isfinite(entropy).all()
+
+
+def test_a_model_that_overflowed_ends_the_run_in_words():
+    engine = make_engine()
+    with torch.no_grad():
+        for weight in engine.policy.model.parameters():
+            weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="not finite"):
+        engine.sample(make_requests(), Sampling(4))

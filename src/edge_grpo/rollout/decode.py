@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from edge_grpo.errors import EngineError
+from edge_grpo.errors import EngineError, TrainingError
 from edge_grpo.policy import Policy
 from edge_grpo.records import Rollout, Segment, Span
 from edge_grpo.rng import uniforms
@@ -154,7 +154,13 @@ class DecodeEngine:
             drawn.entropies[alive, step] = entropy
             stopped = torch.isin(token, stop)
             ended = stopped | (budget[alive] == step + 1)
-            if bool(ended.any()):
+            any_ended, sound = torch.stack([ended.any(), logprob.isfinite().all()]).tolist()
+            if not sound:
+                raise TrainingError(
+                    "the model's probabilities are not finite any more; lower train.learning_rate and go on from an "
+                    "earlier checkpoint"
+                )
+            if any_ended:
                 drawn.lengths[alive[ended]] = step + 1
                 drawn.stopped[alive[stopped]] = True
                 going = (~ended).nonzero().squeeze(-1)
@@ -226,7 +232,7 @@ def draw(
         token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
         # A product rounded up to the whole mass would fall behind the last token that has any.
         last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).squeeze(-1)
-        token = torch.minimum(token, last)
+        token = torch.minimum(token, last).clamp(max=probs.shape[-1] - 1)  # NaN would point behind the vocabulary
     return token, logprobs.gather(-1, token[:, None]).squeeze(-1), entropy
 
 

@@ -1,0 +1,221 @@
+"""Models from disk or hub: their settings, loading, adapters, stop tokens, and what cannot fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from edge_grpo.errors import ConfigError, EngineError
+from edge_grpo.policy import Policy, causal
+from edge_grpo.rng import derive_seed
+from edge_grpo.settings import settings
+
+__all__ = [
+    "BUNDLED",
+    "LoraSettings",
+    "ModelSettings",
+    "check_fit",
+    "load_policy",
+    "load_tokenizer",
+    "resolve",
+    "stop_token_ids",
+]
+
+BUNDLED = "bundled"
+_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
+transformers_logging.disable_progress_bar()  # the display shows progress
+
+
+@settings
+class LoraSettings:
+    """Low-rank adapters through peft; ``rank`` 0 trains all weights.
+
+    Source: Hu et al. 2021, arXiv:2106.09685. ``targets`` empty = every linear layer but the head. No dropout, because
+    the log-probs before and after an update must come from the same network.
+    """
+
+    rank: int = Field(default=0, ge=0)
+    alpha: float = Field(default=32.0, gt=0)
+    targets: tuple[str, ...] = ()
+
+
+@settings
+class ModelSettings:
+    """Which model is trained and in what precision.
+
+    ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package.
+    ``dtype``: ``auto`` is float32 on a CPU, and on a GPU float32 weights under bf16 autocast (with LoRA the frozen base
+    is in bf16). ``bfloat16`` holds all weights in bf16, where small updates are rounded away: for LoRA or high rates.
+    ``gradient_checkpointing`` trades time for memory, on a GPU only.
+    """
+
+    path: str = BUNDLED
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = True
+    lora: LoraSettings = LoraSettings()
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name.
+
+    Raises:
+        EngineError: there is none, or it cannot be read.
+    """
+    folder = resolve(path)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise EngineError(f"model.path: no tokenizer could be loaded from '{path}' ({_first_line(error)})") from error
+    if len(tokenizer.get_vocab()) < 2:
+        raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer beside the model")
+    return tokenizer
+
+
+def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0) -> Policy:
+    """Load model and tokenizer, put adapters on, and switch every dropout off.
+
+    Args:
+        model: the settings.
+        reference: whether a frozen copy of the starting weights is kept (with LoRA none is needed).
+        seed: of the adapters' starting weights.
+    Raises:
+        EngineError: no such model, not safetensors, or of an unsupported kind.
+        ConfigError: cuda was asked for and there is none, or no layer fits ``lora.targets``.
+    """
+    device = _device(model)
+    on_gpu = device.type == "cuda"
+    autocast = on_gpu and model.dtype == "auto" and torch.cuda.is_bf16_supported()
+    frozen_base = autocast and model.lora.rank > 0  # float32 adapters on a base that is never updated
+    dtype = torch.bfloat16 if model.dtype == "bfloat16" or frozen_base else torch.float32
+    network = _load_network(model, dtype).to(device)
+    tokenizer = load_tokenizer(model.path)
+    frozen = None
+    if reference and not model.lora.rank:
+        frozen = _load_network(model, dtype).to(device).eval().requires_grad_(False)
+    if model.gradient_checkpointing and on_gpu:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if model.lora.rank:
+        network = _with_adapters(network, model.lora, seed)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast)
+
+
+def _device(model: ModelSettings) -> torch.device:
+    if model.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("model.device: 'cuda' was asked for, but PyTorch sees no CUDA device; use 'auto' or 'cpu'")
+    return torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
+    folder = resolve(model.path)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        for name, value in config.to_dict().items():
+            if "drop" in name and isinstance(value, float):  # some families call dropout as a function
+                setattr(config, name, 0.0)
+        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=model.attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:
+        raise EngineError(f"model.path: no model could be loaded from '{model.path}' ({_first_line(error)})") from error
+    return network
+
+
+def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - slow import, needed with LoRA only
+
+    targets = list(lora.targets) or "all-linear"
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    try:
+        with torch.random.fork_rng():  # peft draws from the global generator
+            torch.manual_seed(derive_seed(seed, "lora"))
+            return get_peft_model(network, config)
+    except ValueError as error:
+        raise ConfigError(f"model.lora.targets: {_first_line(error)}") from error
+
+
+def resolve(path: str) -> str:
+    """The folder that ``model.path`` means, or the hub name as it is.
+
+    Raises:
+        EngineError: it is a path and there is no folder.
+    """
+    if path == BUNDLED:
+        return str(Path(__file__).parent / "base_model")
+    if path.startswith((".", "/", "~")) or Path(path).exists():
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise EngineError(f"model.path: no folder '{path}'; give a Hugging Face folder, a hub name, or '{BUNDLED}'")
+        return str(folder)
+    return path
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ...]:
+    """Every token that ends a completion, the one to close injected text with first.
+
+    They are the tokenizer's end of sequence, those of the model's generation config, the known end-of-turn tokens that
+    the tokenizer has as special tokens (a base model's own may differ from its template's), and ``extra``.
+
+    Raises:
+        ConfigError: a token of ``extra`` is not a single token of the vocabulary, or there is none at all.
+    """
+    tokenizer = policy.tokenizer
+    found: list[int] = []
+    if tokenizer.eos_token_id is not None:
+        found.append(tokenizer.eos_token_id)
+    configured = getattr(policy.model.generation_config, "eos_token_id", None)
+    found += configured if isinstance(configured, list) else [configured] if configured is not None else []
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    known = tokenizer.get_vocab()
+    found += [known[text] for text in _END_OF_TURN if known.get(text) in special]
+    for text in extra:
+        if text not in known:
+            raise ConfigError(f"rollout.stop: '{text}' is not a token of this model's vocabulary")
+        found.append(known[text])
+    if not found:
+        raise ConfigError("rollout.stop: neither tokenizer nor generation config names a stop token; set rollout.stop")
+    return tuple(dict.fromkeys(found))
+
+
+def check_fit(policy: Policy, prompts: Sequence[tuple[int, ...]], budget: int) -> None:
+    """Refuse prompts that the model cannot hold, which would give nonsense or an index error later.
+
+    Args:
+        policy: the model.
+        prompts: token ids.
+        budget: tokens that may follow a prompt.
+    Raises:
+        ConfigError: a token is not in the model's vocabulary, or prompt and budget exceed its context.
+    """
+    config = causal(policy.model).config.get_text_config()
+    rows = causal(policy.model).get_input_embeddings().weight.shape[0]
+    largest = max((max(ids) for ids in prompts), default=0)
+    if largest >= rows:
+        raise ConfigError(f"model.path: the tokenizer gives token {largest}, the model has {rows}; they do not match")
+    context = getattr(config, "max_position_embeddings", None)
+    longest = max((len(ids) for ids in prompts), default=0)
+    if context and longest + budget > context:
+        raise ConfigError(
+            f"rollout.max_new_tokens: a prompt of {longest} tokens and {budget} new ones exceed the model's context of "
+            f"{context}; lower it, or data.max_prompt_tokens"
+        )
