@@ -2,12 +2,15 @@ r"""A reward of your own: format and accuracy as built in, plus a little for bei
 
 Train with it, from the folder that holds this file's folder:
 
-    edge-grpo train rewards.function=examples/own_reward.py:reward \
-        'rewards.function_parts=[format, accuracy, brevity]'
+    edge-grpo train reward.function=examples/own_reward.py:reward
 
 The function is called once a batch, in a process that is killed when it is late. It returns one entry a completion:
-a number, a mapping of the parts named in ``rewards.function_parts`` (their sum is the reward) with ``correct`` beside
-them, or None for a completion that it cannot score. A batch that fails is repeated row by row.
+a number, a mapping of parts (their sum is the reward) with ``correct`` beside them, or None for a completion that it
+cannot score. A batch that fails is repeated row by row. To keep the parts apart, for methods that look at each and in
+the rollouts that a run writes, name them:
+
+    edge-grpo train reward.function=examples/own_reward.py:reward \
+        'reward.function_parts=[format, accuracy, brevity]'
 """
 
 from collections.abc import Mapping

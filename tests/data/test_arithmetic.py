@@ -72,7 +72,7 @@ def test_settings_that_nothing_fits_are_reported():
         arithmetic.draw_expression(random.Random(0), ArithmeticSettings(operands={60: 1.0}, max_value=4))
 
 
-@pytest.mark.parametrize("operands", [{1: 1.0}, {3: -1.0}, {3: 0.0}, {}])
+@pytest.mark.parametrize("operands", [{1: 1.0}, {3: -1.0}, {3: 0.0}, {}, {2: 1e308, 3: 1e308}])
 def test_impossible_mixes_are_rejected(operands):
     with pytest.raises(ValidationError):
         ArithmeticSettings(operands=operands)

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from edge_grpo.data.problems import DataSettings, FieldNames, load_eval, load_problems, load_train_eval, split
 from edge_grpo.errors import DataError
@@ -64,6 +65,8 @@ def test_fields_are_mapped(tmp_path):
     assert load_problems(path, names).problems == (Problem("12", "?", ("7",), "so", {"problem": "no"}),)
 
 
+LONG = "7" * 5000
+DEEP = "[" * 100_000 + "]" * 100_000
 BAD = {
     "not JSON": ("{'problem': 1}", "column 2: not JSON"),
     "not an object": ([1, 2], "holds a list, wanted an object"),
@@ -81,6 +84,22 @@ BAD = {
     "object as answer": ({"problem": "?", "answer": {"x": 1}}, "field 'answer': an object"),
     "solution of another type": ({"problem": "?", "answer": "1", "solution": 5}, "field 'solution': int 5"),
     "id of another type": ({"problem": "?", "answer": "1", "id": 1.5}, "field 'id': float 1.5"),
+    "endless integer": (f'{{"problem": "?", "answer": {LONG}}}', "field 'answer': an integer of 5000 digits"),
+    "endless negative integer": (f'{{"problem": "?", "answer": [-{LONG}]}}', "field 'answer': an integer of 5000"),
+    "endless integer as prompt": (f'{{"problem": {LONG}, "answer": 1}}', "field 'problem': an integer of 5000 digits"),
+    "endless integer as solution": (f'{{"problem": "?", "answer": 1, "solution": {LONG}}}', "field 'solution': an int"),
+    "endless integer as id": (f'{{"problem": "?", "answer": 1, "id": {LONG}}}', "field 'id': an integer of 5000"),
+    "nested too deeply": (f'{{"problem": "?", "answer": {DEEP}}}', "column 1: .* nested too deeply"),
+    "half a character in the prompt": (
+        r'{"problem": "? \ud83d", "answer": "1"}',
+        r"field 'problem': .*\\ud83d\) at pos",
+    ),
+    "half a character in the answer": (r'{"problem": "?", "answer": ["1\ude00"]}', "field 'answer': half a character"),
+    "half a character in the solution": (
+        r'{"problem": "?", "answer": "1", "solution": "\ud83d"}',
+        "field 'solution': half a character",
+    ),
+    "half a character in the id": (r'{"problem": "?", "answer": "1", "id": "\ud83d"}', "field 'id': half a character"),
     "id twice": ({"problem": "?", "answer": "1", "id": "a"}, "field 'id': 'a' is also the id of row 1"),
 }
 
@@ -105,6 +124,12 @@ def test_a_bad_row_is_named_or_skipped(tmp_path, case):
         ("empty.json", b"", "line 1: not JSON"),
         ("object.json", b'{"problem": "?"}', "holds an object, wanted a list"),
         ("broken.json", b"[\n{]", "line 2: not JSON"),
+        ("deep.json", DEEP.encode(), "deep.json: .* nested too deeply"),
+        (
+            "long.json",
+            f'[{{"problem": "?", "answer": {LONG}}}]'.encode(),
+            "long.json, row 1, field 'answer': an integer",
+        ),
         ("latin.jsonl", '{"problem": "é"}'.encode("latin-1"), "not UTF-8 text"),
         ("broken.parquet", b"PAR1 no", "not a readable parquet file"),
         ("rows.csv", b"problem,answer\n", "unknown kind of file; wanted one of .json, .jsonl, .parquet"),
@@ -114,6 +139,52 @@ def test_an_unusable_file_is_an_error(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load_problems(str(tmp_path / name))
+
+
+def test_a_column_that_is_not_text_is_an_error(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff")]
+    )
+    pq.write_table(pa.table({"problem": broken}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="not a readable parquet file"):
+        load_problems(str(tmp_path / "rows.parquet"))
+
+
+def test_files_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"rows\.jsonl: cannot be read: Permission"):
+        patch.setattr("pathlib.Path.read_bytes", refuse)
+        load_problems(path)
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"rows\.jsonl: cannot be looked for"):
+        patch.setattr("pathlib.Path.is_file", refuse)
+        load_problems(path)
+    with pytest.raises(DataError, match="cannot be looked for"):
+        load_problems("~nobody-of-this-name/rows.jsonl")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    datasets.Dataset.from_dict({"problem": ["?"], "answer": ["1"]}).save_to_disk(str(tmp_path / "saved"))
+    assert len(load_problems("~/rows.jsonl").problems) == len(ROWS)
+    assert load_problems("~/saved").problems[0].id == "saved:1"
+    asked = []
+    monkeypatch.setattr(datasets, "load_from_disk", lambda name: asked.append(name) or [ROWS[0]])
+    load_problems("~/saved")
+    assert asked == [str(tmp_path / "saved")]
+
+
+def test_a_system_prompt_is_whole_text():
+    with pytest.raises(ValidationError, match="system_prompt: half a character"):
+        DataSettings(system_prompt="Think. \ud83d")
 
 
 def test_when_every_row_is_bad_the_first_is_shown(tmp_path):
@@ -170,6 +241,8 @@ def test_split_is_disjoint_seeded_and_keeps_equal_prompts_together():
     assert test != split(made, 6, 1)[1]
     with pytest.raises(DataError, match="15 different problems"):
         split(made, 15, 0)
+    with pytest.raises(DataError, match=r"every problem occurs more than 1 times.*data\.eval_path"):
+        split([Problem(str(number), f"p{number // 2}", ("1",)) for number in range(20)], 1, 0)
 
 
 def test_train_and_eval_from_every_combination(tmp_path):

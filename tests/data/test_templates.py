@@ -10,6 +10,7 @@ from edge_grpo.data.templates import (
 )
 from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.records import Problem
+from tests.support import tiny_tokenizer
 
 
 class Characters:
@@ -44,6 +45,20 @@ def test_chat_template():
     assert text(encode_prompt(Characters(), "1+1?", system)) == "[system]Think.;[user]1+1?;[assistant]"
     with pytest.raises(ConfigError, match="the tokenizer has none"):
         encode_prompt(Bare(), "1+1?", DataSettings())
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('System role not supported') }}", "{% if %}", "{{ messages + 1 }}", {"tools": "x"}],
+)
+def test_a_chat_template_that_fails_is_one_line_with_advice(template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=r"data\.template=chat: .* fails: .*; set data\.template=plain") as e:
+        encode_prompt(tokenizer, "1+1?", DataSettings())
+    assert "\n" not in str(e.value)
+    with pytest.raises(ConfigError, match=r"leave data\.system_prompt empty .*, or set data\.template=plain"):
+        encode_follow_up(tokenizer, "Sure?", DataSettings(system_prompt="Think."))
 
 
 def test_qwen_math_template():

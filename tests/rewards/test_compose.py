@@ -1,5 +1,7 @@
 """Rewards of a batch: built in, and a user's own function that may do anything wrong."""
 
+import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,10 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from edge_grpo.config import load_config
 from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.records import Grade, Problem, Verdict
 from edge_grpo.rewards import Rewards, RewardSettings, verdict_counts
 
+ROOT = Path(__file__).parents[2]
 OwnReward = Callable[..., list[Grade]]
 
 
@@ -63,10 +67,23 @@ def test_hostile_answers_stop_nothing_else(built_in: Rewards) -> None:
 
 def test_an_exception_of_the_grader_is_unscorable(built_in: Rewards, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_grpo.rewards.pool.same_answer", pow)  # what the worker then runs: pow("x", "y")
-    (one,) = grade(built_in, [(r"\boxed{x}", problem("y"))])
+    one, fine = grade(built_in, [(r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))])
+    assert fine.correct
     assert one.verdict is Verdict.ERROR
     assert not one.scorable
     assert "TypeError" in one.note
+
+
+def test_a_grader_that_fails_on_every_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_grpo.rewards.pool.same_answer", pow)
+    broken, fine = (r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))
+    with Rewards(RewardSettings(memory_mb=1024)) as rewards:
+        with pytest.raises(DataError, match="reward: none of 1 completions could be scored; the first: TypeError"):
+            grade(rewards, [broken])
+        grade(rewards, [fine])
+        assert not any(one.scorable for one in grade(rewards, [broken] * 7))  # bad luck of a few repairs
+        with pytest.raises(DataError, match="none of 8"):
+            grade(rewards, [broken] * 8)
 
 
 @pytest.mark.parametrize("command", ["sleep 60", "kill -9 $PPID"])
@@ -135,20 +152,63 @@ def test_own_reward_numbers_mappings_and_none(own: OwnReward) -> None:
     assert [one.reward for one in grades] == [-1.0, 0.0, 1.5]
     assert tuple(grades[0].parts) == ("y", "x")
     assert "want ['x', 'y']" in grades[1].note
+    grades = own("return [{'x': 1, 'y': 1}, 1, {1: 1, 'y': 1}]", function_parts=("y", "x"))
+    assert verdicts(grades) == ["correct", "error", "error"]
+    assert [one.note.split(",")[0] for one in grades[1:]] == [
+        "the function returned a number",
+        "the function returned parts ['1'",
+    ]
 
 
-@pytest.mark.parametrize("value", ["math.nan", "math.inf", "'1'", "[1]", "object()"])
+def test_mappings_need_no_declared_parts(own: OwnReward) -> None:
+    grades = own("return [{'x': 1, 'y': 0.5}, {'x': 1, 'correct': False}, {'correct': True}]")
+    assert verdicts(grades) == ["correct", "wrong", "error"]
+    assert [dict(one.parts) for one in grades] == [{"reward": 1.5}, {"reward": 1.0}, {"reward": 0.0}]
+    assert "a number for each of its parts" in grades[2].note
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "math.nan",
+        "math.inf",
+        "1e300",
+        "'1'",
+        "[1]",
+        "object()",
+        "type('Odd', (), {'__float__': lambda self: 1 / 0})()",
+        "{'x': 1, 'correct': 'no'}",
+    ],
+)
 def test_own_reward_that_is_no_number(own: OwnReward, value: str) -> None:
     grades = own(f"return [1.0, {value}, 1.0]")
-    assert verdicts(grades)[1] == "error"
+    assert verdicts(grades) == ["correct", "error", "correct"]
     assert grades[1].note
 
 
-@pytest.mark.parametrize("body", ["return [1.0]", "return None", "return 1.0", "return (x for x in [1])"])
-def test_own_reward_of_the_wrong_shape(own: OwnReward, body: str) -> None:
-    grades = own(body)
-    assert verdicts(grades) == ["error"] * 3
-    assert all("want a list of" in one.note or "pickle" in one.note for one in grades)
+def test_numbers_of_a_class_that_only_the_worker_knows(own: OwnReward) -> None:
+    grades = own("return [type('Mine', (float,), {})(2)] * len(completions)\nclass Own(float): pass")
+    assert [one.reward for one in grades] == [2.0] * 3
+    grades = own("return [{'x': Own(2)}] * len(completions)\nclass Own(float): pass")
+    assert [one.reward for one in grades] == [2.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return [1.0]", "the function returned 1 entries, want a list of 3"),
+        ("return None", "a NoneType, want a list of 3"),
+        ("return 1.0", "a float, want a list of 3"),
+        ("return (x for x in [1])", "a generator, want a list of 3"),
+        ("return [None] * len(completions)", "the function returned None"),
+        ("raise KeyError('answer')", "KeyError: 'answer'"),
+        ("time.sleep(100)", "killed after"),
+        ("os._exit(1)", "the process died"),
+    ],
+)
+def test_own_reward_that_always_fails(own: OwnReward, body: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"reward\.function: .*none of 3 .*{re.escape(message)}.*Mend the function"):
+        own(body)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +229,10 @@ def test_own_reward_that_fails_on_one_row(own: OwnReward, blow: str, verdict: st
     assert grades[1].note
 
 
-def test_own_reward_that_always_hangs_gives_up(own: OwnReward) -> None:
-    grades = own("time.sleep(100)", timeout_s=0.3, function_timeout_s=0.3, workers=1)
-    assert verdicts(grades) == ["timeout", "timeout", "error"]
+def test_isolating_the_rows_of_a_hanging_reward_gives_up(own: OwnReward) -> None:
+    body = "time.sleep(0 if completions == ['a'] else 100); return [1.0]"
+    grades = own(body, timeout_s=0.3, function_timeout_s=0.3, workers=1)
+    assert verdicts(grades) == ["correct", "timeout", "error"]
     assert "not reached" in grades[2].note
 
 
@@ -180,6 +241,7 @@ def test_own_reward_that_always_hangs_gives_up(own: OwnReward) -> None:
     [
         ("mine", "want 'package.module:name'"),
         ("mine.py:reward", "there is no file"),
+        ("~nobody-of-this-name/mine.py:reward", "reward.function: .* cannot be looked for"),
         ("no_such_module_here:reward", "No module named"),
         ("json:no_such_name", "no function 'no_such_name'"),
         ("json:dumps", "want \\(completions, problems\\)"),
@@ -195,17 +257,30 @@ def test_a_file_that_does_not_import(tmp_path: Path) -> None:
     path.write_text("def reward(:\n")
     with pytest.raises(ConfigError, match="SyntaxError"), Rewards(RewardSettings(function=f"{path}:reward")):
         pass
-    with pytest.raises(ConfigError, match="function_parts"):
-        Rewards(RewardSettings(function=f"{path}:reward", function_parts=("correct",)))
+    for parts in (("correct",), ("x", "x")):
+        with pytest.raises(ConfigError, match=r"reward\.function_parts: came"):
+            Rewards(RewardSettings(function=f"{path}:reward", function_parts=parts))
 
 
-def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
-    config = RewardSettings(
-        function="examples/own_reward.py:reward", function_parts=("format", "accuracy", "brevity"), memory_mb=1024
-    )
-    with Rewards(config) as rewards:
+def documented(path: str) -> list[str]:
+    """The settings of the commands in a file that train with a reward of one's own."""
+    text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"^ *edge-grpo train (.*\breward\.function=.*)$", text, re.M)
+
+
+@pytest.mark.parametrize("line", documented("docs/guide.md") + documented("examples/own_reward.py"))
+def test_the_documented_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(None, shlex.split(line))
+    with Rewards(config.reward) as rewards:
         grades = rewards.grade([problem("1/2")] * 3, [r"\boxed{0.5}", r"\boxed{2}", "0.5"], [True, True, False])
-    assert [one.correct for one in grades] == [True, False, False]
+        assert all(tuple(one.parts) == rewards.part_names for one in grades)
+    assert [one.verdict.value for one in grades] == ["correct", "wrong", "wrong"]
     assert grades[0].reward > grades[1].reward > grades[2].reward
-    assert [one.parts["format"] for one in grades] == [1.0, 1.0, 0.0]
+    if config.reward.function_parts:
+        assert [one.parts["format"] for one in grades] == [1.0, 1.0, 0.0]
+
+
+def test_the_guide_and_the_example_show_commands() -> None:
+    assert documented("docs/guide.md")
+    assert documented("examples/own_reward.py")

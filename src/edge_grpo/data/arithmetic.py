@@ -8,6 +8,7 @@ r"""The built-in task: chains of ``+``, ``-`` and ``*`` over small numbers, with
     \boxed{-4}
 """
 
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -57,8 +58,10 @@ class ArithmeticSettings:
     def __post_init__(self) -> None:
         """Reject a mix that cannot be drawn from."""
         bad = [count for count, weight in self.operands.items() if count < 2 or weight < 0]
-        if bad or not any(self.operands.values()):
-            raise ValueError(f"operands {dict(self.operands)}: wanted counts of at least 2 with weights, not all 0")
+        if bad or not 0 < sum(self.operands.values()) < math.inf:
+            raise ValueError(
+                f"operands {dict(self.operands)}: wanted counts of at least 2 with weights, not all 0 and not endless"
+            )
 
 
 def reduce(expression: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic import Field
 
@@ -55,6 +55,11 @@ class DataSettings:
     system_prompt: str = ""
     max_prompt_tokens: int = Field(default=512, ge=1)
     over_long: Literal["error", "skip", "truncate"] = "error"
+
+    def __post_init__(self) -> None:
+        """Reject a system prompt that no tokenizer takes."""
+        if broken := _half_character(self.system_prompt):
+            raise ValueError(f"system_prompt: {broken}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[
     Problems with the same prompt fall on the same side, so the held-out part may be a little smaller.
 
     Raises:
-        DataError: nothing would be left to train on.
+        DataError: nothing would be left to train on, or to evaluate on.
     """
     listed = tuple(problems)
     prompts = sorted({problem.prompt for problem in listed})
@@ -130,6 +135,11 @@ def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[
         if times[prompt] <= room:
             chosen.add(prompt)
             room -= times[prompt]
+    if num_eval and not chosen:
+        raise DataError(
+            f"every problem occurs more than {num_eval} times, so {num_eval} cannot be held out without being trained "
+            "on; set data.eval_path, or evaluate on more (eval.size)"
+        )
     return (
         tuple(problem for problem in listed if problem.prompt not in chosen),
         tuple(problem for problem in listed if problem.prompt in chosen),
@@ -184,17 +194,23 @@ def load_problems(
 
 
 def _rows(path: str, split: str) -> Iterator[tuple[int, object]]:
-    file = Path(path).expanduser()
+    try:
+        file = Path(path).expanduser()
+        is_file, is_folder = file.is_file(), file.is_dir()
+    except (OSError, RuntimeError) as error:  # a folder that may not be entered, a user that does not exist
+        raise DataError(f"{path}: cannot be looked for: {error}") from None
     suffix = file.suffix.lower()
     if suffix in _FILES:
-        if not file.is_file():
+        if not is_file:
             raise DataError(f"{path}: no such file")
         readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
         return readers[suffix](file, path)
-    if file.is_file():
+    if is_file:
         raise DataError(f"{path}: unknown kind of file; wanted one of {', '.join(_FILES)}")
-    if file.is_dir() or _HUB_NAME.fullmatch(path):
-        return enumerate(_dataset(path, split, saved=file.is_dir()), 1)
+    if is_folder:
+        return enumerate(_dataset(str(file), split, saved=True), 1)
+    if _HUB_NAME.fullmatch(path):
+        return enumerate(_dataset(path, split, saved=False), 1)
     raise DataError(f"{path}: no such file or folder, nor the name of a hub dataset")
 
 
@@ -203,13 +219,35 @@ def _text(file: Path, path: str) -> str:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+class _LongInteger(str):
+    """The digits of an integer that Python refuses to read."""
+
+    __slots__ = ()
+
+
+def _parse(text: str) -> Any:
+    """JSON, save that an integer of some thousand digits stays text, to be complained of where its field is known."""
+
+    def integer(digits: str) -> int | str:
+        try:
+            return int(digits)
+        except ValueError:
+            return _LongInteger(digits)
+
+    return json.loads(text, parse_int=integer)
 
 
 def _json_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
     try:
-        rows = json.loads(_text(file, path))
+        rows = _parse(_text(file, path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise DataError(f"{path}: lists or objects are nested too deeply to be read") from None
     if not isinstance(rows, list):
         raise DataError(f"{path}: holds {_kind(rows)}, wanted a list of objects")
     return enumerate(rows, 1)
@@ -219,9 +257,11 @@ def _jsonl_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
     for number, line in enumerate(_text(file, path).split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = _parse(line)
             except json.JSONDecodeError as error:
                 row = _BadRowError(f"column {error.colno}: not JSON: {error.msg}")
+            except RecursionError:
+                row = _BadRowError("column 1: lists or objects are nested too deeply to be read")
             yield number, row
 
 
@@ -231,7 +271,7 @@ def _parquet_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
 
     try:
         rows = pq.read_table(file).to_pylist()
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: texts and dates in columns
         raise DataError(f"{path}: not a readable parquet file: {error}") from None
     return enumerate(rows, 1)
 
@@ -262,13 +302,13 @@ def _problem(row: object, names: FieldNames, default_id: str) -> Problem:
     if not isinstance(row, Mapping):
         raise _BadRowError(f"holds {_kind(row)}, wanted an object")
     prompt = _required(row, names.prompt)
-    if not isinstance(prompt, str) or not prompt.strip():
+    if not _is_text(prompt, names.prompt) or not prompt.strip():
         raise _BadRowError(f"field '{names.prompt}': {_kind(prompt)}, wanted text")
     worked = row.get(names.solution)
-    if worked is not None and not isinstance(worked, str):
+    if worked is not None and not _is_text(worked, names.solution):
         raise _BadRowError(f"field '{names.solution}': {_kind(worked)}, wanted text or nothing")
     name = row.get(names.id)
-    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
+    if name is not None and (isinstance(name, bool) or not (isinstance(name, int) or _is_text(name, names.id))):
         raise _BadRowError(f"field '{names.id}': {_kind(name)}, wanted text or a whole number")
     used = {names.prompt, names.answer, names.solution, names.id}
     return Problem(
@@ -278,6 +318,24 @@ def _problem(row: object, names: FieldNames, default_id: str) -> Problem:
         solution=worked or "",
         meta={key: value for key, value in row.items() if key not in used},
     )
+
+
+def _is_text(value: object, name: str) -> TypeGuard[str]:
+    if not isinstance(value, str) or isinstance(value, _LongInteger):
+        return False
+    if broken := _half_character(value):
+        raise _BadRowError(f"field '{name}': {broken}")
+    return True
+
+
+def _half_character(text: str) -> str:
+    """What is wrong with a text that holds lone surrogates, which no tokenizer and no file takes; else nothing."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        return f"half a character ({half}) at position {error.start}, wanted whole Unicode text"
+    return ""
 
 
 def _required(row: Mapping[str, object], name: str) -> object:
@@ -294,7 +352,7 @@ def _answers(value: object, name: str) -> tuple[str, ...]:
 
 
 def _answer(value: object, name: str) -> str:
-    if isinstance(value, str) and value.strip():
+    if _is_text(value, name) and value.strip():
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -306,10 +364,12 @@ def _answer(value: object, name: str) -> str:
 def _kind(value: object) -> str:
     if value is None:
         return "nothing (null)"
+    if isinstance(value, _LongInteger):
+        return f"an integer of {len(value.lstrip('-'))} digits (write it as text)"
     if isinstance(value, str):
         return "empty text" if not value.strip() else "text"
     if isinstance(value, list):
         return "a list"
     if isinstance(value, dict):
         return "an object"
-    return f"{type(value).__name__} {value}"
+    return f"{type(value).__name__} {str(value)[:80]}"

@@ -69,7 +69,7 @@ def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
     """The text of a prompt under ``data.template``, up to where the model is to go on.
 
     Raises:
-        ConfigError: the template is ``chat`` and the tokenizer has none.
+        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
     """
     return _render(tokenizer, [_turn("user", prompt)], data)
 
@@ -78,7 +78,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tupl
     """Token ids of a prompt under ``data.template``; only ``plain`` lets the tokenizer add its own first token.
 
     Raises:
-        ConfigError: the template is ``chat`` and the tokenizer has none.
+        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
         DataError: the prompt has no tokens.
     """
     ids = tuple(tokenizer.encode(render_prompt(tokenizer, prompt, data), add_special_tokens=data.template == "plain"))
@@ -122,7 +122,7 @@ def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tup
     Prompt, answer and these ids together are the prompt of a second turn; the answer's ids are never decoded.
 
     Raises:
-        ConfigError: the template is ``chat`` and the tokenizer has none, or its template drops earlier answers.
+        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails or drops earlier answers.
     """
     turns = [_turn("user", "."), _turn("assistant", _MARK), _turn("user", text)]
     before, mark, after = _render(tokenizer, turns, data).rpartition(_MARK)
@@ -147,4 +147,12 @@ def _render(tokenizer: Tokenizer, turns: list[dict[str, str]], data: DataSetting
         raise ConfigError("data.template=chat: the tokenizer has none; set data.template=plain or qwen-math")
     if data.system_prompt:
         turns = [_turn("system", data.system_prompt), *turns]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # noqa: BLE001 (a template is a program of the model's: syntax, its own refusals, types)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        advice = "leave data.system_prompt empty (some templates refuse one), or " if data.system_prompt else ""
+        raise ConfigError(
+            f"data.template=chat: the tokenizer's template fails: {lines[0].rstrip('.')}; "
+            f"{advice}set data.template=plain or qwen-math"
+        ) from None

@@ -23,6 +23,10 @@ from edge_grpo.settings import settings
 __all__ = ["RewardSettings", "Rewards", "verdict_counts"]
 
 BUILT_IN = ("format", "accuracy")
+MAX_REWARD = 1e30  # a larger number is refused: float32 must hold sums of them
+FEW = 8  # rows that may all fail without ending a run, once some row has been scored
+
+Entry = dict[str, float | str] | float | str | None  # of one row, from the worker; a text shows what is no number
 
 
 @settings
@@ -36,7 +40,8 @@ class RewardSettings:
         memory_mb: address space of each grading process, in MiB.
         workers: grading processes.
         function: a user's reward, ``package.module:name`` or ``path/to/file.py:name``; see `Rewards`.
-        function_parts: names of the parts that the function returns.
+        function_parts: names of the parts that the function returns in mappings; empty = only their sum is kept, as
+            the one part "reward".
         function_timeout_s: deadline of one call of the function, which rewards a whole batch.
     """
 
@@ -46,7 +51,7 @@ class RewardSettings:
     memory_mb: int = Field(default=2048, ge=512)
     workers: int = Field(default=2, ge=1)
     function: str = ""
-    function_parts: tuple[str, ...] = ("reward",)
+    function_parts: tuple[str, ...] = ()
     function_timeout_s: float = Field(default=60.0, gt=0)
 
 
@@ -64,12 +69,14 @@ class Rewards:
 
         def reward(completions: list[str], problems: list[Problem]) -> list[float | Mapping[str, float] | None]
 
-    called once a batch in a worker, and never in this process. It returns one entry a row: a number; a mapping with
-    exactly the names in ``function_parts`` (their sum is the reward) and optionally ``correct``; or None for a row that
-    cannot be scored. Without ``correct``, a row is correct when its reward is positive. A third parameter called
-    ``finished`` receives whether each completion ended by itself. If a batch fails (exception, deadline, crash), its
-    rows are called one by one, so that only the rows to blame are *error* (exception, wrong result) or *timeout* (late,
-    crashed); isolating stops after another ``function_timeout_s``, and rows not reached are *error*.
+    called once a batch in a worker, and never in this process. It returns one entry a row: a number; a mapping of named
+    parts (their sum is the reward) and optionally ``correct``; or None for a row that cannot be scored. Where
+    ``function_parts`` names parts, every row must be a mapping of exactly these (a single one may be a number). Without
+    ``correct``, a row is correct when its reward is positive. A third parameter called ``finished`` receives whether
+    each completion ended by itself. If a batch fails (exception, deadline, crash), its rows are called one by one, so
+    that only the rows to blame are *error* (exception, wrong result) or *timeout* (late, crashed); isolating stops
+    after another ``function_timeout_s``, and rows not reached are *error*. If no row of a call could be scored, `grade`
+    raises, save for fewer than 8 rows once others were scored.
 
     Args:
         config: the settings.
@@ -92,8 +99,12 @@ class Rewards:
         self.config = config
         self.pool = GraderPool(workers=config.workers, memory_mb=config.memory_mb)
         self._function = _absolute(config.function) if config.function else ""
-        if self._function and (not config.function_parts or "correct" in config.function_parts):
-            raise ConfigError("rewards.function_parts: want at least one name, and none called 'correct'")
+        self._has_scored = False
+        names = config.function_parts
+        if "correct" in names or len(set(names)) < len(names):
+            raise ConfigError(
+                f"reward.function_parts: came {list(names)}, want different names, none of them 'correct'"
+            )
 
     def __enter__(self) -> "Rewards":
         if self._function:
@@ -110,13 +121,13 @@ class Rewards:
     @property
     def part_names(self) -> tuple[str, ...]:
         """The keys of every grade's parts, in a fixed order."""
-        return self.config.function_parts if self._function else BUILT_IN
+        return (self.config.function_parts or ("reward",)) if self._function else BUILT_IN
 
     @property
     def part_weights(self) -> tuple[float, ...]:
         """The weight of each part in the reward."""
         if self._function:
-            return (1.0,) * len(self.config.function_parts)
+            return (1.0,) * len(self.part_names)
         return (self.config.format_weight, self.config.accuracy_weight)
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
@@ -131,26 +142,49 @@ class Rewards:
             One grade a completion, in order.
 
         Raises:
-            DataError: a problem has no reference answer.
+            DataError: a problem has no reference answer, or no row could be scored (see above).
             EngineError: worker processes cannot be started.
         """
         if not len(problems) == len(completions) == len(finished):
             raise DataError(
-                f"rewards: {len(problems)} problems, {len(completions)} completions and {len(finished)} finished flags "
+                f"reward: {len(problems)} problems, {len(completions)} completions and {len(finished)} finished flags "
                 "came; want as many of each"
             )
         if not completions:
             return []
         if self._function:
-            return self._grade_own(list(problems), list(completions), list(finished))
-        return self._grade_math(problems, completions)
+            grades = self._grade_own(list(problems), list(completions), list(finished))
+        else:
+            grades = self._grade_math(problems, completions)
+        self._check_scored(grades)
+        return grades
+
+    def _check_scored(self, grades: Sequence[Grade]) -> None:
+        """Raise where every row failed: a reward that always fails must not pass for one that had bad luck.
+
+        A few rows, such as the repairs of a step, may all fail if the reward has worked before.
+        """
+        failures = (Verdict.ERROR, Verdict.TIMEOUT) if self._function else (Verdict.ERROR,)
+        if any(grade.verdict not in failures for grade in grades):
+            self._has_scored = True
+        elif not self._has_scored or len(grades) >= FEW:
+            came = f"none of {len(grades)} completions could be scored; the first: {grades[0].note}"
+            if self._function:
+                raise DataError(
+                    f"reward.function: {self.config.function!r}: {came}. Mend the function; if it is late or dies, "
+                    "raise reward.function_timeout_s and reward.timeout_s, or reward.memory_mb"
+                )
+            raise DataError(
+                f"reward: {came}. The built-in grader is broken: install its packages anew "
+                "(pip install --force-reinstall math-verify sympy), or set reward.function"
+            )
 
     def _grade_math(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         pairs: dict[tuple[str, str], None] = {}
         rows: list[list[tuple[str, str]] | None] = []
         for problem, completion in zip(problems, completions, strict=True):
             if not problem.answers:
-                raise DataError(f"problem {problem.id!r} has no reference answer; give one, or set rewards.function")
+                raise DataError(f"problem {problem.id!r} has no reference answer; give one, or set reward.function")
             answer = boxed_answer(completion)
             rows.append(None if answer is None else [(answer, gold_text(gold)) for gold in problem.answers])
             pairs.update(dict.fromkeys(rows[-1] or ()))
@@ -175,17 +209,14 @@ class Rewards:
         problem = outcome.value if outcome.ending is Ending.DONE else f"{outcome.ending.value}: {outcome.note}"
         if problem:
             self.close()
-            raise ConfigError(f"rewards.function: {self.config.function!r} cannot be used: {problem}")
+            raise ConfigError(f"reward.function: {self.config.function!r} cannot be used: {problem}")
 
     def _grade_own(self, problems: list[Problem], completions: list[str], finished: list[bool]) -> list[Grade]:
         count = len(completions)
         deadline_s = self.config.function_timeout_s
         (batch,) = self.pool.run(_call, [(self._function, completions, problems, finished)], deadline_s)
-        if batch.ending is Ending.DONE and isinstance(batch.value, list) and len(batch.value) == count:
-            return [self._own_grade(entry) for entry in batch.value]
         if batch.ending is Ending.DONE:
-            note = _wrong_length(batch.value, count)
-            return [self._unscorable(Verdict.ERROR, note) for _ in range(count)]
+            return self._own_grades(batch.value, count)
         return self._isolate(problems, completions, finished, batch)
 
     def _isolate(
@@ -202,12 +233,8 @@ class Rewards:
             rows = range(len(grades), min(count, len(grades) + 2 * self.config.workers))
             calls = [(self._function, [completions[i]], [problems[i]], [finished[i]]) for i in rows]
             for outcome in self.pool.run(_call, calls, timeout_s):
-                if outcome.ending is not Ending.DONE:
-                    grades.append(self._failed(outcome))
-                elif isinstance(outcome.value, list) and len(outcome.value) == 1:
-                    grades.append(self._own_grade(outcome.value[0]))
-                else:
-                    grades.append(self._unscorable(Verdict.ERROR, _wrong_length(outcome.value, 1)))
+                done = outcome.ending is Ending.DONE
+                grades += self._own_grades(outcome.value, 1) if done else [self._failed(outcome)]
                 affordable_s -= timeout_s / self.config.workers if outcome.ending is Ending.LATE else 0.0
         note = f"not reached after the batch failed ({batch.ending.value}: {batch.note})"
         return grades + [self._unscorable(Verdict.ERROR, note) for _ in range(count - len(grades))]
@@ -219,30 +246,29 @@ class Rewards:
     def _unscorable(self, verdict: Verdict, note: str) -> Grade:
         return Grade(verdict, 0.0, dict.fromkeys(self.part_names, 0.0), note)
 
-    def _own_grade(self, entry: object) -> Grade:
-        names = self.config.function_parts
+    def _own_grades(self, entries: list[Entry] | str, count: int) -> list[Grade]:
+        if isinstance(entries, str):
+            return [self._unscorable(Verdict.ERROR, entries) for _ in range(count)]
+        return [self._own_grade(entry) for entry in entries]
+
+    def _own_grade(self, entry: Entry) -> Grade:
         if entry is None:
             return self._unscorable(Verdict.ERROR, "the function returned None")
-        correct: object = None
-        values: Mapping[str, object]
-        if isinstance(entry, Mapping):
-            correct = entry.get("correct")
-            values = {name: value for name, value in entry.items() if name != "correct"}
-        else:
-            values = {names[0]: entry}
-        if set(values) != set(names):
-            return self._unscorable(
-                Verdict.ERROR, f"the function returned parts {sorted(values)}, want {sorted(names)}"
-            )
+        values = entry if isinstance(entry, dict) else {self.part_names[0]: entry}
         parts: dict[str, float] = {}
-        for name in names:
-            number = _finite(values[name])
-            if number is None:
-                return self._unscorable(Verdict.ERROR, f"the function returned {values[name]!r:.80} for {name!r}")
-            parts[name] = number
+        for name, value in values.items():
+            if isinstance(value, str):
+                return self._unscorable(Verdict.ERROR, f"the function returned {value} for {name!r}")
+            if name != "correct":
+                parts[name] = value
+        wanted = self.config.function_parts or tuple(parts)
+        if not parts or set(parts) != set(wanted):
+            came = f"parts {sorted(parts)}" if isinstance(entry, dict) else "a number"
+            hint = f"{sorted(wanted)} (reward.function_parts)" if wanted else "a number for each of its parts"
+            return self._unscorable(Verdict.ERROR, f"the function returned {came}, want {hint}")
         reward = math.fsum(parts.values())
-        right = reward > 0 if correct is None else bool(correct)
-        return Grade(Verdict.CORRECT if right else Verdict.WRONG, reward, parts)
+        kept = {name: parts[name] for name in wanted} if self.config.function_parts else {self.part_names[0]: reward}
+        return Grade(Verdict.CORRECT if values.get("correct", reward > 0) else Verdict.WRONG, reward, kept)
 
 
 def verdict_counts(grades: Sequence[Grade]) -> Metrics:
@@ -255,32 +281,20 @@ def verdict_counts(grades: Sequence[Grade]) -> Metrics:
     return {f"verdict/{verdict.value}": share(grade.verdict is verdict for grade in grades) for verdict in Verdict}
 
 
-def _finite(value: object) -> float | None:
-    """A finite number as a float; numpy's scalars count, texts do not."""
-    if isinstance(value, (str, bytes)):
-        return None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _wrong_length(value: object, wanted: int) -> str:
-    got = f"{len(value)} entries" if isinstance(value, list) else f"a {type(value).__name__}"
-    return f"the function returned {got}, want a list of {wanted}"
-
-
 def _absolute(path: str) -> str:
     """Resolve a file in a dotted path against the current folder, and check what can be checked without importing."""
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name.isidentifier():
-        raise ConfigError(f"rewards.function: came {path!r}, want 'package.module:name' or 'path/to/file.py:name'")
+        raise ConfigError(f"reward.function: came {path!r}, want 'package.module:name' or 'path/to/file.py:name'")
     if not place.endswith(".py"):
         return path
-    file = Path(place).expanduser().resolve()
-    if not file.is_file():
-        raise ConfigError(f"rewards.function: there is no file {place!r} (looked for {file})")
+    try:
+        file = Path(place).expanduser().resolve()
+        found = file.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a folder that may not be read, odd characters
+        raise ConfigError(f"reward.function: {place!r} cannot be looked for: {error}") from None
+    if not found:
+        raise ConfigError(f"reward.function: there is no file {place!r} (looked for {file})")
     return f"{file}:{name}"
 
 
@@ -316,8 +330,30 @@ def _check(path: str) -> str:
     return ""
 
 
-def _call(path: str, completions: list[str], problems: list[Problem], finished: list[bool]) -> object:
-    """Runs in the worker."""
+def _call(path: str, completions: list[str], problems: list[Problem], finished: list[bool]) -> list[Entry] | str:
+    """Runs in the worker: the entries as plain numbers, since another process may not know their classes."""
     function = _load(path)
     extra = {"finished": finished} if "finished" in inspect.signature(function).parameters else {}
-    return function(completions, problems, **extra)
+    entries = function(completions, problems, **extra)
+    if isinstance(entries, list) and len(entries) == len(problems):
+        return [_plain(entry) for entry in entries]
+    came = f"{len(entries)} entries" if isinstance(entries, list) else f"a {type(entries).__name__}"
+    return f"the function returned {came}, want a list of {len(problems)}"
+
+
+def _plain(entry: object) -> Entry:
+    if entry is None or not isinstance(entry, Mapping):
+        return None if entry is None else _number(entry)
+    return {str(name): _number(value) for name, value in entry.items() if not (name == "correct" and value is None)}
+
+
+def _number(value: object) -> float | str:
+    """The value as a float, numpy's scalars too; a text that shows it where it is no number, or none of use."""
+    shown = f"{value!r:.80}"
+    if isinstance(value, (str, bytes)):
+        return shown
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001  (a tensor of two elements, or whatever a class may raise)
+        return shown
+    return number if abs(number) <= MAX_REWARD else shown

@@ -115,8 +115,8 @@ class GraderPool:
         else:
             if len(outcomes) < len(calls):
                 raise EngineError(
-                    f"rewards: {self.workers} grading processes with {self.memory_mb} MiB each do not start or keep "
-                    "dying. Raise rewards.memory_mb, or look for what kills processes on this machine."
+                    f"reward: {self.workers} grading processes with {self.memory_mb} MiB each do not start or keep "
+                    "dying. Raise reward.memory_mb, or look for what kills processes on this machine."
                 )
         return [outcomes[index] for index in range(len(calls))]
 
