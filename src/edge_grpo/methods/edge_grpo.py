@@ -133,7 +133,7 @@ class EdgeGrpo(ClippedFamily):
         scorable = [row for row in group.rows if row.grade.scorable]
         wrong = [i for i, row in enumerate(group.rows) if _is_wrong(row) and row.strategy is Strategy.NONE]
         if self.correction.amount == "balanced":
-            missing = len(scorable) // 2 - sum(row.grade.correct for row in scorable)
+            missing = len(scorable) // 2 - sum(_counts_as_right(row) for row in scorable)
             return sorted(rng.sample(wrong, min(max(missing, 0), len(wrong))))
         spared = rng.choice(wrong) if wrong and self.correction.guard else None
         return [i for i in wrong if i != spared]
@@ -231,6 +231,10 @@ class EdgeGrpo(ClippedFamily):
 
 def _is_wrong(row: Row) -> bool:
     return row.grade.scorable and not row.grade.correct
+
+
+def _counts_as_right(row: Row) -> bool:
+    return row.grade.correct or row.strategy in (Strategy.ANSWER, Strategy.REFERENCE)
 
 
 def _as_sampled(row: Row) -> Row:
