@@ -41,7 +41,7 @@ def main() -> None:
     except (EdgeGrpoError, SafetensorError, OSError) as error:  # OSError: a full disk, a folder without permission
         _fail(str(error))
     except _UsageError as error:
-        _fail(f"{error.format_message()} See `edge-grpo --help`.")
+        _fail(f"{error} See `edge-grpo --help`.")
     except (KeyboardInterrupt, typer.Abort):
         print("edge-grpo: stopped", file=sys.stderr)
         sys.exit(130)

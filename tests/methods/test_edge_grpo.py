@@ -117,7 +117,8 @@ def test_correction_never_collapses_a_mixed_group(right: list[bool], seed: int, 
 @given(st.lists(st.booleans(), min_size=2, max_size=8), st.integers(0, 10**6))
 def test_balanced_ends_nearest_to_half_right(right: list[bool], seed: int) -> None:
     after = collect(edge(amount="balanced"), make_group(right), seed, reflection=0.5)
-    now = sum(row.grade.correct or row.strategy in (ANSWER, REFERENCE) for row in after.rows)  # injected counts as right
+    injected = (ANSWER, REFERENCE)  # count as right, whatever their grade
+    now = sum(row.grade.correct or row.strategy in injected for row in after.rows)
     half = len(right) // 2
     left = [row for row in after.rows if row.strategy is NONE and not row.grade.correct]
     assert now == max(sum(right), half) or (now < half and not left)
