@@ -35,12 +35,14 @@ __all__ = ["ARMS", "RATES", "STEPS", "compare"]
 RATES = (1e-4, 2e-4, 4e-4)
 """Every arm chooses from these learning rates, on validation problems."""
 
+_REFLECT = ("method.correction.reflect=1", "method.correction.answer=0", "method.correction.reference=0")
+
 ARMS = (
     Arm("sft", "SFT on references", ()),
     Arm("grpo", "GRPO", ("method=grpo",)),
     Arm("grpo-dynamic", "GRPO + dynamic sampling", ("method=grpo", "method.top_up.max_rounds=3")),
-    Arm("force-reflection", "Force-reflection", ("method.eda.enabled=false", "REFLECT")),
-    Arm("force-reflection-eda", "Force-reflection + EDA", ("REFLECT",)),
+    Arm("force-reflection", "Force-reflection", ("method.eda.enabled=false", *_REFLECT)),
+    Arm("force-reflection-eda", "Force-reflection + EDA", _REFLECT),
     Arm("eda", "EDA only", ("method.correction.amount=none",)),
     Arm("gec", "GEC only", ("method.eda.enabled=false",)),
     Arm("edge", "EDGE-GRPO", ()),
@@ -51,7 +53,6 @@ ARMS = (
         ("method.eda.enabled=false", "method.correction.injected=likelihood_only"),
     ),
 )
-_REFLECT = ("method.correction.reflect=1", "method.correction.answer=0", "method.correction.reference=0")
 STEPS = 16
 """Steps of every arm: short runs, at most a minute each on one core."""
 
@@ -114,9 +115,8 @@ def compare(
 
 
 def _words(arm: Arm, overrides: Sequence[str]) -> list[str]:
-    own = [word for text in arm.overrides for word in (_REFLECT if text == "REFLECT" else (text,))]
-    method = [] if any(text.startswith("method=") for text in own) else ["method=edge_grpo"]
-    return [*method, *own, f"train.steps={STEPS}", *overrides]
+    method = [] if any(text.startswith("method=") for text in arm.overrides) else ["method=edge_grpo"]
+    return [*method, *arm.overrides, f"train.steps={STEPS}", *overrides]
 
 
 def _job(arm: Arm, rate: float, seed: int, folder: str, overrides: Sequence[str]) -> _Job:
