@@ -178,6 +178,12 @@ def spawn(*words, cwd):
                             stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
+def finish(process):
+    """Exit code and output, with the pipes closed."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
 def wait_for_step(folder, step, process):
     for _ in range(600):
         file = folder / "metrics.jsonl"
@@ -194,18 +200,18 @@ def wait_for_step(folder, step, process):
 def test_a_killed_process_resumes_to_the_same_bytes(model, tmp_path, number):
     words = [f"model.path={model}", *TINY, "train.steps=12", "train.checkpoint_every=5"]
     whole = spawn("train", *words, "run.dir=whole", cwd=tmp_path)
-    assert whole.wait(120) == 0
+    assert finish(whole)[0] == 0
     cut = spawn("train", *words, "run.dir=cut", cwd=tmp_path)
     wait_for_step(tmp_path / "cut", 7, cut)
     cut.send_signal(number)
-    out, err = cut.communicate(timeout=60)
+    code, out, err = finish(cut)
     if number == signal.SIGKILL:
-        assert cut.returncode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
     else:
-        assert cut.returncode == 128 + number
+        assert code == 128 + number
         assert "go on with: edge-grpo train --resume cut" in out
     assert "Traceback" not in err
     again = spawn("train", "--resume", "cut", cwd=tmp_path)
-    assert again.wait(120) == 0
+    assert finish(again)[0] == 0
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "cut/final" / name).read_bytes() == (tmp_path / "whole/final" / name).read_bytes()
