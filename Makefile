@@ -36,7 +36,7 @@ ifneq ($(TORCH_INDEX),)
 	@echo "Installing $(TORCH) from $(TORCH_INDEX)"
 	@$(PIP) --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)'
 endif
-	@echo "Installing edge-grpo and its dependencies into $(VENV)"
+	@echo "Installing edge-grpo and its dependencies into $(VENV) (a minute or more; README.md tells of the small CPU build)"
 	@$(PIP) pip setuptools
 	@$(PIP) --no-build-isolation --editable '.[test,check]'
 	@touch $@

@@ -145,6 +145,9 @@ def test_eval_of_a_run_uses_its_settings(command, model):
     assert code == 0
     assert "over 4 problems" in out
     assert "ran out of 8 tokens" in out
+    code, _, err = command("eval", "--model", "r")
+    assert code == 2
+    assert "r is a run folder; give r/final" in err
     code, out, _ = command("eval", f"model.path={model}", "eval.size=2", "rollout.max_new_tokens=3")
     assert code == 0
     assert f"{model} on held-out problems" in out

@@ -51,9 +51,9 @@ def test_verdicts_that_mean_trouble_are_shown():
 
 
 def test_unknown_figures_are_left_out():
-    text = show(PlainDisplay, [ROW | {"entropy": float("nan"), "loss": None}])
+    text = show(PlainDisplay, [ROW | {"entropy": float("nan"), "reward/before": None}])
     assert "entropy" not in text
-    assert "loss" not in text
+    assert "reward" not in text
 
 
 def test_the_live_table_shows_the_last_steps():
@@ -70,7 +70,7 @@ def test_the_last_table_compares_first_and_last():
         ROW | {"step": 4, "collapse/before": 0.1} | EVALUATED | {"eval/accuracy": 0.9},
     ]
     Console(file=out, width=120).print(summary(rows))
-    for word in ("held-out accuracy", "40.0% (30.0% - 50.0%)", "90.0%", "collapsed groups, as sampled", "50%", "10%"):
+    for word in ("held-out accuracy", "40.0% (30.0% - 50.0%)", "90.0%", "collapsed groups, sampled", "50%", "10%"):
         assert word in out.getvalue()
 
 

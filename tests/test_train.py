@@ -127,6 +127,8 @@ def test_rollouts_hold_every_completion(straight):
             assert line["advantage"] > 0
         assert 0 < len(ids) <= 12 + 110
         assert line["entropy"] > 0
+        assert line["prompt"].startswith("Compute ")
+        assert len(line["prompt_ids"]) > len(line["prompt"])
     assert {line["strategy"] for step in steps for line in step} == {"none", "reflect", "answer", "reference"}
 
 

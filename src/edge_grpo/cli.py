@@ -105,7 +105,7 @@ def show_config(settings: Settings = None) -> None:
 
 @app.command()
 def methods() -> None:
-    """List the methods, what each is, and its paper."""
+    """List the methods and what each is; docs/methods has their papers."""
     from rich.table import Table  # noqa: PLC0415
 
     from edge_grpo.methods import METHODS  # noqa: PLC0415
@@ -143,6 +143,8 @@ def evaluate(
         base = RunFolder.read_config(folder.parent)[0] | {"method": "edge_grpo"}  # the method has no say here
     config = load_config(path, overrides, base=base)
     model = model or config.model.path
+    if (folder / "config.yaml").exists() and (folder / "final").exists():
+        raise ConfigError(f"--model: {model} is a run folder; give {folder / 'final'}")
     if data:
         loaded = load_problems(data, config.data.fields, split=config.data.eval_split, bad_rows=config.data.bad_rows)
     else:

@@ -121,6 +121,7 @@ def parse_settings(cls: type[T], words: Sequence[str]) -> T:
 def to_tree(config: Config) -> dict[str, Any]:
     """The resolved settings as plain values; ``parse_tree`` makes the same configuration of them again."""
     tree: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    tree["method"] = {"kind": tree["method"]["kind"], **tree["method"]}  # the name first
     return tree
 
 

@@ -21,7 +21,6 @@ _COLUMNS = (
     ("entropy", "entropy", "{:.3f}"),
     ("collapse", "collapse/before", "{:.0%}"),
     ("after", "collapse/after", "{:.0%}"),
-    ("loss", "loss", "{:+.4f}"),
     ("tokens/s", "time/tokens_per_s", "{:.0f}"),
     ("held-out", "eval/accuracy", "{:.1%}"),
 )
@@ -135,7 +134,7 @@ class LiveDisplay:
             self.console.print(self._table())
 
     def _table(self) -> Table:
-        table = Table(box=None, padding=(0, 2))
+        table = Table(box=None, padding=(0, 1))
         for title, *_ in _COLUMNS:
             table.add_column(title, justify="right")
         for row in self._rows:
@@ -171,30 +170,30 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
     trained = [row for row in rows if _known(row, "accuracy")]
     if not trained and not evaluated:
         return Text("nothing was trained or evaluated")
-    table = Table(title="before and after", title_justify="left")
-    for title in ("", "before", "after"):
+    table = Table(title="before and after training", title_justify="left")
+    for title in ("", "start", "end"):
         table.add_column(title, justify="left" if not title else "right")
     if evaluated:
         first, last = evaluated[0], evaluated[-1]
         best = max(row["eval/accuracy"] for row in evaluated)
-        table.add_row("held-out accuracy (95 % interval)", _with_interval(first), _with_interval(last))
-        table.add_row("best held-out accuracy on the way", "", f"{best:.1%}")
+        table.add_row("held-out accuracy (95 %)", _with_interval(first), _with_interval(last))
+        table.add_row("best held-out accuracy", "", f"{best:.1%}")
     if trained:
         few = max(1, min(5, len(trained) // 2))
         early, late = trained[:few], trained[-few:]
         few_rows = [*early, *late]
         for title, name, form in (
-            ("accuracy of samples", "accuracy", "{:.1%}"),
+            ("accuracy of training samples", "accuracy", "{:.1%}"),
             ("mean reward of samples", "reward/before", "{:.2f}"),
-            ("collapsed groups, as sampled", "collapse/before", "{:.0%}"),
-            ("collapsed groups, after correction", "collapse/after", "{:.0%}"),
-            ("entropy of sampled tokens (nats)", "entropy", "{:.3f}"),
-            ("mean completion length (tokens)", "length/sampled", "{:.1f}"),
-            *((f"verdict {name}", f"verdict/{name}", "{:.1%}") for name in Verdict),
+            ("collapsed groups, sampled", "collapse/before", "{:.0%}"),
+            ("collapsed groups, trained", "collapse/after", "{:.0%}"),
+            ("entropy (nats a token)", "entropy", "{:.3f}"),
+            ("completion length (tokens)", "length/sampled", "{:.1f}"),
+            *((f"verdict {name}", f"verdict/{name}", "{:.1%}") for name in _TROUBLE),
         ):
-            if any(_known(row, name) for row in few_rows):
+            if any(_known(row, name) and (row[name] or not name.startswith("verdict/")) for row in few_rows):
                 table.add_row(title, form.format(_mean(early, name)), form.format(_mean(late, name)))
-        table.caption = f"evaluation: first and last; other lines: means of the first and last {few} steps"
+        table.caption = f"held-out: first and last evaluation; else means of the first and last {few} step(s)"
         table.caption_justify = "left"
     return table
 

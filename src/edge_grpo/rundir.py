@@ -16,7 +16,7 @@ if sys.platform != "win32":
 import yaml
 
 from edge_grpo.errors import CheckpointError, ConfigError
-from edge_grpo.records import Row
+from edge_grpo.records import Problem, Row
 from edge_grpo.tensors import Scored, Signal
 
 __all__ = ["RunFolder", "rollout_rows"]
@@ -196,7 +196,7 @@ class RunFolder:
 
 def rollout_rows(
     step: int,
-    problem_rows: Sequence[tuple[str, int, str, Row]],
+    problem_rows: Sequence[tuple[Problem, int, Row]],
     texts: Sequence[tuple[str, str]],
     batch: Scored,
     signal: Signal,
@@ -205,7 +205,7 @@ def rollout_rows(
 
     Args:
         step: the step's number.
-        problem_rows: (problem id, group number, reference answer, row) of every completion, in the batch's order.
+        problem_rows: (problem, group number, row) of every completion, in the batch's order.
         texts: the completion's text, and its text before the correction (empty if there was none).
         batch: entropies, nats a token.
         signal: advantages before and after the method reshaped them.
@@ -223,9 +223,10 @@ def rollout_rows(
     return [
         {
             "step": step,
-            "problem": problem,
+            "problem": problem.id,
+            "prompt": problem.prompt,
             "group": group,
-            "answer": answer,
+            "answer": problem.answer,
             "completion": text,
             "completion_before": before,
             "strategy": str(row.strategy),
@@ -240,7 +241,7 @@ def rollout_rows(
             "advantage_before_shaping": raw,
             "advantage": shaped,
             "trained": kept,
-            "num_prompt_tokens": len(row.rollout.prompt_ids),
+            "prompt_ids": list(row.rollout.prompt_ids),
             "spans": [
                 {
                     "origin": span.segment.name.lower(),
@@ -251,7 +252,7 @@ def rollout_rows(
                 for span in row.rollout.spans
             ],
         }
-        for (problem, group, answer, row), (text, before), mean_entropy, raw, shaped, kept in columns
+        for (problem, group, row), (text, before), mean_entropy, raw, shaped, kept in columns
     ]
 
 

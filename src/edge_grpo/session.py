@@ -185,11 +185,7 @@ class Session:
             raise CheckpointError(f"{self.folder.final}: cannot be written ({error}); make room and resume") from error
 
     def _write_rollouts(self, step: int, shaped: Shaped) -> None:
-        rows = [
-            (group.problem.id, number, group.problem.answer, row)
-            for number, group in enumerate(shaped.groups)
-            for row in group.rows
-        ]
+        rows = [(group.problem, number, row) for number, group in enumerate(shaped.groups) for row in group.rows]
         texts = self._decode([row.rollout.completion_ids for *_, row in rows])
         firsts = self._decode([row.first[0].completion_ids if row.first else () for *_, row in rows])
         pairs = list(zip(texts, firsts, strict=True))

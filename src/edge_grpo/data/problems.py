@@ -181,7 +181,9 @@ def load_problems(
         except _BadRowError as error:
             message = f"{path}, row {number}, {error}"
             if bad_rows == "error":
-                raise DataError(f"{message}. Mend the row, or set data.bad_rows=skip") from None
+                raise DataError(
+                    f"{message}. Mend the row, name its columns (data.fields.*), or set data.bad_rows=skip"
+                ) from None
             first_error = first_error or message
             skipped += 1
             continue
