@@ -35,7 +35,7 @@ def test_plain_lines_hold_everything_that_was_promised():
     text = show(PlainDisplay, [{"step": 0, **EVALUATED}, ROW | EVALUATED])
     for word in ("step 3/10", "reward 1.25", "accuracy 25.0%", "entropy 0.500", "collapse 50%", "after 12%"):
         assert word in text
-    for word in ("tokens/s 1234", "held-out 40.0%", "left "):
+    for word in ("tokens/s 1234", "held-out 40.0% (30.0% - 50.0%)", "left "):
         assert word in text
     assert "[bold]x[/bold]" in text  # text is never read as markup
 

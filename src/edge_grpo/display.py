@@ -82,9 +82,9 @@ class PlainDisplay:
         """Print a row's main figures."""
         figures = [f"step {row['step']:.0f}/{self._total}"]
         figures += [f"{title} {form.format(row[name])}" for title, name, form in _COLUMNS[1:] if _known(row, name)]
-        figures += [f"{name} {row[f'verdict/{name}']:.0%}" for name in _TROUBLE if row.get(f"verdict/{name}")]
         if _known(row, "eval/accuracy"):
-            figures.append(f"({row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%})")
+            figures[-1] += f" ({row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%})"
+        figures += [f"{name} {row[f'verdict/{name}']:.0%}" for name in _TROUBLE if row.get(f"verdict/{name}")]
         if row["step"] > self._pace.done:
             figures.append(f"left {_clock(self._pace.left(int(row['step']), self._total))}")
         self.say("  ".join(figures))
