@@ -53,7 +53,7 @@ ARMS = (
         ("method.eda.enabled=false", "method.correction.injected=likelihood_only"),
     ),
 )
-STEPS = 16
+STEPS = 14
 """Steps of every arm: short runs, at most a minute each on one core."""
 
 _NUM_VALIDATION = 200

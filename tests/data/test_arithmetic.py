@@ -76,3 +76,11 @@ def test_settings_that_nothing_fits_are_reported():
 def test_impossible_mixes_are_rejected(operands):
     with pytest.raises(ValidationError):
         ArithmeticSettings(operands=operands)
+
+
+def test_fewer_held_out_problems_are_a_part_of_more_and_as_hard() -> None:
+    few = problems(ArithmeticSettings(), count=100, on_held_out=True)
+    many = problems(ArithmeticSettings(), count=600, on_held_out=True)
+    assert many[:100] == few
+    hard = [sum(each.meta["num_operands"] > 4 for each in each_set) / len(each_set) for each_set in (few, many)]
+    assert abs(hard[0] - hard[1]) < 0.1

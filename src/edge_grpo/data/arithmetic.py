@@ -35,6 +35,7 @@ PARAPHRASES = ("Compute {}.", "What is {}?", "Find the value of {}.")
 """Equivalent questions; a problem's own prompt is the first one."""
 
 HELD_OUT_SHARE = 5  # one expression in five is held out
+_HELD_OUT_POOL = 1000  # drawn together and shuffled, so that asking for fewer does not make them easier
 _TRIES = 2000
 _FIRST_PRODUCT = re.compile(r"(?<!\d)(\d+)\*(\d+)")
 _FIRST_SUM = re.compile(r"^(-?\d+)([+-])(\d+)")
@@ -120,23 +121,34 @@ def draw_expression(rng: random.Random, settings: ArithmeticSettings, *, on_held
 def problems(settings: ArithmeticSettings, *, count: int, on_held_out: bool = False) -> list[Problem]:
     """The first ``count`` different problems of one side, the same for the same settings.
 
+    Up to 1000 held-out problems are a shuffled part of one fixed set, so any number of them is equally hard. (Training
+    problems come as drawn: the short expressions run out, so a larger set is a little harder.)
+
     Raises:
         ConfigError: the settings do not allow that many different expressions.
     """
     side = "held-out" if on_held_out else "train"
     rng = python_random("arithmetic", settings.seed, side)
+    drawn = _distinct(rng, settings, max(count, _HELD_OUT_POOL if on_held_out else 0), on_held_out=on_held_out)
+    if len(drawn) < count:
+        raise ConfigError(
+            f"data.arithmetic: only {len(drawn)} different {side} expressions found, {count} wanted; "
+            "ask for fewer, or allow more operands"
+        )
+    if on_held_out:
+        rng.shuffle(drawn)
+    return [_problem(expression, f"arithmetic-{side}-{number}") for number, expression in enumerate(drawn[:count])]
+
+
+def _distinct(rng: random.Random, settings: ArithmeticSettings, count: int, *, on_held_out: bool) -> list[str]:
+    """``count`` different expressions in the order of their drawing; fewer where no new one turns up any more."""
     drawn: dict[str, None] = {}
     misses = 0
-    while len(drawn) < count:
+    while len(drawn) < count and misses < _TRIES:
         before = len(drawn)
         drawn[draw_expression(rng, settings, on_held_out=on_held_out)] = None
         misses = 0 if len(drawn) > before else misses + 1
-        if misses == _TRIES:
-            raise ConfigError(
-                f"data.arithmetic: only {before} different {side} expressions found, {count} wanted; "
-                "ask for fewer, or allow more operands"
-            )
-    return [_problem(expression, f"arithmetic-{side}-{number}") for number, expression in enumerate(drawn)]
+    return list(drawn)
 
 
 def _problem(expression: str, name: str) -> Problem:
