@@ -160,6 +160,7 @@ def loss_inputs(
         advantages=cut(signal.advantages),
         likelihood=None if signal.likelihood is None else cut(signal.likelihood),
         mask=cut(signal.mask) & keep[:, None],
+        acting=cut(signal.mask if signal.acting is None else signal.acting) & keep[:, None],
         segment=cut(batch.segment),
         keep=keep,
         group=cut(batch.group),

@@ -48,8 +48,9 @@ class Signal:
     """What a method makes of a step: how much each token is reinforced. Detached, made once, before any update.
 
     ``advantages`` go with the policy-gradient term on the tokens of ``mask``; ``keep`` drops whole rows from every sum
-    and count; ``likelihood`` weighs a plain -log p term per token (0 = none). For the log: ``raw_advantages`` are the
-    group-relative ones before the method reshaped them, ``row_advantages`` those after; ``metrics`` go into the row.
+    and count; ``likelihood`` weighs a plain -log p term per token (0 = none); ``acting`` are the tokens of ``mask``
+    that the policy-gradient term was left on, None = all of them. For the log: ``raw_advantages`` are those relative to
+    the group before the method reshaped them, ``row_advantages`` those after; ``metrics`` go into the row.
     """
 
     advantages: Float[Tensor, "rows tokens"]
@@ -58,6 +59,7 @@ class Signal:
     raw_advantages: Float[Tensor, " rows"]
     row_advantages: Float[Tensor, " rows"]
     likelihood: Float[Tensor, "rows tokens"] | None = None
+    acting: Bool[Tensor, "rows tokens"] | None = None
     metrics: Metrics = field(default_factory=dict)
 
 
@@ -65,8 +67,8 @@ class Signal:
 class LossInputs:
     """One micro-batch: the current log-probs with gradient, and the columns of Scored and Signal that go with it.
 
-    ``mask`` is the signal's mask with dropped rows cleared; ``entropy`` carries a gradient only where the method asks
-    for it with ``entropy_gradient``.
+    ``mask`` and ``acting`` are the signal's with dropped rows cleared; ``entropy`` carries a gradient only
+    where the method asks for it with ``entropy_gradient``.
     """
 
     logprobs: Float[Tensor, "rows tokens"]
@@ -77,6 +79,7 @@ class LossInputs:
     advantages: Float[Tensor, "rows tokens"]
     likelihood: Float[Tensor, "rows tokens"] | None
     mask: Bool[Tensor, "rows tokens"]
+    acting: Bool[Tensor, "rows tokens"]
     segment: Int[Tensor, "rows tokens"]
     keep: Bool[Tensor, " rows"]
     group: Int[Tensor, " rows"]

@@ -128,6 +128,7 @@ def by_hand(ratios: list[list[float]], advantages: list[float], logprobs: float 
         advantages=given[:, None].expand_as(ratio),
         likelihood=None,
         mask=mask,
+        acting=mask,
         segment=mask * int(Segment.SAMPLED),
         keep=torch.ones(len(ratio), dtype=torch.bool),
         group=torch.zeros(len(ratio), dtype=torch.long),

@@ -65,13 +65,25 @@ def test_metrics_before_and_after_are_equal_without_shaping() -> None:
     assert metrics["rows/trained"] == pytest.approx(11 / 12)
 
 
+def test_the_entropy_bonus_goes_to_the_tokens_above_the_quantile() -> None:
+    batch = make_step()
+    logprobs, entropy = (column.requires_grad_() for column in current(batch))
+    method = Grpo(entropy_coef=0.25, entropy_quantile=0.3)
+    signal = method.signal(batch)
+    x = pieces(batch, signal, EVERY[0], logprobs, entropy)
+    method.loss(x, totals_of(method, batch, signal, EVERY)).backward()
+    assert entropy.grad is not None
+    assert torch.equal(entropy.grad[EVERY[0], : x.acting.shape[1]] != 0, x.acting)
+    assert 0 < x.acting.sum() < x.mask.sum()
+
+
 def test_kl_and_entropy_are_added_with_their_weights() -> None:
     batch = make_step()
     logprobs, entropy = current(batch)
     plain, both = Grpo(), Grpo(beta=0.5, entropy_coef=0.25)
     signal = plain.signal(batch)
     x = pieces(batch, signal, EVERY[0], logprobs, entropy)
-    totals = totals_of(plain, batch, signal, EVERY)
+    totals = totals_of(both, batch, signal, EVERY)
     kl = both.average(both.kl(x, both.log_ratio(x)), x.mask, totals)
     bonus = mean_over_tokens(x.entropy, x.mask, tokens=totals.tokens)
     wanted = plain.loss(x, totals) + 0.5 * kl - 0.25 * bonus

@@ -207,8 +207,9 @@ class EdgeGrpo(ClippedFamily):
     def totals(self, x: LossInputs) -> dict[str, float]:
         """Rows with a policy-gradient term and rows with a likelihood term, where the two differ."""
         if x.likelihood is None:
-            return {}
+            return super().totals(x)
         return {
+            **super().totals(x),
             "policy_rows": float(x.mask.any(-1).sum()),
             "likelihood_rows": float((x.likelihood > 0).any(-1).sum()),
         }

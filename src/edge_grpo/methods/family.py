@@ -104,6 +104,7 @@ class Family(Method):
         return Signal(
             advantages=where_mask(advantages[:, None].expand_as(batch.old_logprobs), chosen),
             mask=mask,
+            acting=chosen,
             keep=keep,
             raw_advantages=raw,
             row_advantages=advantages,
@@ -120,6 +121,10 @@ class Family(Method):
     ) -> Float[Tensor, ""]:
         """One number from a value per token."""
 
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that an entropy bonus is averaged over."""
+        return {"acting_tokens": float(x.acting.sum())} if self.entropy_coef > 0 else {}
+
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Policy-gradient term with its filters and weights, plus KL, minus entropy bonus."""
         log_ratio = self.log_ratio(x)
@@ -134,7 +139,8 @@ class Family(Method):
             values = values + self.beta * self.kl(x, log_ratio)
         loss = self.average(values, x.mask, totals)
         if self.entropy_coef > 0:
-            loss = loss - self.entropy_coef * means.mean_over_tokens(x.entropy, x.mask, tokens=totals.tokens)
+            bonus = means.mean_over_tokens(x.entropy, x.acting, tokens=totals.extra["acting_tokens"])
+            loss = loss - self.entropy_coef * bonus
         return loss
 
     def log_ratio(self, x: LossInputs) -> Float[Tensor, "rows tokens"]:

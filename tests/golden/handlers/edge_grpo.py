@@ -56,6 +56,7 @@ class Rank:
             advantages=advantages[:, None].expand_as(self.logprobs),
             likelihood=None,
             mask=self.mask,
+            acting=self.mask,
             segment=torch.full(self.mask.shape, int(Segment.SAMPLED)),
             keep=torch.ones(rows, dtype=torch.bool),
             group=torch.zeros(rows, dtype=torch.long),

@@ -13,7 +13,6 @@ from torch import Tensor
 from edge_grpo.batching import loss_inputs
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional import losses
-from edge_grpo.functional.filters import high_entropy
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import group_size, group_std, masked_mean, masked_std, row_mean
 from edge_grpo.methods import Bnpo, Cispo, Dapo, DrGrpo, Grpo, Luspo, Sapo, Vespo
@@ -128,18 +127,15 @@ def loss(case: Case) -> dict[str, Any]:
         signal = replace(signal, advantages=signal.advantages * given)
     x = loss_inputs(batch, signal, torch.arange(len(mask)), mask.shape[1], logprobs=logprobs, entropy=entropy)
 
-    # TRL's bonus is a mean over the micro-batch's tokens above the quantile, the method's one over all tokens of the
-    # update: without a quantile and with one micro-batch they are equal, and nothing is corrected here.
-    acting = high_entropy(entropy, mask, top=method.entropy_quantile) if method.entropy_quantile < 1 else mask
-    bonus = mean_over_tokens(entropy, acting, tokens=max(float(acting.sum()), 1.0) * parts)
-    methods_bonus = mean_over_tokens(entropy, mask, tokens=totals.tokens)
-    total = method.loss(x, totals) + method.entropy_coef * (methods_bonus - bonus)
+    acting_tokens = max(float(x.acting.sum()), 1.0) * parts  # TRL's bonus is a mean over each micro-batch
+    total = method.loss(x, replace(totals, extra={"acting_tokens": acting_tokens}))
     total.backward()
 
     ratio = method.log_ratio(x).detach()
     by_row = level == "sequence" and given.dim() == 1
     metrics: dict[str, Any] = {"entropy": masked_mean(entropy, mask)}
     if method.entropy_coef:
+        bonus = mean_over_tokens(entropy, x.acting, tokens=acting_tokens)
         metrics["policy_loss"] = (total + method.entropy_coef * bonus) * (1 if by_tokens else parts)
         if train:
             metrics["entropy_coef"] = method.entropy_coef
