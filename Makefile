@@ -5,7 +5,7 @@
 
 PYTHON ?=
 TORCH_INDEX ?=
-# Arguments for the command behind demo, compare and bench: make demo ARGS="train.steps=10"
+# Arguments for the command behind demo, compare, compare-methods and bench: make demo ARGS="train.steps=10"
 ARGS ?=
 
 VENV := .venv
@@ -21,7 +21,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check pytest test-slow docs compare bench clean distclean
+.PHONY: help setup demo test check pytest test-slow docs compare compare-methods bench clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -67,6 +67,9 @@ docs: setup ## Check the commands, snippets, links and paths of README.md and do
 
 compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (half an hour, resumable)
 	$(BIN)/edge-grpo compare $(ARGS)
+
+compare-methods: setup ## Train every method on three seeds and write docs/results/methods.md (an hour, resumable)
+	$(BIN)/edge-grpo compare-methods $(ARGS)
 
 $(BENCH): $(SETUP)
 	@echo "Installing the extra 'bench'"

@@ -11,7 +11,7 @@ from edge_grpo.checkpoint import Progress, latest, load, save
 from edge_grpo.errors import CheckpointError
 from edge_grpo.update import TrainSettings, make_optimizer
 
-HERE = Progress(step=3, cursor=17, skipped_in_a_row=1, num_threads=1, device="cpu")
+HERE = Progress(step=3, cursor=17, tokens=99, skipped_in_a_row=1, num_threads=1, device="cpu")
 
 
 def trained_policy(steps=2):
@@ -41,7 +41,7 @@ def test_round_trip_is_bit_exact_and_training_goes_on_the_same(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     policy, optimizer = trained_policy(0)
     for step in (1, 2, 3):
-        save(tmp_path, Progress(step, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=2)
+        save(tmp_path, Progress(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000002", "step_000003"]
     assert latest(tmp_path).name == "step_000003"
     assert latest(tmp_path / "nowhere") is None

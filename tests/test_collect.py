@@ -212,6 +212,10 @@ def test_a_method_that_names_nothing_new_ends_the_corrections():
         """Asks for the same impossible repair for ever."""
 
         dynamic_sampling = None
+        num_variants = 1
+
+        def useful(self, group):
+            return True
 
         def plan(self, groups, rng):
             assert isinstance(rng, random.Random)

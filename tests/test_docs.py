@@ -210,7 +210,7 @@ def make(words: list[str]) -> None:
     assert variables <= {"PYTHON", "TORCH_INDEX", "ARGS", "OMP_NUM_THREADS"}
     for word in words:
         if word.startswith("ARGS="):
-            assert targets in (["demo"], ["compare"], ["bench"])
+            assert targets in (["demo"], ["compare"], ["compare-methods"], ["bench"])
 
 
 def python(words: list[str]) -> None:

@@ -7,7 +7,8 @@ from support import PROBLEM, tiny_policy
 
 from edge_grpo.collect import Prompted
 from edge_grpo.errors import DataError
-from edge_grpo.evaluate import EvalSettings, Evaluation, evaluate, pass_at_k, wilson
+from edge_grpo.evaluate import EvalSettings, Evaluation, evaluate, wilson
+from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.records import Grade, Verdict
 from edge_grpo.rollout.decode import DecodeEngine
 
@@ -59,10 +60,3 @@ def test_wilson_holds_the_share(k, n):
     low, high = wilson(k, n)
     assert 0 <= low <= k / n <= high <= 1
     assert wilson(0, 0) == (0.0, 1.0)
-
-
-def test_pass_at_k_by_counting():
-    assert pass_at_k(5, 0, 3) == 0
-    assert pass_at_k(5, 5, 1) == 1
-    assert pass_at_k(5, 2, 1) == pytest.approx(2 / 5)
-    assert pass_at_k(3, 1, 3) == 1

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -10,32 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_grpo.records import Group, Rollout, Row, Segment, Strategy
-from edge_grpo.tensors import LossInputs, Scored, Signal
+from edge_grpo.tensors import Batch, LossInputs, Scored, Signal, Tally
 
-__all__ = ["Batch", "collate", "loss_inputs", "micro_batches", "mini_batches", "scored"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The rollouts of a step as tensors, before the policy has scored them.
-
-    The columns are those of ``Scored``, and ``sampling_entropy``: nats, NaN on tokens that nobody sampled.
-    """
-
-    input_ids: Int[Tensor, "rows tokens"]
-    attention: Bool[Tensor, "rows tokens"]
-    mask: Bool[Tensor, "rows tokens"]
-    segment: Int[Tensor, "rows tokens"]
-    group: Int[Tensor, " rows"]
-    reward: Float[Tensor, " rows"]
-    reward_parts: Float[Tensor, "rows parts"]
-    reward_weights: Float[Tensor, " parts"]
-    correct: Bool[Tensor, " rows"]
-    scorable: Bool[Tensor, " rows"]
-    finished: Bool[Tensor, " rows"]
-    corrected: Bool[Tensor, " rows"]
-    sampling_logprobs: Float[Tensor, "rows tokens"]
-    sampling_entropy: Float[Tensor, "rows tokens"]
+__all__ = ["collate", "group_micro_batches", "loss_inputs", "micro_batches", "mini_batches", "scored"]
 
 
 def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[float], pad_id: int) -> Batch:
@@ -66,6 +43,7 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
         mask=segment > 0,
         segment=segment,
         group=torch.tensor([index for index, group in enumerate(groups) for _ in group.rows]),
+        **_relations(groups),
         reward=torch.tensor([row.grade.reward for row in rows], dtype=torch.float32),
         reward_parts=torch.tensor(
             [[row.grade.parts.get(name, nan) for name in parts] for row in rows], dtype=torch.float32
@@ -78,6 +56,31 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
         sampling_logprobs=torch.tensor(logprobs),
         sampling_entropy=torch.tensor(entropies),
     )
+
+
+def _relations(groups: Sequence[Group]) -> dict[str, Int[Tensor, " rows"]]:
+    """Which rows belong to one question, under which wording they stand and were sampled, and what they revise."""
+    names = [("own", index) if group.family is None else ("family", group.family) for index, group in enumerate(groups)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    first_row: dict[tuple[Any, int], int] = {}
+    count = 0
+    for name, group in zip(names, groups, strict=True):
+        if group.layer == 1:
+            first_row[name, group.variant] = count
+        count += len(group.rows)
+
+    def parent(name: Any, group: Group) -> int:
+        start = first_row.get((name, group.variant))
+        return -1 if group.parent is None or start is None else start + group.parent
+
+    pairs = [(name, group, row) for name, group in zip(names, groups, strict=True) for row in group.rows]
+    return {
+        "family": torch.tensor([numbers[name] for name, _, _ in pairs]),
+        "variant": torch.tensor([group.variant for _, group, _ in pairs]),
+        "source": torch.tensor([row.source for _, _, row in pairs]),
+        "layer": torch.tensor([group.layer for _, group, _ in pairs]),
+        "parent": torch.tensor([parent(name, group) for name, group, _ in pairs]),
+    }
 
 
 def _flags(values: Any) -> Bool[Tensor, " rows"]:
@@ -103,27 +106,35 @@ def scored(
     *,
     old_logprobs: Float[Tensor, "rows tokens"],
     entropy: Float[Tensor, "rows tokens"],
-    ref_logprobs: Float[Tensor, "rows tokens"] | None,
+    ref_logprobs: Float[Tensor, "rows tokens"] | None = None,
+    token_scores: Float[Tensor, "rows tokens"] | None = None,
+    tally: Tally | None = None,
 ) -> Scored:
     """The batch together with what the policy said of it."""
-    columns = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "sampling_entropy"}
-    return Scored(**columns, old_logprobs=old_logprobs, entropy=entropy, ref_logprobs=ref_logprobs)
+    return Scored(
+        **{field.name: getattr(batch, field.name) for field in fields(batch)},
+        old_logprobs=old_logprobs,
+        entropy=entropy,
+        ref_logprobs=ref_logprobs,
+        token_scores=token_scores,
+        tally=tally or Tally(),
+    )
 
 
-def mini_batches(group: Int[Tensor, " rows"], *, count: int, rng: random.Random) -> list[Int[Tensor, " chosen"]]:
-    """Row numbers of ``count`` mini-batches of whole groups, in random order (in given order if there is one).
+def mini_batches(family: Int[Tensor, " rows"], *, count: int, rng: random.Random) -> list[Int[Tensor, " chosen"]]:
+    """Row numbers of ``count`` mini-batches of whole families, in random order (in given order if there is one).
 
     Args:
-        group: each row's group.
-        count: how many optimizer updates to make of them; fewer if there are fewer groups.
-        rng: shuffles the groups.
+        family: each row's family; a method without families has one a group.
+        count: how many optimizer updates to make of them; fewer if there are fewer families.
+        rng: shuffles the families.
     """
-    names = group.unique().tolist()
+    names = family.unique().tolist()
     if count > 1:
         rng.shuffle(names)
     count = min(count, len(names))
     shares = [names[start::count] for start in range(count)]
-    return [torch.isin(group, torch.tensor(share, device=group.device)).nonzero().squeeze(-1) for share in shares]
+    return [torch.isin(family, torch.tensor(share, device=family.device)).nonzero().squeeze(-1) for share in shares]
 
 
 def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *, size: int) -> list[Tensor]:
@@ -134,6 +145,23 @@ def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *
     """
     ranked = rows[lengths[rows].argsort(descending=True, stable=True)]
     return list(ranked.split(size)) if len(ranked) else []
+
+
+def group_micro_batches(
+    rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], group: Int[Tensor, " rows"], *, size: int
+) -> list[Tensor]:
+    """The same without splitting a group: whole groups of like length up to ``size`` rows, a larger one by itself."""
+    longest = {name: int(lengths[rows[group[rows] == name]].max()) for name in group[rows].unique().tolist()}
+    pieces: list[list[Tensor]] = []
+    room = 0
+    for name in sorted(longest, key=lambda name: -longest[name]):
+        own = rows[group[rows] == name]
+        if len(own) > room:
+            pieces.append([])
+            room = size
+        pieces[-1].append(own)
+        room -= len(own)
+    return [torch.cat(piece) for piece in pieces]
 
 
 def loss_inputs(
@@ -164,6 +192,8 @@ def loss_inputs(
         segment=cut(batch.segment),
         keep=keep,
         group=cut(batch.group),
+        family=cut(batch.family),
+        layer=cut(batch.layer),
         reward=cut(batch.reward),
         correct=cut(batch.correct),
     )

@@ -15,18 +15,19 @@ from torch.optim import AdamW
 
 from edge_grpo.errors import CheckpointError
 
-__all__ = ["Progress", "latest", "load", "save"]
+__all__ = ["Progress", "latest", "load", "read_progress", "save"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps done, prompts used up, optimizer updates skipped for non-finite gradients in a row.
+    """Where a run stands: steps done, prompts used up, tokens sampled, updates skipped for bad gradients in a row.
 
     ``num_threads`` is recorded because sums over threads depend on it; ``device`` because GPU and CPU differ.
     """
 
     step: int
     cursor: int
+    tokens: int
     skipped_in_a_row: int
     num_threads: int
     device: str
@@ -84,11 +85,9 @@ def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW
     try:
         weights = load_file(checkpoint / "weights.safetensors")
         moments = load_file(checkpoint / "optimizer.safetensors")
-        progress = Progress(**json.loads((checkpoint / "progress.json").read_text()))
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{checkpoint}: damaged ({error}); delete the folder to go on from the one before"
-        ) from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(checkpoint, error) from error
+    progress = read_progress(checkpoint)
     if {name: tuple(weight.shape) for name, weight in weights.items()} != {
         name: tuple(weight.shape) for name, weight in trained.items()
     }:
@@ -106,6 +105,22 @@ def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW
             if state:
                 optimizer.state[weight] = state
     return progress
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Where the run stood.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(checkpoint, error) from error
+
+
+def _damaged(checkpoint: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{checkpoint}: damaged ({error}); delete the folder to go on from the one before")
 
 
 def _moments(trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> dict[str, Tensor]:

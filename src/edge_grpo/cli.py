@@ -1,4 +1,4 @@
-"""The command line: ``edge-grpo train | eval | make-base | compare | show-config | methods``."""
+"""The command line: ``edge-grpo train | eval | make-base | compare | compare-methods | show-config | methods``."""
 
 import json
 import os
@@ -210,16 +210,38 @@ def make_base(
     print(f"wrote {make(out, base, on_step=report)}")
 
 
+Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")]
+Out = Annotated[str, typer.Option(metavar="FILE", help="The page to write.")]
+RunsDir = Annotated[str, typer.Option("--dir", metavar="DIR", help="Where the runs are kept.")]
+Seeds = Annotated[int, typer.Option(min=1, max=10, help="Seeds an arm.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")]
+
+
 @app.command()
 def compare(
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
-    out: Annotated[str, typer.Option(metavar="FILE", help="The page to write.")] = "docs/results/edge_grpo.md",
-    folder: Annotated[str, typer.Option("--dir", metavar="DIR", help="Where the runs are kept.")] = "runs/compare",
-    seeds: Annotated[int, typer.Option(min=1, max=10, help="Seeds an arm.")] = 5,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
+    settings: Words = None,
+    out: Out = "docs/results/edge_grpo.md",
+    folder: RunsDir = "runs/compare",
+    seeds: Seeds = 5,
+    jobs: Jobs = 2,
 ) -> None:
-    """Train all arms of the comparison on several seeds and write the results page; goes on where it was cut off."""
-    from edge_grpo import compare as comparison  # noqa: PLC0415
+    """Train EDGE-GRPO, its parts and controls on several seeds and write the results page; goes on where cut off."""
+    from edge_grpo.compare.edge import compare as run  # noqa: PLC0415
     from edge_grpo.display import PlainDisplay  # noqa: PLC0415
 
-    comparison.compare(settings or [], out=out, folder=folder, seeds=seeds, jobs=jobs, display=PlainDisplay())
+    run(settings or [], out=out, folder=folder, seeds=seeds, jobs=jobs, display=PlainDisplay())
+
+
+@app.command()
+def compare_methods(
+    settings: Words = None,
+    out: Out = "docs/results/methods.md",
+    folder: RunsDir = "runs/compare-methods",
+    seeds: Seeds = 3,
+    jobs: Jobs = 2,
+) -> None:
+    """Train every method on equal numbers of generated tokens and write the results page; goes on where cut off."""
+    from edge_grpo.compare.methods import compare_methods as run  # noqa: PLC0415
+    from edge_grpo.display import PlainDisplay  # noqa: PLC0415
+
+    run(settings or [], out=out, folder=folder, seeds=seeds, jobs=jobs, display=PlainDisplay())

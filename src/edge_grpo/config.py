@@ -90,13 +90,16 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
         ConfigError: one line for each thing that is wrong.
     """
     plain = dict(tree)
-    method = plain.get("method")
+    method, train = plain.get("method", {}), plain.get("train", {})
     if isinstance(method, str):
-        plain["method"] = {"kind": method}
-    elif isinstance(method, Mapping):
-        given = {"kind": "edge_grpo", **method}
-        cls = METHODS.get(given["kind"]) if isinstance(given["kind"], str) else None
-        plain["method"] = _over(cls(), given) if cls else given
+        method = {"kind": method}
+    if isinstance(method, Mapping):
+        method = {"kind": EdgeGrpo.kind, **method}
+        cls = METHODS.get(method["kind"]) if isinstance(method["kind"], str) else None
+        if cls:
+            method = _over(cls(), method)
+            plain["train"] = {**cls.train_defaults, **train} if isinstance(train, Mapping) else train
+    plain["method"] = method
     try:
         return _ADAPTER.validate_python(plain)
     except ValidationError as error:

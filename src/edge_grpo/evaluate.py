@@ -11,6 +11,7 @@ from edge_grpo.collect import Grader, Prompted
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.data.templates import encode_problems
 from edge_grpo.errors import DataError
+from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.models import check_fit, stop_token_ids
 from edge_grpo.policy import Policy
 from edge_grpo.records import Grade, Problem, Rollout, Verdict
@@ -20,7 +21,7 @@ from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Engine, Request, RolloutSettings, Sampling
 from edge_grpo.settings import settings
 
-__all__ = ["EvalSettings", "Evaluation", "evaluate", "evaluate_model", "grader", "pass_at_k", "wilson"]
+__all__ = ["EvalSettings", "Evaluation", "evaluate", "evaluate_model", "grader", "wilson"]
 
 
 @settings
@@ -194,20 +195,3 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
     return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # rounding may pass p by 1e-16
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    r"""The chance that k of n answers, drawn without replacement, hold a right one.
-
-    .. math:: 1 - \binom{n - c}{k} / \binom{n}{k}
-
-    Args:
-        n: answers of a problem.
-        c: how many of them are right.
-        k: how many are drawn, at most n.
-    Source: Chen et al. 2021, arXiv:2107.03374, eq. 1.
-    Example:
-        >>> pass_at_k(4, 1, 2)
-        0.5
-    """
-    return 1.0 - math.comb(n - c, k) / math.comb(n, k)

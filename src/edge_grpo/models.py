@@ -20,6 +20,7 @@ __all__ = [
     "LoraSettings",
     "ModelSettings",
     "check_fit",
+    "context_length",
     "load_policy",
     "load_tokenizer",
     "resolve",
@@ -197,6 +198,12 @@ def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ..
     return tuple(dict.fromkeys(found))
 
 
+def context_length(policy: Policy) -> int | None:
+    """Tokens that the model can hold; None where its configuration does not say."""
+    length: int | None = getattr(causal(policy.model).config.get_text_config(), "max_position_embeddings", None)
+    return length
+
+
 def check_fit(policy: Policy, prompts: Sequence[tuple[int, ...]], budget: int) -> None:
     """Refuse prompts that the model cannot hold, which would give nonsense or an index error later.
 
@@ -207,12 +214,11 @@ def check_fit(policy: Policy, prompts: Sequence[tuple[int, ...]], budget: int) -
     Raises:
         ConfigError: a token is not in the model's vocabulary, or prompt and budget exceed its context.
     """
-    config = causal(policy.model).config.get_text_config()
     rows = causal(policy.model).get_input_embeddings().weight.shape[0]
     largest = max((max(ids) for ids in prompts), default=0)
     if largest >= rows:
         raise ConfigError(f"model.path: the tokenizer gives token {largest}, the model has {rows}; they do not match")
-    context = getattr(config, "max_position_embeddings", None)
+    context = context_length(policy)
     longest = max((len(ids) for ids in prompts), default=0)
     if context and longest + budget > context:
         raise ConfigError(

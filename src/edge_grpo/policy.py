@@ -118,6 +118,34 @@ class Policy:
         with self.model.disable_adapter():
             return self.score(input_ids, attention, mask, temperature=temperature).logprobs
 
+    def hidden_states(
+        self,
+        input_ids: Int[Tensor, "rows tokens"],
+        attention: Bool[Tensor, "rows tokens"],
+        mask: Bool[Tensor, "rows tokens"],
+    ) -> Float[Tensor, "masked dim"]:
+        """The states that the head sees before each masked token, row by row, float32 at least; no gradient."""
+        with torch.no_grad(), self.precision():
+            hidden, _ = _hidden_before(causal(self.model), input_ids, attention, mask)
+        return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+
+    def head_weight(self, *, temperature: float) -> Float[Tensor, "vocab dim"]:
+        """The matrix that takes hidden states to logits over the temperature.
+
+        Raises:
+            EngineError: the head is more than a matrix.
+        """
+        network = causal(self.model)
+        head, config = network.get_output_embeddings(), network.config.get_text_config()
+        if getattr(config, "final_logit_softcapping", None) or getattr(head, "bias", None) is not None:
+            raise EngineError(
+                f"{type(network).__name__} puts a cap or a bias behind its head, which scores from hidden states do "
+                "not know; train it with a method that needs none (not nthr)"
+            )
+        weight = head.weight.detach().to(torch.promote_types(head.weight.dtype, torch.float32))
+        scaled: Tensor = weight * (_scaling(config) / temperature)
+        return scaled
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """The mode for passes with gradient: gradient checkpointing works in training mode only. No dropout is left."""
@@ -148,10 +176,8 @@ def _score(
     precision: AbstractContextManager[Any],
 ) -> TokenScores:
     network = causal(model)
-    rows, columns = mask.nonzero(as_tuple=True)
     with precision:
-        output = network.base_model(input_ids=input_ids, attention_mask=attention.long(), use_cache=False)
-        hidden = output.last_hidden_state[rows, columns - 1]
+        hidden, (rows, columns) = _hidden_before(network, input_ids, attention, mask)
         head = _head(network)
         targets = input_ids[rows, columns]
         chunk = max(1, _LOGITS_AT_ONCE // network.get_output_embeddings().weight.shape[0])
@@ -172,6 +198,15 @@ def _score(
     )
 
 
+def _hidden_before(
+    network: PreTrainedModel, input_ids: Tensor, attention: Tensor, mask: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Hidden states at the position before each masked token, and the tokens' rows and columns."""
+    rows, columns = mask.nonzero(as_tuple=True)
+    output = network.base_model(input_ids=input_ids, attention_mask=attention.long(), use_cache=False)
+    return output.last_hidden_state[rows, columns - 1], (rows, columns)
+
+
 def causal(model: Any) -> PreTrainedModel:
     """The causal language model inside peft's wrapper (adapters stay active), or the model itself."""
     inner: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -182,18 +217,24 @@ def _head(network: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """Hidden states to logits, with the scalings that some families put behind the head."""
     config = network.config.get_text_config()
     embed = network.get_output_embeddings()
-    divide = getattr(config, "logits_scaling", None) or 1.0  # Granite
-    multiply = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scaling = _scaling(config)
     cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
 
     def head(hidden: Tensor) -> Tensor:
         logits = embed(hidden)
-        if divide != 1.0 or multiply != 1.0:
-            logits = logits * (multiply / divide)
+        if scaling != 1.0:
+            logits = logits * scaling
         capped: Tensor = torch.tanh(logits / cap) * cap if cap else logits
         return capped
 
     return head
+
+
+def _scaling(config: Any) -> float:
+    """What the logits of some families are multiplied by."""
+    divide = getattr(config, "logits_scaling", None) or 1.0  # Granite
+    multiply = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    return float(multiply / divide)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-__all__ = ["Grade", "Group", "Problem", "Rollout", "Row", "Segment", "Span", "Strategy", "Verdict"]
+__all__ = ["Grade", "Group", "Pair", "Problem", "Rollout", "Row", "Segment", "Span", "Strategy", "Verdict"]
 
 
 class Segment(IntEnum):
@@ -41,19 +41,37 @@ class Problem:
     """One task with its reference answer.
 
     ``id`` is unique in its data set; ``answers`` are equivalent reference answers, the first one is shown to models;
-    ``solution`` is a worked reference or empty; ``meta`` holds further columns of the data row.
+    ``solution`` is a worked reference or empty; ``variants`` are other wordings of the question, with the same answers;
+    ``meta`` holds further columns of the data row.
     """
 
     id: str
     prompt: str
     answers: tuple[str, ...]
     solution: str = ""
+    variants: tuple[str, ...] = ()
     meta: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def answer(self) -> str:
         """The reference answer that corrections inject."""
         return self.answers[0]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, of which ``chosen`` was preferred.
+
+    ``prompt`` is what the user said last; ``earlier`` are the turns before it, the user's and the assistant's in
+    alternation; ``system`` is the row's own system message or empty.
+    """
+
+    id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    earlier: tuple[str, ...] = ()
+    system: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,12 +133,16 @@ class Grade:
 
 @dataclass(frozen=True)
 class Row:
-    """One member of a group: what will be trained, and what was sampled first if it was corrected."""
+    """One member of a group: what will be trained, and what was sampled first if it was corrected.
+
+    ``source`` is the number of the variant of the question under which it was sampled.
+    """
 
     rollout: Rollout
     grade: Grade
     strategy: Strategy = Strategy.NONE
     first: tuple[Rollout, Grade] | None = None  # before the correction
+    source: int = 0
 
     @property
     def first_grade(self) -> Grade:
@@ -130,10 +152,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """The rollouts of one problem in one step."""
+    """The rollouts of one prompt in one step.
+
+    Groups of one question share their ``family`` (None = the group is all of it): one for every wording of it, numbered
+    by ``variant``, and in ``layer`` 2 one for every answer that is revised, where ``parent`` is the number of the
+    answer's row in the layer-1 group of its family and variant.
+    """
 
     problem: Problem
     rows: tuple[Row, ...]
+    family: int | None = None
+    variant: int = 0
+    layer: int = 1
+    parent: int | None = None
 
     @property
     def collapsed(self) -> bool:

@@ -2,9 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -14,25 +15,30 @@ from edge_grpo.batching import collate
 from edge_grpo.checkpoint import Progress
 from edge_grpo.collect import Collected, Collector, Prompted, stream
 from edge_grpo.config import Config
+from edge_grpo.data.pairs import encode_pairs, load_pairs
 from edge_grpo.data.problems import load_train_eval
-from edge_grpo.data.templates import encode_problems
+from edge_grpo.data.templates import encode_problems, encode_variants
+from edge_grpo.data.variants import check_count
 from edge_grpo.display import Display
-from edge_grpo.errors import CheckpointError, DataError
+from edge_grpo.errors import CheckpointError, ConfigError, DataError
 from edge_grpo.evaluate import evaluate, grader
 from edge_grpo.methods.base import Method
 from edge_grpo.metrics import means, merge
-from edge_grpo.models import check_fit, load_policy, stop_token_ids
+from edge_grpo.models import check_fit, context_length, load_policy, stop_token_ids
 from edge_grpo.policy import Policy
 from edge_grpo.records import Group
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rundir import RunFolder, rollout_rows
+from edge_grpo.stored import StoredPairs
 from edge_grpo.tensors import Scored, Signal
-from edge_grpo.update import Updater, describe_scores, make_optimizer
+from edge_grpo.update import Updater, describe_scores, is_over, make_optimizer
 from edge_grpo.world import World
 
 __all__ = ["Session", "Shaped"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,21 +58,12 @@ class Session:
         rollout, seed = config.rollout, config.train.seed
         self.rewards = rewards
         self.policy: Policy = load_policy(config.model, reference=method.uses_reference, seed=seed)
-        self.problems, self.held_out = self._load_problems()
         stop_ids = stop_token_ids(self.policy, rollout.stop)
-        self.pad_id = stop_ids[0]
+        self.pad_id = self.stop_id = stop_ids[0]
         self.engine = DecodeEngine(self.policy, stop_ids=stop_ids, pad_id=self.pad_id, max_rows=rollout.max_rows)
         self.grader = grader(self.policy.tokenizer, rewards)
-        self.collector = Collector(
-            engine=self.engine,
-            grader=self.grader,
-            method=method,
-            tokenizer=self.policy.tokenizer,
-            sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
-            group_size=rollout.group_size,
-            stop_id=stop_ids[0],
-            seed=seed,
-        )
+        self.held_out: list[Prompted] = []
+        self.collect = self._stored_pairs() if config.data.pairs else self._sampled_groups()
         self.optimizer = make_optimizer(self.policy, config.train)
         self.updater = Updater(
             policy=self.policy,
@@ -78,25 +75,71 @@ class Session:
             world=World(),
             reuse_sampled=self.engine.exact,
         )
-        self.cursor = 0
+        self.cursor = self.tokens = 0
+
+    def _sampled_groups(self) -> Callable[[int], Collected]:
+        """What makes the groups of a step out of problems; changes nothing."""
+        config, rollout = self.config, self.config.rollout
+        problems, self.held_out = self._load_problems()
+        if not problems:
+            raise DataError("no training problem is left; look at data.max_prompt_tokens and data.bad_rows")
+        if self.method.num_variants > 1:
+            problems = [replace(each, variant_ids=self._variants(each)) for each in problems]
+        check_fit(self.policy, [item.prompt_ids for item in (*problems, *self.held_out)], rollout.max_new_tokens)
+        collector = Collector(
+            engine=self.engine,
+            grader=self.grader,
+            method=self.method,
+            tokenizer=self.policy.tokenizer,
+            sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
+            group_size=rollout.group_size,
+            stop_id=self.stop_id,
+            seed=config.train.seed,
+            data=config.data,
+            context=context_length(self.policy),
+        )
+        num_groups = rollout.prompts_per_step
+        return lambda step: collector.collect(self._from_here(problems), step=step, num_groups=num_groups)
+
+    def _stored_pairs(self) -> Callable[[int], Collected]:
+        """What makes the groups of a step out of stored pairs; problems, if there are any, serve evaluation alone."""
+        data, budget = self.config.data, self.config.rollout.max_new_tokens
+        if not self.method.learns_from_pairs:
+            raise ConfigError("data.pairs: this method learns from its own samples; leave it empty, or set method=rpo")
+        loaded = load_pairs(data.pairs, data.pair_fields, split=data.pairs_split, bad_rows=data.bad_rows)
+        encoded = encode_pairs(self.policy.tokenizer, loaded.pairs, data, stop_id=self.stop_id, max_new_tokens=budget)
+        self._tell("pairs", loaded.num_skipped, encoded.num_skipped, encoded.num_truncated)
+        if data.path or data.eval_path:
+            self.held_out = self._load_problems()[1]
+        else:
+            self.display.say("no data.eval_path: nothing is evaluated; watch rewards/accuracies and rewards/margins")
+        prompts = [*(pair.prompt_ids for pair in encoded.pairs), *(item.prompt_ids for item in self.held_out)]
+        check_fit(self.policy, prompts, budget)
+        source, num_groups = StoredPairs(stop_id=self.stop_id), self.config.rollout.prompts_per_step
+        return lambda _: source.collect(self._from_here(encoded.pairs), num_groups=num_groups)
+
+    def _from_here(self, items: Sequence[T]) -> Iterator[T]:
+        return stream(items, seed=self.config.train.seed, start=self.cursor)
 
     def _load_problems(self) -> tuple[list[Prompted], list[Prompted]]:
         data, held_out = self.config.data, self.config.eval
         num_eval = held_out.size if held_out.every or held_out.at_start or held_out.at_end else 0
         loaded = load_train_eval(data, num_eval=num_eval, seed=held_out.seed)
         sides = []
-        for name, side in zip(("training", "held-out"), loaded, strict=True):
+        for name, side in zip(("training data", "held-out data"), loaded, strict=True):
             encoded = encode_problems(self.policy.tokenizer, side.problems, data)
-            counts = (side.num_skipped, encoded.num_skipped, encoded.num_truncated)
-            if any(counts):
-                self.display.say(
-                    f"{name} data: {counts[0]} bad rows skipped, {counts[1]} over-long prompts skipped, {counts[2]} cut"
-                )
+            self._tell(name, side.num_skipped, encoded.num_skipped, encoded.num_truncated)
             sides.append([Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)])
-        if not sides[0]:
-            raise DataError("no training problem is left; look at data.max_prompt_tokens and data.bad_rows")
-        check_fit(self.policy, [item.prompt_ids for side in sides for item in side], self.config.rollout.max_new_tokens)
         return sides[0], sides[1]
+
+    def _tell(self, name: str, bad: int, over_long: int, cut: int) -> None:
+        if bad or over_long or cut:
+            self.display.say(f"{name}: {bad} bad rows skipped, {over_long} over-long prompts skipped, {cut} cut")
+
+    def _variants(self, item: Prompted) -> tuple[tuple[int, ...], ...]:
+        """Tokens of a problem's other wordings, of which there must be enough."""
+        check_count(item.problem, self.method.num_variants)
+        return encode_variants(self.policy.tokenizer, item.problem, self.config.data)
 
     def restore(self, newest: Path | None) -> int:
         """Put the run back to its last checkpoint (or its start) and return the number of steps done."""
@@ -109,7 +152,8 @@ class Session:
             self.display.say(
                 f"the run began on {progress.device} and goes on on {self.policy.device.type}: not bit-exact"
             )
-        self.cursor, self.updater.skipped_in_a_row = progress.cursor, progress.skipped_in_a_row
+        self.cursor, self.tokens = progress.cursor, progress.tokens
+        self.updater.skipped_in_a_row = progress.skipped_in_a_row
         self.folder.cut_back(progress.step)
         self.display.say(f"going on after step {progress.step}")
         return progress.step
@@ -117,15 +161,19 @@ class Session:
     def save(self, step: int) -> None:
         """Write a checkpoint of the state before step ``step`` (counted from 0)."""
         progress = Progress(
-            step, self.cursor, self.updater.skipped_in_a_row, torch.get_num_threads(), self.policy.device.type
+            step=step,
+            cursor=self.cursor,
+            tokens=self.tokens,
+            skipped_in_a_row=self.updater.skipped_in_a_row,
+            num_threads=torch.get_num_threads(),
+            device=self.policy.device.type,
         )
         keep = self.config.train.keep_checkpoints
         checkpoint.save(self.folder.checkpoints, progress, dict(self.policy.trained()), self.optimizer, keep=keep)
 
-    def collect(self, step: int) -> Collected:
-        """Groups for a step; changes nothing."""
-        prompts = stream(self.problems, seed=self.config.train.seed, start=self.cursor)
-        return self.collector.collect(prompts, step=step, num_groups=self.config.rollout.prompts_per_step)
+    def is_over(self, step: int) -> bool:
+        """Whether nothing is left to train after ``step`` steps."""
+        return is_over(self.config.train, step, self.tokens)
 
     def shape(self, collected: Collected) -> Shaped | None:
         """What a step's groups teach; None if dynamic sampling left no group. Changes nothing."""
@@ -134,7 +182,7 @@ class Session:
             return None
         parts = self.rewards.part_names, self.rewards.part_weights
         batch = collate(groups, parts=parts[0], weights=parts[1], pad_id=self.pad_id)
-        scored = self.updater.score(batch)
+        scored = self.updater.score(batch, collected.tally)
         return Shaped(groups, scored, self.updater.shape(scored))
 
     def take_step(self, step: int, collected: Collected, shaped: Shaped | None, began: float) -> None:
@@ -143,22 +191,31 @@ class Session:
         self.cursor += collected.num_prompts
         metrics = collected.metrics | {"empty_steps": (float(shaped is None), 1.0)}
         if shaped is not None:
-            updated = self.updater.step(shaped.batch, shaped.signal, step=step)
+            updated = self.updater.step(shaped.batch, shaped.signal, step=step, tokens=self.tokens)
             self.engine.load(())
             metrics = merge(metrics, describe_scores(shaped.batch), shaped.signal.metrics, updated)
         row = means(metrics)
+        self.tokens += int(row["tokens"])
         ended = time.monotonic()
         row |= {
             "time/step_s": ended - began,
             "time/update_s": ended - sampled_at,
             "time/tokens_per_s": row["tokens"] / (ended - began),
         }
-        last = step + 1 == config.train.steps
-        if (config.eval.every and (step + 1) % config.eval.every == 0) or (last and config.eval.at_end):
+        if self.evaluation_is_due(step + 1):
             row |= self.evaluate()
         if config.run.rollouts and shaped is not None:
             self._write_rollouts(step + 1, shaped)
         self.write({"step": step + 1, **row})
+
+    def evaluation_is_due(self, step: int) -> bool:
+        """Whether held-out problems are answered after ``step`` steps; never where there are none."""
+        settings = self.config.eval
+        if not self.held_out:
+            return False
+        if step == 0:
+            return settings.at_start
+        return bool(settings.every and step % settings.every == 0) or (settings.at_end and self.is_over(step))
 
     def evaluate(self) -> dict[str, float]:
         """Figures on the held-out problems with the current weights."""

@@ -20,8 +20,9 @@ from pydantic import Field
 from torch import Tensor
 
 from edge_grpo.data.arithmetic import PARAPHRASES, ArithmeticSettings, draw_expression, reduce
+from edge_grpo.data.phrases import REVISION_PHRASES
 from edge_grpo.data.problems import DataSettings
-from edge_grpo.data.templates import REVISION_PHRASES, Tokenizer, encode_follow_up, encode_prompt, encode_text
+from edge_grpo.data.templates import Tokenizer, encode_follow_up, encode_prompt, encode_text
 from edge_grpo.errors import ConfigError
 from edge_grpo.rng import derive_seed, python_random
 from edge_grpo.settings import settings

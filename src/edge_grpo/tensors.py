@@ -1,4 +1,4 @@
-"""The only tensor records: Scored -> Signal -> LossInputs, and the Totals that losses divide by.
+"""The only tensor records: Batch -> Scored -> Signal -> LossInputs, and the Totals that losses divide by.
 
 In every per-token tensor ``[i, j]`` is about token ``j`` of row ``i`` given the tokens before it; column 0 is never
 trained. Rows are rollouts, padded on the right; ``mask`` is True on completion tokens.
@@ -12,17 +12,28 @@ from torch import Tensor
 
 from edge_grpo.metrics import Metrics
 
-__all__ = ["LossInputs", "Scored", "Signal", "Totals"]
+__all__ = ["Batch", "GroupHidden", "LossInputs", "Scored", "Signal", "Tally", "Totals"]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """All rollouts of a step with what the policy says of them; nothing in it carries a gradient.
+class Tally:
+    """Numbers of groups in the making of a step: wanted, sampled in all rounds, and useful among those (all ranks)."""
 
-    ``segment`` holds :class:`edge_grpo.records.Segment` numbers; ``group`` is an integer a problem, rows of one group
-    need not be adjacent; ``reward`` and the columns of ``reward_parts`` (unweighted, NaN = not scored) are in
-    reward units; log-probabilities and entropies are nats at the rollout's temperature; ``sampling_logprobs`` is NaN on
-    tokens that nobody sampled; ``ref_logprobs`` is None without a reference model.
+    wanted: int = 0
+    asked: int = 0
+    useful: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rollouts of a step as tensors, before the policy has scored them.
+
+    ``segment`` holds :class:`edge_grpo.records.Segment` numbers. Groups are integer columns, rows of one group need not
+    be adjacent: ``group`` a number a prompt, ``family`` one a question; ``variant`` is the wording of the row's prompt
+    and ``source`` the wording under which it was sampled; ``layer`` is 1 for answers and 2 for revisions, whose
+    ``parent`` is the number of the revised row (-1 = none, or not in the batch). ``reward`` and the columns of
+    ``reward_parts`` (unweighted, NaN = not scored) are in reward units; ``sampling_logprobs`` and
+    ``sampling_entropy`` are nats at the rollout's temperature, NaN on tokens that nobody sampled.
     """
 
     input_ids: Int[Tensor, "rows tokens"]
@@ -30,6 +41,11 @@ class Scored:
     mask: Bool[Tensor, "rows tokens"]
     segment: Int[Tensor, "rows tokens"]
     group: Int[Tensor, " rows"]
+    family: Int[Tensor, " rows"]
+    variant: Int[Tensor, " rows"]
+    source: Int[Tensor, " rows"]
+    layer: Int[Tensor, " rows"]
+    parent: Int[Tensor, " rows"]
     reward: Float[Tensor, " rows"]
     reward_parts: Float[Tensor, "rows parts"]
     reward_weights: Float[Tensor, " parts"]
@@ -38,9 +54,40 @@ class Scored:
     finished: Bool[Tensor, " rows"]
     corrected: Bool[Tensor, " rows"]
     sampling_logprobs: Float[Tensor, "rows tokens"]
+    sampling_entropy: Float[Tensor, "rows tokens"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Batch):
+    """All rollouts of a step with what the policy says of them; nothing in it carries a gradient.
+
+    Log-probabilities and entropies are nats at the rollout's temperature; ``ref_logprobs`` is None without a reference
+    model, ``token_scores`` (units of the method's own, 0 off the mask) without a method that wants them; ``tally``
+    tells how the groups came together.
+    """
+
     old_logprobs: Float[Tensor, "rows tokens"]
     entropy: Float[Tensor, "rows tokens"]
     ref_logprobs: Float[Tensor, "rows tokens"] | None = None
+    token_scores: Float[Tensor, "rows tokens"] | None = None
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True)
+class GroupHidden:
+    """The completion tokens of one group as the model's head sees them: for scores that no log-prob can tell.
+
+    Tokens of all rows one after the other: ``hidden`` is the state behind the final norm at the position before the
+    token, so that ``head_weight @ hidden`` (divided by the temperature already) are the logits that ``token_ids`` were
+    drawn from; ``row`` counts from 0 within the group.
+    """
+
+    hidden: Float[Tensor, "tokens dim"]
+    token_ids: Int[Tensor, " tokens"]
+    row: Int[Tensor, " tokens"]
+    correct: Bool[Tensor, " rows"]
+    scorable: Bool[Tensor, " rows"]
+    head_weight: Float[Tensor, "vocab dim"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +130,8 @@ class LossInputs:
     segment: Int[Tensor, "rows tokens"]
     keep: Bool[Tensor, " rows"]
     group: Int[Tensor, " rows"]
+    family: Int[Tensor, " rows"]
+    layer: Int[Tensor, " rows"]
     reward: Float[Tensor, " rows"]
     correct: Bool[Tensor, " rows"]
 

@@ -17,6 +17,7 @@ from edge_grpo.methods.base import Method
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rundir import RunFolder
 from edge_grpo.session import Session
+from edge_grpo.update import is_over
 
 __all__ = ["Result", "resume", "train"]
 
@@ -98,9 +99,11 @@ def _tree(config: Config, method: Method | None) -> dict[str, Any]:
 def _run(config: Config, method: Method, folder: RunFolder, display: Display) -> Result:
     """One run from where it stands to its end, or to a signal."""
     newest = checkpoint.latest(folder.checkpoints)
-    if newest and folder.final.exists() and int(newest.name.removeprefix("step_")) >= config.train.steps:
-        display.say(f"{folder.path} is finished ({config.train.steps} steps); raise train.steps to train on")
-        return Result(folder.path, config.train.steps)
+    if newest and folder.final.exists():
+        done = checkpoint.read_progress(newest)
+        if is_over(config.train, done.step, done.tokens):
+            display.say(f"{folder.path} is finished ({done.step} steps); raise train.steps to train on")
+            return Result(folder.path, done.step)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
         stack.callback(folder.close)
@@ -110,18 +113,18 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, step)
         try:
-            if step == 0 and config.eval.at_start and not any(folder.rows()):
+            if step == 0 and session.evaluation_is_due(0) and not any(folder.rows()):
                 with stop.droppable():
                     row = {"step": 0, **session.evaluate()}
                 session.write(row)
-            while step < config.train.steps:
+            while not session.is_over(step):
                 with stop.droppable():
                     began = time.monotonic()
                     collected = session.collect(step)
                     shaped = session.shape(collected)
                 session.take_step(step, collected, shaped, began)
                 step += 1
-                if step % config.train.checkpoint_every == 0 or step == config.train.steps:
+                if step % config.train.checkpoint_every == 0 or session.is_over(step):
                     session.save(step)
         except StepDropped:
             session.save(step)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW
 
-from edge_grpo.batching import Batch, loss_inputs, micro_batches, mini_batches, scored
+from edge_grpo.batching import group_micro_batches, loss_inputs, micro_batches, mini_batches, scored
 from edge_grpo.errors import TrainingError
 from edge_grpo.methods.base import Method
 from edge_grpo.metrics import Metrics, merge
@@ -19,23 +19,25 @@ from edge_grpo.policy import Policy
 from edge_grpo.records import Segment
 from edge_grpo.rng import python_random
 from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.tensors import Batch, GroupHidden, LossInputs, Scored, Signal, Tally, Totals
 from edge_grpo.world import World
 
-__all__ = ["TrainSettings", "Updater", "describe_scores", "learning_rate", "make_optimizer"]
+__all__ = ["TrainSettings", "Updater", "describe_scores", "is_over", "learning_rate", "make_optimizer"]
 
 
 @settings
 class TrainSettings:
     """The optimizer and how a step's rows become updates.
 
-    A step makes ``passes`` passes over its rows, each in ``mini_batches`` updates. ``learning_rate`` rises over
-    ``warmup_steps`` and then follows ``schedule`` down to ``final_learning_rate`` (a share of it) at ``steps``.
+    The run ends after ``steps`` steps, or after the step with which ``max_tokens`` tokens have been sampled (0 = no
+    bound). A step makes ``passes`` passes over its rows, each in ``mini_batches`` updates. ``learning_rate`` rises over
+    ``warmup_steps`` and then follows ``schedule`` down to ``final_learning_rate`` (a share of it) at that end.
     ``micro_batch_rows`` bounds memory and changes nothing else. Updates with non-finite gradients are skipped and
     counted; ``max_skipped_updates`` in a row end the run.
     """
 
     steps: int = Field(default=60, ge=0)
+    max_tokens: int = Field(default=0, ge=0)
     seed: int = 0
     learning_rate: float = Field(default=1e-4, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -53,12 +55,14 @@ class TrainSettings:
     keep_checkpoints: int = Field(default=2, ge=1)
 
 
-def learning_rate(step: int, train: TrainSettings) -> float:
-    r"""The rate of a step (counted from 0).
+def learning_rate(step: int, train: TrainSettings, *, tokens: int = 0) -> float:
+    r"""The rate of a step (counted from 0) before which ``tokens`` tokens were sampled.
 
-    .. math:: \eta_s = \eta \cdot \min(1, (s + 1) / w) \cdot (f + (1 - f)\,d(x)), \qquad x = (s - w) / (S - w)
+    .. math:: \eta_s = \eta \cdot \min(1, (s + 1) / w) \cdot (f + (1 - f)\,d(x)), \qquad
+        x = \max\{(s - w) / (S - w),\; n / N\}
 
-    with d(x) = 1, 1 - x or (1 + cos(pi x)) / 2; w warm-up steps, S all steps, f the final share.
+    with d(x) = 1, 1 - x or (1 + cos(pi x)) / 2; w warm-up steps, S all steps, n of N tokens where these are bounded, f
+    the final share.
 
     Example:
         >>> [learning_rate(s, TrainSettings(steps=4, learning_rate=1.0)) for s in range(4)]
@@ -66,8 +70,15 @@ def learning_rate(step: int, train: TrainSettings) -> float:
     """
     rise = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
     x = max(0, step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    if train.max_tokens:
+        x = max(x, min(1.0, tokens / train.max_tokens))
     down = {"constant": 1.0, "linear": 1.0 - x, "cosine": (1.0 + math.cos(math.pi * x)) / 2}[train.schedule]
     return train.learning_rate * rise * (train.final_learning_rate + (1.0 - train.final_learning_rate) * down)
+
+
+def is_over(train: TrainSettings, step: int, tokens: int) -> bool:
+    """Whether a run is at its end after ``step`` steps and ``tokens`` sampled tokens."""
+    return step >= train.steps or 0 < train.max_tokens <= tokens
 
 
 def make_optimizer(policy: Policy, train: TrainSettings) -> AdamW:
@@ -127,8 +138,11 @@ class Updater:
         self.skipped_in_a_row = 0
 
     @torch.no_grad()
-    def score(self, batch: Batch) -> Scored:
-        """What the policy, and the reference where the method wants it, say of every completion token."""
+    def score(self, batch: Batch, tally: Tally | None = None) -> Scored:
+        """What the policy, and the reference where the method wants it, say of every completion token.
+
+        ``tally`` tells how the batch's groups came together; it is passed on.
+        """
         batch = _to(batch, self.policy.device)
         known = batch.mask & batch.sampling_logprobs.isfinite()
         whole = (known == batch.mask).all(-1) & ~batch.corrected & self.reuse_sampled
@@ -139,8 +153,14 @@ class Updater:
             scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
             old[piece.rows, : piece.width] = scores.logprobs.to(old.dtype)
             entropy[piece.rows, : piece.width] = scores.entropy.to(old.dtype)
-        reference = self._score_reference(batch) if self.method.uses_reference else None
-        return scored(batch, old_logprobs=old, entropy=entropy, ref_logprobs=reference)
+        return scored(
+            batch,
+            old_logprobs=old,
+            entropy=entropy,
+            ref_logprobs=self._score_reference(batch) if self.method.uses_reference else None,
+            token_scores=self._token_scores(batch) if self.method.wants_token_scores else None,
+            tally=tally,
+        )
 
     def _score_reference(self, batch: Batch) -> Tensor:
         reference = torch.zeros(batch.mask.shape, device=self.policy.device)
@@ -149,39 +169,67 @@ class Updater:
             reference[piece.rows, : piece.width] = scores.to(reference.dtype)
         return reference
 
+    def _token_scores(self, batch: Batch) -> Tensor:
+        """The method's scores, from the hidden states of one group at a time."""
+        scores = torch.zeros(batch.mask.shape, device=self.policy.device)
+        head_weight = self.policy.head_weight(temperature=self.temperature)
+        lengths = batch.attention.sum(-1)
+        for name in batch.group.unique():
+            rows = (batch.group == name).nonzero().squeeze(-1)
+            width = int(lengths[rows].max())
+            inputs = [column[rows, :width] for column in (batch.input_ids, batch.attention, batch.mask)]
+            pieces = zip(*(column.split(self.train.micro_batch_rows) for column in inputs), strict=True)
+            ids, _, mask = inputs
+            hidden = torch.cat([self.policy.hidden_states(*piece) for piece in pieces])
+            own = GroupHidden(
+                hidden=hidden,
+                token_ids=ids[mask],
+                row=mask.nonzero()[:, 0],
+                correct=batch.correct[rows],
+                scorable=batch.scorable[rows],
+                head_weight=head_weight,
+            )
+            part = torch.zeros(mask.shape, device=scores.device)
+            part[mask] = self.method.token_scores(own).to(part.dtype)
+            scores[rows, :width] = part
+        return scores
+
     def shape(self, batch: Scored) -> Signal:
         """The method's signal, made without gradient."""
         with torch.no_grad():
             return self.method.signal(batch)
 
-    def step(self, batch: Scored, signal: Signal, *, step: int) -> Metrics:
+    def step(self, batch: Scored, signal: Signal, *, step: int, tokens: int = 0) -> Metrics:
         """All updates of a step.
 
         Args:
             batch: the scored rollouts.
             signal: the method's.
             step: counted from 0; decides learning rate and the order of mini-batches.
+            tokens: sampled before this step; decide the rate too where they are bounded.
         Raises:
             TrainingError: gradients were not finite too often in a row.
         """
-        rate = learning_rate(step, self.train)
+        rate = learning_rate(step, self.train, tokens=tokens)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics: Metrics = {"learning_rate": (rate, 1.0)}
+        first = True
         for number in range(self.train.passes):
             rng = python_random(self.train.seed, "mini-batches", step, number)
-            for rows in mini_batches(batch.group, count=self.train.mini_batches, rng=rng):
-                metrics = merge(metrics, self._update(batch, signal, rows, step))
+            for rows in mini_batches(batch.family, count=self.train.mini_batches, rng=rng):
+                metrics = merge(metrics, self._update(batch, signal, rows, step, first=first))
+                first = False
         return metrics
 
-    def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int) -> Metrics:
-        """One optimizer update from some rows."""
-        pieces = list(self._pieces(batch, rows))
-        totals = self._totals(batch, signal, pieces)
+    def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool) -> Metrics:
+        """One optimizer update from some rows; ``first``: the weights are still those that scored the batch."""
+        pieces = list(self._pieces(batch, rows, whole_groups=self.method.whole_groups))
+        totals = self._totals(batch, signal, pieces, forward=self.method.totals_need_forward and not first)
         if totals.rows == 0:
             return {"empty_updates": (1.0, 1.0)}
         self.optimizer.zero_grad(set_to_none=True)
-        value, metrics = 0.0, Metrics()
+        value, metrics = 0.0, self.method.observe_update(totals)
         with self.policy.training():
             for piece in pieces:
                 x = self._forward(batch, signal, piece)
@@ -210,12 +258,16 @@ class Updater:
                 "lower train.learning_rate, or look at the last rollouts for what went wrong"
             )
 
-    def _totals(self, batch: Scored, signal: Signal, pieces: list[_Piece]) -> Totals:
+    @torch.no_grad()
+    def _totals(self, batch: Scored, signal: Signal, pieces: list[_Piece], *, forward: bool) -> Totals:
         """Sums over the whole update, on all ranks, before anything is divided."""
         sums: dict[str, float] = {"rows": 0.0, "tokens": 0.0}
         for piece in pieces:
-            old, entropy = (column[piece.rows, : piece.width] for column in (batch.old_logprobs, batch.entropy))
-            x = loss_inputs(batch, signal, piece.rows, piece.width, logprobs=old, entropy=entropy)
+            if forward:
+                x = self._forward(batch, signal, piece)
+            else:
+                old, entropy = (column[piece.rows, : piece.width] for column in (batch.old_logprobs, batch.entropy))
+                x = loss_inputs(batch, signal, piece.rows, piece.width, logprobs=old, entropy=entropy)
             own = {"rows": float(x.keep.sum()), "tokens": float(x.mask.sum()), **self.method.totals(x)}
             sums = {name: sums.get(name, 0.0) + amount for name, amount in own.items()}
         sums = self.world.sum(sums)
@@ -227,13 +279,17 @@ class Updater:
         entropy = scores.entropy if self.method.entropy_gradient else scores.entropy.detach()
         return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
 
-    def _pieces(self, batch: Batch | Scored, rows: Tensor) -> Iterator[_Piece]:
-        lengths = batch.attention.sum(-1)
-        for chosen in micro_batches(rows, lengths, size=self.train.micro_batch_rows):
+    def _pieces(self, batch: Batch, rows: Tensor, *, whole_groups: bool = False) -> Iterator[_Piece]:
+        lengths, size = batch.attention.sum(-1), self.train.micro_batch_rows
+        if whole_groups:
+            split = group_micro_batches(rows, lengths, batch.group, size=size)
+        else:
+            split = micro_batches(rows, lengths, size=size)
+        for chosen in split:
             yield _Piece(chosen, int(lengths[chosen].max()))
 
 
-def _inputs(batch: Batch | Scored, piece: _Piece) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(batch: Batch, piece: _Piece) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, attention and mask of a micro-batch, cut to its width."""
     ids, attention, mask = (c[piece.rows, : piece.width] for c in (batch.input_ids, batch.attention, batch.mask))
     return ids, attention, mask

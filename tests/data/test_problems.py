@@ -62,7 +62,7 @@ def test_every_kind_of_source_reads_the_same(source):
 def test_fields_are_mapped(tmp_path):
     path = write_jsonl(tmp_path / "q.jsonl", [{"question": "?", "gold": 7, "uid": 12, "why": "so", "problem": "no"}])
     names = FieldNames(prompt="question", answer="gold", solution="why", id="uid")
-    assert load_problems(path, names).problems == (Problem("12", "?", ("7",), "so", {"problem": "no"}),)
+    assert load_problems(path, names).problems == (Problem("12", "?", ("7",), "so", meta={"problem": "no"}),)
 
 
 LONG = "7" * 5000

@@ -117,3 +117,20 @@ def test_variance_within_groups() -> None:
     got = adv.group_variance(torch.tensor([1.0, -1.0, 0.0, 0.0, 99.0]), torch.tensor([0, 0, 1, 1, 1]), keep)
     assert got.item() == pytest.approx(1.0)
     assert adv.group_variance(torch.ones(2), torch.zeros(2).long(), torch.zeros(2).bool()) == 0
+
+
+@pytest.mark.parametrize(
+    ("scaled", "divisor"), [(adv.group_centered, 1.0), (adv.group_normalized, 1 + 1e-4), (adv.batch_scaled, None)]
+)
+def test_a_group_of_one_can_be_zero_or_raw(scaled: Callable[..., Tensor], divisor: float | None) -> None:
+    rewards, group = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64), torch.tensor([5, 7, 7])
+    zero, raw = (scaled(rewards, group, singleton=name) for name in ("zero", "raw"))
+    assert zero[0] == 0
+    assert raw[0] == 3 / (rewards.std() + 1e-4 if divisor is None else divisor)
+    assert torch.equal(zero[1:], raw[1:])
+
+
+def test_the_only_scorable_row_counts_as_a_group_of_one() -> None:
+    rewards, group = torch.tensor([3.0, NAN]), torch.tensor([5, 5])
+    got = adv.group_centered(rewards, group, torch.tensor([True, False]), singleton="raw")
+    assert got.tolist() == [3.0, 0.0]

@@ -28,7 +28,11 @@ def vespo(logprobs: Tensor, ratio: Tensor, advantages: Tensor, mask: Tensor) -> 
     return losses.vespo_loss(logprobs, losses.vespo_weight(ratio, advantages, mask, **VESPO), advantages, mask)
 
 
-ALL = [clipped, cispo, sapo, vespo]
+def plain(logprobs: Tensor, ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    return losses.policy_gradient_loss(logprobs, advantages, mask)
+
+
+ALL = [clipped, cispo, sapo, vespo, plain]
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 

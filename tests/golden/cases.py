@@ -30,6 +30,7 @@ class Case:
     tolerance_for: dict[str, dict[str, float]]
     dtype: torch.dtype = torch.float64
     documented: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""
     read: set[str] = field(default_factory=set)
 
     def setting(self, name: str, default: Any = REQUIRED) -> Any:
@@ -76,6 +77,7 @@ def load(path: Path) -> list[Case]:
             tolerance_for=merged("tolerance_for", content, part),
             dtype=torch.float32 if part.get("dtype", content.get("dtype")) == "float32" else torch.float64,
             documented=part.get("documented", {}),
+            variant=part.get("variant", content.get("variant", "")),
         )
         for suffix, part in parts
     ]

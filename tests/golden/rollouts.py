@@ -17,7 +17,7 @@ def scored_rollouts(
     sampling: Tensor | None = None,
     ref: Tensor | None = None,
 ) -> Scored:
-    """Finished, scorable rollouts that the policy sampled; log-probs that are not given are 0."""
+    """Finished, scorable rollouts that the policy sampled, a family a group; log-probs that are not given are 0."""
     flags = torch.ones(len(mask), dtype=torch.bool)
     nothing = torch.zeros_like(entropy)
     return Scored(
@@ -26,6 +26,11 @@ def scored_rollouts(
         mask=mask,
         segment=mask.long() * int(Segment.SAMPLED),
         group=group,
+        family=group,
+        variant=torch.zeros_like(group),
+        source=torch.zeros_like(group),
+        layer=torch.ones_like(group),
+        parent=torch.full_like(group, -1),
         reward=rewards,
         reward_parts=rewards[:, None],
         reward_weights=rewards.new_ones(1),
@@ -34,6 +39,7 @@ def scored_rollouts(
         finished=flags,
         corrected=~flags,
         sampling_logprobs=nothing if sampling is None else sampling,
+        sampling_entropy=entropy,
         old_logprobs=nothing if old is None else old,
         entropy=entropy,
         ref_logprobs=ref,

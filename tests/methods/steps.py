@@ -8,7 +8,7 @@ from torch import Tensor
 from edge_grpo.batching import loss_inputs
 from edge_grpo.methods.base import Method
 from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.tensors import LossInputs, Scored, Signal, Tally, Totals
 
 PROMPT, WIDTH = 2, 9
 KINDS = [Segment.SAMPLED, Segment.WRONG_PREFIX, Segment.INJECTED, Segment.CONTINUED]
@@ -43,6 +43,11 @@ def make_step(*, seed: int = 0, groups: int = 3, size: int = 4, dtype: torch.dty
         mask=mask,
         segment=segment,
         group=group,
+        family=group,
+        variant=torch.zeros(rows, dtype=torch.long),
+        source=torch.zeros(rows, dtype=torch.long),
+        layer=torch.ones(rows, dtype=torch.long),
+        parent=torch.full((rows,), -1),
         reward=parts.sum(-1),
         reward_parts=parts,
         reward_weights=torch.ones(2, dtype=dtype),
@@ -51,9 +56,12 @@ def make_step(*, seed: int = 0, groups: int = 3, size: int = 4, dtype: torch.dty
         finished=uniform(rows) < 0.8,
         corrected=corrected,
         sampling_logprobs=torch.where(sampled, logprobs + 0.1 * uniform(rows, WIDTH), torch.nan),
+        sampling_entropy=torch.where(sampled, uniform(rows, WIDTH), torch.nan),
         old_logprobs=logprobs,
         entropy=2 * uniform(rows, WIDTH),
         ref_logprobs=logprobs - 0.3 * uniform(rows, WIDTH),
+        token_scores=torch.where(mask, uniform(rows, WIDTH) - 0.5, 0.0),
+        tally=Tally(wanted=groups, asked=groups, useful=groups - 1),
     )
 
 
@@ -75,7 +83,7 @@ def current(batch: Scored, *, seed: int = 1) -> tuple[Tensor, Tensor]:
 def with_rubbish(batch: Scored, filler: float) -> Scored:
     """The same step with ``filler`` wherever no completion token stands."""
     names = ("sampling_logprobs", "old_logprobs", "entropy", "ref_logprobs")
-    columns: dict[str, Tensor] = {name: getattr(batch, name) for name in names}
+    columns: dict[str, Tensor] = {name: getattr(batch, name) for name in (*names, "token_scores", "sampling_entropy")}
     return replace(batch, **{name: torch.where(batch.mask, column, filler) for name, column in columns.items()})
 
 
@@ -86,7 +94,7 @@ def run_update(
     logprobs = logprobs.detach().clone().requires_grad_()
     entropy = entropy.detach().clone().requires_grad_()
     loss = torch.zeros((), dtype=logprobs.dtype)
-    totals = totals_of(method, batch, signal, splits)
+    totals = totals_of(method, batch, signal, splits, logprobs.detach())
     for rows in splits:
         x = pieces(batch, signal, rows, logprobs, entropy)
         loss = loss + method.loss(x, totals)
@@ -95,11 +103,14 @@ def run_update(
     return loss.detach(), gradients[0], gradients[1]
 
 
-def totals_of(method: Method, batch: Scored, signal: Signal, splits: list[Tensor]) -> Totals:
-    """What the training loop would sum over an update's micro-batches."""
+def totals_of(
+    method: Method, batch: Scored, signal: Signal, splits: list[Tensor], logprobs: Tensor | None = None
+) -> Totals:
+    """What the training loop would sum over an update's micro-batches; with ``logprobs``, at other weights."""
+    now = logprobs if method.totals_need_forward and logprobs is not None else batch.old_logprobs
     sums = {"rows": 0.0, "tokens": 0.0}
     for rows in splits:
-        x = pieces(batch, signal, rows, batch.old_logprobs, batch.entropy)
+        x = pieces(batch, signal, rows, now, batch.entropy)
         own = {"rows": float(x.keep.sum()), "tokens": float(x.mask.sum()), **method.totals(x)}
         sums = {name: sums.get(name, 0.0) + value for name, value in own.items()}
     extra = {name: value for name, value in sums.items() if name not in ("rows", "tokens")}
@@ -132,6 +143,8 @@ def by_hand(ratios: list[list[float]], advantages: list[float], logprobs: float 
         segment=mask * int(Segment.SAMPLED),
         keep=torch.ones(len(ratio), dtype=torch.bool),
         group=torch.zeros(len(ratio), dtype=torch.long),
+        family=torch.zeros(len(ratio), dtype=torch.long),
+        layer=torch.ones(len(ratio), dtype=torch.long),
         reward=given,
         correct=given > 0,
     )

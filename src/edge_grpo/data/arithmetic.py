@@ -25,14 +25,13 @@ __all__ = [
     "ArithmeticSettings",
     "draw_expression",
     "held_out",
-    "paraphrases",
     "problems",
     "reduce",
     "solution",
 ]
 
 PARAPHRASES = ("Compute {}.", "What is {}?", "Find the value of {}.")
-"""Equivalent questions; a problem's own prompt is the first one."""
+"""Equivalent questions; a problem's own prompt is the first one, the others are its variants."""
 
 HELD_OUT_SHARE = 5  # one expression in five is held out
 _HELD_OUT_POOL = 1000  # drawn together and shuffled, so that asking for fewer does not make them easier
@@ -93,11 +92,6 @@ def solution(expression: str) -> str:
     return "\n".join([*lines, f"\\boxed{{{lines[-1][1:]}}}"])
 
 
-def paraphrases(problem: Problem) -> tuple[str, ...]:
-    """The equivalent questions of a problem made here, its own prompt first."""
-    return tuple(form.format(problem.meta["expression"]) for form in PARAPHRASES)
-
-
 def held_out(expression: str) -> bool:
     """Whether an expression is on the held-out side: a function of its text alone, so that the sides share none."""
     return derive_seed("arithmetic", "side", expression) % HELD_OUT_SHARE == 0
@@ -153,11 +147,13 @@ def _distinct(rng: random.Random, settings: ArithmeticSettings, count: int, *, o
 
 def _problem(expression: str, name: str) -> Problem:
     *_, value = _reductions(expression)
+    prompt, *others = (form.format(expression) for form in PARAPHRASES)
     return Problem(
         id=name,
-        prompt=PARAPHRASES[0].format(expression),
+        prompt=prompt,
         answers=(value,),
         solution=solution(expression),
+        variants=tuple(others),
         meta={"expression": expression, "num_operands": len(re.findall(r"\d+", expression))},
     )
 

@@ -1,26 +1,30 @@
 """Problems from JSON, JSONL and parquet files, saved or hub datasets, and the built-in task."""
 
-import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Literal
 
 from pydantic import Field
 
 from edge_grpo.data import arithmetic
 from edge_grpo.data.arithmetic import ArithmeticSettings
+from edge_grpo.data.rows import BadRowError, described, half_character, is_text, load_records, required, row_id
 from edge_grpo.errors import DataError
 from edge_grpo.records import Problem
 from edge_grpo.rng import python_random
 from edge_grpo.settings import settings
 
-__all__ = ["DataSettings", "FieldNames", "Loaded", "load_eval", "load_problems", "load_train_eval", "split"]
-
-_FILES = (".json", ".jsonl", ".parquet")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+__all__ = [
+    "DataSettings",
+    "FieldNames",
+    "Loaded",
+    "PairFieldNames",
+    "load_eval",
+    "load_problems",
+    "load_train_eval",
+    "split",
+]
 
 
 @settings
@@ -30,6 +34,17 @@ class FieldNames:
     prompt: str = "problem"
     answer: str = "answer"
     solution: str = "solution"
+    variants: str = "variants"
+    id: str = "id"
+
+
+@settings
+class PairFieldNames:
+    """Which column of a preference row holds what; ``prompt`` may be missing where the answers are conversations."""
+
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
     id: str = "id"
 
 
@@ -41,6 +56,10 @@ class DataSettings:
     a hub dataset; empty = the built-in ``task``. ``eval_path`` likewise; empty = held-out problems of the task, or rows
     split off ``path``. ``system_prompt``: empty = none, or the template's own for ``qwen-math``. ``over_long`` says
     what happens to a prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its last tokens.
+
+    ``pairs``: answers in pairs, one preferred, from a file, folder or hub dataset as in ``path``; methods that learn
+    from pairs are then trained on them in place of sampled groups. Answers of more than ``rollout.max_new_tokens``
+    tokens fall under ``over_long`` too; ``truncate`` keeps their first tokens.
     """
 
     task: Literal["arithmetic"] = "arithmetic"
@@ -50,6 +69,9 @@ class DataSettings:
     eval_path: str = ""
     eval_split: str = "test"
     fields: FieldNames = Field(default_factory=FieldNames)
+    pairs: str = ""
+    pairs_split: str = "train"
+    pair_fields: PairFieldNames = Field(default_factory=PairFieldNames)
     bad_rows: Literal["error", "skip"] = "error"
     template: Literal["chat", "qwen-math", "plain"] = "chat"
     system_prompt: str = ""
@@ -58,7 +80,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         """Reject a system prompt that no tokenizer takes."""
-        if broken := _half_character(self.system_prompt):
+        if broken := half_character(self.system_prompt):
             raise ValueError(f"system_prompt: {broken}")
 
 
@@ -68,10 +90,6 @@ class Loaded:
 
     problems: tuple[Problem, ...]
     num_skipped: int = 0
-
-
-class _BadRowError(Exception):
-    """What is wrong with one row; the reader adds where it stands."""
 
 
 def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Loaded, Loaded]:
@@ -169,209 +187,61 @@ def load_problems(
         DataError: nothing there, not readable, no usable row, or, unless ``bad_rows`` is ``skip``, an unusable row.
     """
     names = fields or FieldNames()
-    kept: list[Problem] = []
-    seen: dict[str, int] = {}
-    first_error = ""
-    skipped = 0
-    for number, row in _rows(path, split):
-        try:
-            problem = _problem(row, names, f"{Path(path).stem}:{number}")
-            if problem.id in seen:
-                raise _BadRowError(f"field '{names.id}': {problem.id!r} is also the id of row {seen[problem.id]}")
-        except _BadRowError as error:
-            message = f"{path}, row {number}, {error}"
-            if bad_rows == "error":
-                raise DataError(
-                    f"{message}. Mend the row, name its columns (data.fields.*), or set data.bad_rows=skip"
-                ) from None
-            first_error = first_error or message
-            skipped += 1
-            continue
-        seen[problem.id] = number
-        kept.append(problem)
-    if not kept:
-        reason = f"all {skipped} rows are bad; the first: {first_error}" if skipped else "it has no rows"
-        raise DataError(f"{path}: no problems to read: {reason}")
-    return Loaded(tuple(kept), skipped)
+    kept, skipped = load_records(
+        path,
+        lambda row, name: _problem(row, names, name),
+        split=split,
+        split_setting="data.split",
+        fields_setting="data.fields",
+        id_field=names.id,
+        noun="problems",
+        bad_rows=bad_rows,
+    )
+    return Loaded(kept, skipped)
 
 
-def _rows(path: str, split: str) -> Iterator[tuple[int, object]]:
-    try:
-        file = Path(path).expanduser()
-        is_file, is_folder = file.is_file(), file.is_dir()
-    except (OSError, RuntimeError) as error:  # a folder that may not be entered, a user that does not exist
-        raise DataError(f"{path}: cannot be looked for: {error}") from None
-    suffix = file.suffix.lower()
-    if suffix in _FILES:
-        if not is_file:
-            raise DataError(f"{path}: no such file")
-        readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-        return readers[suffix](file, path)
-    if is_file:
-        raise DataError(f"{path}: unknown kind of file; wanted one of {', '.join(_FILES)}")
-    if is_folder:
-        return enumerate(_dataset(str(file), split, saved=True), 1)
-    if _HUB_NAME.fullmatch(path):
-        return enumerate(_dataset(path, split, saved=False), 1)
-    raise DataError(f"{path}: no such file or folder, nor the name of a hub dataset")
-
-
-def _text(file: Path, path: str) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-class _LongInteger(str):
-    """The digits of an integer that Python refuses to read."""
-
-    __slots__ = ()
-
-
-def _parse(text: str) -> Any:
-    """JSON, save that an integer of some thousand digits stays text, to be complained of where its field is known."""
-
-    def integer(digits: str) -> int | str:
-        try:
-            return int(digits)
-        except ValueError:
-            return _LongInteger(digits)
-
-    return json.loads(text, parse_int=integer)
-
-
-def _json_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
-    try:
-        rows = _parse(_text(file, path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise DataError(f"{path}: lists or objects are nested too deeply to be read") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: holds {_kind(rows)}, wanted a list of objects")
-    return enumerate(rows, 1)
-
-
-def _jsonl_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(_text(file, path).split("\n"), 1):
-        if line.strip():
-            try:
-                row = _parse(line)
-            except json.JSONDecodeError as error:
-                row = _BadRowError(f"column {error.colno}: not JSON: {error.msg}")
-            except RecursionError:
-                row = _BadRowError("column 1: lists or objects are nested too deeply to be read")
-            yield number, row
-
-
-def _parquet_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
-    import pyarrow.parquet as pq  # noqa: PLC0415 (heavy, and needed for parquet files only)
-    from pyarrow import ArrowException  # noqa: PLC0415
-
-    try:
-        rows = pq.read_table(file).to_pylist()
-    except (ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: texts and dates in columns
-        raise DataError(f"{path}: not a readable parquet file: {error}") from None
-    return enumerate(rows, 1)
-
-
-def _dataset(name: str, split: str, *, saved: bool) -> Iterable[object]:
-    try:
-        import datasets  # noqa: PLC0415 (heavy, and needed for datasets only)
-    except ImportError:
-        raise DataError(f"{name}: reading a dataset needs the package 'datasets' (pip install datasets)") from None
-    try:
-        found: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, split=split)
-    except Exception as error:  # noqa: BLE001 (the library and its file systems raise errors of many kinds)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        kind = "saved dataset" if saved else f"hub dataset (split {split!r})"
-        hint = "" if saved else " There is no such file or folder either"
-        raise DataError(f"{name}: cannot be loaded as a {kind}: {lines[0].rstrip('.')}.{hint}") from None
-    if isinstance(found, dict):
-        if split not in found:
-            raise DataError(f"{name}: no split {split!r}; it has {', '.join(map(repr, found))}. Set data.split")
-        found = found[split]
-    rows: Iterable[object] = found
-    return rows
-
-
-def _problem(row: object, names: FieldNames, default_id: str) -> Problem:
-    if isinstance(row, _BadRowError):
-        raise row
-    if not isinstance(row, Mapping):
-        raise _BadRowError(f"holds {_kind(row)}, wanted an object")
-    prompt = _required(row, names.prompt)
-    if not _is_text(prompt, names.prompt) or not prompt.strip():
-        raise _BadRowError(f"field '{names.prompt}': {_kind(prompt)}, wanted text")
+def _problem(row: Mapping[str, object], names: FieldNames, default_id: str) -> Problem:
+    prompt = required(row, names.prompt)
+    if not is_text(prompt, names.prompt) or not prompt.strip():
+        raise BadRowError(f"field '{names.prompt}': {described(prompt)}, wanted text")
     worked = row.get(names.solution)
-    if worked is not None and not _is_text(worked, names.solution):
-        raise _BadRowError(f"field '{names.solution}': {_kind(worked)}, wanted text or nothing")
-    name = row.get(names.id)
-    if name is not None and (isinstance(name, bool) or not (isinstance(name, int) or _is_text(name, names.id))):
-        raise _BadRowError(f"field '{names.id}': {_kind(name)}, wanted text or a whole number")
-    used = {names.prompt, names.answer, names.solution, names.id}
+    if worked is not None and not is_text(worked, names.solution):
+        raise BadRowError(f"field '{names.solution}': {described(worked)}, wanted text or nothing")
+    used = {names.prompt, names.answer, names.solution, names.variants, names.id}
     return Problem(
-        id=default_id if name is None else str(name),
+        id=row_id(row, names.id, default_id),
         prompt=prompt,
-        answers=_answers(_required(row, names.answer), names.answer),
+        answers=_answers(required(row, names.answer), names.answer),
         solution=worked or "",
+        variants=_variants(row.get(names.variants), names.variants, prompt),
         meta={key: value for key, value in row.items() if key not in used},
     )
-
-
-def _is_text(value: object, name: str) -> TypeGuard[str]:
-    if not isinstance(value, str) or isinstance(value, _LongInteger):
-        return False
-    if broken := _half_character(value):
-        raise _BadRowError(f"field '{name}': {broken}")
-    return True
-
-
-def _half_character(text: str) -> str:
-    """What is wrong with a text that holds lone surrogates, which no tokenizer and no file takes; else nothing."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        return f"half a character ({half}) at position {error.start}, wanted whole Unicode text"
-    return ""
-
-
-def _required(row: Mapping[str, object], name: str) -> object:
-    if name not in row:
-        raise _BadRowError(f"field '{name}': missing; the row has {', '.join(map(repr, row)) or 'no fields'}")
-    return row[name]
 
 
 def _answers(value: object, name: str) -> tuple[str, ...]:
     values = value if isinstance(value, list | tuple) else [value]
     if not values:
-        raise _BadRowError(f"field '{name}': an empty list, wanted an answer")
+        raise BadRowError(f"field '{name}': an empty list, wanted an answer")
     return tuple(_answer(each, name) for each in values)
 
 
 def _answer(value: object, name: str) -> str:
-    if _is_text(value, name) and value.strip():
+    if is_text(value, name) and value.strip():
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value.is_integer() else repr(value)
-    raise _BadRowError(f"field '{name}': {_kind(value)}, wanted text, a finite number or a list of them")
+    raise BadRowError(f"field '{name}': {described(value)}, wanted text, a finite number or a list of them")
 
 
-def _kind(value: object) -> str:
+def _variants(value: object, name: str, prompt: str) -> tuple[str, ...]:
+    """Other wordings, each once and without the question's own."""
     if value is None:
-        return "nothing (null)"
-    if isinstance(value, _LongInteger):
-        return f"an integer of {len(value.lstrip('-'))} digits (write it as text)"
-    if isinstance(value, str):
-        return "empty text" if not value.strip() else "text"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, dict):
-        return "an object"
-    return f"{type(value).__name__} {str(value)[:80]}"
+        return ()
+    if not isinstance(value, list | tuple):
+        raise BadRowError(f"field '{name}': {described(value)}, wanted a list of texts")
+    for each in value:
+        if not is_text(each, name) or not each.strip():
+            raise BadRowError(f"field '{name}': holds {described(each)}, wanted texts alone")
+    return tuple(text for text in dict.fromkeys(value) if text != prompt)

@@ -10,27 +10,19 @@ from edge_grpo.records import Problem
 
 __all__ = [
     "QWEN_MATH_SYSTEM",
-    "REVISION_PHRASES",
     "Encoded",
     "Tokenizer",
     "encode_follow_up",
     "encode_problems",
     "encode_prompt",
     "encode_text",
+    "encode_variants",
     "render_prompt",
 ]
 
 QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
 """System prompt of Qwen2.5-Math and of the EDGE-GRPO release."""
 
-REVISION_PHRASES = (
-    "I may be wrong. Check again.",
-    "Is that right? Look once more.",
-    "Maybe there is another way.",
-    "Did you overlook something?",
-    "Go through it again, step by step.",
-)
-"""What the user may say after an answer, right or wrong, to have it revised in a second turn."""
 
 _MARK = "\ue000answer\ue000"  # stands for an answer while a conversation is rendered
 
@@ -114,6 +106,22 @@ def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: Dat
     if skipped and not kept:
         raise DataError(f"all {skipped} prompts exceed data.max_prompt_tokens = {data.max_prompt_tokens}; raise it")
     return Encoded(tuple(kept), tuple(prompts), skipped, truncated)
+
+
+def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) -> tuple[tuple[int, ...], ...]:
+    """Token ids of a problem's other wordings, under the same rule for over-long ones, but never left out.
+
+    Raises:
+        DataError: one is over-long and is not to be truncated.
+    """
+    found = [encode_prompt(tokenizer, text, data) for text in problem.variants]
+    longest = max(map(len, found), default=0)
+    if longest > data.max_prompt_tokens and data.over_long != "truncate":
+        raise DataError(
+            f"problem {problem.id!r}: a variant of its prompt has {longest} tokens, data.max_prompt_tokens is "
+            f"{data.max_prompt_tokens}; raise it, or set data.over_long=truncate"
+        )
+    return tuple(ids[-data.max_prompt_tokens :] for ids in found)
 
 
 def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tuple[int, ...]:

@@ -1,8 +1,11 @@
 """From rewards to advantages: how much better than its group a rollout was.
 
 ``scorable`` marks rows that a grader could judge; the others enter no mean and no deviation and get advantage 0, and so
-does a row whose group has no second scorable row.
+does a row whose group has no second scorable row. Releases differ in what becomes of a group of one, hence
+``singleton``: ``"error"`` refuses it, ``"zero"`` gives 0 and ``"raw"`` the reward itself (mean 0, deviation 1).
 """
+
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -58,7 +61,11 @@ def weighted_reward(parts: Float[Tensor, "rows parts"], weights: Float[Tensor, "
 
 
 def group_centered(
-    rewards: Float[Tensor, " rows"], group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"] | None = None
+    rewards: Float[Tensor, " rows"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"] | None = None,
+    *,
+    singleton: Literal["error", "zero", "raw"] = "error",
 ) -> Float[Tensor, " rows"]:
     r"""Reward minus the mean reward of the group.
 
@@ -68,12 +75,13 @@ def group_centered(
         rewards: one per rollout, reward units.
         group: each rollout's group; need not be adjacent.
         scorable: rollouts that count; all if not given.
+        singleton: what becomes of a rollout without a second one in its group.
 
     Returns:
         reward units; sums to 0 within each group, exactly 0 throughout a collapsed group.
 
     Raises:
-        ShapeError: a group has one rollout.
+        ShapeError: a group has one rollout and ``singleton`` is ``"error"``.
 
     Source:
         Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, section 3.2. TRL 1.16.0 with ``scale_rewards="none"``: same, but
@@ -84,9 +92,12 @@ def group_centered(
         tensor([ 0.5000, -0.5000])
     """
     include = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
-    _require_pairs(group)
+    if singleton == "error":
+        _require_pairs(group)
     flat = collapsed(rewards, group, include)
-    return where_mask(rewards - group_mean(rewards, group, include), include & ~flat)
+    centered = where_mask(rewards - group_mean(rewards, group, include), include & ~flat)
+    alone = include & (group_size(group, include) == 1)
+    return torch.where(alone, rewards, centered) if singleton == "raw" else centered
 
 
 def group_normalized(
@@ -95,6 +106,7 @@ def group_normalized(
     scorable: Bool[Tensor, " rows"] | None = None,
     *,
     eps: float = 1e-4,
+    singleton: Literal["error", "zero", "raw"] = "error",
 ) -> Float[Tensor, " rows"]:
     r"""Reward minus the group's mean, over the group's standard deviation.
 
@@ -105,13 +117,14 @@ def group_normalized(
         group: each rollout's group; need not be adjacent.
         scorable: rollouts that count; all if not given.
         eps: added to the unbiased standard deviation, reward units.
+        singleton: what becomes of a rollout without a second one in its group.
 
     Returns:
         dimensionless; sums to 0 within each group, exactly 0 throughout a collapsed group, and does not change when a
         constant is added to the rewards.
 
     Raises:
-        ShapeError: a group has one rollout.
+        ShapeError: a group has one rollout and ``singleton`` is ``"error"``.
 
     Source:
         Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.2. The unbiased deviation and eps = 1e-4 are those
@@ -122,7 +135,10 @@ def group_normalized(
         tensor([ 0.7070, -0.7070])
     """
     include = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
-    return group_centered(rewards, group, include) / (group_std(rewards, group, include) + eps)
+    deviation = group_std(rewards, group, include)
+    if singleton == "raw":
+        deviation = torch.where(group_size(group, include) == 1, 1.0, deviation)
+    return group_centered(rewards, group, include, singleton=singleton) / (deviation + eps)
 
 
 def batch_scaled(
@@ -131,6 +147,7 @@ def batch_scaled(
     scorable: Bool[Tensor, " rows"] | None = None,
     *,
     eps: float = 1e-4,
+    singleton: Literal["error", "zero", "raw"] = "error",
 ) -> Float[Tensor, " rows"]:
     r"""Reward minus the group's mean, over the standard deviation of all rewards of the step.
 
@@ -141,12 +158,13 @@ def batch_scaled(
         group: each rollout's group; need not be adjacent.
         scorable: rollouts that count; all if not given.
         eps: added to the unbiased standard deviation, reward units.
+        singleton: what becomes of a rollout without a second one in its group.
 
     Returns:
         dimensionless; sums to 0 within each group.
 
     Raises:
-        ShapeError: a group has one rollout.
+        ShapeError: a group has one rollout and ``singleton`` is ``"error"``.
 
     Source:
         Liu et al. 2025, "Part I: Tricks or Traps?", arXiv:2508.08221 (Lite PPO). TRL 1.16.0 with
@@ -157,7 +175,7 @@ def batch_scaled(
         tensor([ 0.9998, -0.9998,  0.0000,  0.0000])
     """
     include = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
-    return group_centered(rewards, group, include) / (masked_std(rewards, include) + eps)
+    return group_centered(rewards, group, include, singleton=singleton) / (masked_std(rewards, include) + eps)
 
 
 def normalized_then_summed(

@@ -1,8 +1,8 @@
 """Policy losses of the GRPO family: log-probabilities -> ratio -> loss per token.
 
 A logarithm of the ratio (:func:`log_ratio`, or :func:`sequence_log_ratio` for GSPO), then a loss per token
-(:func:`clipped_loss`, :func:`cispo_loss`, :func:`sapo_loss`, :func:`vespo_loss`). ``terms`` has what may be added to
-it, ``means`` makes one number of it.
+(:func:`clipped_loss`, :func:`cispo_loss`, :func:`sapo_loss`, :func:`vespo_loss`, or :func:`policy_gradient_loss`, which
+needs no ratio). ``terms`` has what may be added to it, ``means`` makes one number of it.
 """
 
 import math
@@ -21,6 +21,7 @@ __all__ = [
     "clipped_loss",
     "clipped_low",
     "log_ratio",
+    "policy_gradient_loss",
     "sapo_loss",
     "sequence_log_ratio",
     "vespo_loss",
@@ -118,6 +119,34 @@ def clipped_loss(
     capped = ratio if delta is None else ratio.clamp(max=delta)
     weights = where_mask(advantages, mask)
     return where_mask(-torch.minimum(capped * weights, clipped * weights), mask)
+
+
+def policy_gradient_loss(
+    logprobs: Float[Tensor, "rows tokens"],
+    advantages: Float[Tensor, "rows tokens"],
+    mask: Bool[Tensor, "rows tokens"],
+) -> Float[Tensor, "rows tokens"]:
+    r"""Plain policy gradient: the weighted log-likelihood, without ratio or clip.
+
+    .. math:: -A \log \pi
+
+    Args:
+        logprobs: by the policy now, nats, with gradient.
+        advantages: one per token.
+        mask: tokens that count.
+
+    Returns:
+        advantage units times nats; 0 outside the mask. Its gradient is that of the unclipped loss at ratio 1.
+
+    Source:
+        Williams 1992, REINFORCE, Machine Learning 8:229. Chu et al. 2025, GPG, arXiv:2504.02546, and the release of
+        Xiong et al. 2025, arXiv:2504.11343 (``policy_loss=vanilla``): same.
+
+    Example:
+        >>> policy_gradient_loss(torch.tensor([[-2.0]]), torch.tensor([[0.5]]), torch.ones(1, 1).bool())
+        tensor([[1.]])
+    """
+    return -where_mask(advantages, mask) * where_mask(logprobs, mask)
 
 
 def cispo_loss(

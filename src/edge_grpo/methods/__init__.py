@@ -12,13 +12,26 @@ from edge_grpo.methods.base import Method, Repair, TopUp
 from edge_grpo.methods.bnpo import Bnpo
 from edge_grpo.methods.cispo import Cispo
 from edge_grpo.methods.dapo import Dapo
+from edge_grpo.methods.disco import Disco
+from edge_grpo.methods.disco_b import DiscoB
+from edge_grpo.methods.discriminative import Discriminative
 from edge_grpo.methods.dr_grpo import DrGrpo
 from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
 from edge_grpo.methods.family import ClippedFamily, Family
+from edge_grpo.methods.gpg import Gpg
 from edge_grpo.methods.grpo import Grpo
 from edge_grpo.methods.gspo import Gspo
 from edge_grpo.methods.luspo import Luspo
+from edge_grpo.methods.mgrpo import Mgrpo
+from edge_grpo.methods.nthr import Nthr
+from edge_grpo.methods.raft import Raft
+from edge_grpo.methods.raft_pp import RaftPp
+from edge_grpo.methods.reinforce import Reinforce
+from edge_grpo.methods.reinforce_rej import ReinforceRej
+from edge_grpo.methods.rpo import Rpo
 from edge_grpo.methods.sapo import Sapo
+from edge_grpo.methods.share_grpo import ShareGrpo
+from edge_grpo.methods.unlikeliness import Unlikeliness
 from edge_grpo.methods.vespo import Vespo
 
 __all__ = [
@@ -28,23 +41,58 @@ __all__ = [
     "ClippedFamily",
     "Correction",
     "Dapo",
+    "Disco",
+    "DiscoB",
+    "Discriminative",
     "DrGrpo",
     "EdgeGrpo",
     "EntropyAdvantage",
     "Family",
+    "Gpg",
     "Grpo",
     "Gspo",
     "Luspo",
     "Method",
     "MethodConfig",
+    "Mgrpo",
+    "Nthr",
+    "Raft",
+    "RaftPp",
+    "Reinforce",
+    "ReinforceRej",
     "Repair",
+    "Rpo",
     "Sapo",
+    "ShareGrpo",
     "TopUp",
+    "Unlikeliness",
     "Vespo",
 ]
 
 MethodConfig = Annotated[
-    EdgeGrpo | Grpo | DrGrpo | Dapo | Gspo | Cispo | Bnpo | Sapo | Luspo | Vespo, Field(discriminator="kind")
+    EdgeGrpo
+    | Grpo
+    | DrGrpo
+    | Dapo
+    | Gspo
+    | Cispo
+    | Bnpo
+    | Sapo
+    | Luspo
+    | Vespo
+    | Mgrpo
+    | Unlikeliness
+    | Nthr
+    | ShareGrpo
+    | Disco
+    | DiscoB
+    | Raft
+    | RaftPp
+    | Reinforce
+    | ReinforceRej
+    | Gpg
+    | Rpo,
+    Field(discriminator="kind"),
 ]
 
 METHODS: Final[dict[str, type[Method]]] = {cls.kind: cls for cls in get_args(get_args(MethodConfig)[0])}

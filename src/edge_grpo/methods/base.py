@@ -2,8 +2,9 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from pydantic import Field
@@ -12,9 +13,9 @@ from torch import Tensor
 from edge_grpo.metrics import Metrics
 from edge_grpo.records import Group, Strategy
 from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.tensors import GroupHidden, LossInputs, Scored, Signal, Totals
 
-__all__ = ["Method", "Repair", "TopUp"]
+__all__ = ["Ask", "Method", "Repair", "TopUp"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,21 @@ class Repair:
     strategy: Strategy
     text: str
     budget: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A wish of a method, carried out by the collector: ``count`` revisions of row ``row`` of the ``group``-th group.
+
+    The row's prompt and completion (without its stop token) are followed by a user turn that says ``phrase``; what is
+    sampled then becomes a group of its own in layer 2, whose ``parent`` is the row. A prompt that grows too long for
+    the model is skipped and counted, never cut.
+    """
+
+    group: int
+    row: int
+    phrase: str
+    count: int
 
 
 @settings
@@ -58,6 +74,8 @@ class Method(ABC):
     """
 
     kind: str
+    train_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Values of the ``train`` section that belong to the method; settings that a person gives come before them."""
 
     @property
     def uses_reference(self) -> bool:
@@ -70,24 +88,56 @@ class Method(ABC):
         return False
 
     @property
+    def wants_token_scores(self) -> bool:
+        """Whether ``token_scores`` is called while a step is scored."""
+        return False
+
+    @property
+    def totals_need_forward(self) -> bool:
+        """Whether ``totals`` must see log-probs at the weights before each update; otherwise it sees the old ones.
+
+        At the first update of a step the two are equal, and no forward pass is made.
+        """
+        return False
+
+    @property
+    def whole_groups(self) -> bool:
+        """Whether ``loss`` needs all kept rows of a group in one micro-batch."""
+        return False
+
+    @property
+    def num_variants(self) -> int:
+        """How many wordings of each question are sampled from, a group each."""
+        return 1
+
+    @property
+    def learns_from_pairs(self) -> bool:
+        """Whether stored pairs (``data.pairs``) can take the place of sampled groups."""
+        return False
+
+    @property
     def dynamic_sampling(self) -> TopUp | None:
         """How to draw further prompts while too few groups are useful; None = never."""
         return None
 
     def useful(self, group: Group) -> bool:
-        """Whether a group counts for dynamic sampling; asked after corrections."""
+        """Whether a question counts for dynamic sampling; asked after corrections, with all rows of its family."""
         return not group.collapsed
 
-    def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
-        """Which rows to correct and how; asked again after each round of corrections until the list is empty.
+    def plan(self, groups: Sequence[Group], rng: random.Random) -> Sequence[Repair | Ask]:
+        """Which rows to correct or to revise, and how; asked again after each round until the list is empty.
 
-        Rows that were corrected already (``row.strategy``) must not be named again. Never called in evaluation.
+        Rows that were corrected or revised already must not be named again. Never called in evaluation.
         """
         return []
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
         """The groups as they will be trained, rows dropped, copied or paired anew; asked once, after collection."""
         return list(groups)
+
+    def token_scores(self, x: GroupHidden) -> Float[Tensor, " tokens"]:
+        """A number for every completion token of one group, from hidden states; arrives as ``Scored.token_scores``."""
+        raise NotImplementedError(f"{type(self).__name__} wants token scores but computes none")
 
     @abstractmethod
     def signal(self, batch: Scored) -> Signal:
@@ -103,4 +153,8 @@ class Method(ABC):
 
     def observe(self, x: LossInputs) -> Metrics:
         """Figures about a micro-batch at the current weights (clip shares, KL), as (sum, count) pairs; no gradient."""
+        return {}
+
+    def observe_update(self, totals: Totals) -> Metrics:
+        """Figures about a whole update, before its weights change."""
         return {}

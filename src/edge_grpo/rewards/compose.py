@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.metrics import Metrics, share
 from edge_grpo.records import Grade, Problem, Verdict
 from edge_grpo.rewards.extract import boxed_answer
+from edge_grpo.rewards.formats import thinks_then_boxes, tighten
 from edge_grpo.rewards.math import gold_text
 from edge_grpo.rewards.pool import Ending, GraderPool, Outcome
 from edge_grpo.settings import settings
@@ -34,7 +35,9 @@ class RewardSettings:
     r"""How completions are rewarded; a ``function`` rewards alone, and the two weights are then unused.
 
     Attributes:
-        format_weight: reward for a readable ``\boxed{}``. Source: EDGE-GRPO's training script, 1.
+        format: what the format reward is for: ``box``, a readable ``\boxed{}``; ``think``, thoughts in
+            ``<think></think>`` and then a ``\boxed{}``. Source of the latter: Share-GRPO's release.
+        format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
         accuracy_weight: reward for the right answer. Source: the same, 1.
         timeout_s: deadline of grading one completion, in seconds.
         memory_mb: address space of each grading process, in MiB.
@@ -45,6 +48,7 @@ class RewardSettings:
         function_timeout_s: deadline of one call of the function, which rewards a whole batch.
     """
 
+    format: Literal["box", "think"] = "box"
     format_weight: float = 1.0
     accuracy_weight: float = 1.0
     timeout_s: float = Field(default=5.0, gt=0)
@@ -189,20 +193,28 @@ class Rewards:
             rows.append(None if answer is None else [(answer, gold_text(gold)) for gold in problem.answers])
             pairs.update(dict.fromkeys(rows[-1] or ()))
         outcomes = dict(zip(pairs, self.pool.same_answers(list(pairs), self.config.timeout_s), strict=True))
-        return [self._math_grade(None if row is None else [outcomes[pair] for pair in row]) for row in rows]
+        return [
+            self._math_grade(None if row is None else [outcomes[pair] for pair in row], self._formatted(completion))
+            for row, completion in zip(rows, completions, strict=True)
+        ]
 
-    def _math_grade(self, outcomes: Sequence[Outcome] | None) -> Grade:
+    def _formatted(self, completion: str) -> bool:
+        if self.config.format == "think":
+            return thinks_then_boxes(tighten(completion))
+        return boxed_answer(completion) is not None
+
+    def _math_grade(self, outcomes: Sequence[Outcome] | None, formatted: bool) -> Grade:
+        parts = {"format": float(formatted), "accuracy": 0.0}
+        form = self.config.format_weight * parts["format"]
         if outcomes is None:
-            return Grade(Verdict.UNPARSED, 0.0, {"format": 0.0, "accuracy": 0.0}, "no \\boxed{} could be read")
+            return Grade(Verdict.UNPARSED, form, parts, "no \\boxed{} could be read")
         if any(outcome.ending is Ending.DONE and outcome.value for outcome in outcomes):
-            reward = self.config.format_weight + self.config.accuracy_weight
-            return Grade(Verdict.CORRECT, reward, {"format": 1.0, "accuracy": 1.0})
-        parts = {"format": 1.0, "accuracy": 0.0}
+            return Grade(Verdict.CORRECT, form + self.config.accuracy_weight, parts | {"accuracy": 1.0})
         for verdict, endings in ((Verdict.ERROR, (Ending.RAISED,)), (Verdict.TIMEOUT, (Ending.LATE, Ending.CRASHED))):
             for outcome in outcomes:
                 if outcome.ending in endings:
-                    return Grade(verdict, self.config.format_weight, parts, outcome.note)
-        return Grade(Verdict.WRONG, self.config.format_weight, parts)
+                    return Grade(verdict, form, parts, outcome.note)
+        return Grade(Verdict.WRONG, form, parts)
 
     def _check_function(self) -> None:
         (outcome,) = self.pool.run(_check, [(self._function,)], self.config.function_timeout_s)

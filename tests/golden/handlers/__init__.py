@@ -4,7 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 from golden.cases import Case, differences
-from golden.handlers import edge_grpo, grpo, policy, rewards
+from golden.handlers import (
+    disco,
+    edge_grpo,
+    gpg,
+    grpo,
+    mgrpo,
+    nthr,
+    policy,
+    raft,
+    rewards,
+    rpo,
+    share_grpo,
+    unlikeliness,
+)
 
 Handler = Callable[[Case], dict[str, Any]]
 
@@ -12,41 +25,20 @@ HANDLERS: dict[str, Handler] = {
     **policy.HANDLERS,
     **grpo.HANDLERS,
     **edge_grpo.HANDLERS,
+    **disco.HANDLERS,
+    **rpo.HANDLERS,
+    **raft.HANDLERS,
+    **gpg.HANDLERS,
+    **unlikeliness.HANDLERS,
+    **nthr.HANDLERS,
+    **share_grpo.HANDLERS,
+    **mgrpo.HANDLERS,
     **rewards.HANDLERS,
 }
 
 # Kinds whose method is not built yet. A kind moves from here into its handler file together with its method.
 PENDING: dict[str, str] = {
-    **dict.fromkeys(("disco.loss", "disco.update"), "DisCO"),
-    **dict.fromkeys(("gpg.step", "gpg.loss"), "GPG"),
-    **dict.fromkeys(("raft.loss", "raft.update"), "RAFT"),
-    "mgrpo": "MGRPO",
-    "nthr": "NTHR",
-    **dict.fromkeys(
-        (
-            "unlikeliness.unlikeliness_advantage",
-            "unlikeliness.ppo_loss_with_unlikeliness_advantage",
-            "unlikeliness.pass_at_n",
-            "unlikeliness.ppo_epochs_update",
-            "unlikeliness.group_filter",
-            "unlikeliness.uplift_rate",
-        ),
-        "unlikeliness reward",
-    ),
-    **dict.fromkeys(
-        (
-            "share_grpo.hierarchical_advantage",
-            "share_grpo.rollout_repairing_and_advantage",
-            "share_grpo.shared_policy_loss",
-            "share_grpo.reward_function",
-            "share_grpo.image_transforms",
-        ),
-        "Share-GRPO",
-    ),
-    **dict.fromkeys(
-        ("rpo.rpo_loss_from_sequence_logps", "rpo.rpo_summed_sft_from_logits", "rpo.rpo_averaged_sft_from_logits"),
-        "RPO",
-    ),
+    "share_grpo.image_transforms": "Share-GRPO with images",
     "decomposed_gp": "decomposed Gaussian process",
 }
 

@@ -60,6 +60,8 @@ class Rank:
             segment=torch.full(self.mask.shape, int(Segment.SAMPLED)),
             keep=torch.ones(rows, dtype=torch.bool),
             group=torch.zeros(rows, dtype=torch.long),
+            family=torch.zeros(rows, dtype=torch.long),
+            layer=torch.ones(rows, dtype=torch.long),
             reward=torch.zeros(rows, dtype=self.case.dtype),
             correct=torch.zeros(rows, dtype=torch.bool),
         )

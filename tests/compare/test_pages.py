@@ -5,8 +5,11 @@ import math
 
 import pytest
 
-from edge_grpo.compare import ARMS, RATES
-from edge_grpo.compare_page import Measured, paired_difference, t_interval, write_page
+from edge_grpo.compare.edge import ARMS
+from edge_grpo.compare.edge_page import write_page
+from edge_grpo.compare.methods import ARMS as METHOD_ARMS
+from edge_grpo.compare.methods_page import write_page as write_methods_page
+from edge_grpo.compare.runs import RATES, Measured, Study, paired_difference, t_interval
 from edge_grpo.config import load_config
 
 
@@ -44,18 +47,21 @@ def test_a_paired_difference_sees_through_common_noise():
     assert low == high == 0
 
 
-def make_page(tmp_path, edge_right=18):
-    runs = []
-    for arm in ARMS:
-        for seed in range(3):
-            right = edge_right if arm.name.startswith("edge") else 10
-            same = {"collapse/after": 0.5} if arm.name in ("eda", "grpo") else {}
-            runs.append(measured(arm.name, seed, right, **same))
-        runs += [measured(arm.name, 0, 9, rate=rate) for rate in RATES if rate != 1e-4]
+def make_study(arms, right):
+    """Three seeds an arm at the lowest rate, and one run at each of the others; ``right`` answers an arm."""
+    runs = {}
+    for arm in arms:
+        same = {"collapse/after": 0.5} if arm.name in ("eda", "grpo") else {}
+        runs[arm.name] = tuple(measured(arm.name, seed, right(arm.name), **same) for seed in range(3))
+    others = [measured(arm.name, 0, 9, rate=rate) for arm in arms for rate in RATES if rate != 1e-4]
     base = Measured("base", 0.0, 0, (True,) + (False,) * 19, 0.1, {"validation": [True], "test": []})
+    every = (*(run for own in runs.values() for run in own), *others)
+    return Study(arms, runs, every, {arm.name: 1e-4 for arm in arms}, base, load_config(), ())
+
+
+def make_page(tmp_path, edge_right=18):
     out = tmp_path / "deep/page.md"
-    chosen = {arm.name: 1e-4 for arm in ARMS}
-    write_page(out, ARMS, runs, chosen, base=base, config=load_config(), overrides=["train.steps=24"])
+    write_page(out, make_study(ARMS, lambda name: edge_right if name.startswith("edge") else 10), ["train.steps=24"])
     return out.read_text()
 
 
@@ -81,3 +87,16 @@ def test_a_result_file_is_read_back(tmp_path):
     file.write_text(json.dumps({"validation": [True, False], "test": [True, True, False, False]}))
     read = Measured.read(file, arm="x", rate=0.1, seed=3)
     assert (read.accuracy, read.validation, read.seed) == (0.5, 0.5, 3)
+
+
+def test_the_page_of_all_methods_names_those_that_did_not_learn(tmp_path):
+    out = tmp_path / "methods.md"
+    write_methods_page(out, make_study(METHOD_ARMS, lambda name: 1 if name == "gpg" else 12), [])
+    page = out.read_text()
+    assert "| `grpo` | 0.0001 | 60.0% (60.0% - 60.0%) | - |" in page
+    assert "| `gpg` | 0.0001 | 5.0% (5.0% - 5.0%) | -55.0 (" in page
+    told = page[page.index("## Not above") : page.index("## Choice")]
+    assert "`gpg`: 5.0%" in told
+    assert told.count("- `") == 1
+    write_methods_page(out, make_study(METHOD_ARMS, lambda _: 12), [])
+    assert "None: the interval" in out.read_text()

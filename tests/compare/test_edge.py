@@ -5,12 +5,13 @@ import json
 import pytest
 from support import save_tiny
 
-from edge_grpo.compare import ARMS, RATES, _job, _words, compare
+from edge_grpo.compare.edge import ARMS, compare
+from edge_grpo.compare.runs import RATES, job, words
 from edge_grpo.config import load_config
 from edge_grpo.display import Silent
 from edge_grpo.errors import ConfigError
 
-METHODS = {arm.name: load_config(None, _words(arm, [])).method for arm in ARMS}
+METHODS = {arm.name: load_config(None, words(arm, [])).method for arm in ARMS}
 
 
 def test_the_arms_are_what_they_say():
@@ -29,8 +30,8 @@ def test_the_arms_are_what_they_say():
 
 
 def test_no_arm_is_tuned_alone():
-    jobs = [_job(arm, rate, 0, "f", ["train.steps=3"]) for arm in ARMS for rate in RATES]
-    trees = [load_config(None, list(job.overrides)) for job in jobs]
+    jobs = [job(arm, rate, 0, "f", ["train.steps=3"]) for arm in ARMS for rate in RATES]
+    trees = [load_config(None, list(each.overrides)) for each in jobs]
     for name in ("rollout", "data", "reward", "model", "eval"):
         assert len({repr(getattr(tree, name)) for tree in trees}) == 1
     rates = {
@@ -48,15 +49,15 @@ def test_a_mistake_shows_before_anything_is_trained(tmp_path):
 @pytest.mark.slow
 def test_a_tiny_comparison_from_end_to_end(tmp_path):
     model = save_tiny(tmp_path / "model")
-    words = [f"model.path={model}", "train.steps=1", "rollout.max_new_tokens=6", "rollout.prompts_per_step=2"]
+    tiny = [f"model.path={model}", "train.steps=1", "rollout.max_new_tokens=6", "rollout.prompts_per_step=2"]
     out = tmp_path / "page.md"
     arguments = {"out": str(out), "folder": str(tmp_path / "runs"), "seeds": 2, "jobs": 2, "display": Silent()}
-    compare(words, **arguments)
+    compare(tiny, **arguments)
     page = out.read_text()
     assert page.count("| EDGE-GRPO |") == 2
     result = tmp_path / "runs/edge-lr0.0001-seed0/result.json"
     before = result.stat().st_mtime_ns
     json.loads(result.read_text())
-    compare(words, **arguments)  # all is on disk: nothing is trained again
+    compare(tiny, **arguments)  # all is on disk: nothing is trained again
     assert result.stat().st_mtime_ns == before
     assert out.read_text() == page

@@ -1,4 +1,4 @@
-"""The comparison behind ``docs/results/edge_grpo.md``: ten arms, three rates, five seeds, equal prompts and steps."""
+"""Training runs that are compared: equal settings, the same three learning rates, several seeds; resumable."""
 
 import functools
 import hashlib
@@ -6,9 +6,10 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 
 import torch
 
+import edge_grpo
 from edge_grpo import train as loop
 from edge_grpo.collect import Prompted, stream
-from edge_grpo.compare_page import Arm, Measured, write_page
 from edge_grpo.config import Config, config_hash, load_config, to_tree
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.templates import encode_problems, encode_text
@@ -30,38 +31,163 @@ from edge_grpo.records import Problem
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.sft import Example, train_supervised
 
-__all__ = ["ARMS", "RATES", "STEPS", "compare"]
+__all__ = ["RATES", "Arm", "Measured", "Study", "paired_difference", "t_interval", "train_all"]
 
 RATES = (1e-4, 2e-4, 4e-4)
 """Every arm chooses from these learning rates, on validation problems."""
 
-_REFLECT = ("method.correction.reflect=1", "method.correction.answer=0", "method.correction.reference=0")
-
-ARMS = (
-    Arm("sft", "SFT on references", ()),
-    Arm("grpo", "GRPO", ("method=grpo",)),
-    Arm("grpo-dynamic", "GRPO + dynamic sampling", ("method=grpo", "method.top_up.max_rounds=3")),
-    Arm("force-reflection", "Force-reflection", ("method.eda.enabled=false", *_REFLECT)),
-    Arm("force-reflection-eda", "Force-reflection + EDA", _REFLECT),
-    Arm("eda", "EDA only", ("method.correction.amount=none",)),
-    Arm("gec", "GEC only", ("method.eda.enabled=false",)),
-    Arm("edge", "EDGE-GRPO", ()),
-    Arm("edge-balanced", "EDGE-GRPO, balanced", ("method.correction.amount=balanced",)),
-    Arm(
-        "matched",
-        "GRPO + likelihood of the same injections",
-        ("method.eda.enabled=false", "method.correction.injected=likelihood_only"),
-    ),
-)
-STEPS = 14
-"""Steps of every arm: short runs, at most a minute each on one core."""
-
 _NUM_VALIDATION = 200
 _NUM_TEST = 400
+_T975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class _Job:
+class Arm:
+    """A row of a comparison: its short name, its title, and the settings that make it.
+
+    ``supervised``: not a method, but supervised training on the reference solutions of the same prompts.
+    """
+
+    name: str
+    title: str
+    overrides: tuple[str, ...]
+    supervised: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run gave: right or wrong on each problem, and figures of its training steps."""
+
+    arm: str
+    rate: float
+    seed: int
+    flags: tuple[bool, ...]
+    validation: float
+    figures: Mapping[str, Any]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers on the test problems."""
+        return sum(self.flags) / len(self.flags)
+
+    @classmethod
+    def read(cls, file: Path, *, arm: str, rate: float, seed: int) -> "Measured":
+        """A run's ``result.json``."""
+        held = json.loads(file.read_text(encoding="utf-8"))
+        validation = sum(held["validation"]) / len(held["validation"])
+        return cls(arm, rate, seed, tuple(held["test"]), validation, held)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    r"""Mean and 95 % interval over seeds.
+
+    .. math:: \bar x \pm t_{0.975,\, n-1}\, s / \sqrt n
+
+    Args:
+        values: one a seed, 1 to 10 of them; a single one has no interval (NaN).
+    Source: Student 1908, Biometrika 6:1.
+    Example:
+        >>> [round(x, 3) for x in t_interval([1.0, 2.0, 3.0])]
+        [2.0, -0.484, 4.484]
+    """
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan, math.nan
+    spread = math.sqrt(sum((x - mean) ** 2 for x in values) / (n - 1))
+    half = _T975[n] * spread / math.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+def paired_difference(
+    one: Sequence[Measured], two: Sequence[Measured]
+) -> tuple[tuple[float, float, float], tuple[float, float]]:
+    """Accuracy of ``one`` minus that of ``two``, seed by seed on the same problems.
+
+    Returns:
+        mean with the 95 % t-interval over seeds, and the 95 % percentile interval of a bootstrap over problems (each
+        problem's difference averaged over seeds first).
+    """
+    over_seeds = t_interval([a.accuracy - b.accuracy for a, b in zip(one, two, strict=True)])
+    pairs = list(zip(one, two, strict=True))
+    by_problem = [sum(a.flags[i] - b.flags[i] for a, b in pairs) / len(pairs) for i in range(len(one[0].flags))]
+    rng = random.Random(0)
+    means = sorted(sum(rng.choices(by_problem, k=len(by_problem))) / len(by_problem) for _ in range(_RESAMPLES))
+    return over_seeds, (means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES)])
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came out: the runs of each arm at its chosen rate, seed by seed, all runs, and the untrained model."""
+
+    arms: tuple[Arm, ...]
+    runs: Mapping[str, tuple[Measured, ...]]
+    measured: tuple[Measured, ...]
+    rates: Mapping[str, float]
+    base: Measured
+    config: Config
+    overrides: tuple[str, ...]
+
+    @property
+    def num_seeds(self) -> int:
+        """How often each arm was trained."""
+        return len(self.runs[self.arms[0].name])
+
+
+def train_all(
+    arms: Sequence[Arm], overrides: Sequence[str], *, folder: str, seeds: int, jobs: int, display: Display
+) -> Study:
+    """Train what is not trained yet.
+
+    Every arm is trained at three learning rates from seed 0 and takes the best on validation problems; then from the
+    other seeds at that rate. A run that is on disk already is not repeated, one that was cut off goes on.
+
+    Args:
+        arms: what is compared.
+        overrides: settings for all arms alike.
+        folder: where the runs are kept.
+        seeds: how many seeds.
+        jobs: how many runs go on side by side, one thread each.
+        display: who is told of progress.
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    for arm in arms:  # every mistake shows before anything is trained
+        config = load_config(None, words(arm, overrides))
+        if config.data.path and not config.data.eval_path:
+            raise ConfigError("data.eval_path: a comparison needs held-out problems in a file of their own; set it")
+    search = [job(arm, rate, 0, folder, overrides) for arm in arms for rate in RATES]
+    found = {(m.arm, m.rate, m.seed): m for m in _run_all(search, jobs, display)}
+    rates = {arm.name: max(RATES, key=lambda rate: found[arm.name, rate, 0].validation) for arm in arms}
+    rest = [job(arm, rates[arm.name], seed, folder, overrides) for seed in range(1, seeds) for arm in arms]
+    measured = (*found.values(), *_run_all(rest, jobs, display))
+    chosen = {
+        arm.name: tuple(
+            sorted((m for m in measured if m.arm == arm.name and m.rate == rates[arm.name]), key=lambda m: m.seed)
+        )
+        for arm in arms
+    }
+    config = load_config(None, overrides)
+    return Study(tuple(arms), chosen, measured, rates, _base(config, folder), config, tuple(overrides))
+
+
+def words(arm: Arm, overrides: Sequence[str]) -> list[str]:
+    """The settings of an arm; those for all arms come last."""
+    method = [] if any(text.startswith("method=") for text in arm.overrides) else ["method=edge_grpo"]
+    return [*method, *arm.overrides, *overrides]
+
+
+def job(arm: Arm, rate: float, seed: int, folder: str, overrides: Sequence[str]) -> "Job":
+    """One training run of an arm."""
+    own = f"{folder}/{arm.name}-lr{rate:g}-seed{seed}"
+    quiet = ("eval.every=0", "eval.at_start=false", "eval.at_end=false", "run.tensorboard=false", "reward.workers=1")
+    run = (f"train.learning_rate={rate}", f"train.seed={seed}", f"run.dir={own}")
+    return Job(arm.name, rate, seed, own, (*words(arm, overrides), *quiet, *run), arm.supervised)
+
+
+@dataclass(frozen=True)
+class Job:
     """One training run: which arm at which rate from which seed, and where its files are."""
 
     arm: str
@@ -69,6 +195,7 @@ class _Job:
     seed: int
     folder: str
     overrides: tuple[str, ...]
+    supervised: bool
 
     @property
     def result(self) -> Path:
@@ -79,55 +206,7 @@ class _Job:
         return _digest(self.overrides)
 
 
-def compare(
-    overrides: Sequence[str], *, out: str, folder: str, seeds: int, jobs: int, display: Display
-) -> tuple[Measured, ...]:
-    """Train what is not trained yet, then write the page.
-
-    Every arm is trained at three learning rates from seed 0 and takes the best on validation problems; then from the
-    other seeds at that rate. A run that is on disk already is not repeated, one that was cut off goes on.
-
-    Args:
-        overrides: settings for all arms alike.
-        out: the Markdown page.
-        folder: where the runs are kept.
-        seeds: how many seeds.
-        jobs: how many runs go on side by side, one thread each.
-        display: who is told of progress.
-    Raises:
-        ConfigError: a setting is wrong.
-    """
-    for arm in ARMS:  # every mistake shows before anything is trained
-        config = load_config(None, _words(arm, overrides))
-        if config.data.path and not config.data.eval_path:
-            raise ConfigError("data.eval_path: compare needs held-out problems in a file of their own; set it")
-    began = time.monotonic()
-    search = [_job(arm, rate, 0, folder, overrides) for arm in ARMS for rate in RATES]
-    found = {(m.arm, m.rate, m.seed): m for m in _run_all(search, jobs, display)}
-    chosen = {arm.name: max(RATES, key=lambda rate: found[arm.name, rate, 0].validation) for arm in ARMS}
-    rest = [_job(arm, chosen[arm.name], seed, folder, overrides) for seed in range(1, seeds) for arm in ARMS]
-    measured = (*found.values(), *_run_all(rest, jobs, display))
-    config = load_config(None, ["method=edge_grpo", f"train.steps={STEPS}", *overrides])
-    base = _base(config, folder)
-    write_page(Path(out), ARMS, measured, chosen, base=base, config=config, overrides=overrides)
-    display.say(f"wrote {out} after {(time.monotonic() - began) / 60:.1f} minutes")
-    return measured
-
-
-def _words(arm: Arm, overrides: Sequence[str]) -> list[str]:
-    method = [] if any(text.startswith("method=") for text in arm.overrides) else ["method=edge_grpo"]
-    return [*method, *arm.overrides, f"train.steps={STEPS}", *overrides]
-
-
-def _job(arm: Arm, rate: float, seed: int, folder: str, overrides: Sequence[str]) -> _Job:
-    own = f"{folder}/{arm.name}-lr{rate:g}-seed{seed}"
-    words = _words(arm, overrides)
-    quiet = ("eval.every=0", "eval.at_start=false", "eval.at_end=false", "run.tensorboard=false", "reward.workers=1")
-    run = (f"train.learning_rate={rate}", f"train.seed={seed}", f"run.dir={own}")
-    return _Job(arm.name, rate, seed, own, (*words, *quiet, *run))
-
-
-def _run_all(jobs: Sequence[_Job], workers: int, display: Display) -> Iterator[Measured]:
+def _run_all(jobs: Sequence[Job], workers: int, display: Display) -> Iterator[Measured]:
     waiting = [job for job in jobs if _kept(job) is None]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
@@ -148,12 +227,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _run(job: _Job) -> float:
+def _run(job: Job) -> float:
     """Train and evaluate one job; the time of training in seconds."""
     config = load_config(None, list(job.overrides))
     final = Path(job.folder) / "final"
     measured: dict[str, Any] = {}
-    if job.arm == "sft":
+    if job.supervised:
         began = time.monotonic()
         _train_sft(config, final)
         measured["seconds"] = time.monotonic() - began
@@ -170,7 +249,7 @@ def _run(job: _Job) -> float:
     return float(measured["seconds"])
 
 
-def _kept(job: _Job) -> dict[str, Any] | None:
+def _kept(job: Job) -> dict[str, Any] | None:
     """The result on disk, if there is one and it belongs to these settings and this bundled model.
 
     Raises:
@@ -187,7 +266,7 @@ def _kept(job: _Job) -> dict[str, Any] | None:
 @functools.cache
 def _digest(overrides: tuple[str, ...]) -> str:
     """Of the settings but the folder, and of the bundled model's weights."""
-    weights = (Path(__file__).parent / "base_model/model.safetensors").read_bytes()
+    weights = (Path(edge_grpo.__file__).parent / "base_model/model.safetensors").read_bytes()
     return f"{config_hash(to_tree(load_config(None, list(overrides))))}-{hashlib.sha256(weights).hexdigest()[:12]}"
 
 
@@ -227,6 +306,8 @@ def _training(folder: Path) -> dict[str, float | None]:
     )
     figures = {name: _mean([row.get(name) for row in rows]) for name in names}
     figures |= {f"late/{name}": _mean([row.get(name) for row in late]) for name in ("entropy", "accuracy")}
+    figures["steps"] = float(len(rows))
+    figures["sampled_tokens"] = sum(row["tokens"] for row in rows)
     figures["extra_completions"] = sum(row.get("dynamic/extra_completions") or 0.0 for row in rows)
     figures["seconds"] = sum(row["time/step_s"] for row in rows)
     return figures

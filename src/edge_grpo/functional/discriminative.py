@@ -1,0 +1,307 @@
+"""Discriminative objectives: scores of right answers above scores of wrong ones, and a limit on the drift per update.
+
+A score per row (:func:`log_likelihood_score`, :func:`likelihood_ratio_score`), then the sum over questions of right
+over wrong (:func:`right_over_wrong`, :func:`right_over_hard_wrong`). The limit: an estimate of the divergence per
+token (:func:`old_kl_k1`, :func:`old_kl_k3`), and what exceeding it costs (:func:`multiplier_penalty`,
+:func:`squared_penalty`).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edge_grpo.functional.ops import group_max, group_mean, group_size, row_mean, where_mask
+
+__all__ = [
+    "class_weights",
+    "likelihood_ratio_score",
+    "log_likelihood_score",
+    "mixed",
+    "multiplier_penalty",
+    "old_kl_k1",
+    "old_kl_k3",
+    "right_over_hard_wrong",
+    "right_over_wrong",
+    "squared_penalty",
+]
+
+
+def log_likelihood_score(
+    logprobs: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
+) -> Float[Tensor, " rows"]:
+    r"""Mean log-probability of a row's tokens.
+
+    .. math:: s_i = \frac{1}{|o_i|} \sum_t \log \pi_{i,t}
+
+    Args:
+        logprobs: by the policy now, nats, with gradient.
+        mask: tokens that count.
+
+    Returns:
+        nats a token, at most 0; 0 for a row without tokens.
+
+    Source:
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 4 (log-L). Official code: same, NaN for a row without tokens.
+
+    Example:
+        >>> log_likelihood_score(torch.tensor([[-1.0, -3.0]]), torch.ones(1, 2).bool())
+        tensor([-2.])
+    """
+    return row_mean(logprobs, mask)
+
+
+def likelihood_ratio_score(
+    log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
+) -> Float[Tensor, " rows"]:
+    r"""Mean ratio of a row's tokens, never clipped.
+
+    .. math:: s_i = \frac{1}{|o_i|} \sum_t \frac{\pi_{i,t}}{\pi_{old,i,t}}
+
+    Args:
+        log_ratio: between the policy now and before the step's updates, nats, with gradient.
+        mask: tokens that count.
+
+    Returns:
+        dimensionless, 0 or more; 1 before the first update.
+
+    Source:
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 4 (L-ratio). Official code: same, NaN for a row without tokens.
+
+    Example:
+        >>> likelihood_ratio_score(torch.tensor([[1.0, 3.0]]).log(), torch.ones(1, 2).bool())
+        tensor([2.])
+    """
+    return row_mean(where_mask(log_ratio, mask).exp(), mask)
+
+
+def mixed(
+    group: Int[Tensor, " rows"], right: Bool[Tensor, " rows"], wrong: Bool[Tensor, " rows"]
+) -> Bool[Tensor, " rows"]:
+    r"""Rows of a group that has a right and a wrong answer.
+
+    .. math:: |P_{g(i)}| > 0 \wedge |N_{g(i)}| > 0
+
+    Args:
+        group: each row's group; need not be adjacent.
+        right: the positives P.
+        wrong: the negatives N; a row may be neither.
+
+    Returns:
+        one flag per row.
+
+    Source:
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 3.
+
+    Example:
+        >>> right = torch.tensor([True, False, True])
+        >>> mixed(torch.tensor([7, 7, 8]), right, ~right)
+        tensor([ True,  True, False])
+    """
+    return (group_size(group, right) > 0) & (group_size(group, wrong) > 0)
+
+
+def class_weights(
+    group: Int[Tensor, " rows"], right: Bool[Tensor, " rows"], wrong: Bool[Tensor, " rows"], *, like: Tensor
+) -> Float[Tensor, " rows"]:
+    r"""What a row's score weighs in the contrast of its group.
+
+    .. math:: 1 / |P| \text{ if right}, \quad -1 / |N| \text{ if wrong}, \quad 0 \text{ if the group is not mixed}
+
+    Args:
+        group: each row's group; need not be adjacent.
+        right: the positives P.
+        wrong: the negatives N.
+        like: a tensor whose type and device the result has.
+
+    Returns:
+        dimensionless; in a mixed group the positives sum to 1 and the negatives to -1, whatever the share of right.
+
+    Source:
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 4 (GRPO has sqrt(p(1 - p)) in place of the 1).
+
+    Example:
+        >>> right = torch.tensor([True, False, False, True])
+        >>> class_weights(torch.tensor([7, 7, 7, 8]), right, ~right, like=torch.ones(1))
+        tensor([ 1.0000, -0.5000, -0.5000,  0.0000])
+    """
+    both = mixed(group, right, wrong)
+    one = torch.ones(len(group), dtype=like.dtype, device=like.device)
+    positive = where_mask(one / group_size(group, right).clamp(min=1), right & both)
+    return positive - where_mask(one / group_size(group, wrong).clamp(min=1), wrong & both)
+
+
+def right_over_wrong(
+    scores: Float[Tensor, " rows"],
+    group: Int[Tensor, " rows"],
+    right: Bool[Tensor, " rows"],
+    wrong: Bool[Tensor, " rows"],
+) -> Float[Tensor, ""]:
+    r"""Mean score of the right answers minus that of the wrong ones, summed over the mixed groups (DisCO-b).
+
+    .. math:: \sum_q \Big[ \operatorname{mean}_{P_q} s - \operatorname{mean}_{N_q} s \Big]
+
+    Args:
+        scores: one per row, with gradient.
+        group: each row's group, which is here with all its rows; need not be adjacent.
+        right: the positives P.
+        wrong: the negatives N.
+
+    Returns:
+        score units, to be maximised; 0 where no group is mixed. Unchanged by a constant added to a group's scores.
+
+    Source:
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 4. Official code: same, divided by the number of all groups of
+        a micro-batch.
+
+    Example:
+        >>> right = torch.tensor([True, False, False, True])
+        >>> right_over_wrong(torch.tensor([3.0, 1.0, 0.0, 9.0]), torch.tensor([7, 7, 7, 8]), right, ~right)
+        tensor(2.5000)
+    """
+    weights = class_weights(group, right, wrong, like=scores)
+    return (weights * where_mask(scores, weights != 0)).sum()
+
+
+def right_over_hard_wrong(
+    scores: Float[Tensor, " rows"],
+    group: Int[Tensor, " rows"],
+    right: Bool[Tensor, " rows"],
+    wrong: Bool[Tensor, " rows"],
+    *,
+    tau: float,
+) -> Float[Tensor, ""]:
+    r"""As :func:`right_over_wrong`, with a soft maximum in place of the mean over wrong answers (DisCO).
+
+    .. math::
+        \sum_q \Big[ \operatorname{mean}_{P_q} s - \tau \log \operatorname{mean}_{N_q} e^{s / \tau} \Big]
+
+    Args:
+        scores: one per row, with gradient.
+        group: each row's group, which is here with all its rows; need not be adjacent.
+        right: the positives P.
+        wrong: the negatives N; in the gradient the j-th weighs :math:`\operatorname{softmax}_{N_q}(s / \tau)_j`.
+        tau: temperature in score units, above 0: the mean as it grows, the largest score as it falls to 0.
+
+    Returns:
+        score units, to be maximised; 0 where no group is mixed; at most :func:`right_over_wrong`.
+
+    Source:
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 4 (distributionally robust, partial AUC). Official code: same
+        gradient; its value holds tau * 1 in place of the soft maximum.
+
+    Example:
+        >>> right = torch.tensor([True, False, False])
+        >>> right_over_hard_wrong(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([7, 7, 7]), right, ~right, tau=0.01)
+        tensor(2.0069)
+    """
+    both = mixed(group, right, wrong)
+    highest = where_mask(group_max(scores.detach(), group, wrong), both)
+    powers = (where_mask(scores - highest, wrong & both) / tau).exp()
+    means = torch.where(both, group_mean(powers, group, wrong), torch.ones_like(powers))
+    hard = highest + tau * means.log()
+    weights = class_weights(group, right, wrong, like=scores)
+    return (weights * where_mask(scores - hard, weights > 0)).sum()
+
+
+def old_kl_k1(
+    log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
+) -> Float[Tensor, "rows tokens"]:
+    r"""Estimate of the divergence of the policy before the step's updates from the policy now; may be negative.
+
+    .. math:: -\log w_{i,t}
+
+    Args:
+        log_ratio: between the policy now and before the step's updates, nats, with gradient.
+        mask: tokens that count.
+
+    Returns:
+        nats; 0 outside the mask, and everywhere before the first update.
+
+    Source:
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 4; Schulman 2020, "Approximating KL divergence" (k1). Official
+        code, ``kl_type=kl``: same.
+
+    Example:
+        >>> old_kl_k1(torch.tensor([[-0.5, 1.0]]), torch.tensor([[True, False]]))
+        tensor([[0.5000, 0.0000]])
+    """
+    return where_mask(-log_ratio, mask)
+
+
+def old_kl_k3(
+    log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
+) -> Float[Tensor, "rows tokens"]:
+    r"""As :func:`old_kl_k1`, with the same expectation, less noise, and never negative.
+
+    .. math:: w_{i,t} - 1 - \log w_{i,t}
+
+    Args:
+        log_ratio: between the policy now and before the step's updates, nats, with gradient.
+        mask: tokens that count.
+
+    Returns:
+        nats, 0 or more; 0 outside the mask, and everywhere before the first update.
+
+    Source:
+        Schulman 2020, "Approximating KL divergence" (k3). DisCO's official code, ``kl_type=low_var_kl``: same.
+
+    Example:
+        >>> old_kl_k3(torch.tensor([[2.0, 1.0]]).log(), torch.ones(1, 2).bool())
+        tensor([[0.3069, 0.0000]])
+    """
+    inside = where_mask(log_ratio, mask)
+    return inside.exp() - 1 - inside
+
+
+def multiplier_penalty(share: Float[Tensor, ""], *, total: float, delta: float, beta: float) -> Float[Tensor, ""]:
+    r"""Price of the divergence, at a multiplier that grows with the violation of the limit and carries no gradient.
+
+    .. math:: \lambda \, K, \qquad \lambda = \operatorname{sg}(\beta \, [K - \delta]_+)
+
+    Args:
+        share: this micro-batch's summand of the mean divergence per token :math:`K`, nats, with gradient.
+        total: :math:`K`, over the whole update.
+        delta: the limit, nats a token.
+        beta: growth of the multiplier, per nat.
+
+    Returns:
+        nats; the micro-batches sum to :math:`\lambda K`; 0 within the limit.
+
+    Source:
+        DisCO's official code, core_algos.py: same, with K of each micro-batch. Its gradient is half that of
+        :func:`squared_penalty`.
+
+    Example:
+        >>> multiplier_penalty(torch.tensor(0.25), total=0.5, delta=0.1, beta=10.0)
+        tensor(1.)
+    """
+    return beta * max(total - delta, 0.0) * share
+
+
+def squared_penalty(
+    share: Float[Tensor, ""], *, total: float, delta: float, beta: float, part: float
+) -> Float[Tensor, ""]:
+    r"""Square of the violation of the limit on the divergence.
+
+    .. math:: \beta \, [K - \delta]_+^2
+
+    Args:
+        share: this micro-batch's summand of the mean divergence per token :math:`K`, nats, with gradient.
+        total: :math:`K`, over the whole update.
+        delta: the limit, nats a token.
+        beta: weight, per square nat.
+        part: this micro-batch's part of the update's tokens, 0 to 1.
+
+    Returns:
+        the micro-batches sum to the formula, and their gradients to its gradient; 0 within the limit.
+
+    Source:
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 4.
+
+    Example:
+        >>> squared_penalty(torch.tensor(0.5), total=0.5, delta=0.1, beta=10.0, part=1.0)
+        tensor(1.6000)
+    """
+    violation = max(total - delta, 0.0)
+    value = share.detach() - part * delta  # sums to the violation
+    return beta * violation * (value + 2 * (share - share.detach()))

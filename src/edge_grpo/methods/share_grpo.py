@@ -1,0 +1,131 @@
+"""Share-GRPO: every answer is trained under every wording of its question, and rewards are shared among them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, final
+
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from edge_grpo.functional import means
+from edge_grpo.functional.dual_clip import dual_clipped, dual_clipped_loss
+from edge_grpo.functional.ops import group_size, where_mask
+from edge_grpo.functional.relative import standardized_reward
+from edge_grpo.methods.policy_gradient import Clipped
+from edge_grpo.metrics import Metrics
+from edge_grpo.records import Group, Row
+from edge_grpo.settings import settings
+from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+
+__all__ = ["ShareGrpo"]
+
+
+@final
+@settings
+class ShareGrpo(Clipped):
+    r"""GRPO over several wordings of each question, whose answers and reward statistics are shared.
+
+    .. math::
+        -\frac{1}{N} \sum_{b,i,j,k,t} \min(w A,\; \operatorname{clip}(w, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A),
+        \text{ at most } -cA \text{ where } A < 0; \qquad
+        A_{b,i,j,k} = \frac{R_{b,j,k} - \mu_b}{\sigma_b + \epsilon}
+        + [i = j] \frac{R_{b,j,k} - \mu_{b,j}}{\sigma_{b,j} + \epsilon}
+
+    for answer k, sampled under wording j of question b and trained under wording i; both log-probs of the ratio w are
+    taken under wording i.
+
+    ``num_variants``: wordings drawn of each question, with ``rollout.group_size`` answers to each.
+    ``every_variant``: each answer is trained under all of them, or (false) under its own only. ``parts``: the two
+    terms of the advantage, or the one of the ``family`` or of the ``variant`` alone. ``statistics``: mean and deviation
+    of the question over its distinct ``answers``, or over all the ``rows`` in which these stand. ``weighting``: every
+    token weighs the same (``tokens``), or every row (``answers``). ``delta``: the dual clip c. A term is 0 where all
+    rewards are equal, and the term of a wording where it has a single answer.
+
+    Source:
+        Yao et al. 2025, Share-GRPO (R1-ShareVL), arXiv:2505.16673; settings of its release, without images. The
+        release: means over tokens of a micro-batch, a deviation over the duplicated ``rows`` (``statistics=answers`` is
+        unbiased), a rounding error in place of 0 for equal rewards, NaN for a single answer. ``weighting=answers`` is
+        eq. 8 of the paper, as reported second-hand. As there, nothing corrects for the change of the prompt.
+    """
+
+    kind: Literal["share_grpo"] = "share_grpo"
+    num_variants: int = Field(default=2, ge=1)
+    every_variant: bool = True
+    parts: Literal["both", "family", "variant"] = "both"
+    statistics: Literal["answers", "rows"] = "answers"
+    weighting: Literal["tokens", "answers"] = "tokens"
+    std_eps: float = Field(default=1e-6, ge=0)
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    clip_high: float = Field(default=0.3, ge=0)
+    delta: float | None = Field(default=3.0, gt=0)
+
+    # --- collection ---------------------------------------------------------------------------------------------------
+
+    def arrange(self, groups: Sequence[Group]) -> list[Group]:
+        """Every group with the answers of its whole family, in order of wording, under the group's own prompt."""
+        if not self.every_variant:
+            return list(groups)
+        families: dict[int, list[Group]] = {}
+        for group in sorted(groups, key=lambda group: group.variant):
+            if group.family is not None:
+                families.setdefault(group.family, []).append(group)
+        return [
+            _with_answers_of([group] if group.family is None else families[group.family], group) for group in groups
+        ]
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def signal(self, batch: Scored) -> Signal:
+        """Standing among all answers to the question, plus standing among the answers to the row's own wording."""
+        own = batch.source == batch.variant
+        answers = batch.scorable & own  # each answer once
+        counted = answers if self.statistics == "answers" else batch.scorable
+        family = standardized_reward(batch.reward, batch.family, counted, eps=self.std_eps)
+        variant = where_mask(standardized_reward(batch.reward, batch.group, answers, eps=self.std_eps), answers)
+        both = {"both": family + variant, "family": family, "variant": variant}[self.parts]
+        raw = where_mask(both, batch.scorable)
+        keep = batch.scorable & (group_size(batch.family, answers) >= 2)
+        signal = self.spread(batch, raw=raw, advantages=raw, keep=keep, mask=batch.mask)
+        rescued = keep & own & (variant == 0) & (family != 0)
+        metrics: Metrics = {
+            "share/rows_with_signal": (float((raw != 0).sum()), float(keep.sum())),
+            "share/rescued_by_family": (float(rescued.sum()), float((keep & own).sum())),
+        }
+        return replace(signal, metrics={**signal.metrics, **metrics})
+
+    def token_losses(self, x: LossInputs, log_ratio: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
+        """The clipped surrogate with dual clip."""
+        return dual_clipped_loss(
+            log_ratio, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
+        )
+
+    def average(
+        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
+    ) -> Float[Tensor, ""]:
+        """Mean over all tokens of the update, or over rows of the mean over tokens."""
+        if self.weighting == "answers":
+            return means.mean_over_rows(values, mask, rows=totals.rows)
+        return means.mean_over_tokens(values, mask, tokens=totals.tokens)
+
+    def observe(self, x: LossInputs) -> Metrics:
+        """Adds the share of tokens at which the dual clip acts."""
+        metrics = super().observe(x)
+        if self.delta is None:
+            return metrics
+        acting = dual_clipped(
+            self.log_ratio(x), x.advantages, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
+        )
+        return {**metrics, "clip/dual": (float((acting & x.mask).sum()), float(x.mask.sum()))}
+
+
+def _with_answers_of(family: Sequence[Group], group: Group) -> Group:
+    prompt = group.rows[0].rollout.prompt_ids
+    rows = [row if other is group else _under(row, prompt) for other in family for row in other.rows]
+    return replace(group, rows=tuple(rows))
+
+
+def _under(row: Row, prompt: tuple[int, ...]) -> Row:
+    """The same answer behind another prompt, under which nobody sampled it."""
+    spans = tuple(replace(span, logprobs=(), entropies=()) for span in row.rollout.spans)
+    return replace(row, rollout=replace(row.rollout, prompt_ids=prompt, spans=spans))

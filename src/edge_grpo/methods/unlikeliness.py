@@ -1,0 +1,111 @@
+"""Unlikeliness reward: among right answers, the unlikely ones are worth more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, final
+
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from edge_grpo.functional.advantages import group_normalized
+from edge_grpo.functional.filters import comparable
+from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
+from edge_grpo.functional.ops import row_mean, row_sum, where_mask
+from edge_grpo.functional.ranks import unlikeliness_reward
+from edge_grpo.methods.policy_gradient import Clipped
+from edge_grpo.records import Group, Row
+from edge_grpo.settings import settings
+from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+
+__all__ = ["Unlikeliness"]
+
+
+@final
+@settings
+class Unlikeliness(Clipped):
+    r"""GRPO in which a right answer earns less the likelier it was among the answers of its group.
+
+    .. math::
+        -\frac{1}{N} \sum_{i,t} \min(w_{i,t} A_i,\; \operatorname{clip}(w_{i,t}, 1 - \epsilon, 1 + \epsilon) A_i)
+        + \beta \operatorname{KL}, \qquad
+        A_i = \frac{r'_i - \operatorname{mean}_g r'}{\operatorname{std}_g r' + 10^{-6}}, \qquad
+        r'_i = r_i \Big(1 - b \frac{a_i}{n}\Big)
+
+    with rank 0 for the least likely of a group's n answers, right and wrong. ``penalty``: b. ``likelihood``: ranks go
+    by the ``mean`` or the ``sum`` of a row's log-probs. ``first_rank``: the least likely answer's rank, 0 or 1.
+    ``reward_values``: r is 1 or 0 for ``correct`` or not, or the ``run``'s own reward.
+
+    ``drop_uniform``: groups of equal rewards are not trained; otherwise ranks alone push an all-right group, however
+    small b is. ``wrong_rows``: ``dropped`` is the baseline of supervised learning on right answers; nothing is left to
+    compare, so the reward itself is the advantage. ``max_rows``: at most so many rows of a group, as sampled first.
+
+    Source:
+        He et al. 2025, "Rewarding the Unlikely", arXiv:2506.02355. b, two passes, clip 0.2, KL weight 0.1 (without bias
+        correction, bounded by 10), mean over tokens, filter and ``first_rank`` 0 of the official code; summaries of the
+        paper give ``first_rank`` 1. Official code: skips updates with a gradient norm above 20, averages KL by tokens.
+    """
+
+    kind: Literal["unlikeliness"] = "unlikeliness"
+    train_defaults: ClassVar[Mapping[str, Any]] = {"passes": 2}
+    beta: float = Field(default=0.1, ge=0)
+    kl_bias_correction: bool = False
+    kl_max: float | None = Field(default=10.0, gt=0)
+    penalty: float = Field(default=0.25, ge=0, le=1)
+    likelihood: Literal["mean", "sum"] = "mean"
+    first_rank: Literal[0, 1] = 0
+    reward_values: Literal["correct", "run"] = "correct"
+    aggregation: Literal["tokens", "rows"] = "tokens"
+    drop_uniform: bool = True
+    wrong_rows: Literal["compared", "dropped"] = "compared"
+    max_rows: int | None = Field(default=None, ge=1)
+
+    # --- collection ---------------------------------------------------------------------------------------------------
+
+    def value(self, row: Row) -> float:
+        """The reward of a row as the settings want it."""
+        return float(row.grade.correct) if self.reward_values == "correct" else row.grade.reward
+
+    def useful(self, group: Group) -> bool:
+        """Whether the rewards differ."""
+        return len({self.value(row) for row in group.rows if row.grade.scorable}) > 1
+
+    def arrange(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups and rows that are trained; groups of which nothing is left are dropped."""
+        chosen = [group for group in groups if self.useful(group) or not self.drop_uniform]
+        kept = [(group, self._rows(group)) for group in chosen]
+        return [replace(group, rows=rows) for group, rows in kept if rows]
+
+    def _rows(self, group: Group) -> tuple[Row, ...]:
+        rows = [row for row in group.rows if self.wrong_rows == "compared" or row.grade.correct]
+        return tuple(rows[: self.max_rows])
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def signal(self, batch: Scored) -> Signal:
+        """Rewards shaped by rank, then compared within the group."""
+        scorable = batch.scorable
+        values = batch.correct.to(batch.reward.dtype) if self.reward_values == "correct" else batch.reward
+        values = where_mask(values, scorable)
+        scores = (row_mean if self.likelihood == "mean" else row_sum)(batch.old_logprobs, batch.mask)
+        shaped = unlikeliness_reward(
+            values, scores, batch.group, scorable, penalty=self.penalty, first_rank=self.first_rank
+        )
+        if self.wrong_rows == "dropped":
+            return self.spread(batch, raw=values, advantages=shaped, keep=scorable & batch.correct, mask=batch.mask)
+        raw = group_normalized(values, batch.group, scorable, eps=1e-6, singleton="zero")
+        advantages = group_normalized(shaped, batch.group, scorable, eps=1e-6, singleton="zero")
+        signal = self.spread(
+            batch, raw=raw, advantages=advantages, keep=comparable(batch.group, scorable), mask=batch.mask
+        )
+        right = scorable & batch.correct
+        negative = (float((right & (advantages < 0)).sum()), float(right.sum()))
+        return replace(signal, metrics=signal.metrics | {"unlikeliness/right_but_negative": negative})
+
+    def average(
+        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
+    ) -> Float[Tensor, ""]:
+        """Mean over all tokens, or over rows of the mean over tokens."""
+        if self.aggregation == "rows":
+            return mean_over_rows(values, mask, rows=totals.rows)
+        return mean_over_tokens(values, mask, tokens=totals.tokens)

@@ -1,0 +1,75 @@
+r"""Forms that an answer may be asked to have: thoughts between tags, then the answer in a box or between tags.
+
+Everything here takes time linear in the length of the text.
+"""
+
+import re
+
+__all__ = ["tagged_answer", "thinks_then_answers", "thinks_then_boxes", "tighten"]
+
+SYMBOLS = re.compile(r"([<>/])")
+THINK, END_OF_THINK = "<think>", "</think>"
+ANSWER, END_OF_ANSWER = "<answer>", "</answer>"
+TURN = re.compile(r"</think>\s*<answer>")
+
+
+def tighten(text: str) -> str:
+    r"""The text without white space around ``<``, ``>`` and ``/``, so that ``< think >`` is a tag.
+
+    Source:
+        The Share-GRPO release (EasyR1), which does this before it grades.
+
+    Example:
+        >>> tighten("< think >a b< / think > c")
+        '<think>a b</think>c'
+    """
+    pieces = SYMBOLS.split(text)
+    last = len(pieces) - 1
+    for place in range(0, len(pieces), 2):
+        piece = pieces[place].lstrip() if place else pieces[place]
+        pieces[place] = piece.rstrip() if place < last else piece
+    return "".join(pieces)
+
+
+def thinks_then_boxes(text: str) -> bool:
+    r"""Whether a text is ``<think>...</think>`` and then has a ``\boxed{...}``; anything may stand before and after it.
+
+    Source:
+        The Share-GRPO release, ``examples/score_function/math.py``: same as the full match of its pattern.
+
+    Example:
+        >>> thinks_then_boxes(r"<think>1+1</think> It is \boxed{2}."), thinks_then_boxes(r"It is \boxed{2}.")
+        (True, False)
+    """
+    end = text.find(END_OF_THINK, len(THINK)) if text.startswith(THINK) else -1
+    box = text.find(r"\boxed{", end) if end >= 0 else -1
+    return box >= 0 and text.find("}", box) >= 0
+
+
+def thinks_then_answers(text: str) -> bool:
+    """Whether a text is ``<think>...</think><answer>...</answer>`` and nothing else.
+
+    Source:
+        The Share-GRPO release, ``examples/score_function/r1v.py``: same as the full match of its pattern.
+
+    Example:
+        >>> thinks_then_answers("<think>1+1</think> <answer>2</answer>"), thinks_then_answers("<answer>2</answer>")
+        (True, False)
+    """
+    turn = TURN.search(text, len(THINK)) if text.startswith(THINK) else None
+    return turn is not None and text.endswith(END_OF_ANSWER) and len(text) - len(END_OF_ANSWER) >= turn.end()
+
+
+def tagged_answer(text: str) -> str | None:
+    """What stands in the first ``<answer>...</answer>``, or None.
+
+    Source:
+        The Share-GRPO release, ``examples/score_function/r1v.py``; without the tags it grades the whole text instead.
+
+    Example:
+        >>> tagged_answer("<think>1+1</think><answer> 2 </answer>"), tagged_answer("2") is None
+        ('2', True)
+    """
+    start = text.find(ANSWER)
+    end = text.find(END_OF_ANSWER, start) if start >= 0 else -1
+    return text[start + len(ANSWER) : end].strip() if end >= 0 else None

@@ -1,0 +1,47 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_grpo.records import Problem, Verdict
+from edge_grpo.rewards import Rewards, RewardSettings
+from edge_grpo.rewards.formats import tagged_answer, thinks_then_answers, thinks_then_boxes, tighten
+
+# The rules of the release as patterns, which take more than linear time.
+PIECES = ["<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "}", "x", "\n", " ", "<", ">", "/"]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=9).map("".join)
+
+
+@given(TEXTS)
+def test_they_are_the_patterns_of_the_release(text: str) -> None:
+    assert tighten(text) == re.sub(r"\s*(<|>|/)\s*", r"\1", text)
+    assert thinks_then_boxes(text) == bool(re.fullmatch(r"<think>.*</think>.*\\boxed\{.*\}.*", text, re.DOTALL))
+    tagged = re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL)
+    assert thinks_then_answers(text) == bool(tagged)
+    found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    assert tagged_answer(text) == (found[1].strip() if found else None)
+
+
+@pytest.mark.parametrize("text", [" " * 200_000 + "x", "</think>" * 50_000, r"<think></think>\boxed{" * 20_000])
+def test_long_texts_take_no_time(text: str) -> None:
+    tighten(text)
+    thinks_then_boxes(text)
+    thinks_then_answers(text)
+    tagged_answer(text)
+
+
+def test_it_can_be_the_format_reward() -> None:
+    problem = Problem("p", "1+1?", ("2",))
+    texts = [
+        r"<think>a</think> \boxed{2}",
+        r"\boxed{2}",
+        r"< think >a< / think > \boxed{3}",
+        "<think>a</think> 2",
+    ]
+    settings = RewardSettings(format="think", format_weight=0.1, accuracy_weight=0.9, workers=1)
+    with Rewards(settings) as rewards:
+        grades = rewards.grade([problem] * 4, texts, [True] * 4)
+    assert [grade.reward for grade in grades] == pytest.approx([1.0, 0.9, 0.1, 0.0])
+    assert [grade.parts["format"] for grade in grades] == [1, 0, 1, 0]
+    assert [grade.verdict for grade in grades] == [Verdict.CORRECT] * 2 + [Verdict.WRONG, Verdict.UNPARSED]
