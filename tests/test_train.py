@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import runpy
 import signal
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, final
 
@@ -21,6 +24,7 @@ from edge_grpo.settings import settings
 from edge_grpo.tensors import Signal
 from edge_grpo.train import resume, train
 
+ROOT = Path(__file__).parents[1]
 SMALL = [
     "train.steps=6",
     "train.checkpoint_every=2",
@@ -301,6 +305,39 @@ def test_a_method_of_ones_own(config):
     result = resume(wanted.run.dir, method=Mine(weight=2.0))
     whole = train(config("train.steps=3", name="whole"), method=Mine(weight=2.0))
     assert weights(result.folder) == weights(whole.folder)
+
+
+def test_the_example_of_ones_own_method_goes_on_when_called_again(model, tmp_path, monkeypatch, capsys):
+    words = [f"model.path={model}", *SMALL[2:-1], "eval.every=0", "train.schedule=constant"]
+    for steps in (1, 2, 2):
+        argv = ["own_method.py", str(tmp_path / "run"), *words, f"train.steps={steps}"]
+        monkeypatch.setattr("sys.argv", argv)
+        runpy.run_path(str(ROOT / "examples/own_method.py"), run_name="__main__")
+        assert f"trained {steps} steps" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
+    capsys.readouterr()
+
+
+def documented(heading):
+    """The names in the first columns of a section's tables in the guide."""
+    section = (ROOT / "docs/guide.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return {name for cell in re.findall(r"^\| (`[^|]*) \|", section, re.M) for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_the_guide_names_every_metric_and_column(straight, model, tmp_path):
+    words = [f"model.path={model}", *SMALL[2:-1], "train.steps=1", "eval.samples=4", "eval.temperature=1"]
+    written = {name for line in (straight / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    for method in ("grpo", "dapo"):
+        more = [f"method={method}", "method.beta=0.1", "method.top_up.max_rounds=1", "method.top_up.fill=true"]
+        folder = train(load_config(None, [*words, *more, f"run.dir={tmp_path / method}"])).folder
+        written |= {name for line in (folder / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    names = documented("What the metrics mean")
+    assert {one for one in written if not any(fnmatch(one, name) for name in names)} == set()
+    assert {name for name in names if not any(fnmatch(one, name) for one in written)} == {"empty_updates"}
+    (schema,) = {pq.read_schema(file) for file in [next((straight / "rollouts").glob("*.parquet"))]}
+    columns = set(schema.names) | {f"spans.{field.name}" for field in schema.field("spans").type.value_type}
+    columns |= {f"reward_parts.{field.name}" for field in schema.field("reward_parts").type.value_type}
+    assert documented("What a rollout file holds") == columns
 
 
 def test_gradients_that_stay_non_finite_end_the_run(config):

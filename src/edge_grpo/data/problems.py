@@ -13,6 +13,7 @@ from pydantic import Field
 from edge_grpo.data import arithmetic
 from edge_grpo.data.arithmetic import ArithmeticSettings
 from edge_grpo.errors import DataError
+from edge_grpo.quiet import quiet_failures
 from edge_grpo.records import Problem
 from edge_grpo.rng import python_random
 from edge_grpo.settings import settings
@@ -284,11 +285,12 @@ def _dataset(name: str, split: str, *, saved: bool) -> Iterable[object]:
     except ImportError:
         raise DataError(f"{name}: reading a dataset needs the package 'datasets' (pip install datasets)") from None
     try:
-        found: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, split=split)
+        with quiet_failures():
+            found: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, split=split)
     except Exception as error:  # noqa: BLE001 (the library and its file systems raise errors of many kinds)
         lines = str(error).strip().splitlines() or [type(error).__name__]
         kind = "saved dataset" if saved else f"hub dataset (split {split!r})"
-        hint = "" if saved else " There is no such file or folder either"
+        hint = "" if saved else " There is no such file or folder either; look at data.path"
         raise DataError(f"{name}: cannot be loaded as a {kind}: {lines[0].rstrip('.')}.{hint}") from None
     if isinstance(found, dict):
         if split not in found:
