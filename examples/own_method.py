@@ -1,6 +1,7 @@
 """A method of your own, without a fork: REINFORCE with the batch's mean reward as the baseline.
 
-    python examples/own_method.py runs/mine
+    python examples/own_method.py runs/mine                   the same again goes on with a run that was stopped
+    python examples/own_method.py runs/mine train.steps=40
 
 A method is one frozen class with two functions. ``signal`` runs once a step, without gradient, and says how much every
 token is reinforced. ``loss`` runs for every micro-batch and returns its share of the update's loss: it divides by
@@ -8,6 +9,7 @@ token is reinforced. ``loss`` runs for every micro-batch and returns its share o
 """
 
 import sys
+from pathlib import Path
 from typing import Literal, final
 
 from jaxtyping import Float
@@ -19,7 +21,7 @@ from edge_grpo.display import PlainDisplay
 from edge_grpo.methods import Method
 from edge_grpo.settings import settings
 from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.train import train
+from edge_grpo.train import resume, train
 
 
 @final
@@ -49,5 +51,9 @@ class Mine(Method):
 if __name__ == "__main__":
     folder, *overrides = sys.argv[1:] or ["runs/mine"]
     config = load_config(None, ["train.steps=20", "eval.every=10", *overrides, f"run.dir={folder}"])
-    result = train(config, method=Mine(scale=1.0), display=PlainDisplay())
+    method, display = Mine(scale=1.0), PlainDisplay()
+    if (Path(folder) / "config.yaml").exists():
+        result = resume(folder, config, method=method, display=display)  # the same method and settings, or more steps
+    else:
+        result = train(config, method=method, display=display)
     print(f"trained {result.steps} steps; see {result.folder}")

@@ -2,11 +2,12 @@
 
 import math
 import random
+from dataclasses import replace
 
 import torch
 from support import PROBLEM, row
 
-from edge_grpo.batching import collate, loss_inputs, micro_batches, mini_batches, scored
+from edge_grpo.batching import collate, group_micro_batches, loss_inputs, micro_batches, mini_batches, scored
 from edge_grpo.records import Grade, Group, Rollout, Row, Segment, Span, Strategy, Verdict
 from edge_grpo.tensors import Signal
 
@@ -87,3 +88,32 @@ def test_loss_inputs_cut_and_clear_dropped_rows():
     assert not x.mask[1].any()
     assert x.group.tolist() == [1, 0]
     assert x.ref_logprobs is None
+
+
+def test_families_and_parents_are_rows_of_the_batch():
+    two = (row(1.0), row(2.0))
+    groups = [
+        Group(PROBLEM, two, family=7),
+        Group(PROBLEM, two),
+        Group(PROBLEM, two, family=7, layer=2, parent=1),
+        Group(PROBLEM, two, family=8, variant=1),
+        Group(PROBLEM, (replace(two[0], source=1),), family=8),
+        Group(PROBLEM, two, family=9, layer=2, parent=0),
+    ]
+    batch = collate(groups, parts=("accuracy",), weights=(1.0,), pad_id=0)
+    assert batch.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 5]
+    assert batch.family.tolist() == [0, 0, 1, 1, 0, 0, 2, 2, 2, 3, 3]
+    assert batch.layer.tolist() == [1, 1, 1, 1, 2, 2, 1, 1, 1, 2, 2]
+    assert batch.parent.tolist() == [-1] * 4 + [1, 1] + [-1] * 5  # the last one's answer is not in the batch
+    assert batch.variant.tolist() == [0] * 6 + [1, 1, 0, 0, 0]
+    assert batch.source.tolist() == [0] * 8 + [1, 0, 0]
+
+
+def test_whole_groups_stay_together():
+    group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
+    lengths = torch.tensor([3, 9, 2, 5, 4, 7, 7, 1])
+    parts = group_micro_batches(torch.tensor([7, 6, 5, 4, 3, 2, 1, 0]), lengths, group, size=2)
+    assert [sorted(part.tolist()) for part in parts] == [[0, 1, 2], [5, 6], [3, 4], [7]]
+    (whole,) = group_micro_batches(torch.arange(8), lengths, group, size=8)
+    assert sorted(whole.tolist()) == list(range(8))
+    assert group_micro_batches(torch.tensor([], dtype=torch.long), lengths, group, size=2) == []

@@ -54,7 +54,9 @@ def test_train_then_eval_then_resume(command, model, tmp_path):
     code, out, err = command("train", f"model.path={model}", *TINY, "run.dir=run")
     assert (code, err) == (0, "")
     assert "step 2/2" in out
+    assert "accuracy: training samples, temperature 1; held-out: greedy" in out
     assert "before and after" in out
+    assert "held-out accuracy, greedy" in out
     assert "run folder: run" in out
     code, out, _ = command("train", "--resume", "run")
     assert code == 0
@@ -67,7 +69,7 @@ def test_train_then_eval_then_resume(command, model, tmp_path):
     code, out, _ = command("eval", "--model", "run/final", "--data", str(data), "--save", "answers.jsonl",
                            "eval.samples=2", "eval.temperature=1", "rollout.max_new_tokens=8")  # fmt: skip
     assert code == 0
-    assert re.search(r"accuracy 0\.0% \(95 % interval .*\) over 2 problems", out)
+    assert re.search(r"accuracy 0\.0% \(95 % interval .*\) over 2 problems, temperature 1", out)
     assert "pass@2" in out
     saved = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert len(saved) == 4
@@ -81,7 +83,7 @@ def test_runs_without_a_name_are_numbered(command, model):
 
 
 MISTAKES = [
-    (["train", "train.stepz=3"], "train.stepz: no such setting (did you mean 'steps'?)"),
+    (["train", "train.stepz=3"], "train.stepz: no such setting (did you mean 'train.steps'?)"),
     (["train", "train.steps=x"], "train.steps: got 'x'"),
     (["train", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
     (["train", "rollout.group_size=1"], "rollout.group_size: got 1"),
@@ -97,7 +99,7 @@ MISTAKES = [
     (["eval", "--model", "./nowhere"], "model.path: no folder './nowhere'"),
     (["eval", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["eval", "--data", "empty.jsonl"], "empty.jsonl: no problems to read"),
-    (["show-config", "a.b=1"], "a: no such setting"),
+    (["show-config", "a.b=1"], "a.b: no such setting"),
     (["make-base", "full", "steps=1"], "full: exists already"),
     (["make-base", "new", "stepz=1"], "stepz: no such setting (did you mean 'steps'?)"),
     (["compare", "train.stepz=1"], "train.stepz: no such setting"),
@@ -153,6 +155,47 @@ def test_eval_of_a_run_uses_its_settings(command, model):
     assert f"{model} on held-out problems" in out
 
 
+def test_resume_and_eval_from_another_folder(command, model, tmp_path, monkeypatch):
+    (tmp_path / "model").symlink_to(model)
+    rows = [json.dumps({"problem": f"Compute {i}+1.", "answer": i + 1}) for i in range(6)]
+    (tmp_path / "d.jsonl").write_text("\n".join(rows))
+    (tmp_path / "judge.py").write_text("def reward(completions, problems):\n    return [1.0 for _ in problems]\n")
+    words = ["model.path=model", "data.path=d.jsonl", "data.eval_path=./d.jsonl", "reward.function=judge:reward",
+             *TINY, "run.dir=r"]  # fmt: skip
+    code, out, err = command("train", *words)
+    assert (code, err) == (0, "")
+    assert "right or wrong: 'correct' of reward.function" in out
+    code, out, _ = command("train", "--resume", "r", *words, "train.steps=3")  # the same words, from the same folder
+    assert code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, out, err = command("train", "--resume", "../r", "train.steps=4")
+    assert (code, err) == (0, "")
+    assert "step 4/4" in out
+    code, out, err = command("eval", "--model", "../r/final", "eval.size=2")
+    assert (code, err) == (0, "")
+    assert "over 2 problems, greedy" in out
+    code, _, err = command("train", "--resume", "../r", "data.path=d.jsonl")
+    assert code == 2
+    assert "data.path was" in err
+
+
+def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*words, **options):
+        log = huggingface_hub.logging.get_logger("huggingface_hub.utils._http")
+        log.warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+
+    monkeypatch.setattr("edge_grpo.models.AutoConfig.from_pretrained", unreachable)
+    code, out, err = command("train", "model.path=nobody/nowhere", *TINY)
+    assert code == 2
+    assert err.startswith("edge-grpo: model.path: no model could be loaded from 'nobody/nowhere' (We couldn't connect")
+    assert err.count("\n") == 1
+    assert "Retry" not in out + err
+
+
 def test_help_is_help(command):
     code, out, _ = command("--help")
     assert code == 0
@@ -171,7 +214,13 @@ def test_methods_lists_every_kind(command):
 
     code, out, _ = command("methods")
     assert code == 0
-    assert all(kind in out for kind in METHODS)
+    lines = out.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    for kind, cls in METHODS.items():
+        (line,) = [line for line in lines if line.split()[:1] == [kind]]
+        assert re.search(r" (arXiv:\d{4}\.\d{5}|TRL 1\.16\.0) ", line), line
+        assert cls.__doc__.split()[0] in line
+    assert re.search(r"edge_grpo +arXiv:2507\.21848 +Entropy-driven GRPO", out)
 
 
 def spawn(*words, cwd):

@@ -7,13 +7,15 @@ import pytest
 from support import PROBLEM, group, row, tiny_tokenizer
 
 from edge_grpo.collect import Collector, Prompted, describe, stream
-from edge_grpo.data.templates import encode_text
+from edge_grpo.data.problems import DataSettings
+from edge_grpo.data.templates import encode_follow_up, encode_text
 from edge_grpo.errors import DataError
-from edge_grpo.methods import Correction, EdgeGrpo, Grpo, TopUp
+from edge_grpo.methods import Correction, EdgeGrpo, Grpo, Mgrpo, ShareGrpo, TopUp
 from edge_grpo.methods.base import Repair
 from edge_grpo.metrics import means
 from edge_grpo.records import Grade, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
 from edge_grpo.rollout.engine import Sampling, inject
+from edge_grpo.tensors import Tally
 
 TOKENIZER = tiny_tokenizer()
 STOP = TOKENIZER.eos_token_id
@@ -224,3 +226,74 @@ def test_a_method_that_names_nothing_new_ends_the_corrections():
     made = make(Grpo(), ["no"])
     made.method = Stubborn()
     assert means(made.collect(prompts(), step=0, num_groups=1).metrics)["correction/skipped"] == 1
+
+
+def mgrpo(**own):
+    return Mgrpo(revisions=2, phrases=("Check again.",), **own)
+
+
+def test_revisions_are_groups_of_a_second_layer_on_the_answers_tokens():
+    collected = make(mgrpo(), ["\\boxed{3}", "\\boxed{2}"], group_size=2).collect(prompts(), step=0, num_groups=2)
+    first, second = ([g for g in collected.groups if g.layer == layer] for layer in (1, 2))
+    assert [(g.family, g.parent, len(g.rows)) for g in second] == [(0, 0, 2), (0, 1, 2), (1, 0, 2), (1, 1, 2)]
+    asked = second[1].rows[1].rollout
+    answer = first[0].rows[1].rollout
+    tail = encode_follow_up(TOKENIZER, "Check again.", DataSettings())
+    assert asked.prompt_ids == (*answer.prompt_ids, *answer.completion_ids[:-1], *tail)  # without its stop token
+    assert asked.completion_ids == (*encode_text(TOKENIZER, "\\boxed{2}"), STOP)
+    assert second[1].rows[1].grade.correct
+    assert collected.num_prompts == 2
+
+
+def test_figures_are_about_answers_but_tokens_about_everything():
+    made = make(mgrpo(), ["\\boxed{3}", "\\boxed{2}", "\\boxed{2}"], group_size=2)
+    figures = means(made.collect(prompts(), step=0, num_groups=1).metrics)
+    assert figures["accuracy"] == 0.5
+    assert figures["tokens"] == 6 * (len(encode_text(TOKENIZER, "\\boxed{2}")) + 1)
+
+
+def test_revisions_have_seeds_of_their_own():
+    made = make(mgrpo(), ["x"], group_size=2)
+    made.collect(prompts(), step=0, num_groups=2)
+    made.collect(prompts(), step=1, num_groups=2)
+    seeds = [seed for own in made.engine.seeds for seed in own]
+    assert len(seeds) == len(set(seeds)) == 2 * (4 + 8)
+
+
+def test_a_revision_that_would_not_fit_is_counted():
+    made = make(mgrpo(), ["\\boxed{3}"], group_size=2)
+    made.context = 40
+    collected = made.collect(prompts(), step=0, num_groups=1)
+    assert all(g.layer == 1 for g in collected.groups)
+    assert means(collected.metrics)["revision/skipped"] == 2
+
+
+def test_each_wording_of_a_question_is_a_group():
+    problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?", "Find 1+1."))
+    items = iter([Prompted(problem, (1,), ((2,), (3,)))] * 9)
+    made = make(ShareGrpo(), ["\\boxed{2}", "\\boxed{3}"])
+    collected = made.collect(items, step=0, num_groups=3)
+    assert [(g.family, g.variant) for g in collected.groups] == [(f, v) for f in range(3) for v in range(2)]
+    assert all(r.source == g.variant for g in collected.groups for r in g.rows)
+    shown = {g.problem.prompt: g.rows[0].rollout.prompt_ids for g in collected.groups}
+    assert shown.items() <= {"Compute 1+1.": (1,), "What is 1+1?": (2,), "Find 1+1.": (3,)}.items()
+    assert len(shown) > 1
+    seeds = [seed for own in made.engine.seeds for seed in own]
+    assert len(set(seeds)) == len(seeds) == 24
+    assert collected.num_prompts == 3
+
+
+def test_a_question_is_useful_by_all_its_rows():
+    problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?",))
+    items = iter([Prompted(problem, (1,), ((2,),))] * 9)
+    method = ShareGrpo(top_up=TopUp(max_rounds=1, fill=False))
+    made = make(method, ["\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)  # each wording uniform, not the two
+    collected = made.collect(items, step=0, num_groups=1)
+    assert collected.num_prompts == 1
+    assert collected.tally == Tally(1, 1, 1)
+
+
+def test_the_tally_tells_how_the_groups_came_together():
+    script = ["\\boxed{2}"] * 4 + ["no"] * 4 + ["\\boxed{2}", "no", "no", "no"]
+    collected = make(Grpo(top_up=TopUp(max_rounds=1)), script).collect(prompts(), step=0, num_groups=2)
+    assert collected.tally == Tally(wanted=2, asked=4, useful=1)

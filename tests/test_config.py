@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_grpo.config import Config, changes, config_hash, load_config, parse_tree, to_tree, to_yaml
+from edge_grpo.config import Config, changes, config_hash, load_config, located, parse_tree, to_tree, to_yaml
 from edge_grpo.errors import ConfigError
 from edge_grpo.methods import METHODS, Dapo, EdgeGrpo, Grpo
 
@@ -70,22 +70,25 @@ def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.learning_rat=1", "train.learning_rat: no such setting (did you mean 'learning_rate'?)"),
-        ("trian.steps=1", "trian: no such setting (did you mean 'train'?)"),
+        ("train.learning_rat=1", "train.learning_rat: no such setting (did you mean 'train.learning_rate'?)"),
+        ("trian.steps=1", "trian.steps: no such setting (did you mean 'train.steps'?)"),
         ("train.steps=many", "train.steps: got 'many'"),
-        ("train.steps=-1", "train.steps: got -1; input should be greater than or equal to 0"),
+        ("train.steps=-1", "train.steps: got -1, wanted at least 0 (the default is 60)"),
         ("rollout.group_size=1", "rollout.group_size: got 1"),
         ("method=grop", "method: 'grop' is no method; did you mean 'grpo'? known are edge_grpo, grpo"),
-        ("method.clip_lo=0.1", "method.clip_lo: no such setting (did you mean 'clip_low'?)"),
-        ("method.correction.amuont=all", "method.correction.amuont: no such setting (did you mean 'amount'?)"),
+        ("method.clip_lo=0.1", "method.clip_lo: no such setting (did you mean 'method.clip_low'?)"),
+        (
+            "method.correction.amuont=all",
+            "method.correction.amuont: no such setting (did you mean 'method.correction.amount'?)",
+        ),
         ("method.correction.reflect=0.9", "method.correction: "),
-        ("model.lora.rnak=3", "model.lora.rnak: no such setting (did you mean 'rank'?)"),
+        ("model.lora.rnak=3", "model.lora.rnak: no such setting (did you mean 'model.lora.rank'?)"),
         ("train=3", "train: got 3, wanted a section"),
         ("train.steps", "wanted section.setting=value"),
         ("train..steps=1", "wanted section.setting=value"),
         ("train.steps.x=1", "train.steps"),
         ("train.steps=[", "not YAML"),
-        ("train.learning_rate=.nan", "train.learning_rate: got nan"),
+        ("train.learning_rate=.nan", "train.learning_rate: got nan, wanted a finite number"),
         ("data.arithmetic.operands={1: 1.0}", "data.arithmetic"),
     ],
 )
@@ -142,3 +145,33 @@ def test_changes_are_named_by_dotted_path():
         "d": (3, None),
         "e": (None, 5),
     }
+
+
+def test_local_paths_become_absolute_and_everything_else_stays(tmp_path, monkeypatch):
+    (tmp_path / "home/model").mkdir(parents=True)
+    for name in ("d.jsonl", "e.jsonl", "mine.py", "judge.py"):
+        (tmp_path / "home" / name).write_text("")
+    words = ["model.path=model", "data.path=d.jsonl", "data.eval_path=./e.jsonl", "reward.function=mine.py:reward"]
+    monkeypatch.chdir(tmp_path / "home")
+    tree = to_tree(load_config(None, words))
+    home = str((tmp_path / "home").resolve())
+    found = located(tree)
+    assert {name: new for name, (_, new) in changes(tree, found).items()} == {
+        "model.path": f"{home}/model",
+        "data.path": f"{home}/d.jsonl",
+        "data.eval_path": f"{home}/e.jsonl",
+        "reward.function": f"{home}/mine.py:reward",
+    }
+    assert located(to_tree(load_config(None, ["reward.function=judge:reward"])))["reward"]["function"] == (
+        f"{home}/judge:reward"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert located(found) == found
+    names = ["model.path=Qwen/Qwen2.5-0.5B", "data.path=openai/gsm8k", "data.eval_path=~nobody-of-this-name/x"]
+    for words in ([], names, ["reward.function=json:dumps"]):
+        tree = to_tree(load_config(None, words))
+        assert located(tree) == tree
+    (tmp_path / "bundled").mkdir()
+    assert located(to_tree(Config())) == to_tree(Config())
+    with pytest.raises(ConfigError, match=r"reward\.function: there is no file"):
+        located(to_tree(load_config(None, ["reward.function=mine.py:reward"])))

@@ -1,10 +1,11 @@
 """What a person sees: plain lines, a live table, and the table at the end."""
 
 import io
+import re
 
 from rich.console import Console
 
-from edge_grpo.display import LiveDisplay, PlainDisplay, Silent, summary
+from edge_grpo.display import LiveDisplay, PlainDisplay, Silent, decoding, summary
 
 ROW = {
     "step": 3,
@@ -20,9 +21,9 @@ ROW = {
 EVALUATED = {"eval/accuracy": 0.4, "eval/accuracy_low": 0.3, "eval/accuracy_high": 0.5}
 
 
-def show(display_class, rows, **console):
+def show(display_class, rows, *, width=160, **console):
     out = io.StringIO()
-    display = display_class(Console(file=out, width=160, **console))
+    display = display_class(Console(file=out, width=width, **console))
     display.start(10, 0)
     for row in rows:
         display.row(row)
@@ -70,8 +71,38 @@ def test_the_last_table_compares_first_and_last():
         ROW | {"step": 4, "collapse/before": 0.1} | EVALUATED | {"eval/accuracy": 0.9},
     ]
     Console(file=out, width=120).print(summary(rows))
-    for word in ("held-out accuracy", "40.0% (30.0% - 50.0%)", "90.0%", "collapsed groups, sampled", "50%", "10%"):
+    for word in ("held-out accuracy", "40.0%", "30.0% - 50.0%", "90.0%", "collapsed groups, sampled", "50%", "10%"):
         assert word in out.getvalue()
+    assert "1 step at each end" in out.getvalue()
+
+
+WIDEST = {
+    "step": 99999,
+    "reward/before": -12.25,
+    "accuracy": 1.0,
+    "entropy": 10.5,
+    "collapse/before": 1.0,
+    "collapse/after": 1.0,
+    "time/tokens_per_s": 123456.0,
+    "length/sampled": 12345.5,
+    "eval/accuracy": 1.0,
+    "eval/accuracy_low": 1.0,
+    "eval/accuracy_high": 1.0,
+}
+
+
+def test_tables_fit_80_columns_and_say_how_answers_were_drawn():
+    live = show(LiveDisplay, [ROW, WIDEST], width=80, force_terminal=True, color_system=None)
+    assert re.search(r"step +reward +accuracy +entropy +collapse +after +tokens/s +held-out", live)
+    assert re.search(r"99999 +-12\.25 +100\.0% +10\.500 +100% +100% +123456 +100\.0%", live)
+    out = io.StringIO()
+    table = summary([ROW, WIDEST, WIDEST, WIDEST], sampled=decoding(0.6), held_out=decoding(0.0))
+    Console(file=out, width=80).print(table)
+    text = out.getvalue()
+    assert re.search(r"held-out accuracy, greedy +│ +100\.0% │ +100\.0% │", text)
+    assert re.search(r"training accuracy, temperature 0\.6 │", text)
+    assert "held-out: first and last evaluation; else 2 steps at each end" in text
+    assert "…" not in live + text
 
 
 def test_a_run_without_rows_has_a_summary():

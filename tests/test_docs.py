@@ -8,7 +8,7 @@ How a fence is treated is read off its first line:
   options parsed; ``make`` targets and files must exist. Lines of a ``console`` block without ``$`` are output.
 - ```` ```bash parse-only ````: as above, but never trained (it needs a large model, a GPU or an hour).
 - ```` ```python ````: run as a script, in a folder that has the repository's ``configs``, ``examples`` and ``docs``.
-- ```` ```python parse-only ````: compiled, and its imports are resolved.
+- ```` ```python parse-only ````: compiled, and its imports are resolved, those of ``examples`` too.
 - A fence without a language, or with another one (``yaml``, ``text``, ``json``), is not a command; ``yaml`` must parse.
 
 A word in capitals with an underscore, or one of ``PLACEHOLDERS``, stands for something of the reader's (``RUN_DIR``).
@@ -289,7 +289,8 @@ def test_training_command(command: Command, place: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in blocks() if b.language in {"python", "py"}], ids=str)
-def test_python(block: Block, place: Path) -> None:
+def test_python(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
     tree = ast.parse(block.text, filename=str(block))
     if not block.parse_only:
         script = place / "snippet.py"

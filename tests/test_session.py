@@ -50,7 +50,7 @@ def test_what_is_left_out_is_told(make, tmp_path):
     session = make(
         f"data.path={file}", "data.bad_rows=skip", "data.over_long=skip", "data.max_prompt_tokens=60", display=display
     )
-    assert len(session.problems) + len(session.held_out) == 6
+    assert session.num_items + len(session.held_out) == 6
     told = " ".join(display.said)
     assert "1 bad rows skipped" in told
     assert "1 over-long prompts skipped" in told
@@ -65,8 +65,8 @@ def test_nothing_to_train_on_is_an_error(make, tmp_path):
 def test_without_evaluation_nothing_is_held_out(make, tmp_path):
     file = write(tmp_path, GOOD)
     none = ["eval.every=0", "eval.at_start=false", "eval.at_end=false"]
-    assert len(make(f"data.path={file}", *none).problems) == 6
-    assert len(make(f"data.path={file}").problems) == 4
+    assert make(f"data.path={file}", *none).num_items == 6
+    assert make(f"data.path={file}").num_items == 4
 
 
 def test_collecting_and_shaping_change_nothing(make):

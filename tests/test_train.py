@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import runpy
 import signal
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, final
 
@@ -10,44 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import Field
+from runs import SMALL, Crash, CrashAfter, resumed, rollouts, rows, weights
 from support import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_grpo.config import load_config
 from edge_grpo.display import Silent
 from edge_grpo.errors import CheckpointError, ConfigError, TrainingError
-from edge_grpo.methods import METHODS, Method
+from edge_grpo.methods import Method
 from edge_grpo.settings import settings
 from edge_grpo.tensors import Signal
 from edge_grpo.train import resume, train
 
-SMALL = [
-    "train.steps=6",
-    "train.checkpoint_every=2",
-    "rollout.max_new_tokens=12",
-    "rollout.prompts_per_step=3",
-    "rollout.group_size=4",
-    "eval.size=6",
-    "eval.every=2",
-    "data.arithmetic.size=20",
-    "reward.workers=1",
-    "method.correction.max_new_tokens=110",
-]
-
-
-class Crash(Exception):
-    """Stands for kill -9."""
-
-
-class CrashAfter(Silent):
-    """Ends the process, as far as the run can see, when a step's row is written."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def row(self, row):
-        if row["step"] == self.step:
-            raise Crash
+ROOT = Path(__file__).parents[1]
 
 
 class SignalAt(Silent):
@@ -75,19 +53,6 @@ def config(model, tmp_path):
         return load_config(None, [f"model.path={model}", *SMALL, f"run.dir={tmp_path / name}", *overrides])
 
     return make
-
-
-def weights(folder):
-    return (Path(folder) / "final/model.safetensors").read_bytes()
-
-
-def rows(folder):
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
-
-
-def rollouts(folder):
-    return [pq.read_table(file).to_pylist() for file in sorted((Path(folder) / "rollouts").glob("*.parquet"))]
 
 
 @pytest.fixture(scope="module")
@@ -208,20 +173,16 @@ def test_an_edited_configuration_is_refused(config):
         train(wanted)
 
 
-@pytest.mark.parametrize("kind", METHODS)
-def test_every_method_resumes_bit_for_bit(config, kind):
-    extra = [f"method={kind}", "train.passes=2", "train.mini_batches=2", "train.steps=4", "eval.every=0"]
-    first = load_config(None, [])  # the overrides name settings of edge_grpo
-    assert first.method.kind == "edge_grpo"
-    base = [text for text in SMALL if not text.startswith("method.")]
-    model_path = config().model.path
-    folders = [str(Path(config(name=name).run.dir)) for name in ("one", "two")]
-    one, two = (load_config(None, [f"model.path={model_path}", *base, *extra, f"run.dir={f}"]) for f in folders)
-    straight = train(one).folder
-    with pytest.raises(Crash):
-        train(two, display=CrashAfter(3))
-    assert weights(resume(folders[1]).folder) == weights(straight)
-    assert rows(folders[1]) == rows(straight)
+def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config):
+    bound = ("train.max_tokens=2000", "train.steps=1000", "eval.every=0", "train.checkpoint_every=1")
+    straight, again = resumed(config(*bound, name="one"), config(*bound, name="two"))
+    steps = rows(straight)[1:]
+    assert 2 < len(steps) < 20
+    assert sum(row["tokens"] for row in steps[:-1]) < 2000 <= sum(row["tokens"] for row in steps)
+    assert "eval/accuracy" in steps[-1]
+    assert weights(again) == weights(straight)
+    assert rows(again) == rows(straight)
+    assert resume(again).steps == len(steps)  # finished: nothing is trained again
 
 
 def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config):
@@ -301,6 +262,39 @@ def test_a_method_of_ones_own(config):
     result = resume(wanted.run.dir, method=Mine(weight=2.0))
     whole = train(config("train.steps=3", name="whole"), method=Mine(weight=2.0))
     assert weights(result.folder) == weights(whole.folder)
+
+
+def test_the_example_of_ones_own_method_goes_on_when_called_again(model, tmp_path, monkeypatch, capsys):
+    words = [f"model.path={model}", *SMALL[2:-1], "eval.every=0", "train.schedule=constant"]
+    for steps in (1, 2, 2):
+        argv = ["own_method.py", str(tmp_path / "run"), *words, f"train.steps={steps}"]
+        monkeypatch.setattr("sys.argv", argv)
+        runpy.run_path(str(ROOT / "examples/own_method.py"), run_name="__main__")
+        assert f"trained {steps} steps" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
+    capsys.readouterr()
+
+
+def documented(heading):
+    """The names in the first columns of a section's tables in the guide."""
+    section = (ROOT / "docs/guide.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return {name for cell in re.findall(r"^\| (`[^|]*) \|", section, re.M) for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_the_guide_names_every_metric_and_column(straight, model, tmp_path):
+    words = [f"model.path={model}", *SMALL[2:-1], "train.steps=1", "eval.samples=4", "eval.temperature=1"]
+    written = {name for line in (straight / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    for method in ("grpo", "dapo"):
+        more = [f"method={method}", "method.beta=0.1", "method.top_up.max_rounds=1", "method.top_up.fill=true"]
+        folder = train(load_config(None, [*words, *more, f"run.dir={tmp_path / method}"])).folder
+        written |= {name for line in (folder / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    names = documented("What the metrics mean")
+    assert {one for one in written if not any(fnmatch(one, name) for name in names)} == set()
+    assert {name for name in names if not any(fnmatch(one, name) for one in written)} == {"empty_updates"}
+    (schema,) = {pq.read_schema(file) for file in [next((straight / "rollouts").glob("*.parquet"))]}
+    columns = set(schema.names) | {f"spans.{field.name}" for field in schema.field("spans").type.value_type}
+    columns |= {f"reward_parts.{field.name}" for field in schema.field("reward_parts").type.value_type}
+    assert documented("What a rollout file holds") == columns
 
 
 def test_gradients_that_stay_non_finite_end_the_run(config):

@@ -10,7 +10,8 @@ from edge_grpo.metrics import means
 from edge_grpo.records import Grade, Group, Row, Segment, Strategy, Verdict
 from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Request, Sampling, inject
-from edge_grpo.update import TrainSettings, Updater, describe_scores, learning_rate, make_optimizer
+from edge_grpo.tensors import Tally
+from edge_grpo.update import TrainSettings, Updater, describe_scores, is_over, learning_rate, make_optimizer
 from edge_grpo.world import World
 
 
@@ -136,3 +137,73 @@ def test_rows_sampled_whole_need_no_scoring(monkeypatch):
     assert torch.allclose(slow.old_logprobs, fast.old_logprobs, atol=2e-5)
     assert torch.allclose(slow.entropy, fast.entropy, atol=2e-5)
     assert torch.equal(slow.old_logprobs[-1], fast.old_logprobs[-1])
+
+
+class Recording(Grpo):
+    """Notes what the hooks see."""
+
+    def __init__(self, *, forward=False, whole=False):
+        object.__setattr__(self, "seen", [])
+        object.__setattr__(self, "splits", [])
+        object.__setattr__(self, "forward", forward)
+        object.__setattr__(self, "whole", whole)
+        super().__init__()
+
+    totals_need_forward = property(lambda self: self.forward)
+    whole_groups = property(lambda self: self.whole)
+
+    def totals(self, x):
+        self.seen.append(bool(torch.equal(x.logprobs, x.old_logprobs)))
+        self.splits.append(x.group.tolist())
+        return super().totals(x)
+
+
+def run(method, **settings):
+    updater = make(tiny_policy(), passes=2, mini_batches=1, **settings)
+    updater.method = method
+    scored = updater.score(batch())
+    updater.step(scored, updater.shape(scored), step=0)
+    return method
+
+
+def test_totals_see_current_log_probs_where_they_are_needed():
+    assert run(Recording()).seen == [True, True]
+    assert run(Recording(forward=True)).seen == [True, False]  # no drift before the first update
+
+
+def test_whole_groups_are_never_split():
+    assert any(len(set(rows)) > 1 for rows in run(Recording(), micro_batch_rows=3).splits)
+    splits = run(Recording(whole=True), micro_batch_rows=3).splits
+    assert sorted(splits[:3]) == [[0] * 4, [1] * 4, [2] * 4]
+
+
+def test_token_scores_are_asked_for_group_by_group():
+    class Asking(Grpo):
+        wants_token_scores = True
+
+        def token_scores(self, x):
+            assert x.hidden.shape == (len(x.token_ids), x.head_weight.shape[1])
+            logits = x.hidden @ x.head_weight.T
+            chosen = logits.log_softmax(-1).gather(-1, x.token_ids[:, None]).squeeze(-1)
+            return chosen + 100.0 * len(x.correct) + x.row
+
+    updater = make(tiny_policy(), micro_batch_rows=3)
+    updater.method = Asking()
+    scored = updater.score(batch())
+    within = torch.tensor([0, 1, 2, 3] * 3)[:, None]
+    wanted = torch.where(scored.mask, scored.old_logprobs + 400.0 + within, 0.0)
+    assert torch.allclose(scored.token_scores, wanted, atol=1e-3)
+
+
+def test_the_tally_is_passed_on():
+    updater = make(tiny_policy())
+    assert updater.score(batch(), Tally(3, 5, 2)).tally == Tally(3, 5, 2)
+    assert updater.score(batch()).tally == Tally()
+
+
+def test_a_bound_on_tokens_brings_the_rate_down_and_ends_the_run():
+    train = TrainSettings(steps=1000, max_tokens=100, learning_rate=1.0)
+    assert learning_rate(1, train, tokens=25) == 0.75
+    assert learning_rate(900, train, tokens=0) == pytest.approx(0.1)
+    assert [is_over(train, 1, tokens) for tokens in (0, 99, 100, 130)] == [False, False, True, True]
+    assert is_over(train, 1000, 0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
@@ -74,8 +75,8 @@ def train(
 ) -> None:
     """Train a model. With no argument: the bundled model on built-in arithmetic with EDGE-GRPO."""
     from edge_grpo import train as loop  # noqa: PLC0415 - torch is slow to import and most mistakes show before
-    from edge_grpo.config import load_config  # noqa: PLC0415
-    from edge_grpo.display import LiveDisplay, PlainDisplay, summary  # noqa: PLC0415
+    from edge_grpo.config import load_config, parse_tree  # noqa: PLC0415
+    from edge_grpo.display import LiveDisplay, PlainDisplay, decoding, summary  # noqa: PLC0415
     from edge_grpo.rundir import RunFolder  # noqa: PLC0415
 
     path, overrides = _split(settings)
@@ -89,31 +90,43 @@ def train(
         result = loop.train(load_config(path, overrides), display=display)
     if result.signal:
         raise typer.Exit(128 + result.signal)
-    folder = RunFolder(result.folder, tensorboard=False)
-    console.print(summary(list(folder.rows())))
+    rows = list(RunFolder(result.folder, tensorboard=False).rows())
+    used = parse_tree(RunFolder.read_config(result.folder)[0])
+    sampled, held_out = (decoding(part.temperature) for part in (used.rollout, used.eval))
+    console.print(summary(rows, sampled=sampled, held_out=held_out))
     display.say(f"run folder: {result.folder}   model: {result.folder / 'final'}")
 
 
 @app.command("show-config")
 def show_config(settings: Settings = None) -> None:
     """Print all settings as they would be used, with their hash."""
-    from edge_grpo.config import config_hash, load_config, to_tree, to_yaml  # noqa: PLC0415
+    from edge_grpo.config import config_hash, load_config, located, to_tree, to_yaml  # noqa: PLC0415
 
-    tree = to_tree(load_config(*_split(settings)))
+    tree = located(to_tree(load_config(*_split(settings))))
     print(f"# edge-grpo configuration {config_hash(tree)}\n{to_yaml(tree)}", end="")
 
 
 @app.command()
 def methods() -> None:
-    """List the methods and what each is; docs/methods has their papers."""
+    """List the methods, each with its paper and what it is; docs/methods tells more."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from edge_grpo.methods import METHODS  # noqa: PLC0415
 
-    table = Table("method", "what it is", box=None)
+    table = Table("method=", "paper", "what it is", box=SIMPLE_HEAD, pad_edge=False)
     for kind, cls in METHODS.items():
-        table.add_row(kind, (cls.__doc__ or "").strip().splitlines()[0])
+        text = (cls.__doc__ or "").strip()
+        table.add_row(kind, _paper(text), text.splitlines()[0].rstrip("."))
     Console().print(table)
+
+
+def _paper(docstring: str) -> str:
+    """The arXiv number with which the Source section begins, or the software that it names instead."""
+    source = " ".join(docstring.partition("Source:")[2].split())
+    first = re.split(r"[,;] ", source)[:3]  # authors, title, number
+    found = re.search(r"arXiv:\d{4}\.\d{5}", " ".join(first))
+    return found[0] if found else first[0]
 
 
 @app.command("eval")
@@ -131,6 +144,7 @@ def evaluate(
 
     from edge_grpo.config import load_config  # noqa: PLC0415
     from edge_grpo.data.problems import load_problems, load_train_eval  # noqa: PLC0415
+    from edge_grpo.display import decoding  # noqa: PLC0415
     from edge_grpo.evaluate import evaluate_model  # noqa: PLC0415
     from edge_grpo.models import load_policy  # noqa: PLC0415
     from edge_grpo.rewards.compose import Rewards  # noqa: PLC0415
@@ -155,10 +169,11 @@ def evaluate(
             policy, loaded.problems, rewards, data=config.data, rollout=config.rollout, settings=config.eval
         )
     low, high = result.interval
+    drawn = decoding(config.eval.temperature)
     console = Console(soft_wrap=True)
     console.print(
         f"{model} on {data or 'held-out problems'}: accuracy {result.accuracy:.1%} "
-        f"(95 % interval {low:.1%} - {high:.1%}) over {result.num_problems} problems",
+        f"(95 % interval {low:.1%} - {high:.1%}) over {result.num_problems} problems, {drawn}",
         markup=False,
         highlight=False,
     )

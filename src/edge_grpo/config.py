@@ -2,10 +2,7 @@
 
 import copy
 import dataclasses
-import difflib
 import hashlib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +13,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.errors import ConfigError
 from edge_grpo.evaluate import EvalSettings
-from edge_grpo.methods import METHODS, EdgeGrpo, MethodConfig
-from edge_grpo.models import ModelSettings
+from edge_grpo.explain import explain
+from edge_grpo.methods import METHODS, EdgeGrpo, Method, MethodConfig
+from edge_grpo.models import BUNDLED, ModelSettings
+from edge_grpo.rewards import own
 from edge_grpo.rewards.compose import RewardSettings
 from edge_grpo.rollout.engine import RolloutSettings
 from edge_grpo.settings import settings
@@ -29,6 +28,7 @@ __all__ = [
     "changes",
     "config_hash",
     "load_config",
+    "located",
     "parse_settings",
     "parse_tree",
     "to_tree",
@@ -91,6 +91,7 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
     """
     plain = dict(tree)
     method, train = plain.get("method", {}), plain.get("train", {})
+    cls: type[Method] | None = None
     if isinstance(method, str):
         method = {"kind": method}
     if isinstance(method, Mapping):
@@ -103,7 +104,7 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
     try:
         return _ADAPTER.validate_python(plain)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(dict(item)) for item in error.errors())) from None
+        raise ConfigError("\n".join(explain(dict(item), Config, cls) for item in error.errors())) from None
 
 
 def parse_settings(cls: type[T], words: Sequence[str]) -> T:
@@ -118,7 +119,7 @@ def parse_settings(cls: type[T], words: Sequence[str]) -> T:
     try:
         return TypeAdapter(cls).validate_python(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(dict(item), cls) for item in error.errors())) from None
+        raise ConfigError("\n".join(explain(dict(item), cls) for item in error.errors())) from None
 
 
 def to_tree(config: Config) -> dict[str, Any]:
@@ -126,6 +127,25 @@ def to_tree(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
     tree["method"] = {"kind": tree["method"]["kind"], **tree["method"]}  # the name first
     return tree
+
+
+def located(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with absolute paths in place of relative ones, so that it means the same in every folder.
+
+    ``model.path``, ``data.path``, ``data.eval_path`` change where such a file or folder is there (a hub name stays as
+    it was typed), ``reward.function`` where it lies in a file or in the current folder.
+
+    Raises:
+        ConfigError: ``reward.function`` names a file that is not there.
+    """
+    found = copy.deepcopy(dict(tree))
+    for section, name in (("model", "path"), ("data", "path"), ("data", "eval_path")):
+        path = found[section][name]
+        if path and path != BUNDLED:
+            found[section][name] = _absolute(path)
+    if found["reward"]["function"]:
+        found["reward"]["function"] = own.locate(found["reward"]["function"])
+    return found
 
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
@@ -166,6 +186,14 @@ def _over(default: Any, given: Any) -> Any:
     return own | {name: _over(own.get(name), value) for name, value in given.items()}
 
 
+def _absolute(path: str) -> str:
+    try:
+        place = Path(path).expanduser()
+        return str(place.resolve()) if place.exists() else path
+    except (OSError, RuntimeError, ValueError):  # no such user, a folder that may not be read: told where it is read
+        return path
+
+
 def _read(path: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -201,41 +229,3 @@ def _override(tree: dict[str, Any], text: str) -> None:
         section[key] = dict(below)
         section = section[key]
     section[keys[-1]] = parsed
-
-
-def _explain(item: dict[str, Any], root: type = Config) -> str:
-    """One line on one pydantic error: where, what came, what was wanted."""
-    where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
-    if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
-        del where[1]
-    name, given = ".".join(map(str, where)) or "configuration", item["input"]
-    match item["type"]:
-        case "unexpected_keyword_argument":
-            close = difflib.get_close_matches(str(where[-1]), _names(root, where[:-1], item["loc"]), n=1)
-            hint = f" (did you mean '{close[0]}'?)" if close else "; `edge-grpo show-config` lists all settings"
-            return f"{name}: no such setting{hint}"
-        case "union_tag_invalid" | "union_tag_not_found":
-            kind = given.get("kind") if isinstance(given, Mapping) else given
-            close = difflib.get_close_matches(str(kind), METHODS, n=1)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            return f"method: '{kind}' is no method; {hint}known are {', '.join(METHODS)}"
-        case "dataclass_type":
-            return f"{name}: got {given!r}, wanted a section with settings"
-        case _:
-            message = item["msg"].removeprefix("Value error, ")
-            return f"{name}: got {given!r}; {message[0].lower() + message[1:]}"
-
-
-def _names(root: type, where: Sequence[Any], loc: Sequence[Any]) -> list[str]:
-    """The settings that exist in a section."""
-    section: Any = root
-    for part in where:
-        if part == "method" and section is Config:
-            section = METHODS.get(loc[1], EdgeGrpo)
-            continue
-        hints = typing.get_type_hints(section) if dataclasses.is_dataclass(section) else {}
-        found = hints.get(str(part))
-        if isinstance(found, types.UnionType):
-            found = next(member for member in typing.get_args(found) if dataclasses.is_dataclass(member))
-        section = found
-    return [field.name for field in dataclasses.fields(section)] if dataclasses.is_dataclass(section) else []

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from edge_grpo.records import Verdict
 
-__all__ = ["Display", "LiveDisplay", "PlainDisplay", "Silent", "summary"]
+__all__ = ["Display", "LiveDisplay", "PlainDisplay", "Silent", "decoding", "summary"]
 
 _COLUMNS = (
     ("step", "step", "{:.0f}"),
@@ -83,7 +83,7 @@ class PlainDisplay:
         figures = [f"step {row['step']:.0f}/{self._total}"]
         figures += [f"{title} {form.format(row[name])}" for title, name, form in _COLUMNS[1:] if _known(row, name)]
         if _known(row, "eval/accuracy"):
-            figures[-1] += f" ({row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%})"
+            figures[-1] += f" ({_interval(row)})"
         figures += [f"{name} {row[f'verdict/{name}']:.0%}" for name in _TROUBLE if row.get(f"verdict/{name}")]
         if row["step"] > self._pace.done:
             figures.append(f"left {_clock(self._pace.left(int(row['step']), self._total))}")
@@ -164,8 +164,19 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
-    """The table at the end of a run: first against last evaluation, first against last steps."""
+def decoding(temperature: float) -> str:
+    """How completions are drawn, in words."""
+    return f"temperature {temperature:g}" if temperature else "greedy"
+
+
+def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held_out: str = "") -> Table | Text:
+    """The table at the end of a run: first against last evaluation, first against last steps.
+
+    Args:
+        rows: the run's metrics.
+        sampled: how training completions are drawn, see :func:`decoding`.
+        held_out: how held-out problems are answered.
+    """
     evaluated = [row for row in rows if _known(row, "eval/accuracy")]
     trained = [row for row in rows if _known(row, "accuracy")]
     if not trained and not evaluated:
@@ -176,14 +187,16 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
     if evaluated:
         first, last = evaluated[0], evaluated[-1]
         best = max(row["eval/accuracy"] for row in evaluated)
-        table.add_row("held-out accuracy (95 %)", _with_interval(first), _with_interval(last))
-        table.add_row("best held-out accuracy", "", f"{best:.1%}")
+        title = ", ".join(filter(None, ("held-out accuracy", held_out)))
+        table.add_row(title, *(f"{row['eval/accuracy']:.1%}" for row in (first, last)))
+        table.add_row("  95 % interval", _interval(first), _interval(last))
+        table.add_row("  best evaluation", "", f"{best:.1%}")
     if trained:
         few = max(1, min(5, len(trained) // 2))
         early, late = trained[:few], trained[-few:]
         few_rows = [*early, *late]
         for title, name, form in (
-            ("accuracy of training samples", "accuracy", "{:.1%}"),
+            (f"training accuracy, {sampled}", "accuracy", "{:.1%}"),
             ("mean reward of samples", "reward/before", "{:.2f}"),
             ("collapsed groups, sampled", "collapse/before", "{:.0%}"),
             ("collapsed groups, trained", "collapse/after", "{:.0%}"),
@@ -193,13 +206,14 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
         ):
             if any(_known(row, name) and (row[name] or not name.startswith("verdict/")) for row in few_rows):
                 table.add_row(title, form.format(_mean(early, name)), form.format(_mean(late, name)))
-        table.caption = f"held-out: first and last evaluation; else means of the first and last {few} step(s)"
+        steps = "1 step" if few == 1 else f"{few} steps"
+        table.caption = f"held-out: first and last evaluation; else {steps} at each end"
         table.caption_justify = "left"
     return table
 
 
-def _with_interval(row: Mapping[str, float]) -> str:
-    return f"{row['eval/accuracy']:.1%} ({row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%})"
+def _interval(row: Mapping[str, float]) -> str:
+    return f"{row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%}"
 
 
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:

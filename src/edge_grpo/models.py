@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from edge_grpo.errors import ConfigError, EngineError
 from edge_grpo.policy import Policy, causal
+from edge_grpo.quiet import quiet_failures
 from edge_grpo.rng import derive_seed
 from edge_grpo.settings import settings
 
@@ -71,7 +72,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """
     folder = resolve(path)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with quiet_failures():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise EngineError(f"model.path: no tokenizer could be loaded from '{path}' ({_first_line(error)})") from error
     if len(tokenizer.get_vocab()) < 2:
@@ -119,20 +121,24 @@ def _device(model: ModelSettings) -> torch.device:
 def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     folder = resolve(model.path)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        for name, value in config.to_dict().items():
-            if "drop" in name and isinstance(value, float):  # some families call dropout as a function
-                setattr(config, name, 0.0)
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=model.attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        with quiet_failures():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            for name, value in config.to_dict().items():
+                if "drop" in name and isinstance(value, float):  # some families call dropout as a function
+                    setattr(config, name, 0.0)
+            network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=model.attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
     except Exception as error:
-        raise EngineError(f"model.path: no model could be loaded from '{model.path}' ({_first_line(error)})") from error
+        raise EngineError(
+            f"model.path: no model could be loaded from '{model.path}' ({_first_line(error).rstrip('.')}); give a "
+            f"Hugging Face folder, a hub name that can be reached, or '{BUNDLED}'"
+        ) from error
     return network
 
 

@@ -63,6 +63,7 @@ class Session:
         self.engine = DecodeEngine(self.policy, stop_ids=stop_ids, pad_id=self.pad_id, max_rows=rollout.max_rows)
         self.grader = grader(self.policy.tokenizer, rewards)
         self.held_out: list[Prompted] = []
+        self.num_items = 0  # problems or pairs to train on
         self.collect = self._stored_pairs() if config.data.pairs else self._sampled_groups()
         self.optimizer = make_optimizer(self.policy, config.train)
         self.updater = Updater(
@@ -85,6 +86,7 @@ class Session:
             raise DataError("no training problem is left; look at data.max_prompt_tokens and data.bad_rows")
         if self.method.num_variants > 1:
             problems = [replace(each, variant_ids=self._variants(each)) for each in problems]
+        self.num_items = len(problems)
         check_fit(self.policy, [item.prompt_ids for item in (*problems, *self.held_out)], rollout.max_new_tokens)
         collector = Collector(
             engine=self.engine,
@@ -113,6 +115,7 @@ class Session:
             self.held_out = self._load_problems()[1]
         else:
             self.display.say("no data.eval_path: nothing is evaluated; watch rewards/accuracies and rewards/margins")
+        self.num_items = len(encoded.pairs)
         prompts = [*(pair.prompt_ids for pair in encoded.pairs), *(item.prompt_ids for item in self.held_out)]
         check_fit(self.policy, prompts, budget)
         source, num_groups = StoredPairs(stop_id=self.stop_id), self.config.rollout.prompts_per_step

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from edge_grpo import checkpoint
-from edge_grpo.config import Config, changes, config_hash, parse_tree, to_tree, to_yaml
-from edge_grpo.display import Display, Silent
+from edge_grpo.config import Config, changes, config_hash, located, parse_tree, to_tree, to_yaml
+from edge_grpo.display import Display, Silent, decoding
 from edge_grpo.errors import CheckpointError, EdgeGrpoError
 from edge_grpo.interrupt import Interruption, StepDropped
 from edge_grpo.methods.base import Method
@@ -35,7 +35,7 @@ def train(config: Config, *, method: Method | None = None, display: Display | No
     """Train a model and leave a run folder behind.
 
     Args:
-        config: the settings, from :func:`edge_grpo.config.load_config`.
+        config: the settings, from :func:`edge_grpo.config.load_config`. Local paths are kept as absolute ones.
         method: a method of your own, in place of ``config.method``.
         display: who is told of progress; None = nobody.
     Raises:
@@ -75,7 +75,7 @@ def resume(
     started = parse_tree({**old, "method": {}} if method else old)
     config = config or started
     new = _tree(config, method)
-    refused = {name: pair for name, pair in changes(old, new).items() if name != "run.dir"}
+    refused = {name: pair for name, pair in changes(located(old), new).items() if name != "run.dir"}
     steps = refused.pop("train.steps", (0, 0))
     if refused:
         named = "; ".join(f"{name} was {was!r}, asked for {asked!r}" for name, (was, asked) in refused.items())
@@ -93,7 +93,7 @@ def _tree(config: Config, method: Method | None) -> dict[str, Any]:
     if method is not None:
         own: dict[str, Any] = TypeAdapter(type(method)).dump_python(method, mode="json")
         tree["method"] = {"class": f"{type(method).__module__}.{type(method).__qualname__}", **own}
-    return tree
+    return located(tree)
 
 
 def _run(config: Config, method: Method, folder: RunFolder, display: Display) -> Result:
@@ -112,6 +112,12 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
         step = session.restore(newest)
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, step)
+        display.say(
+            f"accuracy: training samples, {decoding(config.rollout.temperature)}; "
+            f"held-out: {decoding(config.eval.temperature)}"
+        )
+        if config.reward.function:
+            display.say("right or wrong: 'correct' of reward.function, else the built-in check of the last \\boxed{}")
         try:
             if step == 0 and session.evaluation_is_due(0) and not any(folder.rows()):
                 with stop.droppable():

@@ -26,6 +26,9 @@ def problem(*answers: str) -> Problem:
     return Problem(id="p", prompt="?", answers=answers)
 
 
+NO_ANSWER = Problem(id="p", prompt="?", answers=())
+
+
 def grade(rewards: Rewards, rows: list[tuple[str, Problem]]) -> list[Grade]:
     return rewards.grade([one for _, one in rows], [text for text, _ in rows], [True] * len(rows))
 
@@ -128,7 +131,7 @@ def own(tmp_path: Path) -> OwnReward:
             **{"function": f"{path}:reward", "timeout_s": 0.5, "function_timeout_s": 1.0, "memory_mb": 1024, **changes}
         )
         with Rewards(config) as rewards:
-            return grade(rewards, [(text, problem("a")) for text in ("a", "bad", "c")[:rows]])
+            return grade(rewards, [(text, NO_ANSWER) for text in ("a", "bad", "c")[:rows]])
 
     return run
 
@@ -158,6 +161,25 @@ def test_own_reward_numbers_mappings_and_none(own: OwnReward) -> None:
         "the function returned a number",
         "the function returned parts ['1'",
     ]
+
+
+def test_without_correct_the_built_in_check_says_right_or_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def number(completions, problems):\n    return [1.5] * 4 + [None]\n"
+        "def mapping(completions, problems):\n    return [{'x': 1, 'correct': False}] + [{'x': 1}] * 4\n"
+    )
+    texts = [r"\boxed{1/2}", r"\boxed{3}", "0.5", r"\boxed{0.5}", r"\boxed{0.5}"]
+    problems = [problem("0.5")] * 3 + [NO_ANSWER] + [problem("0.5")]
+    wanted = {
+        "number": ["correct", "wrong", "unparsed", "correct", "error"],
+        "mapping": ["wrong", "wrong", "unparsed", "correct", "correct"],
+    }
+    for name, expected in wanted.items():
+        with Rewards(RewardSettings(function=f"{path}:{name}", memory_mb=1024)) as rewards:
+            grades = grade(rewards, list(zip(texts, problems, strict=True)))
+        assert verdicts(grades) == expected
+        assert len({one.reward for one in grades if one.scorable}) == 1
 
 
 def test_mappings_need_no_declared_parts(own: OwnReward) -> None:
@@ -245,6 +267,7 @@ def test_isolating_the_rows_of_a_hanging_reward_gives_up(own: OwnReward) -> None
         ("no_such_module_here:reward", "No module named"),
         ("json:no_such_name", "no function 'no_such_name'"),
         ("json:dumps", "want \\(completions, problems\\)"),
+        ("textwrap:dedent", "it takes \\(text\\), want \\(completions, problems\\)"),
     ],
 )
 def test_a_function_that_cannot_be_loaded(function: str, message: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
 from edge_grpo.errors import DataError
+from edge_grpo.quiet import quiet_failures
 from edge_grpo.records import Pair, Problem
 
 __all__ = ["BadRowError", "described", "half_character", "is_text", "load_records", "required", "row_id"]
@@ -174,7 +175,8 @@ def _dataset(name: str, split: str, split_setting: str, *, saved: bool) -> Itera
     except ImportError:
         raise DataError(f"{name}: reading a dataset needs the package 'datasets' (pip install datasets)") from None
     try:
-        found: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, split=split)
+        with quiet_failures():
+            found: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, split=split)
     except Exception as error:  # noqa: BLE001 (the library and its file systems raise errors of many kinds)
         lines = str(error).strip().splitlines() or [type(error).__name__]
         kind = "saved dataset" if saved else f"hub dataset (split {split!r})"

@@ -13,7 +13,7 @@ from edge_grpo.functional.rejection import signed_reward
 from edge_grpo.methods.policy_gradient import PolicyGradient
 from edge_grpo.records import Grade, Group
 from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.tensors import Scored, Signal, Totals
 
 __all__ = ["Positives", "Rejecting", "Rewarded"]
 

@@ -16,7 +16,7 @@ from edge_grpo.functional.ranks import unlikeliness_reward
 from edge_grpo.methods.policy_gradient import Clipped
 from edge_grpo.records import Group, Row
 from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.tensors import Scored, Signal, Totals
 
 __all__ = ["Unlikeliness"]
 

@@ -1,0 +1,195 @@
+"""A wrong setting in one line: where, what came, what was wanted, and what to do."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from edge_grpo.methods import METHODS, EdgeGrpo
+
+__all__ = ["ELSEWHERE", "explain", "setting_names"]
+
+ELSEWHERE: Final[dict[str, str]] = {
+    # model
+    "model_name_or_path": "model.path",
+    "bf16": "model.dtype",
+    "torch_dtype": "model.dtype",
+    "attn_implementation": "model.attention",
+    "lora_r": "model.lora.rank",
+    "lora_rank": "model.lora.rank",
+    "lora_alpha": "model.lora.alpha",
+    "lora_target_modules": "model.lora.targets",
+    "target_modules": "model.lora.targets",
+    # data and reward
+    "dataset_name": "data.path",
+    "train_files": "data.path",
+    "val_files": "data.eval_path",
+    "max_prompt_length": "data.max_prompt_tokens",
+    "reward_funcs": "reward.function",
+    "custom_reward_function": "reward.function",
+    # sampling
+    "num_generations": "rollout.group_size",
+    "n": "rollout.group_size",
+    "batch_size": "rollout.prompts_per_step",
+    "train_batch_size": "rollout.prompts_per_step",
+    "max_completion_length": "rollout.max_new_tokens",
+    "max_response_length": "rollout.max_new_tokens",
+    "max_tokens": "rollout.max_new_tokens",
+    # updates
+    "lr": "train.learning_rate",
+    "lr_scheduler_type": "train.schedule",
+    "warmup_ratio": "train.warmup_steps",
+    "lr_warmup_steps": "train.warmup_steps",
+    "max_steps": "train.steps",
+    "num_train_epochs": "train.steps",
+    "total_epochs": "train.steps",
+    "total_training_steps": "train.steps",
+    "num_iterations": "train.passes",
+    "ppo_epochs": "train.passes",
+    "steps_per_generation": "train.mini_batches",
+    "ppo_mini_batch_size": "train.mini_batches",
+    "per_device_train_batch_size": "train.micro_batch_rows",
+    "gradient_accumulation_steps": "train.micro_batch_rows",
+    "ppo_micro_batch_size_per_gpu": "train.micro_batch_rows",
+    "grad_clip": "train.max_grad_norm",
+    "adam_beta1": "train.beta1",
+    "adam_beta2": "train.beta2",
+    "seed": "train.seed",
+    "save_steps": "train.checkpoint_every",
+    "save_freq": "train.checkpoint_every",
+    "save_total_limit": "train.keep_checkpoints",
+    # method
+    "loss_type": "method",
+    "adv_estimator": "method",
+    "epsilon": "method.clip_low",
+    "clip_ratio": "method.clip_low",
+    "clip_ratio_low": "method.clip_low",
+    "epsilon_high": "method.clip_high",
+    "clip_ratio_high": "method.clip_high",
+    "kl_loss_coef": "method.beta",
+    "use_bias_correction_kl": "method.kl_bias_correction",
+    "scale_rewards": "method.scale",
+    "norm_adv_by_std_in_grpo": "method.scale",
+    "importance_sampling_level": "method.ratio_level",
+    "multi_objective_aggregation": "method.objectives",
+    "off_policy_mask_threshold": "method.off_policy_threshold",
+    "top_entropy_quantile": "method.entropy_quantile",
+    "vllm_importance_sampling_mode": "method.sampler_correction",
+    "mask_truncated_completions": "method.mask_unfinished",
+    # evaluation and files
+    "eval_steps": "eval.every",
+    "test_freq": "eval.every",
+    "output_dir": "run.dir",
+    "default_local_dir": "run.dir",
+    "report_to": "run.tensorboard",
+}
+"""What settings of TRL and verl are called here; docs/guide.md shows the table."""
+
+_WANTED: Final[dict[str, str]] = {
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "more than {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "less than {lt:g}",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text (in quotes, if it looks like something else)",
+    "tuple_type": "a list, such as '[a, b]'",
+    "dict_type": "a mapping, such as '{{2: 0.5, 3: 0.5}}'",
+    "literal_error": "{expected}",
+    "dataclass_type": "a section with settings",
+    "model_attributes_type": "the name of a method, or a section with its settings",
+}
+
+_ADVICE: Final[dict[str, str]] = {
+    "rollout.group_size": "a group-relative advantage needs at least 2 completions of a problem to compare",
+    "rollout.temperature": "greedy completions of a group are all the same; eval.temperature may be 0",
+    "train.learning_rate": "to train nothing, set train.steps=0",
+    "reward.memory_mb": "the grader's own packages need most of that",
+}
+
+
+def explain(item: Mapping[str, Any], root: type, method: type | None = None) -> str:
+    """One line on one of pydantic's errors.
+
+    Args:
+        item: the error, from ``ValidationError.errors()``.
+        root: the settings class that was checked.
+        method: the class of its method section.
+    """
+    where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
+    if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
+        del where[1]
+    name, given, kind = ".".join(map(str, where)) or "configuration", item["input"], item["type"]
+    if kind == "unexpected_keyword_argument":
+        while isinstance(given, Mapping) and len(given) == 1:  # typed as one name, a.b.c=1
+            ((key, given),) = given.items()
+            name += f".{key}"
+        meant = _meant(name, list(setting_names(root, method)))
+        return f"{name}: no such setting" + (
+            f" (did you mean {meant}?)" if meant else "; `edge-grpo show-config` lists all settings"
+        )
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        word = given.get("kind") if isinstance(given, Mapping) else given
+        close = difflib.get_close_matches(str(word), METHODS, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return f"method: '{word}' is no method; {hint}known are {', '.join(METHODS)}"
+    if kind in _WANTED:
+        wanted = _WANTED[kind].format(**item.get("ctx", {}))
+        default = _default(root, method, where)
+        usual = "" if default is None else f" (the default is {default!r})"
+        advice = f"; {_ADVICE[name]}" if name in _ADVICE and "than" in kind else ""
+        return f"{name}: got {given!r}, wanted {wanted}{usual}{advice}"
+    message = item["msg"].removeprefix("Value error, ")
+    came = "" if isinstance(given, Mapping) else f"got {given!r}; "  # a section's own message says what is wrong in it
+    return f"{name}: {came}{message[0].lower() + message[1:]}"
+
+
+def setting_names(root: type, method: type | None = None, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all sections and settings.
+
+    Args:
+        root: a settings class.
+        method: the class whose settings its ``method`` section has; None = EDGE-GRPO's.
+        prefix: put in front of every name.
+    """
+    for name, section in typing.get_type_hints(root).items():
+        yield prefix + name
+        below = (method or EdgeGrpo) if prefix + name == "method" else section
+        if isinstance(below, types.UnionType):
+            below = next((member for member in typing.get_args(below) if dataclasses.is_dataclass(member)), None)
+        if dataclasses.is_dataclass(below) and isinstance(below, type):
+            yield from setting_names(below, method, f"{prefix}{name}.")
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """What a name that does not exist may stand for: another package's, one of another section, or a slip."""
+    section, _, leaf = name.rpartition(".")
+    translated = ELSEWHERE.get(leaf)
+    if translated in known:
+        return f"'{translated}'"
+    same = sorted((one for one in known if one.rpartition(".")[2] == leaf), key=lambda one: one.count("."))
+    if same:
+        return " or ".join(f"'{one}'" for one in same[:3])
+    beside = [one for one in known if one.rpartition(".")[0] == section]
+    for candidates, cutoff in ((beside, 0.6), (known, 0.75)):
+        by_leaf = {one.rpartition(".")[2]: one for one in reversed(candidates)}
+        close = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=cutoff)
+        if close:
+            return f"'{by_leaf[close[0]]}'"
+    return ""
+
+
+def _default(root: type, method: type | None, where: Sequence[Any]) -> Any:
+    """The default of a single value, None where there is none to show."""
+    value: Any = root()
+    for part in where:
+        value = (method or EdgeGrpo)() if part == "method" else getattr(value, str(part), None)
+    return value if isinstance(value, bool | int | float | str) and value != "" else None

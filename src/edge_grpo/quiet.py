@@ -1,0 +1,41 @@
+"""What other libraries log, held back until it is known whether the user needs it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["quiet_failures"]
+
+_LIBRARIES = ("datasets", "huggingface_hub", "transformers")
+
+
+class _Held(logging.Handler):
+    """Keeps records instead of showing them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.records.append(record)
+
+
+@contextmanager
+def quiet_failures() -> Iterator[None]:
+    """Hold back what the Hugging Face libraries log inside: shown if the block ends well, dropped if it raises.
+
+    Their warnings and retries before an error say less than the one line in which the error then ends.
+    """
+    held = _Held()
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [held], False
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+    for record in held.records:
+        logging.getLogger(record.name).handle(record)

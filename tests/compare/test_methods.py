@@ -1,0 +1,28 @@
+"""The comparison of all methods: one arm a method, equal for all."""
+
+import pytest
+from support import save_tiny
+
+from edge_grpo.compare.methods import ARMS, TOKENS, compare_methods
+from edge_grpo.compare.runs import RATES, job
+from edge_grpo.config import load_config
+from edge_grpo.display import Silent
+from edge_grpo.methods import METHODS
+
+
+def test_every_method_is_an_arm_with_its_own_defaults():
+    assert [arm.name for arm in ARMS] == list(METHODS)
+    for arm in ARMS:
+        config = load_config(None, list(job(arm, RATES[0], 0, "f", [f"train.max_tokens={TOKENS}"]).overrides))
+        assert config.method == METHODS[arm.name]()
+        assert config.train.max_tokens == TOKENS
+
+
+@pytest.mark.slow
+def test_a_tiny_comparison_from_end_to_end(tmp_path):
+    model = save_tiny(tmp_path / "model")
+    tiny = [f"model.path={model}", "train.max_tokens=40", "rollout.max_new_tokens=6", "rollout.prompts_per_step=2"]
+    out = tmp_path / "page.md"
+    measured = compare_methods(tiny, out=str(out), folder=str(tmp_path / "runs"), seeds=1, jobs=2, display=Silent())
+    assert {run.arm for run in measured} == set(METHODS)
+    assert all(f"| `{kind}` |" in out.read_text() for kind in METHODS)

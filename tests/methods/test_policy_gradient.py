@@ -1,0 +1,133 @@
+import dataclasses
+
+import pytest
+import torch
+from methods.steps import current, make_step, pieces, run_update, totals_of
+
+from edge_grpo.functional.filters import high_entropy
+from edge_grpo.functional.means import mean_over_tokens
+from edge_grpo.methods import Grpo, TopUp
+from edge_grpo.metrics import means
+
+EVERY = [torch.arange(12)]
+
+
+def test_every_token_gets_its_rows_advantage() -> None:
+    batch = make_step()
+    signal = Grpo().signal(batch)
+    for i in range(len(batch.group)):
+        expected = signal.row_advantages[i] if signal.keep[i] else 0.0
+        assert (signal.advantages[i, batch.mask[i]] == expected).all()
+        assert (signal.advantages[i, ~batch.mask[i]] == 0).all()
+
+
+def test_the_entropy_quantile_is_taken_over_the_whole_step() -> None:
+    batch = make_step()
+    signal = Grpo(entropy_quantile=0.3).signal(batch)
+    chosen = high_entropy(batch.entropy, batch.mask & signal.keep[:, None], top=0.3)
+    full = Grpo().signal(batch).advantages
+    assert torch.equal(signal.advantages, torch.where(chosen, full, 0.0))
+    assert torch.equal(signal.mask, batch.mask)
+
+
+def test_unfinished_rows_lose_their_mask_but_stay_in_the_counts() -> None:
+    batch = make_step()
+    signal = Grpo(mask_unfinished=True).signal(batch)
+    assert not signal.mask[~batch.finished].any()
+    assert torch.equal(signal.keep, Grpo().signal(batch).keep)
+    assert torch.equal(signal.row_advantages, Grpo().signal(batch).row_advantages)
+
+
+def test_metrics_before_and_after_are_equal_without_shaping() -> None:
+    metrics = means(Grpo().signal(make_step()).metrics)
+    assert metrics["advantage/variance"] == metrics["advantage/variance_before"] > 0
+    assert metrics["advantage/max_abs"] > 0
+    assert metrics["rows/trained"] == pytest.approx(11 / 12)
+
+
+def test_the_entropy_bonus_goes_to_the_tokens_above_the_quantile() -> None:
+    batch = make_step()
+    logprobs, entropy = (column.requires_grad_() for column in current(batch))
+    method = Grpo(entropy_coef=0.25, entropy_quantile=0.3)
+    signal = method.signal(batch)
+    x = pieces(batch, signal, EVERY[0], logprobs, entropy)
+    method.loss(x, totals_of(method, batch, signal, EVERY)).backward()
+    assert entropy.grad is not None
+    assert torch.equal(entropy.grad[EVERY[0], : x.acting.shape[1]] != 0, x.acting)
+    assert 0 < x.acting.sum() < x.mask.sum()
+
+
+def test_kl_and_entropy_are_added_with_their_weights() -> None:
+    batch = make_step()
+    logprobs, entropy = current(batch)
+    plain, both = Grpo(), Grpo(beta=0.5, entropy_coef=0.25)
+    signal = plain.signal(batch)
+    x = pieces(batch, signal, EVERY[0], logprobs, entropy)
+    totals = totals_of(both, batch, signal, EVERY)
+    kl = both.average(both.kl(x, both.log_ratio(x)), x.mask, totals)
+    bonus = mean_over_tokens(x.entropy, x.mask, tokens=totals.tokens)
+    wanted = plain.loss(x, totals) + 0.5 * kl - 0.25 * bonus
+    assert torch.allclose(both.loss(x, totals), wanted)
+    assert both.uses_reference
+    assert both.entropy_gradient
+    assert not plain.uses_reference
+    assert not plain.entropy_gradient
+
+
+def test_the_off_policy_mask_removes_gradients() -> None:
+    batch = make_step()
+    far = dataclasses.replace(batch, sampling_logprobs=batch.old_logprobs + 5)
+    signal = Grpo().signal(far)
+    logprobs, entropy = current(far)
+    _, gradient, _ = run_update(Grpo(off_policy_threshold=1.0), far, signal, logprobs, entropy, EVERY)
+    assert (gradient[signal.row_advantages < 0] == 0).all()
+    assert (gradient[signal.row_advantages > 0] != 0).any()
+
+
+@pytest.mark.parametrize("mode", ["token_truncate", "sequence_truncate"])
+def test_truncated_sampler_corrections_scale_by_at_most_the_cap(mode: str) -> None:
+    batch = make_step()
+    moved = dataclasses.replace(batch, sampling_logprobs=batch.old_logprobs - 9)
+    signal = Grpo().signal(moved)
+    logprobs, entropy = current(moved)
+    plain = run_update(Grpo(), moved, signal, logprobs, entropy, EVERY)
+    scaled = run_update(Grpo(sampler_correction=mode, sampler_clip_max=2.0), moved, signal, logprobs, entropy, EVERY)
+    assert torch.allclose(scaled[1], 2 * plain[1])
+
+
+@pytest.mark.parametrize("mode", ["token_mask", "sequence_mask"])
+def test_masking_sampler_corrections_drop_what_exceeds_the_cap(mode: str) -> None:
+    batch = make_step()
+    moved = dataclasses.replace(batch, sampling_logprobs=batch.old_logprobs - 9)
+    logprobs, entropy = current(moved)
+    method = Grpo(sampler_correction=mode, sampler_clip_max=2.0)
+    loss, gradient, _ = run_update(method, moved, method.signal(moved), logprobs, entropy, EVERY)
+    assert loss == 0
+    assert (gradient == 0).all()
+
+
+def test_clip_shares_are_observed() -> None:
+    batch = make_step()
+    method = Grpo(clip_low=0.0, clip_high=0.0)
+    signal = method.signal(batch)
+    x = pieces(batch, signal, EVERY[0], *current(batch))
+    observed = means(method.observe(x))
+    assert observed["clip/low"] > 0
+    assert observed["clip/high"] > 0
+    wide = means(Grpo(clip_low=1.0, clip_high=9.0).observe(x))
+    assert wide["clip/low"] == wide["clip/high"] == 0
+
+
+def test_dynamic_sampling_needs_rounds() -> None:
+    assert Grpo().dynamic_sampling is None
+    assert Grpo(top_up=TopUp(max_rounds=2)).dynamic_sampling == TopUp(max_rounds=2)
+
+
+def test_the_kl_of_a_token_counts_no_more_than_its_bound() -> None:
+    batch = make_step()
+    x = pieces(batch, Grpo().signal(batch), EVERY[0], *current(batch))
+    plain = Grpo(beta=1.0, kl_bias_correction=False)
+    ratio = plain.log_ratio(x)
+    assert plain.kl(x, ratio).max() > 0.01
+    bounded = Grpo(beta=1.0, kl_bias_correction=False, kl_max=0.01)
+    assert torch.equal(bounded.kl(x, ratio), plain.kl(x, ratio).clamp(max=0.01))
