@@ -1,4 +1,4 @@
-"""The command line: ``edge-grpo train | eval | make-base | compare | compare-methods | show-config | methods``."""
+"""The command line: ``edge-grpo train | eval | lld | make-base | compare[-methods] | show-config | methods``."""
 
 import json
 import os
@@ -193,6 +193,24 @@ def evaluate(
             console.print(f"{name.removeprefix('eval/')} {value:.1%}", highlight=False)
     if save:
         _save_answers(save, result, policy.tokenizer)
+
+
+@app.command()
+def lld(
+    settings: Settings = None,
+    problems: Annotated[int, typer.Option(min=1, help="How many questions to sample.")] = 100,
+) -> None:
+    """Measure lazy likelihood displacement: one update a question, from the same weights, by GRPO and by NTHR.
+
+    Set train.learning_rate low (1e-5): the question is what the first small step does.
+    """
+    from edge_grpo.config import load_config  # noqa: PLC0415
+    from edge_grpo.displacement import measure, report  # noqa: PLC0415
+    from edge_grpo.display import PlainDisplay  # noqa: PLC0415
+
+    config = load_config(*_split(settings))
+    for line in report(measure(config, num_problems=problems, display=PlainDisplay())):
+        print(line)
 
 
 def _save_answers(path: str, result: Any, tokenizer: Any) -> None:
