@@ -5,6 +5,8 @@
 
 PYTHON ?=
 TORCH_INDEX ?=
+# Processes that the fast tests run in
+WORKERS ?= 2
 # Arguments for the command behind demo, compare, compare-methods and bench: make demo ARGS="train.steps=10"
 ARGS ?=
 
@@ -55,8 +57,8 @@ check: setup ## Linting, formatting, types, layers and spelling
 	$(BIN)/codespell
 
 pytest: export HF_HUB_OFFLINE = 1
-pytest: setup ## The fast tests, doctests among them
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' --durations=10
+pytest: setup ## The fast tests, doctests among them, two processes of one thread side by side
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not gpu and not vllm' --durations=10
 
 test-slow: export HF_HUB_OFFLINE = 1
 test-slow: setup ## The tests that take minutes

@@ -1,6 +1,7 @@
 """Small training runs that several test files make, cut off, resume and read."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import pytest
 from edge_grpo.display import Silent
 from edge_grpo.train import resume, train
 
+ROOT = Path(__file__).parents[1]
 ADAPTER = "final/adapter/adapter_model.safetensors"
 SMALL = [
     "train.steps=6",
@@ -58,3 +60,9 @@ def resumed(one, two):
     with pytest.raises(Crash):
         train(two, display=CrashAfter(2))
     return straight, resume(two.run.dir).folder
+
+
+def documented(heading):
+    """The names in the first columns of a section's tables in the guide."""
+    section = (ROOT / "docs/guide.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return {name for cell in re.findall(r"^\| (`[^|]*) \|", section, re.M) for name in re.findall(r"`([^`]+)`", cell)}

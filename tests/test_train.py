@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import runpy
 import signal
 from fnmatch import fnmatch
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import Field
-from runs import SMALL, Crash, CrashAfter, resumed, rollouts, rows, weights
+from runs import ROOT, SMALL, Crash, CrashAfter, documented, resumed, rollouts, rows, weights
 from support import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,8 +23,6 @@ from edge_grpo.methods import Method
 from edge_grpo.settings import settings
 from edge_grpo.tensors import Signal
 from edge_grpo.train import resume, train
-
-ROOT = Path(__file__).parents[1]
 
 
 class SignalAt(Silent):
@@ -97,7 +94,7 @@ def test_rollouts_hold_every_completion(straight):
     assert {line["strategy"] for step in steps for line in step} == {"none", "reflect", "answer", "reference"}
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.slow) for step in (1, 3, 4)] + [2, 5])
 def test_resume_is_bit_exact_at_any_step(straight, config, step):
     wanted = config()
     with pytest.raises(Crash):
@@ -273,12 +270,6 @@ def test_the_example_of_ones_own_method_goes_on_when_called_again(model, tmp_pat
         assert f"trained {steps} steps" in capsys.readouterr().out
     assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
     capsys.readouterr()
-
-
-def documented(heading):
-    """The names in the first columns of a section's tables in the guide."""
-    section = (ROOT / "docs/guide.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    return {name for cell in re.findall(r"^\| (`[^|]*) \|", section, re.M) for name in re.findall(r"`([^`]+)`", cell)}
 
 
 def test_the_guide_names_every_metric_and_column(straight, model, tmp_path):

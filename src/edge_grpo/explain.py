@@ -36,7 +36,6 @@ ELSEWHERE: Final[dict[str, str]] = {
     "train_batch_size": "rollout.prompts_per_step",
     "max_completion_length": "rollout.max_new_tokens",
     "max_response_length": "rollout.max_new_tokens",
-    "max_tokens": "rollout.max_new_tokens",
     # updates
     "lr": "train.learning_rate",
     "lr_scheduler_type": "train.schedule",
@@ -160,7 +159,9 @@ def setting_names(root: type, method: type | None = None, prefix: str = "") -> I
         method: the class whose settings its ``method`` section has; None = EDGE-GRPO's.
         prefix: put in front of every name.
     """
-    for name, section in typing.get_type_hints(root).items():
+    hints = typing.get_type_hints(root)
+    for name in (field.name for field in dataclasses.fields(root)):
+        section = hints[name]
         yield prefix + name
         below = (method or EdgeGrpo) if prefix + name == "method" else section
         if isinstance(below, types.UnionType):

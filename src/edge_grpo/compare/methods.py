@@ -13,7 +13,7 @@ __all__ = ["ARMS", "TOKENS", "compare_methods"]
 
 ARMS = tuple(Arm(kind, kind, (f"method={kind}",)) for kind in METHODS)
 
-TOKENS = 50_000
+TOKENS = 60_000
 """Sampled tokens of a run: answers, corrections, second layers and prompts drawn again all count."""
 
 _ENDLESS = 100_000  # steps: the tokens end a run and bring its rate down
