@@ -1,4 +1,4 @@
-"""The command line: ``edge-grpo train | eval | lld | make-base | compare[-methods] | show-config | methods``."""
+"""The command line; ``edge-grpo --help`` lists the commands."""
 
 import json
 import os
@@ -210,6 +210,27 @@ def lld(
 
     config = load_config(*_split(settings))
     for line in report(measure(config, num_problems=problems, display=PlainDisplay())):
+        print(line)
+
+
+@app.command()
+def uplift(
+    settings: Settings = None,
+    before: Annotated[str, typer.Option(metavar="DIR", help="The starting model; model.path if not given.")] = "",
+    after: Annotated[str, typer.Option(metavar="DIR", help="The trained model.")] = "",
+    problems: Annotated[int, typer.Option(min=1, help="Held-out problems.")] = 50,
+) -> None:
+    """Compare two models on the first one's answers: which right answers rose, by how likely they were; and pass@N.
+
+    Set rollout.group_size to the number of answers (32).
+    """
+    from edge_grpo.config import load_config  # noqa: PLC0415
+    from edge_grpo.uplift import measure, report  # noqa: PLC0415
+
+    if not after:
+        raise ConfigError("--after: wanted the folder of the trained model")
+    config = load_config(*_split(settings))
+    for line in report(measure(config, before=before or config.model.path, after=after, num_problems=problems)):
         print(line)
 
 

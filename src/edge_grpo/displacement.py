@@ -9,32 +9,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edge_grpo.batching import collate
-from edge_grpo.collect import Collector, Prompted, stream
 from edge_grpo.config import Config
-from edge_grpo.data.problems import load_train_eval
-from edge_grpo.data.templates import encode_problems
 from edge_grpo.display import Display
 from edge_grpo.errors import DataError
-from edge_grpo.evaluate import grader
 from edge_grpo.functional import token_weights
-from edge_grpo.methods import Nthr, TopUp
-from edge_grpo.models import load_policy, stop_token_ids
+from edge_grpo.methods import Nthr
+from edge_grpo.models import load_policy
 from edge_grpo.policy import Policy
-from edge_grpo.rewards.compose import Rewards
-from edge_grpo.rollout.decode import DecodeEngine
-from edge_grpo.rollout.engine import Sampling
+from edge_grpo.probe import sample
 from edge_grpo.tensors import Batch
 from edge_grpo.update import TrainSettings, Updater, make_optimizer
 from edge_grpo.world import World
 
 __all__ = ["ARMS", "Displacement", "measure", "report"]
 
-_ONCE = TopUp(max_rounds=0)
 ARMS = {
-    "GRPO": Nthr(eta=1.0, beta=0.0, top_up=_ONCE),
-    "NTHR": Nthr(eta=0.0, beta=0.0, top_up=_ONCE),
-    "right answers alone": Nthr(threshold="all", eta=0.0, beta=0.0, top_up=_ONCE),
+    "GRPO": Nthr(eta=1.0, beta=0.0),
+    "NTHR": Nthr(eta=0.0, beta=0.0),
+    "right answers alone": Nthr(threshold="all", eta=0.0, beta=0.0),
 }
 """One update each: every wrong token punished, those like right ones spared, none punished."""
 
@@ -66,29 +58,11 @@ def measure(config: Config, *, num_problems: int, display: Display) -> list[Disp
         DataError: no question has both right and wrong answers.
     """
     policy = load_policy(config.model)
-    problems = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[0].problems
-    encoded = encode_problems(policy.tokenizer, problems, config.data)
-    prompts = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
-    stop_ids, rollout = stop_token_ids(policy, config.rollout.stop), config.rollout
-    with Rewards(config.reward) as rewards:
-        collector = Collector(
-            engine=DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=rollout.max_rows),
-            grader=grader(policy.tokenizer, rewards),
-            method=ARMS["GRPO"],
-            tokenizer=policy.tokenizer,
-            sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
-            group_size=rollout.group_size,
-            stop_id=stop_ids[0],
-            seed=config.train.seed,
-        )
-        items = stream(prompts, seed=config.train.seed, start=0)
-        groups = collector.collect(items, step=0, num_groups=num_problems).groups
-        parts = rewards.part_names, rewards.part_weights
+    sampled = sample(config, policy, num_problems=num_problems)
     found = []
-    mixed = [g for g in groups if len({row.grade.correct for row in g.rows if row.grade.scorable}) == 2]
+    mixed = [g for g in sampled.groups if len({row.grade.correct for row in g.rows if row.grade.scorable}) == 2]
     for number, group in enumerate(mixed, 1):
-        batch = collate([group], parts=parts[0], weights=parts[1], pad_id=stop_ids[0])
-        found.append(_one(policy, batch, group.problem.id, config))
+        found.append(_one(policy, sampled.batch([group]), group.problem.id, config))
         if number % 10 == 0:
             display.say(f"{number}/{len(mixed)} questions")
     if not found:
