@@ -15,7 +15,6 @@ from edge_grpo.methods.base import Repair
 from edge_grpo.metrics import means
 from edge_grpo.records import Grade, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
 from edge_grpo.rollout.engine import Sampling, inject
-from edge_grpo.tensors import Tally
 
 TOKENIZER = tiny_tokenizer()
 STOP = TOKENIZER.eos_token_id
@@ -290,10 +289,12 @@ def test_a_question_is_useful_by_all_its_rows():
     made = make(method, ["\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)  # each wording uniform, not the two
     collected = made.collect(items, step=0, num_groups=1)
     assert collected.num_prompts == 1
-    assert collected.tally == Tally(1, 1, 1)
+    assert means(collected.metrics)["dynamic/useful"] == 1
 
 
-def test_the_tally_tells_how_the_groups_came_together():
-    script = ["\\boxed{2}"] * 4 + ["no"] * 4 + ["\\boxed{2}", "no", "no", "no"]
-    collected = make(Grpo(top_up=TopUp(max_rounds=1)), script).collect(prompts(), step=0, num_groups=2)
-    assert collected.tally == Tally(wanted=2, asked=4, useful=1)
+def test_revisions_make_a_question_useful_each_answer_by_itself():
+    method = mgrpo(top_up=TopUp(max_rounds=1, fill=False))
+    nothing = make(method, ["no", "no", "\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)
+    assert means(nothing.collect(prompts(), step=0, num_groups=1).metrics)["dynamic/prompts"] == 2
+    mixed = make(method, ["no", "no", "\\boxed{2}", "no", "no", "no"], group_size=2)
+    assert means(mixed.collect(prompts(), step=0, num_groups=1).metrics)["dynamic/prompts"] == 1

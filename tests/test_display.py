@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from edge_grpo.display import LiveDisplay, PlainDisplay, Silent, decoding, summary
@@ -103,6 +104,43 @@ def test_tables_fit_80_columns_and_say_how_answers_were_drawn():
     assert re.search(r"training accuracy, temperature 0\.6 │", text)
     assert "held-out: first and last evaluation; else 2 steps at each end" in text
     assert "…" not in live + text
+
+
+PAIRS = {"tokens": 0, "time/tokens_per_s": 0.0, "rewards/accuracies": 0.75, "rewards/margins": 0.5, "logps/chosen": -7}
+
+
+def test_a_run_on_stored_pairs_shows_how_they_are_told_apart():
+    steps = [{"step": step, **PAIRS} for step in (1, 2)]
+    plain, live = show(PlainDisplay, steps), show(LiveDisplay, steps, force_terminal=True, color_system=None)
+    assert re.search(r"^step 2/10  pairs 75\.0%  left \d", plain, re.M)
+    assert re.search(r"step +pairs *\n +1 +75\.0% *\n +2 +75\.0%", live)
+    out = io.StringIO()
+    Console(file=out, width=80).print(summary(steps))
+    for title, figure in (("pairs, chosen above rejected", "75.0%"), ("reward margin", "0.500"), ("chosen", "-7.0")):
+        assert re.search(rf"{title}[^\n]*{re.escape(figure)}[^\n]*{re.escape(figure)}", out.getvalue())
+    assert "held-out" not in out.getvalue()
+    assert "nothing was trained" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("bound", "wanted"),
+    [
+        ({}, ["1:10", "1:00"]),
+        ({"max_tokens": 500, "tokens": 200}, ["0:20", "0:10"]),  # 100 of the 300 tokens left in each step
+        ({"max_tokens": 10**6, "tokens": 200}, ["1:10", "1:00"]),  # steps end it
+    ],
+)
+def test_the_time_left_follows_what_ends_the_run(monkeypatch, bound, wanted):
+    now = 0.0
+    monkeypatch.setattr("edge_grpo.display.time.monotonic", lambda: now)
+    out = io.StringIO()
+    display = PlainDisplay(Console(file=out, width=160))
+    display.start(10, 2, **bound)
+    display.row({"step": 2, **EVALUATED})
+    for step in (3, 4):
+        now += 10
+        display.row(ROW | {"step": step, "tokens": 100})
+    assert re.findall(r"left ([\d:]+)", out.getvalue()) == wanted
 
 
 def test_a_run_without_rows_has_a_summary():

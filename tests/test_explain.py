@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from edge_grpo.config import Config, load_config, to_tree
 from edge_grpo.errors import ConfigError
-from edge_grpo.explain import ELSEWHERE, setting_names
-from edge_grpo.methods import METHODS, Vespo
+from edge_grpo.explain import ELSEWHERE, explain_all, setting_names
+from edge_grpo.methods import METHODS, Nthr, Vespo
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 
@@ -102,6 +103,32 @@ def test_only_settings_of_the_chosen_method_are_named():
 )
 def test_a_wrong_value_says_what_was_wanted(word, message):
     assert message in told(word)
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        (
+            {"eta": "half"},
+            ["method.eta: got 'half', wanted 'balance', 'p' or '1-p' or a number (the default is 'balance')"],
+        ),
+        (
+            {"threshold": float("nan"), "eta": -1},
+            [
+                "method.threshold: got nan, wanted a finite number or 'all' (the default is 1.0)",
+                "method.eta: got -1, wanted 'balance', 'p' or '1-p' or at least 0 (the default is 'balance')",
+            ],
+        ),
+        (
+            {"float": 1, "eta": 1},
+            ["method.float: no such setting; `edge-grpo show-config` lists all settings"],
+        ),
+    ],
+)
+def test_a_setting_of_several_types_takes_one_line(given, lines):
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Config).validate_python({"method": {"kind": "nthr", **given}})
+    assert explain_all(caught.value.errors(), Config, Nthr).splitlines() == lines
 
 
 def test_the_default_is_that_of_the_chosen_method():

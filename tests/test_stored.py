@@ -6,7 +6,6 @@ from edge_grpo.data.pairs import EncodedPair
 from edge_grpo.errors import DataError
 from edge_grpo.records import Pair
 from edge_grpo.stored import StoredPairs
-from edge_grpo.tensors import Tally
 
 
 def pair(number):
@@ -16,7 +15,6 @@ def pair(number):
 def test_every_pair_is_a_group_of_right_and_wrong():
     made = StoredPairs(stop_id=9).collect(iter([pair(5), pair(6), pair(7)]), num_groups=2)
     assert made.num_prompts == 2
-    assert made.tally == Tally(2, 2, 2)
     assert [group.rows[0].rollout.completion_ids for group in made.groups] == [(3, 5, 9), (3, 6, 9)]
     assert [[row.grade.correct for row in group.rows] for group in made.groups] == [[True, False]] * 2
     assert made.metrics["tokens"] == (0.0, 1.0)

@@ -25,18 +25,26 @@ from edge_grpo.tensors import Signal
 from edge_grpo.train import resume, train
 
 
-class SignalAt(Silent):
+class Said(Silent):
+    """Remembers what was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+class SignalAt(Said):
     """Sends this process a signal when a step's row is written."""
 
     def __init__(self, step, number=signal.SIGTERM):
-        self.step, self.number, self.said = step, number, []
+        super().__init__()
+        self.step, self.number = step, number
 
     def row(self, row):
         if row["step"] == self.step:
             os.kill(os.getpid(), self.number)
-
-    def say(self, message):
-        self.said.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +187,37 @@ def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config):
     assert "eval/accuracy" in steps[-1]
     assert weights(again) == weights(straight)
     assert rows(again) == rows(straight)
-    assert resume(again).steps == len(steps)  # finished: nothing is trained again
+    display = Said()
+    assert resume(again, display=display).steps == len(steps)  # finished: nothing is trained again
+    assert display.said == [f"{again} is finished ({len(steps)} steps); raise train.max_tokens to train on"]
+
+
+def test_a_bound_on_tokens_may_be_raised_on_resume(config):
+    def bound(tokens, *more):
+        return config("eval.every=0", "train.steps=4", f"train.max_tokens={tokens}", *more)
+
+    folder = train(bound(1)).folder
+    for tokens, steps in ((2, 1), (0, 4)):  # 0: no bound, so that the steps end it
+        assert resume(folder, bound(tokens)).steps == steps
+    assert load_config(str(folder / "config.yaml")).train.max_tokens == 0
+    with pytest.raises(CheckpointError, match=r"train\.max_tokens was 0, asked for 9; it may only be raised"):
+        resume(folder, bound(9))
+    with pytest.raises(CheckpointError, match=r"Only train\.steps and train\.max_tokens may change"):
+        resume(folder, bound(0, "train.seed=1"))
+
+
+def test_stored_pairs_have_no_tokens_to_bound_and_no_samples_to_speak_of(config, model, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{i}?", "chosen": "a", "rejected": "b"}) + "\n" for i in range(4)))
+    words = [f"model.path={model}", *SMALL[:-1], "method=rpo", f"data.pairs={file}", f"run.dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match=r"^train\.max_tokens: with data\.pairs nothing is sampled"):
+        train(load_config(None, [*words, "train.max_tokens=9"]))
+    assert not (tmp_path / "run").exists()
+    display = Said()
+    train(load_config(None, [*words, "train.steps=1"]), display=display)
+    assert display.said[-1] == "pairs: chosen above rejected"
+    train(config("train.steps=0", name="sampled"), display=display)
+    assert display.said[-1] == "accuracy: training samples, temperature 1; held-out: greedy"
 
 
 def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config):

@@ -10,7 +10,6 @@ from edge_grpo.metrics import means
 from edge_grpo.records import Grade, Group, Row, Segment, Strategy, Verdict
 from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Request, Sampling, inject
-from edge_grpo.tensors import Tally
 from edge_grpo.update import TrainSettings, Updater, describe_scores, is_over, learning_rate, make_optimizer
 from edge_grpo.world import World
 
@@ -193,12 +192,6 @@ def test_token_scores_are_asked_for_group_by_group():
     within = torch.tensor([0, 1, 2, 3] * 3)[:, None]
     wanted = torch.where(scored.mask, scored.old_logprobs + 400.0 + within, 0.0)
     assert torch.allclose(scored.token_scores, wanted, atol=1e-3)
-
-
-def test_the_tally_is_passed_on():
-    updater = make(tiny_policy())
-    assert updater.score(batch(), Tally(3, 5, 2)).tally == Tally(3, 5, 2)
-    assert updater.score(batch()).tally == Tally()
 
 
 def test_a_bound_on_tokens_brings_the_rate_down_and_ends_the_run():

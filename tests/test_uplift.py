@@ -33,8 +33,8 @@ def test_the_report_by_hand():
     assert "pass@1: 50.0% -> 75.0%" in told
     assert "pass@4: 100.0% -> 100.0%" in told
     assert told[-4:] == [
-        "answers 1-1 by likelihood before: right ones rose 100.0%, wrong ones fell none there",
-        "answers 2-2 by likelihood before: right ones rose none there, wrong ones fell 100.0%",
-        "answers 3-3 by likelihood before: right ones rose 0.0%, wrong ones fell none there",
-        "answers 4-4 by likelihood before: right ones rose none there, wrong ones fell 0.0%",
+        "answers 1-1 by likelihood before: right ones rose 100.0% of 1, wrong ones fell - of 0",
+        "answers 2-2 by likelihood before: right ones rose - of 0, wrong ones fell 100.0% of 1",
+        "answers 3-3 by likelihood before: right ones rose 0.0% of 1, wrong ones fell - of 0",
+        "answers 4-4 by likelihood before: right ones rose - of 0, wrong ones fell 0.0% of 1",
     ]

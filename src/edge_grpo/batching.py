@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_grpo.records import Group, Rollout, Row, Segment, Strategy
-from edge_grpo.tensors import Batch, LossInputs, Scored, Signal, Tally
+from edge_grpo.tensors import Batch, LossInputs, Scored, Signal
 
 __all__ = ["collate", "group_micro_batches", "loss_inputs", "micro_batches", "mini_batches", "scored"]
 
@@ -108,7 +108,6 @@ def scored(
     entropy: Float[Tensor, "rows tokens"],
     ref_logprobs: Float[Tensor, "rows tokens"] | None = None,
     token_scores: Float[Tensor, "rows tokens"] | None = None,
-    tally: Tally | None = None,
 ) -> Scored:
     """The batch together with what the policy said of it."""
     return Scored(
@@ -117,7 +116,6 @@ def scored(
         entropy=entropy,
         ref_logprobs=ref_logprobs,
         token_scores=token_scores,
-        tally=tally or Tally(),
     )
 
 

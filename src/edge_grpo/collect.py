@@ -14,7 +14,6 @@ from edge_grpo.metrics import Metrics, mean_of, share
 from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Strategy, Verdict
 from edge_grpo.rng import derive_seed, python_random
 from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling, inject
-from edge_grpo.tensors import Tally
 
 __all__ = ["Collected", "Collector", "Grader", "Prompted", "describe", "stream", "take"]
 
@@ -39,7 +38,6 @@ class Collected:
 
     groups: tuple[Group, ...]
     num_prompts: int
-    tally: Tally = field(default_factory=Tally)
     metrics: Metrics = field(default_factory=dict)
 
 
@@ -106,7 +104,8 @@ class Collector:
             num_groups: how many questions are wanted: a group each, or a family of groups.
         Returns:
             groups of ``num_groups`` questions, or fewer if dynamic sampling ends without enough useful ones and must
-            not fill up. Whether a question is useful is asked of all its rows at once.
+            not fill up. Whether a question is useful is asked of all its answers at once, and of
+            the revisions of each.
         """
         top_up = self.method.dynamic_sampling or TopUp(max_rounds=0)
         families, skipped = self._round(take(problems, num_groups), step, 0, 0)
@@ -118,22 +117,23 @@ class Collector:
             missing = num_groups - useful
             more, more_skipped = self._round(take(problems, missing), step, number, asked)
             families, skipped, asked = families + more, skipped + more_skipped, asked + missing
-        tally = Tally(num_groups, asked, sum(map(self._useful, families)))
         every = [group for family in families for group in family]
         metrics: Metrics = {f"{name}/skipped": (skipped[name], 1.0) for name in sorted({"correction", *skipped})}
         if top_up.max_rounds == 0:
-            return Collected(tuple(every), asked, tally, describe(every, every) | metrics)
+            return Collected(tuple(every), asked, describe(every, every) | metrics)
         ranked = sorted(families, key=lambda family: not self._useful(family))  # stable: useful ones first
         kept = [g for family in ranked[:num_groups] if top_up.fill or self._useful(family) for g in family]
         metrics |= {
             "dynamic/prompts": (asked, 1.0),
             "dynamic/extra_completions": (_num_rows(families) - in_first, 1.0),
-            "dynamic/useful": (tally.useful, tally.asked),
+            "dynamic/useful": share(map(self._useful, families)),
         }
-        return Collected(tuple(kept), asked, tally, describe(every, kept) | metrics)
+        return Collected(tuple(kept), asked, describe(every, kept) | metrics)
 
     def _useful(self, family: Sequence[Group]) -> bool:
-        return self.method.useful(replace(family[0], rows=tuple(row for group in family for row in group.rows)))
+        answers = [row for group in family if group.layer == 1 for row in group.rows]
+        revisions = [group for group in family if group.layer == 2]
+        return any(map(self.method.useful, (replace(family[0], rows=tuple(answers)), *revisions)))
 
     def _round(
         self, prompted: list[Prompted], step: int, number: int, asked: int
@@ -272,9 +272,9 @@ def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
     """What was sampled (``groups``), and what corrections and dynamic sampling made of it (``kept``).
 
     ``accuracy``, ``reward/before``, ``collapse/before*``, ``verdict/*``, lengths and entropy are about the policy's own
-    samples; ``reward/after`` and ``collapse/after*`` about what will be trained. Revisions of answers (layer 2) count
-    in ``tokens`` alone. Collapse is the share of groups whose
-    rewards are all equal, split into all right and all wrong (the rest: equal for another reason).
+    samples; ``reward/after`` and ``collapse/after*`` about what corrections and dynamic sampling leave, before the
+    method arranges it for training. Revisions of answers (layer 2) count in ``tokens`` alone. Collapse is the share of
+    groups whose rewards are all equal, split into all right and all wrong (the rest: equal for another reason).
     """
     everything = [row for group in groups for row in group.rows]
     groups, kept = ([group for group in some if group.layer == 1] for some in (groups, kept))

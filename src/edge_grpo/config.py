@@ -132,14 +132,14 @@ def to_tree(config: Config) -> dict[str, Any]:
 def located(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with absolute paths in place of relative ones, so that it means the same in every folder.
 
-    ``model.path``, ``data.path``, ``data.eval_path`` change where such a file or folder is there (a hub name stays as
-    it was typed), ``reward.function`` where it lies in a file or in the current folder.
+    ``model.path``, ``data.path``, ``data.eval_path``, ``data.pairs`` change where such a file or folder is there (a hub
+    name stays as it was typed), ``reward.function`` where it lies in a file or in the current folder.
 
     Raises:
         ConfigError: ``reward.function`` names a file that is not there.
     """
     found = copy.deepcopy(dict(tree))
-    for section, name in (("model", "path"), ("data", "path"), ("data", "eval_path")):
+    for section, name in (("model", "path"), ("data", "path"), ("data", "eval_path"), ("data", "pairs")):
         path = found[section][name]
         if path and path != BUNDLED:
             found[section][name] = _absolute(path)

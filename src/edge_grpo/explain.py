@@ -2,14 +2,15 @@
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from edge_grpo.methods import METHODS, EdgeGrpo
 
-__all__ = ["ELSEWHERE", "explain", "setting_names"]
+__all__ = ["ELSEWHERE", "explain", "explain_all", "setting_names"]
 
 ELSEWHERE: Final[dict[str, str]] = {
     # model
@@ -115,17 +116,36 @@ _ADVICE: Final[dict[str, str]] = {
 }
 
 
-def explain(item: Mapping[str, Any], root: type, method: type | None = None) -> str:
+_UNION_TAG: Final = re.compile(r"(literal\[|constrained-).*|float|int|bool|str", re.DOTALL)
+
+
+def explain_all(errors: Iterable[Mapping[str, Any]], root: type, method: type | None = None) -> str:
+    """One line on each wrong setting, also where its value may be of several types and is of none.
+
+    Args:
+        errors: pydantic's, from ``ValidationError.errors()``.
+        root: the settings class that was checked.
+        method: the class of its method section.
+    """
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for number, item in enumerate(errors):
+        line = ".".join(map(str, _where(item))) if item["type"] in _WANTED else f"{number}"
+        lines.setdefault(line, []).append(item)
+    return "\n".join(explain(items[0], root, method, others=items[1:]) for items in lines.values())
+
+
+def explain(
+    item: Mapping[str, Any], root: type, method: type | None = None, *, others: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """One line on one of pydantic's errors.
 
     Args:
         item: the error, from ``ValidationError.errors()``.
         root: the settings class that was checked.
         method: the class of its method section.
+        others: what the other types that the value may have found wrong with it.
     """
-    where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
-    if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
-        del where[1]
+    where = _where(item)
     name, given, kind = ".".join(map(str, where)) or "configuration", item["input"], item["type"]
     if kind == "unexpected_keyword_argument":
         while isinstance(given, Mapping) and len(given) == 1:  # typed as one name, a.b.c=1
@@ -141,7 +161,7 @@ def explain(item: Mapping[str, Any], root: type, method: type | None = None) -> 
         hint = f"did you mean '{close[0]}'? " if close else ""
         return f"method: '{word}' is no method; {hint}known are {', '.join(METHODS)}"
     if kind in _WANTED:
-        wanted = _WANTED[kind].format(**item.get("ctx", {}))
+        wanted = " or ".join(_WANTED[one["type"]].format(**one.get("ctx", {})) for one in (item, *others))
         default = _default(root, method, where)
         usual = "" if default is None else f" (the default is {default!r})"
         advice = f"; {_ADVICE[name]}" if name in _ADVICE and "than" in kind else ""
@@ -168,6 +188,16 @@ def setting_names(root: type, method: type | None = None, prefix: str = "") -> I
             below = next((member for member in typing.get_args(below) if dataclasses.is_dataclass(member)), None)
         if dataclasses.is_dataclass(below) and isinstance(below, type):
             yield from setting_names(below, method, f"{prefix}{name}.")
+
+
+def _where(item: Mapping[str, Any]) -> list[Any]:
+    """The parts of a setting's name, without those that tell how pydantic went through the types."""
+    where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
+    if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
+        del where[1]
+    if item["type"] in _WANTED and len(where) > 1 and _UNION_TAG.fullmatch(str(where[-1])):
+        del where[-1]
+    return where
 
 
 def _meant(name: str, known: Sequence[str]) -> str:

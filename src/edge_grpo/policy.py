@@ -137,10 +137,11 @@ class Policy:
         """
         network = causal(self.model)
         head, config = network.get_output_embeddings(), network.config.get_text_config()
-        if getattr(config, "final_logit_softcapping", None) or getattr(head, "bias", None) is not None:
+        more = getattr(config, "final_logit_softcapping", None) or hasattr(head, "lora_A")
+        if more or getattr(head, "bias", None) is not None:
             raise EngineError(
-                f"{type(network).__name__} puts a cap or a bias behind its head, which scores from hidden states do "
-                "not know; train it with a method that needs none (not nthr)"
+                f"{type(network).__name__} puts a cap, a bias or adapters on its head, which scores from hidden states "
+                "do not know; train it with a method that needs none (not nthr)"
             )
         weight = head.weight.detach().to(torch.promote_types(head.weight.dtype, torch.float32))
         scaled: Tensor = weight * (_scaling(config) / temperature)

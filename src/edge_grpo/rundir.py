@@ -211,6 +211,9 @@ def rollout_rows(
         signal: advantages before and after the method reshaped them.
     """
     entropy = (batch.entropy * batch.mask).sum(-1) / batch.mask.sum(-1).clamp(min=1)
+    names = ("family", "variant", "source", "layer", "parent")
+    values = zip(*(getattr(batch, name).tolist() for name in names), strict=True)
+    relations = [dict(zip(names, own, strict=True)) for own in values]
     columns = zip(
         problem_rows,
         texts,
@@ -218,6 +221,7 @@ def rollout_rows(
         signal.raw_advantages.tolist(),
         signal.row_advantages.tolist(),
         signal.keep.tolist(),
+        relations,
         strict=True,
     )
     return [
@@ -226,6 +230,7 @@ def rollout_rows(
             "problem": problem.id,
             "prompt": problem.prompt,
             "group": group,
+            **related,
             "answer": problem.answer,
             "completion": text,
             "completion_before": before,
@@ -252,7 +257,7 @@ def rollout_rows(
                 for span in row.rollout.spans
             ],
         }
-        for (problem, group, row), (text, before), mean_entropy, raw, shaped, kept in columns
+        for (problem, group, row), (text, before), mean_entropy, raw, shaped, kept, related in columns
     ]
 
 

@@ -87,7 +87,8 @@ class Session:
         if self.method.num_variants > 1:
             problems = [replace(each, variant_ids=self._variants(each)) for each in problems]
         self.num_items = len(problems)
-        check_fit(self.policy, [item.prompt_ids for item in (*problems, *self.held_out)], rollout.max_new_tokens)
+        prompts = [ids for item in (*problems, *self.held_out) for ids in (item.prompt_ids, *item.variant_ids)]
+        check_fit(self.policy, prompts, rollout.max_new_tokens)
         collector = Collector(
             engine=self.engine,
             grader=self.grader,
@@ -185,7 +186,7 @@ class Session:
             return None
         parts = self.rewards.part_names, self.rewards.part_weights
         batch = collate(groups, parts=parts[0], weights=parts[1], pad_id=self.pad_id)
-        scored = self.updater.score(batch, collected.tally)
+        scored = self.updater.score(batch)
         return Shaped(groups, scored, self.updater.shape(scored))
 
     def take_step(self, step: int, collected: Collected, shaped: Shaped | None, began: float) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from edge_grpo.collect import Collected, take
 from edge_grpo.data.pairs import EncodedPair, pair_group
-from edge_grpo.tensors import Tally
 
 __all__ = ["StoredPairs"]
 
@@ -22,4 +21,4 @@ class StoredPairs:
     def collect(self, pairs: Iterator[EncodedPair], *, num_groups: int) -> Collected:
         """The next ``num_groups`` pairs, a group of two rows each."""
         groups = tuple(pair_group(pair, stop_id=self.stop_id) for pair in take(pairs, num_groups))
-        return Collected(groups, num_groups, Tally(num_groups, num_groups, num_groups), {"tokens": (0.0, 1.0)})
+        return Collected(groups, num_groups, {"tokens": (0.0, 1.0)})

@@ -12,16 +12,7 @@ from torch import Tensor
 
 from edge_grpo.metrics import Metrics
 
-__all__ = ["Batch", "GroupHidden", "LossInputs", "Scored", "Signal", "Tally", "Totals"]
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Numbers of groups in the making of a step: wanted, sampled in all rounds, and useful among those (all ranks)."""
-
-    wanted: int = 0
-    asked: int = 0
-    useful: int = 0
+__all__ = ["Batch", "GroupHidden", "LossInputs", "Scored", "Signal", "Totals"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +53,13 @@ class Scored(Batch):
     """All rollouts of a step with what the policy says of them; nothing in it carries a gradient.
 
     Log-probabilities and entropies are nats at the rollout's temperature; ``ref_logprobs`` is None without a reference
-    model, ``token_scores`` (units of the method's own, 0 off the mask) without a method that wants them; ``tally``
-    tells how the groups came together.
+    model, ``token_scores`` (units of the method's own, 0 off the mask) without a method that wants them.
     """
 
     old_logprobs: Float[Tensor, "rows tokens"]
     entropy: Float[Tensor, "rows tokens"]
     ref_logprobs: Float[Tensor, "rows tokens"] | None = None
     token_scores: Float[Tensor, "rows tokens"] | None = None
-    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True)

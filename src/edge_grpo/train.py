@@ -1,8 +1,11 @@
 """The loop: collect, score, shape, update, and write down; stop and go on anywhere without a trace."""
 
+import math
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from pydantic import TypeAdapter
 from edge_grpo import checkpoint
 from edge_grpo.config import Config, changes, config_hash, located, parse_tree, to_tree, to_yaml
 from edge_grpo.display import Display, Silent, decoding
-from edge_grpo.errors import CheckpointError, EdgeGrpoError
+from edge_grpo.errors import CheckpointError, ConfigError, EdgeGrpoError
 from edge_grpo.interrupt import Interruption, StepDropped
 from edge_grpo.methods.base import Method
 from edge_grpo.rewards.compose import Rewards
@@ -20,6 +23,8 @@ from edge_grpo.session import Session
 from edge_grpo.update import is_over
 
 __all__ = ["Result", "resume", "train"]
+
+_BOUNDS = ("train.steps", "train.max_tokens")  # what ends a run; all that may change on resume
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ def train(config: Config, *, method: Method | None = None, display: Display | No
     Raises:
         EdgeGrpoError: one of its kinds, with a message for the user.
     """
+    if config.data.pairs and config.train.max_tokens:
+        raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
     tree = _tree(config, method)
     folder = RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
     try:
@@ -57,7 +64,7 @@ def resume(
 
     Args:
         path: the run folder.
-        config: settings asked for now; only ``train.steps`` may differ from the run's, and only upwards.
+        config: settings asked for now; only ``train.steps`` and ``train.max_tokens`` may differ, and only upwards.
         method: the method object, if the run was started with one.
         display: who is told of progress.
     Raises:
@@ -76,16 +83,23 @@ def resume(
     config = config or started
     new = _tree(config, method)
     refused = {name: pair for name, pair in changes(located(old), new).items() if name != "run.dir"}
-    steps = refused.pop("train.steps", (0, 0))
+    bounds = {name: refused.pop(name) for name in _BOUNDS if name in refused}
     if refused:
         named = "; ".join(f"{name} was {was!r}, asked for {asked!r}" for name, (was, asked) in refused.items())
-        raise CheckpointError(f"--resume: {named}. Only train.steps may change; start a new run for other settings")
-    if steps[1] < steps[0]:
-        raise CheckpointError(f"--resume: train.steps was {steps[0]}, asked for {steps[1]}; it may only be raised")
+        may = " and ".join(_BOUNDS)
+        raise CheckpointError(f"--resume: {named}. Only {may} may change; start a new run for other settings")
+    for name, (was, asked) in bounds.items():
+        if _height(name, asked) < _height(name, was):
+            raise CheckpointError(f"--resume: {name} was {was}, asked for {asked}; it may only be raised")
     folder = RunFolder(root, tensorboard=config.run.tensorboard)
-    if steps[1] > steps[0]:
+    if bounds:
         folder.write_config(to_yaml(new), config_hash(new))
     return _run(config, method or config.method, folder, display)
+
+
+def _height(name: str, bound: int) -> float:
+    """How late a bound ends a run: ``train.max_tokens`` 0 never does."""
+    return math.inf if name == "train.max_tokens" and bound == 0 else bound
 
 
 def _tree(config: Config, method: Method | None) -> dict[str, Any]:
@@ -96,13 +110,25 @@ def _tree(config: Config, method: Method | None) -> dict[str, Any]:
     return located(tree)
 
 
+def _legend(config: Config, *, evaluated: bool) -> Iterator[str]:
+    """What the figures of this run mean."""
+    pairs = bool(config.data.pairs)
+    sampled = f"accuracy: training samples, {decoding(config.rollout.temperature)}"
+    held_out = f"held-out: {decoding(config.eval.temperature)}" if evaluated else ""
+    yield "; ".join(filter(None, ("pairs: chosen above rejected" if pairs else sampled, held_out)))
+    if config.reward.function and (evaluated or not pairs):
+        yield "right or wrong: 'correct' of reward.function, else the built-in check of the last \\boxed{}"
+
+
 def _run(config: Config, method: Method, folder: RunFolder, display: Display) -> Result:
     """One run from where it stands to its end, or to a signal."""
     newest = checkpoint.latest(folder.checkpoints)
     if newest and folder.final.exists():
         done = checkpoint.read_progress(newest)
         if is_over(config.train, done.step, done.tokens):
-            display.say(f"{folder.path} is finished ({done.step} steps); raise train.steps to train on")
+            reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
+            bounds = " and ".join(compress(_BOUNDS, reached))
+            display.say(f"{folder.path} is finished ({done.step} steps); raise {bounds} to train on")
             return Result(folder.path, done.step)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
@@ -111,13 +137,9 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
         session = Session(config, method, folder, display, stack.enter_context(Rewards(config.reward)))
         step = session.restore(newest)
         stop = stack.enter_context(Interruption())
-        display.start(config.train.steps, step)
-        display.say(
-            f"accuracy: training samples, {decoding(config.rollout.temperature)}; "
-            f"held-out: {decoding(config.eval.temperature)}"
-        )
-        if config.reward.function:
-            display.say("right or wrong: 'correct' of reward.function, else the built-in check of the last \\boxed{}")
+        display.start(config.train.steps, step, max_tokens=config.train.max_tokens, tokens=session.tokens)
+        for line in _legend(config, evaluated=bool(session.held_out)):
+            display.say(line)
         try:
             if step == 0 and session.evaluation_is_due(0) and not any(folder.rows()):
                 with stop.droppable():

@@ -19,7 +19,7 @@ from edge_grpo.policy import Policy
 from edge_grpo.records import Segment
 from edge_grpo.rng import python_random
 from edge_grpo.settings import settings
-from edge_grpo.tensors import Batch, GroupHidden, LossInputs, Scored, Signal, Tally, Totals
+from edge_grpo.tensors import Batch, GroupHidden, LossInputs, Scored, Signal, Totals
 from edge_grpo.world import World
 
 __all__ = ["TrainSettings", "Updater", "describe_scores", "is_over", "learning_rate", "make_optimizer"]
@@ -138,11 +138,8 @@ class Updater:
         self.skipped_in_a_row = 0
 
     @torch.no_grad()
-    def score(self, batch: Batch, tally: Tally | None = None) -> Scored:
-        """What the policy, and the reference where the method wants it, say of every completion token.
-
-        ``tally`` tells how the batch's groups came together; it is passed on.
-        """
+    def score(self, batch: Batch) -> Scored:
+        """What the policy, and the reference where the method wants it, say of every completion token."""
         batch = _to(batch, self.policy.device)
         known = batch.mask & batch.sampling_logprobs.isfinite()
         whole = (known == batch.mask).all(-1) & ~batch.corrected & self.reuse_sampled
@@ -159,7 +156,6 @@ class Updater:
             entropy=entropy,
             ref_logprobs=self._score_reference(batch) if self.method.uses_reference else None,
             token_scores=self._token_scores(batch) if self.method.wants_token_scores else None,
-            tally=tally,
         )
 
     def _score_reference(self, batch: Batch) -> Tensor:

@@ -1,6 +1,5 @@
 """Did training lift rare right answers as often as likely ones? Uplift rates by rank, and pass@N before and after."""
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from edge_grpo.config import Config
 from edge_grpo.errors import ConfigError, DataError
-from edge_grpo.functional.coverage import pass_at_k, uplift_rate
+from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.models import load_policy
 from edge_grpo.policy import Policy
 from edge_grpo.probe import sample, summed_logprobs
@@ -75,13 +74,16 @@ def report(found: Uplift) -> list[str]:
         ]
         lines.append(f"pass@{k}: {shares[0]:.1%} -> {shares[1]:.1%}")
         k *= 2
-    rose, fell = uplift_rate(found.correct, found.before, found.after)
-    places = [part.tolist() for part in torch.arange(samples).chunk(min(_BANDS, samples))]
-    for part in places:
-        means = [float(rates[part].nanmean()) for rates in (rose, fell)]
-        shown = ["none there" if math.isnan(mean) else f"{mean:.1%}" for mean in means]
+    order = found.before.argsort(dim=-1, descending=True, stable=True)
+    right, change = found.correct.gather(-1, order), (found.after - found.before).gather(-1, order)
+    for part in torch.arange(samples).chunk(min(_BANDS, samples)):
+        rose, fell = change[:, part][right[:, part]] > 0, change[:, part][~right[:, part]] < 0
         lines.append(
-            f"answers {part[0] + 1}-{part[-1] + 1} by likelihood before: right ones rose {shown[0]}, "
-            f"wrong ones fell {shown[1]}"
+            f"answers {int(part[0]) + 1}-{int(part[-1]) + 1} by likelihood before: "
+            f"right ones rose {_share(rose)}, wrong ones fell {_share(fell)}"
         )
     return lines
+
+
+def _share(flags: Bool[Tensor, " answers"]) -> str:
+    return f"{float(flags.double().mean()):.1%} of {len(flags)}" if len(flags) else "- of 0"

@@ -8,7 +8,7 @@ from torch import Tensor
 from edge_grpo.batching import loss_inputs
 from edge_grpo.methods.base import Method
 from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
-from edge_grpo.tensors import LossInputs, Scored, Signal, Tally, Totals
+from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 PROMPT, WIDTH = 2, 9
 KINDS = [Segment.SAMPLED, Segment.WRONG_PREFIX, Segment.INJECTED, Segment.CONTINUED]
@@ -61,7 +61,6 @@ def make_step(*, seed: int = 0, groups: int = 3, size: int = 4, dtype: torch.dty
         entropy=2 * uniform(rows, WIDTH),
         ref_logprobs=logprobs - 0.3 * uniform(rows, WIDTH),
         token_scores=torch.where(mask, uniform(rows, WIDTH) - 0.5, 0.0),
-        tally=Tally(wanted=groups, asked=groups, useful=groups - 1),
     )
 
 

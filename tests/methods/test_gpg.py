@@ -4,11 +4,11 @@ import pytest
 import torch
 from methods.steps import by_hand, current, make_group, make_step, run_update
 
+from edge_grpo.batching import collate, scored
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.filters import comparable
 from edge_grpo.methods import Gpg
 from edge_grpo.metrics import means
-from edge_grpo.tensors import Tally
 
 EVERY = [torch.arange(12)]
 
@@ -23,20 +23,37 @@ def test_plain_policy_gradient_over_tokens() -> None:
     assert Gpg(aggregation="rows").loss(x, totals).item() == pytest.approx((0.5 * 2 - 1.5 * 2) / 2)
 
 
-def test_alpha_counts_groups_of_all_rounds() -> None:
-    batch = replace(make_step(), tally=Tally(wanted=4, asked=9, useful=3))
+def test_alpha_counts_the_groups_that_are_in_the_mean() -> None:
+    batch = make_step()  # three groups, one of them collapsed
     signal = Gpg().signal(batch)
     raw = adv.group_centered(batch.reward, batch.group, batch.scorable)
     assert torch.equal(signal.raw_advantages, raw)
-    assert torch.allclose(signal.row_advantages, raw * 4 / 3)
-    assert means(signal.metrics)["gpg/alpha"] == pytest.approx(4 / 3)
-    assert means(signal.metrics)["gpg/useful"] == 0.75
+    assert torch.allclose(signal.row_advantages, raw * 3 / 2)
+    assert means(signal.metrics)["gpg/alpha"] == pytest.approx(3 / 2)
+    assert means(signal.metrics)["gpg/useful"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("tally", [Tally(4, 4, 0), Tally(4, 8, 6), Tally()])
-def test_alpha_is_one_where_all_is_useful_and_where_nothing_is(tally: Tally) -> None:
-    batch = replace(make_step(), tally=tally)
-    assert means(Gpg().signal(batch).metrics)["gpg/alpha"] == 1
+def test_a_group_cut_to_one_scorable_row_is_not_counted() -> None:
+    batch = make_step(groups=4)
+    alone = (batch.group == 1).nonzero()[1:, 0]
+    scorable = batch.scorable.clone()
+    scorable[alone] = False
+    assert means(Gpg().signal(replace(batch, scorable=scorable)).metrics)["gpg/alpha"] == pytest.approx(3 / 2)
+
+
+def test_alpha_is_one_where_all_is_useful_and_where_nothing_is() -> None:
+    batch = make_step()
+    nothing = replace(batch, reward=torch.ones_like(batch.reward))
+    all_differ = replace(batch, reward=torch.arange(12.0, dtype=batch.reward.dtype))
+    for each in (nothing, all_differ):
+        assert means(Gpg().signal(each).metrics)["gpg/alpha"] == 1
+
+
+def test_alpha_after_collection_is_that_of_the_groups_collected() -> None:
+    groups = [make_group(flags) for flags in ([True, False], [True, True], [False, True], [False, False])]
+    batch = collate(groups, parts=("accuracy",), weights=(1.0,), pad_id=0)
+    known = scored(batch, old_logprobs=batch.sampling_logprobs.nan_to_num(), entropy=torch.ones(batch.mask.shape))
+    assert means(Gpg().signal(known).metrics)["gpg/alpha"] == 2  # the release's figure for two of four
 
 
 def test_scales_are_the_functions_of_that_name() -> None:
@@ -47,7 +64,7 @@ def test_scales_are_the_functions_of_that_name() -> None:
 
 
 def test_the_exact_variant_takes_collapsed_groups_out_of_the_mean() -> None:
-    batch = replace(make_step(), tally=Tally(3, 3, 2))
+    batch = make_step()
     signal = Gpg(debias="tokens").signal(batch)
     collapsed = adv.collapsed(batch.reward, batch.group, batch.scorable)
     assert torch.equal(signal.keep, comparable(batch.group, batch.scorable) & ~collapsed)
@@ -56,7 +73,7 @@ def test_the_exact_variant_takes_collapsed_groups_out_of_the_mean() -> None:
 
 def test_both_ways_of_debiasing_agree_where_rows_are_equally_long() -> None:
     batch = make_step()
-    batch = replace(batch, scorable=torch.ones_like(batch.scorable), tally=Tally(3, 3, 2))
+    batch = replace(batch, scorable=torch.ones_like(batch.scorable))
     mask = torch.zeros_like(batch.mask)
     mask[:, 2:5] = True
     batch = replace(batch, mask=mask)

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from edge_grpo.batching import collate
+from edge_grpo.config import parse_tree
 from edge_grpo.data.phrases import REVISION_PHRASES
+from edge_grpo.errors import ConfigError
 from edge_grpo.methods import Grpo, Mgrpo
 from edge_grpo.metrics import means
 from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
@@ -212,3 +214,12 @@ def test_settings() -> None:
     assert Mgrpo(revisions=1, l2_grouping="per_question").revisions == 1
     with pytest.raises(ValidationError, match="phrases"):
         Mgrpo(phrases=())
+
+
+def test_a_phrase_says_something() -> None:
+    for phrase, wanted in (("", "got ''; wanted some text"), (" ", "wanted some text"), ("\ud800", "half a character")):
+        with pytest.raises(ConfigError) as caught:
+            parse_tree({"method": {"kind": "mgrpo", "phrases": ["Again.", phrase]}})
+        assert str(caught.value).startswith("method.phrases.1: got ")
+        assert wanted in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -29,8 +29,13 @@ def test_only_right_answers_are_learnt_even_of_all_right_groups() -> None:
 def test_own_rewards_are_weights() -> None:
     batch = make_step()
     rewards = torch.linspace(-1, 1, 12, dtype=torch.float64)
-    signal = Raft(reward_values="run").signal(dataclasses.replace(batch, reward=rewards))
-    assert torch.equal(signal.row_advantages, torch.where(batch.scorable, rewards.clamp(min=0), 0))
+    every = Raft(reward_values="run", accept="positive").signal(dataclasses.replace(batch, reward=rewards))
+    assert torch.equal(every.row_advantages, torch.where(batch.scorable, rewards.clamp(min=0), 0))
+    best = Raft(reward_values="run").signal(dataclasses.replace(batch, reward=rewards)).row_advantages
+    for name in range(3):
+        own = torch.where(batch.scorable & (batch.group == name), rewards, -1.0)
+        assert best[batch.group == name].max() == own.max().clamp(min=0)
+        assert (best[batch.group == name] != 0).sum() == (own.max() > 0)
 
 
 def test_the_old_policy_does_not_matter() -> None:

@@ -49,7 +49,7 @@ def answers(batch: Scored, logprobs: Tensor) -> list[tuple[float, float, float, 
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(1, 12))
-def test_pairs_use_every_answer_equally_often(right: list[bool], most: int) -> None:
+def test_pairs_use_every_answer_as_evenly_as_their_number_allows(right: list[bool], most: int) -> None:
     group = make_group(right)
     group = replace(group, rows=tuple(replace(row, source=number) for number, row in enumerate(group.rows)))
     pairs = Rpo(max_pairs=most).arrange([group])

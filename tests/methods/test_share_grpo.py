@@ -1,8 +1,9 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from methods.steps import by_hand, make_step
+from methods.steps import by_hand, current, make_step, run_update
 
 from edge_grpo.batching import collate
 from edge_grpo.methods import ShareGrpo
@@ -152,6 +153,44 @@ def test_dual_clip_and_token_mean() -> None:
     assert ShareGrpo(delta=None).loss(x, totals).item() == pytest.approx((5.0 + 1.0 - 2 * 1.3) / 3)
     by_answer = ShareGrpo(weighting="answers").loss(x, totals).item()
     assert by_answer == pytest.approx(((3.0 + 1.0) / 2 - 2 * 1.3) / 2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize(
+    "settings", [{}, {"weighting": "answers"}, {"statistics": "rows", "beta": 0.1}, {"parts": "family", "delta": None}]
+)
+def test_micro_batches_of_repaired_rows_change_nothing(size: int, settings: dict[str, Any]) -> None:
+    method = ShareGrpo(**settings)
+    families = [[[1.0, 0.0, 0.3], [0.0, 1.0, 0.5]], [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]]
+    groups = [group for number, rewards in enumerate(families) for group in family(rewards, number)]
+    groups[1] = replace(groups[1], rows=(answer(13, 0.0, 1, verdict=Verdict.ERROR), *groups[1].rows[1:]))
+    batch = with_lengths(step_of(method.arrange(groups)))
+    assert (batch.source != batch.variant).sum() == 12
+    signal = method.signal(batch)
+    assert 0 < signal.keep.sum() < len(signal.keep)
+    logprobs, entropy = current(batch)
+    logprobs = torch.where(torch.arange(len(logprobs))[:, None] % 4 == 0, logprobs + 1.5, logprobs)  # so far off
+    rows = torch.arange(len(batch.group))
+    mixed = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(2))]  # families apart
+    whole = run_update(method, batch, signal, logprobs, entropy, [rows])
+    parts = run_update(method, batch, signal, logprobs, entropy, list(mixed.split(size)))
+    assert whole[1].abs().sum() > 0
+    for mine, theirs in zip(parts, whole, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-12)
+
+
+def with_lengths(batch: Scored) -> Scored:
+    """The step with old and reference log-probs, and every third answer a token shorter, under each wording alike."""
+    generator = torch.Generator().manual_seed(0)
+    first = batch.mask.int().argmax(-1)
+    answer_id = batch.input_ids.gather(1, first[:, None]).squeeze(-1)
+    last = batch.mask & (torch.arange(batch.mask.shape[1]) == first[:, None] + 1)
+    gone = last & (answer_id % 3 == 0)[:, None]
+    old = -0.5 - torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64)
+    ref = old - 0.3 * torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64)
+    return replace(
+        batch, mask=batch.mask & ~gone, attention=batch.attention & ~gone, old_logprobs=old, ref_logprobs=ref
+    )
 
 
 def test_the_dual_clip_is_observed() -> None:

@@ -50,6 +50,16 @@ def test_the_runs_own_rewards_can_be_shaped() -> None:
     assert torch.equal(Unlikeliness(penalty=0.0, reward_values="run").signal(batch).row_advantages, wanted)
 
 
+def test_what_is_added_to_the_deviation() -> None:
+    batch = make_step()
+    for eps in (1e-9, 0.5):
+        wanted = group_normalized(batch.correct.double(), batch.group, batch.scorable, eps=eps)
+        signal = Unlikeliness(penalty=0.0, std_eps=eps).signal(batch)
+        assert torch.equal(signal.row_advantages, wanted)
+        assert torch.equal(signal.raw_advantages, wanted)
+    assert Unlikeliness().std_eps == 1e-6
+
+
 def test_among_right_answers_the_unlikely_are_pushed_more() -> None:
     advantages = Unlikeliness().signal(easy_group(4, 8)).row_advantages
     assert (advantages[:4].diff() > 0).all()

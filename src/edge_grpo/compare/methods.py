@@ -37,6 +37,6 @@ def compare_methods(
     began = time.monotonic()
     shared = [f"train.steps={_ENDLESS}", f"train.max_tokens={TOKENS}", *overrides]
     study = train_all(ARMS, shared, folder=folder, seeds=seeds, jobs=jobs, display=display)
-    write_page(Path(out), study, overrides)
+    write_page(Path(out), study, overrides, baseline="grpo")
     display.say(f"wrote {out} after {(time.monotonic() - began) / 60:.1f} minutes")
     return study.measured

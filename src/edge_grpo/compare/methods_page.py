@@ -11,15 +11,23 @@ from edge_grpo.config import config_hash, to_tree
 __all__ = ["write_page"]
 
 
-def write_page(out: Path, study: Study, overrides: Sequence[str]) -> None:
+def write_page(out: Path, study: Study, overrides: Sequence[str], *, baseline: str) -> None:
     """Write the results page.
 
     Args:
         out: the Markdown file.
-        study: what came out; ``grpo`` is among its arms.
+        study: what came out.
         overrides: what was changed from the embedded default.
+        baseline: the name of the arm that the others are compared with.
     """
-    parts = [_head(study, overrides), _table(study), _not_above_base(study), rates_table(study), arms_list(study.arms)]
+    parts = [
+        _head(study, overrides),
+        _table(study, baseline),
+        _not_above_base(study),
+        rates_table(study),
+        _edges(study),
+        arms_list(study.arms),
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(parts), encoding="utf-8")
 
@@ -45,13 +53,24 @@ chance: this page shows whether each method learns, not which is best.
 """
 
 
-def _table(study: Study) -> str:
+def _table(study: Study, baseline: str) -> str:
+    titles = (
+        "method",
+        "rate",
+        "test accuracy (interval over seeds)",
+        f"minus `{baseline}` (points, over seeds; over problems)",
+        "collapse as sampled",
+        "after corrections and top-up",
+        "entropy, last quarter (nats)",
+        "steps",
+        "generated tokens",
+        "seconds",
+    )
     lines = [
         "## Results",
         "",
-        "| method | rate | test accuracy (interval over seeds) | minus GRPO (points, over seeds; over problems)"
-        " | collapse as sampled | as trained | entropy, last quarter (nats) | steps | generated tokens | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(titles)} |",
+        "|---" * len(titles) + "|",
         f"| untrained | - | {study.base.accuracy:.1%} | - | - | - | - | - | - | - |",
     ]
     for arm in study.arms:
@@ -60,7 +79,7 @@ def _table(study: Study) -> str:
             f"`{arm.title}`",
             f"{study.rates[arm.name]:g}",
             _accuracy(own),
-            "-" if arm.name == "grpo" else _difference(own, study.runs["grpo"]),
+            "-" if arm.name == baseline else _difference(own, study.runs[baseline]),
             figure(own, "collapse/before", "{:.1%}"),
             figure(own, "collapse/after", "{:.1%}"),
             figure(own, "late/entropy", "{:.3f}"),
@@ -69,14 +88,30 @@ def _table(study: Study) -> str:
             figure(own, "seconds", "{:.0f}"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    seconds = [float(run.figures["seconds"]) for run in study.measured]
     lines += [
         "",
-        "Collapse: share of groups whose rewards are all equal, as sampled and after corrections and dynamic sampling.",
-        "Entropy: over tokens that the policy sampled itself. All are means over steps and seeds. Seconds: wall time",
-        "of a run's steps, with another run beside it.",
+        "Collapse: share of groups whose rewards are all equal, as sampled, and after corrections and dynamic",
+        "sampling, before a method drops or pairs rows itself. Entropy: over tokens that the policy sampled itself.",
+        "All are means over steps and seeds. A run ends with the step that reaches its tokens, so methods that sample",
+        "much a step go further beyond. Seconds: wall time of a run's steps, with another run beside it; the longest",
+        f"of all {len(seconds)} runs took {max(seconds):.0f} s, together they took {sum(seconds) / 60:.0f} minutes.",
+        "",
+        "With one update a step the ratio to the old policy is 1: methods that differ from another in the ratio alone",
+        "give its runs again.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _edges(study: Study) -> str:
+    """Where the best rate is the lowest or highest that was tried."""
+    tried = sorted({run.rate for run in study.measured})
+    low, high = (
+        [f"`{arm.title}`" for arm in study.arms if study.rates[arm.name] == end] for end in (tried[0], tried[-1])
+    )
+    told = [f"{', '.join(names)} chose the {end}" for names, end in ((low, "lowest"), (high, "highest")) if names]
+    return f"{'; '.join(told)} of the rates, beyond which there may be a better one.\n" if told else ""
 
 
 def _accuracy(own: Sequence[Measured]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Final, get_args
 
 from pydantic import Field
 
-from edge_grpo.methods.base import Method, Repair, TopUp
+from edge_grpo.methods.base import Ask, Method, Repair, TopUp
 from edge_grpo.methods.bnpo import Bnpo
 from edge_grpo.methods.cispo import Cispo
 from edge_grpo.methods.dapo import Dapo
@@ -36,6 +36,7 @@ from edge_grpo.methods.vespo import Vespo
 
 __all__ = [
     "METHODS",
+    "Ask",
     "Bnpo",
     "Cispo",
     "ClippedFamily",

@@ -75,7 +75,10 @@ class Method(ABC):
 
     kind: str
     train_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Values of the ``train`` section that belong to the method; settings that a person gives come before them."""
+    """Values of the ``train`` section that come with the kind; settings that a person gives come before them.
+
+    They are put in where a configuration names the method; a method of one's own, given in code, has none.
+    """
 
     @property
     def uses_reference(self) -> bool:
@@ -121,7 +124,7 @@ class Method(ABC):
         return None
 
     def useful(self, group: Group) -> bool:
-        """Whether a question counts for dynamic sampling; asked after corrections, with all rows of its family."""
+        """Whether a question counts for dynamic sampling; asked after corrections, with all its answers."""
         return not group.collapsed
 
     def plan(self, groups: Sequence[Group], rng: random.Random) -> Sequence[Repair | Ask]:

@@ -29,11 +29,11 @@ class Gpg(PolicyGradient):
         -\frac{\alpha}{N} \sum_{i,t} A_i \log \pi_{i,t}, \qquad A_i = r_i - \operatorname{mean}_g r, \qquad
         \alpha = \frac{B}{B - M}
 
-    with M of B groups collapsed. ``debias``: ``groups`` is this factor, counted over all rounds of sampling and all
-    ranks; ``tokens`` takes the collapsed groups out of the mean instead, which is exact where rows differ in length;
-    ``none`` is alpha = 1. ``scale`` (the paper's F_norm): what a centred reward is divided by, nothing or the deviation
-    of the ``group`` or of the ``batch``. ``aggregation``: mean over all ``tokens``, or over ``rows`` of the mean over
-    tokens. There is no ratio, so ``train.passes`` and ``train.mini_batches`` above 1 have no correction.
+    with M of the B groups in the mean collapsed. ``debias``: ``groups`` is this factor; ``tokens`` takes the collapsed
+    groups out of the mean instead, which is exact where rows differ in length; ``none`` is alpha = 1. ``scale`` (the
+    paper's F_norm): what a centred reward is divided by, ``none`` or the deviation of the ``group`` or of the
+    ``batch``. ``aggregation``: mean over all ``tokens``, or over ``rows`` of the mean over tokens. There is no ratio,
+    so ``train.passes`` and ``train.mini_batches`` above 1 have no correction.
 
     Source:
         Chu et al. 2025, GPG, arXiv:2504.02546 (F_norm = 1, alpha, and prompts drawn again while fewer than 0.6 of the
@@ -54,10 +54,11 @@ class Gpg(PolicyGradient):
         scaled = {"none": adv.group_centered, "group": adv.group_normalized, "batch": adv.batch_scaled}[self.scale]
         raw = scaled(batch.reward, batch.group, batch.scorable)
         keep = comparable(batch.group, batch.scorable)
-        if self.debias == "tokens":
-            keep = keep & ~adv.collapsed(batch.reward, batch.group, batch.scorable)
-        share = useful_share(batch.tally.useful, batch.tally.wanted)
+        differing = keep & ~adv.collapsed(batch.reward, batch.group, batch.scorable)
+        share = useful_share(len(batch.group[differing].unique()), len(batch.group[keep].unique()))
         alpha = debiasing_factor(share) if self.debias == "groups" else 1.0
+        if self.debias == "tokens":
+            keep = differing
         signal = self.spread(batch, raw=raw, advantages=alpha * raw, keep=keep, mask=batch.mask)
         return replace(signal, metrics=signal.metrics | {"gpg/alpha": (alpha, 1.0), "gpg/useful": (share, 1.0)})
 

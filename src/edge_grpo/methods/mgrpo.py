@@ -3,14 +3,15 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from edge_grpo.data.phrases import REVISION_PHRASES
+from edge_grpo.data.rows import half_character
 from edge_grpo.functional import filters, means
 from edge_grpo.functional.ops import group_max, where_mask
 from edge_grpo.functional.relative import relative_reward, standardized_reward
@@ -24,6 +25,13 @@ from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 __all__ = ["Mgrpo"]
 
 LAYERS = (1, 2)
+
+
+def _said(phrase: str) -> str:
+    """The phrase, if it says something that a tokenizer can read."""
+    if wrong := half_character(phrase) or ("" if phrase.strip() else "wanted some text"):
+        raise ValueError(wrong)
+    return phrase
 
 
 @final
@@ -54,7 +62,7 @@ class Mgrpo(Clipped):
 
     kind: Literal["mgrpo"] = "mgrpo"
     revisions: int = Field(default=4, ge=1)
-    phrases: tuple[str, ...] = Field(default=REVISION_PHRASES, min_length=1)
+    phrases: tuple[Annotated[str, AfterValidator(_said)], ...] = Field(default=REVISION_PHRASES, min_length=1)
     lambda2: float = Field(default=1.0, ge=0)
     l2_grouping: Literal["per_response", "per_question"] = "per_response"
     l2_filter: Literal["none", "group_any_success", "sample_success"] = "group_any_success"

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
-from edge_grpo.functional.ops import where_mask
+from edge_grpo.functional.ops import group_max, where_mask
 from edge_grpo.functional.rejection import signed_reward
 from edge_grpo.methods.policy_gradient import PolicyGradient
 from edge_grpo.records import Grade, Group
@@ -83,7 +83,16 @@ class Rejecting(Rewarded):
 
 @settings
 class Positives(Rejecting):
-    """Only rollouts with a positive reward are accepted, and the reward is their weight."""
+    """Only rollouts with a positive reward are accepted, and the reward is their weight.
+
+    ``accept``: every rollout with a ``positive`` reward, or those among them with the ``best`` of their prompt, which
+    is the same for right and wrong (``reward_values=signed``) and differs for graded rewards.
+
+    Source:
+        Xiong et al. 2025, arXiv:2504.11343, eq. 1 and 6 (best). Official code: positive.
+    """
+
+    accept: Literal["best", "positive"] = "best"
 
     off_policy_threshold: None = None  # acts on negative advantages alone, of which there is none
 
@@ -94,5 +103,8 @@ class Positives(Rejecting):
     def weigh(
         self, batch: Scored, values: Float[Tensor, " rows"]
     ) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
-        """The rewards, and the rows that have a positive one."""
-        return values, values > 0
+        """The rewards, and the rows that have a positive one, the best of their group where that is asked for."""
+        positive = values > 0
+        if self.accept == "best":
+            positive = positive & (values == group_max(values, batch.group, batch.scorable))
+        return values, positive

@@ -45,8 +45,8 @@ class Rpo(Method):
         D = \log \frac{\pi(y_w)}{\pi_{ref}(y_w)} - \log \frac{\pi(y_l)}{\pi_{ref}(y_l)}
 
     with log-probabilities of whole answers. Pairs are stored (``data.pairs``), or made of sampled groups: right answers
-    against wrong ones, at most ``max_pairs`` a group and every answer equally often; ``top_up`` samples further groups
-    until enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an answer and
+    against wrong ones, every answer as evenly as ``max_pairs`` a group allows; ``top_up`` samples further groups until
+    enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an answer and
     weighed with ``eta`` alone; the same ``eta`` is another one there, about ``beta * eta * length``.
     ``preference``: the pairwise loss; ``label_smoothing`` is for ``sigmoid`` and ``robust``. ``per_token``: means in
     place of sums of an answer's token log-probs everywhere. ``rpo_alpha``: a further likelihood term, averaged over all

@@ -29,21 +29,23 @@ class Unlikeliness(Clipped):
     .. math::
         -\frac{1}{N} \sum_{i,t} \min(w_{i,t} A_i,\; \operatorname{clip}(w_{i,t}, 1 - \epsilon, 1 + \epsilon) A_i)
         + \beta \operatorname{KL}, \qquad
-        A_i = \frac{r'_i - \operatorname{mean}_g r'}{\operatorname{std}_g r' + 10^{-6}}, \qquad
+        A_i = \frac{r'_i - \operatorname{mean}_g r'}{\operatorname{std}_g r' + \epsilon_\sigma}, \qquad
         r'_i = r_i \Big(1 - b \frac{a_i}{n}\Big)
 
     with rank 0 for the least likely of a group's n answers, right and wrong. ``penalty``: b. ``likelihood``: ranks go
     by the ``mean`` or the ``sum`` of a row's log-probs. ``first_rank``: the least likely answer's rank, 0 or 1.
-    ``reward_values``: r is 1 or 0 for ``correct`` or not, or the ``run``'s own reward.
+    ``reward_values``: r is 1 or 0 for ``correct`` or not, or the ``run``'s own reward. ``std_eps``: added to the
+    deviation.
 
     ``drop_uniform``: groups of equal rewards are not trained; otherwise ranks alone push an all-right group, however
     small b is. ``wrong_rows``: ``dropped`` is the baseline of supervised learning on right answers; nothing is left to
     compare, so the reward itself is the advantage. ``max_rows``: at most so many rows of a group, as sampled first.
 
     Source:
-        He et al. 2025, "Rewarding the Unlikely", arXiv:2506.02355. b, two passes, clip 0.2, KL weight 0.1 (without bias
-        correction, bounded by 10), mean over tokens, filter and ``first_rank`` 0 of the official code; summaries of the
-        paper give ``first_rank`` 1. Official code: skips updates with a gradient norm above 20, averages KL by tokens.
+        He et al. 2025, "Rewarding the Unlikely", arXiv:2506.02355. b, ``std_eps``, two passes, clip 0.2, KL weight 0.1
+        (without bias correction, bounded by 10), mean over tokens, filter and ``first_rank`` 0 of the official code;
+        summaries of the paper give ``first_rank`` 1. Official code: skips updates with a gradient norm above 20,
+        averages KL by tokens.
     """
 
     kind: Literal["unlikeliness"] = "unlikeliness"
@@ -55,6 +57,7 @@ class Unlikeliness(Clipped):
     likelihood: Literal["mean", "sum"] = "mean"
     first_rank: Literal[0, 1] = 0
     reward_values: Literal["correct", "run"] = "correct"
+    std_eps: float = Field(default=1e-6, gt=0)
     aggregation: Literal["tokens", "rows"] = "tokens"
     drop_uniform: bool = True
     wrong_rows: Literal["compared", "dropped"] = "compared"
@@ -93,8 +96,8 @@ class Unlikeliness(Clipped):
         )
         if self.wrong_rows == "dropped":
             return self.spread(batch, raw=values, advantages=shaped, keep=scorable & batch.correct, mask=batch.mask)
-        raw = group_normalized(values, batch.group, scorable, eps=1e-6, singleton="zero")
-        advantages = group_normalized(shaped, batch.group, scorable, eps=1e-6, singleton="zero")
+        raw = group_normalized(values, batch.group, scorable, eps=self.std_eps, singleton="zero")
+        advantages = group_normalized(shaped, batch.group, scorable, eps=self.std_eps, singleton="zero")
         signal = self.spread(
             batch, raw=raw, advantages=advantages, keep=comparable(batch.group, scorable), mask=batch.mask
         )

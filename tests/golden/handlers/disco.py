@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from golden.cases import Case
+from golden.handlers.wording import meaning, numbered, squeezed
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
@@ -14,20 +15,20 @@ from edge_grpo.methods import Disco, DiscoB
 from edge_grpo.methods.discriminative import Discriminative
 from edge_grpo.tensors import LossInputs, Totals
 
-SCORES = {"logL": "log_likelihood", "Lratio": "likelihood_ratio"}
-ESTIMATORS = {"kl": "k1", "low_var_kl": "k3"}
+SCORES = {"logl": "log_likelihood", "lratio": "likelihood_ratio"}
+ESTIMATORS: dict[str, Any] = {"kl": "k1", "k1": "k1", "low_var_kl": "k3", "k3": "k3"}
 
 
 def make_method(case: Case) -> Discriminative:
     """The method that the release's names describe."""
-    name = re.fullmatch(r"(disco|discob)_(logL|Lratio)", case.variant)
+    name = re.fullmatch(r"(discob?)(logl|lratio)", squeezed(case.variant))
     assert name, f"unknown variant '{case.variant}'"
     tau = case.setting("tau", None)
     shared: dict[str, Any] = {
         "score": SCORES[name[2]],
         "delta": case.setting("delta"),
         "beta": case.setting("beta"),
-        "kl_estimator": ESTIMATORS[case.setting("kl_type")],
+        "kl_estimator": meaning(case.setting("kl_type"), ESTIMATORS, "kl_type"),
     }
     return Disco(**shared, tau=tau) if name[1] == "disco" else DiscoB(**shared)
 
@@ -40,7 +41,7 @@ def micro_batch(case: Case, method: Discriminative, logprobs: Tensor, rows: Tens
         mask,
         torch.zeros_like(logprobs.detach()),
         rewards=reward,
-        group=torch.tensor(case.value("uid")),
+        group=numbered(case.value("uid")),
         old=case.tensor("old_log_prob"),
     )
     neither = (reward != 0) & (reward != 1)

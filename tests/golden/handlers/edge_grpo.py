@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from golden.cases import Case, tensor
 from golden.handlers.rewards import rewards_of
+from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
@@ -193,7 +194,7 @@ class Draws(random.Random):
         self.left = list(strategies)
 
     def random(self) -> float:
-        return {"reflect": 0.25, "answer_injection": 0.6, "reference_solution": 0.9}[self.left.pop(0)]
+        return meaning(self.left.pop(0), {"reflect": 0.25, "answer": 0.6, "reference": 0.9}, "strategy", begins=True)
 
 
 class ScriptedPlan(Method):

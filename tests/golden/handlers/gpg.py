@@ -1,10 +1,12 @@
 """GPG: resampling, the factor alpha and the losses of its trainers. The rounds and ranks of the release live here."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import torch
 from golden.cases import Case
+from golden.handlers.wording import is_scaled, squeezed
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
 from edge_grpo.functional.terms import k3_kl
 from edge_grpo.methods import Gpg
 from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.tensors import LossInputs, Scored, Signal, Tally, Totals
+from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 Place = tuple[int, int]  # round and group
 
@@ -60,12 +62,11 @@ class Rounds:
 
 def step(case: Case) -> dict[str, Any]:
     eps, adjust = case.setting("std_eps"), case.setting("adjust_gd_alpha")
-    method = Gpg(
-        scale="group" if case.setting("scale_rewards_std") else "none",
-        debias="groups" if adjust else "none",
-        beta=case.setting("kl_coef"),
-    )
+    method = Gpg(scale="group" if case.setting("scale_rewards_std") else "none", debias="none")
     rounds = Rounds(case, method)
+    inverse = useful_share(rounds.useful, rounds.wanted)  # the release's count: all rounds, all ranks
+    alpha = debiasing_factor(inverse) if adjust else 1.0
+    method = replace(method, beta=case.setting("kl_coef") * alpha)  # the whole loss is divided by inverse_alpha
     rows = [row for place in rounds.kept for row in rounds.groups[place].rows]
     size = case.setting("group_size")
     assert all(len(rounds.groups[place].rows) == size for place in rounds.kept)
@@ -81,15 +82,15 @@ def step(case: Case) -> dict[str, Any]:
         old=logprobs.detach(),
         ref=case.tensor("ref_log_prob_of_assembled_batch") if method.beta else None,
     )
-    batch = replace(batch, tally=Tally(rounds.wanted, rounds.used * rounds.wanted, rounds.useful))
-    signal = method.signal(batch)
+    raw = method.signal(batch).raw_advantages
     if method.scale == "group" and eps != 1e-4:  # the product has the release's
         raw = adv.group_normalized(batch.reward, batch.group, eps=eps)
-        factor = debiasing_factor(useful_share(rounds.useful, rounds.wanted)) if adjust else 1.0
-        signal = method.spread(batch, raw=raw, advantages=factor * raw, keep=batch.scorable, mask=mask)
+    elif adjust and case.setting("world_size") == 1:  # the mean is over all groups, so the product's alpha is this one
+        own = replace(method, debias="groups").signal(batch)
+        assert torch.allclose(own.row_advantages, alpha * raw, rtol=1e-6, atol=1e-12)
+    signal = method.spread(batch, raw=raw, advantages=alpha * raw, keep=batch.scorable, mask=mask)
     value = total_loss(method, batch, signal, logprobs)
     value.backward()
-    inverse = useful_share(rounds.useful, rounds.wanted)
     return {
         "rounds_used": rounds.used,
         "kept_samples": [[*place, i] for place in rounds.kept for i in range(size)],
@@ -120,16 +121,18 @@ def inputs(batch: Scored, signal: Signal, logprobs: Tensor) -> LossInputs:
 def trainer(case: Case) -> str:
     """Which of the release's trainers a case is about."""
     names = {
-        "GPGSTDTrainer": "std",
+        "gpgstd": "std",
         "visual": "visual",
-        "Visual": "visual",
-        "R1-V": "visual",
-        "open-r1": "language",
-        "GPG-7B": "language",
-        "GPGTrainer": "rs",
+        "r1v": "visual",
+        "pgname=gpg": "visual",
+        "openr1": "language",
+        "gpg7b": "language",
+        "openrs": "rs",
+        "gpgrs": "rs",
+        "gpgtrainer": "rs",
     }
     for name, known in names.items():
-        if name in case.variant:
+        if name in squeezed(case.variant):
             return known
     raise ValueError(f"unknown variant {case.variant!r}")
 
@@ -139,7 +142,8 @@ def loss(case: Case) -> dict[str, Any]:
     logprobs, mask = case.tensor("log_prob").requires_grad_(), case.tensor("mask").bool()
     alpha = 1.0
     if adjust:
-        alpha = debiasing_factor(case.setting("inverse_alpha"), eps=case.setting("alpha_eps", 0.0))
+        eps = case.setting("alpha_eps", 1e-5 if kind == "visual" else 0.0)
+        alpha = debiasing_factor(case.setting("inverse_alpha"), eps=eps)
     else:
         case.setting("inverse_alpha", None)
         case.setting("alpha_eps", None)
@@ -174,10 +178,13 @@ def advantages_of(case: Case, group: Tensor, *, scaled: bool) -> Tensor:
         return case.tensor("advantages")
     rule, eps = case.setting("advantage", None), case.setting("std_eps", 1e-4)
     if rule is not None:
-        assert "group mean" in rule, f"unknown advantage rule {rule!r}"
-        scaled = "std" in rule
+        if "mean" not in rule.lower():
+            raise ValueError(f"unknown advantage rule {rule!r}")
+        scaled = is_scaled(rule)
+    elif trainer(case) != "visual" and is_scaled(case.variant):
+        rule, scaled = case.variant, True
     rewards = case.tensor("rewards")
-    if scaled and rule is not None and "batch std" in rule:
+    if scaled and rule is not None and re.search(r"batch[ -]*(std|dev)|(std|deviation) of the batch", rule.lower()):
         return adv.batch_scaled(rewards, group, eps=eps)
     return adv.group_normalized(rewards, group, eps=eps) if scaled else adv.group_centered(rewards, group)
 

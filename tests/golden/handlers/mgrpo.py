@@ -14,9 +14,11 @@ from edge_grpo.metrics import means
 from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
 from edge_grpo.tensors import Scored, Signal, Totals
 
-STD = {0: "population", 1: "sample"}
+STD: dict[int, Any] = {0: "population", 1: "sample"}
 ROLLOUT = {"reward", "correct", "logp_new", "logp_old", "logp_ref"}
 TEMPLATE = "[bos] question [sep] response [sep] phrase [sep] revision"
+NAMES = {"bos": "bos", "sep": "sep", "question": "question", "q": "question", "response": "response", "o_i": "response"}
+NAMES |= {"phrase": "phrase", "c": "phrase", "revision": "revision", "o'": "revision", "o'_ih": "revision"}
 
 
 class Step:
@@ -118,15 +120,15 @@ def mgrpo(case: Case) -> dict[str, Any]:
 
 
 def method_of(case: Case) -> Mgrpo:
-    ddof, normalize = STD[case.setting("adv_ddof")], case.setting("std_normalize")
+    ddof = case.setting("adv_ddof", 1)
     return Mgrpo(
-        std=ddof if normalize else "none",
-        std_eps=case.setting("adv_eps"),
+        std=STD[ddof] if case.setting("std_normalize", True) else "none",
+        std_eps=case.setting("adv_eps", 1e-6),
         clip_low=case.setting("clip_eps_low"),
         clip_high=case.setting("clip_eps_high"),
         beta=case.setting("kl_coef"),
         lambda2=case.setting("lambda2"),
-        l2_filter=case.setting("l2_filter"),
+        l2_filter=case.setting("l2_filter") or "none",
         l2_grouping=case.setting("l2_grouping"),
     )
 
@@ -159,9 +161,12 @@ def prompt_case(content: dict[str, Any]) -> dict[str, Any]:
     """A revision and its prompt from token ids, as the collector puts them together."""
     known = {"bos", "sep", "question", "response", "phrase", "revision", "template"}
     assert set(content) <= known, f"unknown inputs: {set(content) - known}"
-    assert content.get("template", TEMPLATE) == TEMPLATE, "another template"
-    sep = [content["sep"]]
-    prompt = [content["bos"], *content["question"], *sep, *content["response"], *sep, *content["phrase"], *sep]
+    words = [word.strip("[],+|<>") for word in content.get("template", TEMPLATE).lower().split()]
+    assert set(words) <= set(NAMES), f"unknown parts of the template: {set(words) - set(NAMES)}"
+    *parts, last = [content[NAMES[word]] for word in words]
+    assert NAMES[words[-1]] == "revision", "a template ends with the revision"
+    assert last is content["revision"]
+    prompt = [token for part in parts for token in (part if isinstance(part, list) else [part])]
     rollout = Rollout(tuple(prompt), (Span(tuple(content["revision"]), Segment.SAMPLED),), finished=False)
     row = Row(rollout, Grade(Verdict.CORRECT, 1.0))
     group = Group(Problem("p", "?", ("",)), (row,), family=0, layer=2, parent=0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from golden.cases import Case, tensor
+from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
@@ -15,9 +16,16 @@ from edge_grpo.functional.ops import group_mean, row_mean
 from edge_grpo.methods import Nthr
 from edge_grpo.tensors import Scored, Totals
 
-ETA = {"2abs": "balance", "p": "p", "1-p": "1-p"}
-STD = {0: "population", 1: "sample"}
-VOCABULARY = {"full": "full", "responses": "responses"}
+ETA: dict[str, Any] = {
+    "2abs": "balance",
+    "2|0.5-p|": "balance",
+    "balance": "balance",
+    "p": "p",
+    "1-p": "1-p",
+    "one_minus_p": "1-p",
+}
+STD: dict[int, Any] = {0: "population", 1: "sample"}
+VOCABULARY: dict[str, Any] = {"full": "full", "response": "responses", "restricted": "responses"}
 GROUP = {"rewards", "mask", "tokens", "hidden", "logits_old", "logp_new", "logp_ref"}
 
 
@@ -109,11 +117,11 @@ def method_of(case: Case) -> Nthr:
     beta = case.setting("beta")
     clip = case.setting("clip_eps")
     return Nthr(
-        threshold="all" if beta == "-inf" else beta,
-        eta=ETA[eta] if isinstance(eta, str) else eta,
+        threshold="all" if float(beta) == -torch.inf else float(beta),
+        eta=meaning(eta, ETA, "eta_mode") if isinstance(eta, str) else eta,
         std=STD[case.setting("adv_ddof")],
         std_eps=case.setting("adv_eps"),
-        vocabulary=VOCABULARY[case.setting("vocab")],
+        vocabulary=meaning(case.setting("vocab"), VOCABULARY, "vocab", begins=True),
         clip_low=clip,
         clip_high=clip,
         beta=case.setting("kl_coef"),

@@ -5,33 +5,33 @@ from typing import Any
 
 import torch
 from golden.cases import Case
+from golden.handlers.wording import aggregation, meaning, numbered
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
 from edge_grpo.batching import loss_inputs
 from edge_grpo.functional import losses
 from edge_grpo.functional.means import mean_over_tokens
-from edge_grpo.functional.ops import group_size
+from edge_grpo.functional.ops import group_size, where_mask
 from edge_grpo.methods import Raft, RaftPp, Reinforce, ReinforceRej
 from edge_grpo.methods.rejection import Rewarded
 from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
-
-AGGREGATIONS = {"token-mean": "tokens", "seq-mean-token-mean": "rows"}
 
 
 class Release:
     """A case as the release would run it: rejected rows stay with advantage 0, the run's own rewards."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, *, policy_by_tokens: bool = False) -> None:
         self.case = case
+        self.aggregation = aggregation(case.setting("loss_agg_mode", "token-mean"))
         self.eps = case.setting("mask_mean_eps")
         self.clip_low, self.clip_high = case.setting("clip_low"), case.setting("clip_high")
         self.dual = case.setting("dual_clip_c", 3.0)
         self.weights = {"beta": case.setting("kl_loss_coef", 0.0), "entropy_coef": case.setting("entropy_coeff", 0.0)}
-        assert case.setting("kl_loss_type", "low_var_kl") == "low_var_kl"
+        meaning(case.setting("kl_loss_type", "low_var_kl"), {"low_var_kl": "k3", "k3": "k3"}, "kl_loss_type")
         self.shared = {
             "reward_values": "run",
-            "aggregation": AGGREGATIONS[case.setting("loss_agg_mode", "token-mean")],
+            "aggregation": "tokens" if policy_by_tokens else self.aggregation,
             **self.weights,
         }
         self.logprobs = case.tensor("log_prob").requires_grad_()
@@ -43,13 +43,12 @@ class Release:
 
     def _batch(self) -> Scored:
         case = self.case
-        names = case.value("prompt_id")
         reward = case.tensor("reward")
         batch = scored_rollouts(
             case.tensor("mask").bool(),
             self.entropy.detach(),
             rewards=reward,
-            group=torch.tensor([sorted(set(names)).index(name) for name in names]),
+            group=numbered(case.value("prompt_id")),
             old=case.tensor("old_log_prob"),
             ref=case.tensor("ref_log_prob") if "ref_log_prob" in case.inputs else None,
         )
@@ -58,7 +57,7 @@ class Release:
     def _shaper(self, estimator: str) -> Rewarded:
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high, "delta": self.dual}
         if estimator == "raft":
-            return RaftPp(**self.shared, rejected="zero_advantage", clip_high=self.clip_high)
+            return RaftPp(**self.shared, rejected="zero_advantage", accept="positive", clip_high=self.clip_high)
         if estimator == "reinforce_rej":
             return ReinforceRej(**self.shared, rejected="zero_advantage", **clip)
         if estimator == "reinforce":
@@ -117,6 +116,21 @@ class Release:
         bare = replace(self.method, beta=0.0, entropy_coef=0.0)
         return bare.loss(x, self.totals(x))
 
+    def total(self, x: LossInputs) -> Tensor:
+        """The loss of the actor, whose policy term is by tokens: ``loss_agg_mode`` reaches the other two alone."""
+        if self.aggregation == "tokens":
+            return self.loss(x)
+        total = self.policy_loss(x) - self.weights["entropy_coef"] * self.aggregated(x.entropy, x.mask)
+        if not self.method.uses_reference:
+            return total
+        return total + self.weights["beta"] * self.aggregated(self.method.kl(x, self.method.log_ratio(x)), x.mask)
+
+    def aggregated(self, values: Tensor, mask: Tensor) -> Tensor:
+        """The release's mean, as ``loss_agg_mode`` says."""
+        if self.aggregation == "tokens":
+            return self.mean(values, mask)
+        return (where_mask(values, mask).sum(-1) / (mask.sum(-1) + self.eps)).mean()
+
     def mean(self, values: Tensor, mask: Tensor) -> Tensor:
         """The release's mean over tokens."""
         return mean_over_tokens(values.to(self.case.dtype), mask, tokens=float(mask.sum()) + self.eps)
@@ -149,7 +163,7 @@ def loss(case: Case) -> dict[str, Any]:
 
 
 def update(case: Case) -> dict[str, Any]:
-    release = Release(case)
+    release = Release(case, policy_by_tokens=True)
     mini, micro = case.setting("mini_batch_rows"), case.setting("micro_batch_rows")
     results: dict[str, list[Any]] = {name: [] for name in ("pg_loss", "entropy", "clip", "dual", "drift", "kl")}
     gradients: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -157,16 +171,16 @@ def update(case: Case) -> dict[str, Any]:
         total = torch.zeros((), dtype=case.dtype)
         for rows in update_rows.split(micro):
             x = release.inputs(rows)
-            total = total + release.loss(x) / (mini // micro)
+            total = total + release.total(x) / (mini // micro)
             clipped, dual, drift = release.clip_shares(x)
             kl = release.method.kl(x, release.method.log_ratio(x)) if release.method.uses_reference else None
             found = {
                 "pg_loss": release.policy_loss(x),
-                "entropy": release.mean(x.entropy, x.mask),
+                "entropy": release.aggregated(x.entropy, x.mask),
                 "clip": clipped,
                 "dual": dual,
                 "drift": drift,
-                "kl": None if kl is None else release.mean(kl, x.mask),
+                "kl": None if kl is None else release.aggregated(kl, x.mask),
             }
             for name, value in found.items():
                 results[name].append(value)

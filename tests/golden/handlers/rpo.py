@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from golden.cases import Case
+from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
@@ -17,13 +18,20 @@ from edge_grpo.methods.rpo import Pairs
 from edge_grpo.metrics import means
 from edge_grpo.tensors import LossInputs, Totals
 
+LOSSES: dict[str, Literal["sigmoid", "hinge", "ipo", "robust"]] = {
+    "sigmoid": "sigmoid",
+    "dpo": "sigmoid",
+    "hinge": "hinge",
+    "ipo": "ipo",
+    "robust": "robust",
+}
 KNOWN = {"beta", "eta", "loss_type", "label_smoothing", "rpo_alpha"}
 
 
 def make_method(settings: Mapping[str, Any], **further: Any) -> Rpo:
     """The method that the release's names describe; smoothing is ignored by its losses that know none."""
     assert set(settings) <= KNOWN, f"unknown settings: {set(settings) - KNOWN}"
-    kind = settings.get("loss_type") or "sigmoid"
+    kind = meaning(settings.get("loss_type") or "sigmoid", LOSSES, "loss_type")
     smoothing = settings.get("label_smoothing") or 0.0
     return Rpo(
         beta=settings["beta"],

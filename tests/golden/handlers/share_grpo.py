@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from golden.cases import Case
+from golden.handlers.wording import require_unbiased
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
@@ -18,8 +19,15 @@ from edge_grpo.rewards.formats import tagged_answer, thinks_then_answers, thinks
 from edge_grpo.rewards.math import same_answer
 from edge_grpo.tensors import Scored, Totals
 
-STATISTICS = {"unbiased, global over Q*Q*n rows, local over n": "rows"}
-RELEASE = next(iter(STATISTICS))
+RELEASE = "unbiased, global over Q*Q*n rows, local over n"
+MEAN_EPS = 1e-8  # in the release's mean over tokens
+
+
+def statistics_of(sentence: str) -> Literal["answers", "rows"]:
+    """What the deviation of a question is taken over."""
+    require_unbiased(sentence)
+    plain = sentence.lower().replace(" ", "")
+    return "answers" if "distinct" in plain or ("q*n" in plain and "q*q*n" not in plain) else "rows"
 
 
 def arranged(case: Case, method: ShareGrpo, rewards: list[Any], lengths: list[Any]) -> tuple[list[Group], Tensor]:
@@ -49,8 +57,8 @@ def shared_step(case: Case, rewards: list[Any], lengths: list[Any], width: int) 
     """The rows of a step in the order of the groups, and their places."""
     method = ShareGrpo(
         num_variants=len(rewards[0]),
-        statistics=STATISTICS[case.setting("std", RELEASE)],
-        std_eps=case.setting("eps"),
+        statistics=statistics_of(case.setting("std", RELEASE)),
+        std_eps=case.setting("eps", 1e-6),
         clip_low=case.setting("clip_low", 0.2),
         clip_high=case.setting("clip_high", 0.3),
         delta=case.setting("clip_dual", 3.0),
@@ -95,7 +103,7 @@ def hierarchical_advantage(case: Case) -> dict[str, Any]:
 
 def rollout_repairing_and_advantage(case: Case) -> dict[str, Any]:
     texts, truths = case.value("answer_text_b_j_k"), case.value("ground_truth_b")
-    weight, lengths = case.setting("format_weight"), case.value("response_length_b_j_k")
+    weight, lengths = case.setting("format_weight", 0.1), case.value("response_length_b_j_k")
     width = case.value("max_response_length")
     rewards = [
         [[boxed_style(text, truth, weight)["overall"] for text in answers] for answers in wordings]
@@ -114,8 +122,10 @@ def rollout_repairing_and_advantage(case: Case) -> dict[str, Any]:
 
 
 def shared_policy_loss(case: Case) -> dict[str, Any]:
+    rewards = case.value("reward_b_j_k")
+    sizes(case, rewards)
     method, batch, places = shared_step(
-        case, case.value("reward_b_j_k"), case.value("response_length_b_j_k"), case.value("max_response_length")
+        case, rewards, case.value("response_length_b_j_k"), case.value("max_response_length")
     )
     order = torch.tensor(case.value("row_order_b_i_j_k"))
     assert torch.equal(order, places), "rows come in another order than those of the file"
@@ -124,7 +134,7 @@ def shared_policy_loss(case: Case) -> dict[str, Any]:
     new = case.tensor("log_probs").requires_grad_()
     signal = method.signal(batch)
     x = loss_inputs(batch, signal, torch.arange(len(places)), new.shape[1], logprobs=new, entropy=batch.entropy)
-    loss = method.loss(x, Totals(float(x.keep.sum()), float(x.mask.sum()), new.shape[1]))
+    loss = method.loss(x, Totals(float(x.keep.sum()), float(x.mask.sum()) + MEAN_EPS, new.shape[1]))
     loss.backward()
     observed = means(method.observe(x))
     return {
@@ -163,8 +173,8 @@ def reward_function(case: Case) -> dict[str, Any] | list[dict[str, Any]]:
         "answer_tag_style": answer_tag_style,
     }
     weights = {
-        "boxed_style": case.setting("format_weight_boxed"),
-        "answer_tag_style": case.setting("format_weight_tag"),
+        "boxed_style": case.setting("format_weight_boxed", 0.1),
+        "answer_tag_style": case.setting("format_weight_tag", 0.5),
     }
     rows = case.inputs if isinstance(case.inputs, list) else [case.inputs]
     results = []

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from golden.cases import Case, tensor
+from golden.handlers.wording import aggregation, numbered, require_unbiased
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
 from edge_grpo.batching import loss_inputs
 from edge_grpo.functional import losses
-from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.coverage import block_pass_at_k, pass_at_k, uplift_rate
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import masked_mean, masked_std, row_mean
@@ -25,24 +25,22 @@ class Release:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        assert case.setting("std", "unbiased") == "unbiased"
-        self.eps = case.setting("eps")
-        aggregation = case.setting("aggregation", "token_level").split(" ")[0]
+        require_unbiased(case.setting("std", "unbiased"))
         self.method = Unlikeliness(
             penalty=case.setting("beta_rank"),
             reward_values="run",
-            aggregation={"token_level": "tokens", "sequence_level": "rows"}[aggregation],
+            aggregation=aggregation(case.setting("aggregation", "token_level")),
+            std_eps=case.setting("eps", 1e-6),
             clip_low=case.setting("clip_low", 0.2),
             clip_high=case.setting("clip_high", 0.2),
             beta=case.setting("kl_coef", 0.0),
         )
-        names = case.value("uid")
         old = case.tensor("old_log_probs")
         self.batch = scored_rollouts(
             case.tensor("response_mask").bool(),
             torch.zeros_like(old),
             rewards=case.tensor("reward"),
-            group=torch.tensor([sorted(set(names)).index(name) for name in names]),
+            group=numbered(case.value("uid")),
             old=old,
             ref=case.tensor("ref_log_probs") if "ref_log_probs" in case.inputs else None,
         )
@@ -51,21 +49,15 @@ class Release:
         self.shaped = unlikeliness_reward(
             batch.reward, self.scores, batch.group, batch.scorable, penalty=method.penalty, first_rank=method.first_rank
         )
-        self.advantages = self.normalized(self.shaped)
+        self.advantages = self.advantages_of(method, self.shaped)
         self.signal = method.spread(
             batch, raw=batch.reward, advantages=self.advantages, keep=batch.scorable, mask=batch.mask
         )
-        self._agrees_with_the_method()
 
-    def normalized(self, rewards: Tensor) -> Tensor:
-        """Compared within the group; an answer alone keeps its reward."""
-        return group_normalized(rewards, self.batch.group, eps=self.eps, singleton="raw")
-
-    def _agrees_with_the_method(self) -> None:
-        """What the method makes of the step, but for answers that are alone, which it leaves out."""
-        signal = self.method.signal(self.batch)
-        if self.eps == 1e-6:
-            assert torch.equal(signal.row_advantages[signal.keep], self.advantages[signal.keep])
+    def advantages_of(self, method: Unlikeliness, rewards: Tensor) -> Tensor:
+        """What the method makes of the step; answers that are alone, which it leaves out, keep their reward."""
+        signal = method.signal(self.batch)
+        return torch.where(signal.keep, signal.row_advantages, rewards / (1 + method.std_eps))
 
     @property
     def token_advantages(self) -> Tensor:
@@ -97,7 +89,7 @@ class Release:
 
 def unlikeliness_advantage(case: Case) -> dict[str, Any]:
     release = Release(case)
-    plain = release.normalized(release.batch.reward)
+    plain = release.advantages_of(replace(release.method, penalty=0.0), release.batch.reward)
     return {
         "mean_old_log_prob": release.scores,
         "shaped_reward": release.shaped,
@@ -169,9 +161,9 @@ def as_row(success: int, length: int, window: int) -> Row:
 
 def selected(groups: list[Group], settings: dict[str, Any]) -> dict[str, Any]:
     method = Unlikeliness(
-        wrong_rows="dropped" if settings.pop("rejection_sampling") else "compared",
-        drop_uniform=settings.pop("advantage_threshold"),
-        max_rows=settings.pop("max_samples"),
+        wrong_rows="dropped" if settings.pop("rejection_sampling", False) else "compared",
+        drop_uniform=settings.pop("advantage_threshold", False),
+        max_rows=settings.pop("max_samples", None),
     )
     assert not settings, f"unknown settings {settings}"
     arranged = method.arrange(groups)
