@@ -1,5 +1,6 @@
 """Run-time shape checks for the whole package, one torch thread, and the option that points at golden vectors."""
 
+import signal
 from pathlib import Path
 
 import jaxtyping
@@ -11,6 +12,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background inherits it as ignored
 settings.register_profile("house", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("house")
 
