@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.errors import ConfigError
 from edge_grpo.evaluate import EvalSettings
-from edge_grpo.explain import explain
+from edge_grpo.explain import explain_all
 from edge_grpo.methods import METHODS, EdgeGrpo, Method, MethodConfig
 from edge_grpo.models import BUNDLED, ModelSettings
 from edge_grpo.rewards import own
@@ -104,7 +104,7 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
     try:
         return _ADAPTER.validate_python(plain)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(dict(item), Config, cls) for item in error.errors())) from None
+        raise ConfigError(explain_all(list(map(dict, error.errors())), Config, cls)) from None
 
 
 def parse_settings(cls: type[T], words: Sequence[str]) -> T:
@@ -119,7 +119,7 @@ def parse_settings(cls: type[T], words: Sequence[str]) -> T:
     try:
         return TypeAdapter(cls).validate_python(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(dict(item), cls) for item in error.errors())) from None
+        raise ConfigError(explain_all(list(map(dict, error.errors())), cls)) from None
 
 
 def to_tree(config: Config) -> dict[str, Any]:
