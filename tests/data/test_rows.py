@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from edge_grpo.data.rows import BadRowError, described, half_character, is_text, load_records, required, row_id
+from edge_grpo.data.rows import BadRowError, described, is_text, load_records, required, row_id
 from edge_grpo.errors import DataError
 from edge_grpo.records import Problem
 
@@ -61,5 +61,3 @@ def test_values_are_described_in_words():
         "float 2.5",
         "bool True",
     ]
-    assert half_character("ok") == ""
-    assert "position 1" in half_character("a\ud83d")

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from edge_grpo.data import arithmetic
 from edge_grpo.data.arithmetic import ArithmeticSettings
-from edge_grpo.data.rows import BadRowError, described, half_character, is_text, load_records, required, row_id
+from edge_grpo.data.rows import BadRowError, described, is_text, load_records, required, row_id
+from edge_grpo.data.texts import half_character
 from edge_grpo.errors import DataError
 from edge_grpo.records import Problem
 from edge_grpo.rng import python_random

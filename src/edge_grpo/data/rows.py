@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
+from edge_grpo.data.texts import half_character
 from edge_grpo.errors import DataError
 from edge_grpo.quiet import quiet_failures
 from edge_grpo.records import Pair, Problem
 
-__all__ = ["BadRowError", "described", "half_character", "is_text", "load_records", "required", "row_id"]
+__all__ = ["BadRowError", "described", "is_text", "load_records", "required", "row_id"]
 
 _FILES = (".json", ".jsonl", ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -197,16 +198,6 @@ def is_text(value: object, name: str) -> TypeGuard[str]:
     if broken := half_character(value):
         raise BadRowError(f"field '{name}': {broken}")
     return True
-
-
-def half_character(text: str) -> str:
-    """What is wrong with a text that holds lone surrogates, which no tokenizer and no file takes; else nothing."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        return f"half a character ({half}) at position {error.start}, wanted whole Unicode text"
-    return ""
 
 
 def required(row: Mapping[str, object], name: str) -> object:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from edge_grpo.data.phrases import REVISION_PHRASES
-from edge_grpo.data.rows import half_character
+from edge_grpo.data.texts import half_character
 from edge_grpo.functional import filters, means
 from edge_grpo.functional.ops import group_max, where_mask
 from edge_grpo.functional.relative import relative_reward, standardized_reward
