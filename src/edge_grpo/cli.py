@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from safetensors import SafetensorError
 
+from edge_grpo.commands.grade import grade
 from edge_grpo.errors import ConfigError, EdgeGrpoError
 
 __all__ = ["app", "main"]
@@ -21,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="RL post-training of language models with advantage collapse cured and shown.",
 )
+
+app.command()(grade)
 
 Settings = Annotated[
     list[str] | None,
@@ -58,16 +61,6 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _split(words: list[str] | None) -> tuple[str | None, list[str]]:
-    """The YAML file, if the first word is one, and the overrides."""
-    words = list(words or [])
-    path = words.pop(0) if words and "=" not in words[0] else None
-    for word in words:
-        if "=" not in word:
-            raise ConfigError(f"'{word}': wanted key=value behind the configuration file, for example train.steps=7")
-    return path, words
-
-
 @app.command()
 def train(
     settings: Settings = None,
@@ -75,11 +68,11 @@ def train(
 ) -> None:
     """Train a model. With no argument: the bundled model on built-in arithmetic with EDGE-GRPO."""
     from edge_grpo import train as loop  # noqa: PLC0415 - torch is slow to import and most mistakes show before
-    from edge_grpo.config import load_config, parse_tree  # noqa: PLC0415
+    from edge_grpo.config import load_config, parse_tree, split_words  # noqa: PLC0415
     from edge_grpo.display import LiveDisplay, PlainDisplay, decoding, summary  # noqa: PLC0415
     from edge_grpo.rundir import RunFolder  # noqa: PLC0415
 
-    path, overrides = _split(settings)
+    path, overrides = split_words(settings)
     console = Console()
     display = LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
     if resume:
@@ -100,9 +93,9 @@ def train(
 @app.command("show-config")
 def show_config(settings: Settings = None) -> None:
     """Print all settings as they would be used, with their hash."""
-    from edge_grpo.config import config_hash, load_config, located, to_tree, to_yaml  # noqa: PLC0415
+    from edge_grpo.config import config_hash, load_config, located, split_words, to_tree, to_yaml  # noqa: PLC0415
 
-    tree = located(to_tree(load_config(*_split(settings))))
+    tree = located(to_tree(load_config(*split_words(settings))))
     print(f"# edge-grpo configuration {config_hash(tree)}\n{to_yaml(tree)}", end="")
 
 
@@ -142,7 +135,7 @@ def evaluate(
     """
     from dataclasses import replace  # noqa: PLC0415
 
-    from edge_grpo.config import load_config  # noqa: PLC0415
+    from edge_grpo.config import load_config, split_words  # noqa: PLC0415
     from edge_grpo.data.problems import load_problems, load_train_eval  # noqa: PLC0415
     from edge_grpo.display import decoding  # noqa: PLC0415
     from edge_grpo.evaluate import evaluate_model  # noqa: PLC0415
@@ -150,7 +143,7 @@ def evaluate(
     from edge_grpo.rewards.compose import Rewards  # noqa: PLC0415
     from edge_grpo.rundir import RunFolder  # noqa: PLC0415
 
-    path, overrides = _split(settings)
+    path, overrides = split_words(settings)
     folder = Path(model).expanduser()
     base = None
     if not path and folder.name == "final" and (folder.parent / "config.yaml").exists():
@@ -204,11 +197,11 @@ def lld(
 
     Set train.learning_rate low (1e-5): the question is what the first small step does.
     """
-    from edge_grpo.config import load_config  # noqa: PLC0415
+    from edge_grpo.config import load_config, split_words  # noqa: PLC0415
     from edge_grpo.displacement import measure, report  # noqa: PLC0415
     from edge_grpo.display import PlainDisplay  # noqa: PLC0415
 
-    config = load_config(*_split(settings))
+    config = load_config(*split_words(settings))
     for line in report(measure(config, num_problems=problems, display=PlainDisplay())):
         print(line)
 
@@ -224,12 +217,12 @@ def uplift(
 
     Set rollout.group_size to the number of answers (32).
     """
-    from edge_grpo.config import load_config  # noqa: PLC0415
+    from edge_grpo.config import load_config, split_words  # noqa: PLC0415
     from edge_grpo.uplift import measure, report  # noqa: PLC0415
 
     if not after:
         raise ConfigError("--after: wanted the folder of the trained model")
-    config = load_config(*_split(settings))
+    config = load_config(*split_words(settings))
     for line in report(measure(config, before=before or config.model.path, after=after, num_problems=problems)):
         print(line)
 

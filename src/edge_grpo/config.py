@@ -31,6 +31,7 @@ __all__ = [
     "located",
     "parse_settings",
     "parse_tree",
+    "split_words",
     "to_tree",
     "to_yaml",
 ]
@@ -81,6 +82,20 @@ def load_config(
     for text in overrides:
         _override(tree, text)
     return parse_tree(tree)
+
+
+def split_words(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """The words of a command line as a YAML file, if the first one is no setting, and the settings on top of it.
+
+    Raises:
+        ConfigError: a later word is no setting.
+    """
+    rest = list(words or [])
+    path = rest.pop(0) if rest and "=" not in rest[0] else None
+    for word in rest:
+        if "=" not in word:
+            raise ConfigError(f"'{word}': wanted key=value behind the configuration file, for example train.steps=7")
+    return path, rest
 
 
 def parse_tree(tree: Mapping[str, Any]) -> Config:
