@@ -31,6 +31,7 @@ __all__ = [
     "located",
     "parse_settings",
     "parse_tree",
+    "read_yaml",
     "split_words",
     "to_tree",
     "to_yaml",
@@ -78,7 +79,7 @@ def load_config(
     Raises:
         ConfigError: no such file, not YAML, or a setting that is unknown or has a wrong value.
     """
-    tree = _read(path) if path else copy.deepcopy(dict(base or {}))
+    tree = read_yaml(path) if path else copy.deepcopy(dict(base or {}))
     for text in overrides:
         _override(tree, text)
     return parse_tree(tree)
@@ -209,7 +210,12 @@ def _absolute(path: str) -> str:
         return path
 
 
-def _read(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; an empty file is an empty one.
+
+    Raises:
+        ConfigError: no such file, not YAML, or something else than a mapping.
+    """
     try:
         tree = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except FileNotFoundError:
