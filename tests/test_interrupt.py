@@ -2,10 +2,11 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
-from edge_grpo.interrupt import Interruption, StepDropped
+from edge_grpo.interrupt import Interruption, StepDropped, Terminated, terminable
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -29,9 +30,50 @@ def test_no_except_exception_swallows_a_dropped_step():
     assert not issubclass(StepDropped, Exception)
 
 
-def test_a_second_signal_ends_at_once_and_handlers_come_back():
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Interruption():
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize(
+    ("second", "kind", "code"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, Terminated, 143)]
+)
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_by_its_own_number_and_handlers_come_back(first, second, kind, code):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(kind) as stop, terminable(), Interruption():
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), second)
+        pytest.fail("the process went on")
+    assert getattr(stop.value, "code", None) == code
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_ctrl_c_ends_a_process_that_was_started_with_it_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), Interruption():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_sigterm_is_an_orderly_exit_and_no_except_exception_swallows_it():
+    closed = []
+    with pytest.raises(Terminated) as stop, terminable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:  # noqa: BLE001
+            pytest.fail("swallowed")
+        finally:
+            closed.append(True)
+    assert (stop.value.code, closed) == (143, [True])
+
+
+def test_another_thread_catches_nothing():
+    def inside():
+        with terminable(), Interruption() as stop:
+            seen.append((signal.getsignal(signal.SIGTERM), stop.signal))
+
+    seen, before = [], signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [(before, 0)]

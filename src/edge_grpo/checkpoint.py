@@ -1,7 +1,8 @@
-"""Atomic checkpoints of all that a run needs to go on bit for bit. Safetensors and JSON only, no pickle."""
+"""Atomic checkpoints with checksums: all that a run needs to go on bit for bit. Safetensors and JSON, no pickle."""
 
+import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,9 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from edge_grpo.disk import flush, flush_tree, remove_tree, saving
 from edge_grpo.errors import CheckpointError
 
-__all__ = ["Progress", "latest", "load", "read_progress", "save"]
+__all__ = ["SUMS", "Progress", "latest", "load", "read_progress", "save", "verify"]
+
+SUMS = "SHA256SUMS"
+_FILES = ("optimizer.safetensors", "progress.json", "weights.safetensors")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Progress:
 def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], optimizer: AdamW, *, keep: int) -> Path:
     """Write ``folder/step_000012`` so that it is either whole or not there, then delete all but the newest ``keep``.
 
+    ``SHA256SUMS`` beside the files is in the format of the tool ``sha256sum``, which can check it.
+
     Args:
         folder: the run's ``checkpoints``.
         progress: where the run stands.
@@ -46,48 +53,55 @@ def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], 
         CheckpointError: the disk is full or not writable.
     """
     final = folder / f"step_{progress.step:06d}"
-    if final.exists():  # the state before a step is the same whenever it is saved
+    if not _fault(final):  # the state before a step is the same whenever it is saved
         return final
     draft = folder / f".draft_{progress.step:06d}"
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
+    with saving(final, folder.parent):
+        for left in (*folder.glob(".draft_*"), *folder.glob(".old_*")):  # by a process that was killed
+            shutil.rmtree(left)
         draft.mkdir(parents=True)
-        save_file(
-            {name: weight.detach().contiguous() for name, weight in trained.items()}, draft / "weights.safetensors"
-        )
+        weights = {name: weight.detach().contiguous() for name, weight in trained.items()}
+        save_file(weights, draft / "weights.safetensors")
         save_file(_moments(trained, optimizer), draft / "optimizer.safetensors")
         (draft / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
-        for path in draft.iterdir():
-            _flush(path)
+        (draft / SUMS).write_text(_sums(draft))
+        flush_tree(draft)
         draft.rename(final)
-        _flush(folder)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{final}: the checkpoint could not be written ({error}); the run goes no further"
-        ) from error
-    for old in sorted(folder.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
+        flush(folder)
+        flush(folder.parent)
+        for old in _checkpoints(folder)[:-keep]:
+            remove_tree(old)
     return final
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None."""
-    found = sorted(folder.glob("step_*"))
+    """The newest checkpoint, damaged or not, or None."""
+    found = _checkpoints(folder)
     return found[-1] if found else None
 
 
+def verify(checkpoint: Path) -> None:
+    """Check every byte of a checkpoint against its checksums.
+
+    Raises:
+        CheckpointError: a file is missing or damaged; names the newest older checkpoint that is whole.
+    """
+    if fault := _fault(checkpoint):
+        raise _damaged(checkpoint, fault)
+
+
 def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> Progress:
-    """Put weights and moments back in place, bit for bit.
+    """Put weights and moments back in place, bit for bit; every byte is checked first.
 
     Raises:
         CheckpointError: a file is missing or damaged, or does not belong to this model.
     """
+    progress = read_progress(checkpoint)
     try:
         weights = load_file(checkpoint / "weights.safetensors")
         moments = load_file(checkpoint / "optimizer.safetensors")
     except (OSError, SafetensorError, ValueError) as error:
-        raise _damaged(checkpoint, error) from error
-    progress = read_progress(checkpoint)
+        raise _damaged(checkpoint, str(error)) from error
     if {name: tuple(weight.shape) for name, weight in weights.items()} != {
         name: tuple(weight.shape) for name, weight in trained.items()
     }:
@@ -108,19 +122,58 @@ def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """Where the run stood.
+    """Where the run stood; every byte of the checkpoint is checked first.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: a file is missing or damaged.
     """
+    verify(checkpoint)
     try:
         return Progress(**json.loads((checkpoint / "progress.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise _damaged(checkpoint, error) from error
+        raise _damaged(checkpoint, str(error)) from error
 
 
-def _damaged(checkpoint: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{checkpoint}: damaged ({error}); delete the folder to go on from the one before")
+def _checkpoints(folder: Path) -> list[Path]:
+    """Everything that has a checkpoint's name, the newest last."""
+    found = {path: re.fullmatch(r"step_(\d+)", path.name) for path in folder.glob("step_*")}
+    return sorted((path for path, name in found.items() if name), key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def _sums(checkpoint: Path) -> str:
+    """The checksums of a checkpoint's files, as the tool ``sha256sum`` writes them."""
+    lines = []
+    for name in _FILES:
+        with (checkpoint / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
+
+
+def _fault(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's bytes; nothing if it is whole."""
+    try:
+        written = (checkpoint / SUMS).read_bytes()
+        found = _sums(checkpoint).encode()
+    except OSError as error:
+        return f"{Path(error.filename or checkpoint).name}: {error.strerror}"
+    if written == found:
+        return ""
+    pairs = zip(_FILES, found.split(b"\n"), strict=False)
+    wrong = [name for name, line in pairs if line not in written.split(b"\n")]
+    return f"{' and '.join(wrong) or SUMS}: not what {SUMS} says"
+
+
+def _damaged(checkpoint: Path, fault: str) -> CheckpointError:
+    folder = checkpoint.parent
+    older = [path for path in _checkpoints(folder) if path != checkpoint]
+    good = next((path for path in reversed(older) if not _fault(path)), None)
+    if good is None:
+        return CheckpointError(
+            f"{checkpoint}: damaged ({fault}), and no other checkpoint is whole; delete {folder} to start the run again"
+        )
+    newer = older[older.index(good) + 1 :]
+    doomed = " and ".join(map(str, [checkpoint, *newer]))
+    return CheckpointError(f"{checkpoint}: damaged ({fault}); delete {doomed} to go on from {good.name}")
 
 
 def _moments(trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> dict[str, Tensor]:
@@ -129,11 +182,3 @@ def _moments(trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> dict[str,
         for name, weight in trained.items()
         for key, value in optimizer.state.get(weight, {}).items()
     }
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

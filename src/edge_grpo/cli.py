@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from edge_grpo.commands.grade import grade
 from edge_grpo.errors import ConfigError, EdgeGrpoError
+from edge_grpo.interrupt import Terminated, terminable
 
 __all__ = ["app", "main"]
 
@@ -37,18 +38,20 @@ _UsageError: type[Exception] = cast(
 
 
 def main() -> None:
-    """Entry point: every user mistake ends in one clear line on stderr and exit code 2."""
+    """Entry point: a user's mistake ends in one clear line on stderr and exit code 2, a signal in 128 + its number."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        with terminable():
+            code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (EdgeGrpoError, SafetensorError, OSError) as error:  # OSError: a full disk, a folder without permission
         _fail(str(error))
     except _UsageError as error:
         _fail(f"{error} See `edge-grpo --help`.")
     except (KeyboardInterrupt, typer.Abort):
-        print("edge-grpo: stopped", file=sys.stderr)
-        sys.exit(130)
+        _stopped(130)
+    except Terminated as stop:
+        _stopped(stop.number + 128)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, not imported here
             raise
@@ -61,12 +64,22 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def _stopped(code: int) -> NoReturn:
+    print("edge-grpo: stopped", file=sys.stderr)
+    sys.exit(code)
+
+
 @app.command()
 def train(
     settings: Settings = None,
     resume: Annotated[str, typer.Option(metavar="RUN_DIR", help="Go on with this run.")] = "",
 ) -> None:
-    """Train a model. With no argument: the bundled model on built-in arithmetic with EDGE-GRPO."""
+    """Train a model. With no argument: the bundled model on built-in arithmetic with EDGE-GRPO.
+
+    Ctrl-C or SIGTERM: a step that has not updated the weights is dropped, otherwise it is finished first; then a
+    checkpoint is written. A second one leaves at once. Exit codes: 0 finished, 130 stopped by Ctrl-C, 143 by SIGTERM, 2
+    for an error, which is told in one line. `--resume` goes on in each case.
+    """
     from edge_grpo import train as loop  # noqa: PLC0415 - torch is slow to import and most mistakes show before
     from edge_grpo.config import load_config, parse_tree, split_words  # noqa: PLC0415
     from edge_grpo.display import LiveDisplay, PlainDisplay, decoding, summary  # noqa: PLC0415

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: before a step's first update the step is dropped, afterwards it is finished first."""
+"""SIGTERM and Ctrl-C: before a step's first update the step is dropped, afterwards it is finished first.
+
+A command that a signal ends has the exit code 128 + its number: 130 for Ctrl-C, 143 for SIGTERM.
+"""
 
 import signal
 import threading
@@ -7,7 +10,35 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Interruption", "StepDropped"]
+__all__ = ["Interruption", "StepDropped", "Terminated", "terminable"]
+
+
+class Terminated(SystemExit):
+    """SIGTERM, where nothing better is done with it: everything that is open is closed on the way out, as by Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """While inside, SIGTERM raises :class:`Terminated` with its exit code, unless something inside catches it first.
+
+    Outside the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise Terminated(number)
 
 
 class StepDropped(BaseException):
@@ -15,9 +46,11 @@ class StepDropped(BaseException):
 
 
 class Interruption:
-    """Catches the first SIGINT or SIGTERM while it is entered; a second one ends the process at once.
+    """Catches the first SIGINT or SIGTERM while it is entered; a second one does what it did before.
 
-    ``signal`` is the number that came, 0 for none. Outside the main thread nothing is caught.
+    That is KeyboardInterrupt for Ctrl-C (even where the process was started with it ignored), and for SIGTERM the end
+    of the process, orderly inside :func:`terminable`. ``signal`` is the number that came, 0 for none. Outside the main
+    thread nothing is caught.
     """
 
     def __init__(self) -> None:
@@ -58,8 +91,9 @@ class Interruption:
     def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.signal:
             for caught, handler in self._before.items():
-                signal.signal(caught, handler)
-            raise KeyboardInterrupt
+                signal.signal(caught, signal.default_int_handler if handler is signal.SIG_IGN else handler)
+            signal.raise_signal(number)
+            return
         self.signal = number
         if self._may_drop:
             raise StepDropped

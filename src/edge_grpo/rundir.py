@@ -1,21 +1,20 @@
 """A run's folder: configuration, metrics, rollouts, events. Everything can be cut back to a step for resuming."""
 
+import fcntl
 import itertools
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-if sys.platform != "win32":
-    import fcntl
+from typing import IO, Any
 
 import yaml
 
+from edge_grpo.disk import flush, saving, write_whole
 from edge_grpo.errors import CheckpointError, ConfigError
+from edge_grpo.events import EventFile
 from edge_grpo.records import Problem, Row
 from edge_grpo.tensors import Scored, Signal
 
@@ -36,11 +35,13 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
         self._tensorboard = tensorboard
-        self._events: Any = None
+        self._events: EventFile | None = None
+        self._lock: IO[str] | None = None
+        self.has_lock = True  # False where the file system knows no locks
 
     @classmethod
     def create(cls, directory: str, tree: Mapping[str, Any], text: str, digest: str) -> "RunFolder":
-        """Make the folder of a new run.
+        """Make the folder of a new run and lock it; of two processes at once, one gets it.
 
         Args:
             directory: ``run.dir``; empty = the next free ``runs/<method>-<number>``.
@@ -49,60 +50,89 @@ class RunFolder:
             digest: their hash.
         Raises:
             ConfigError: the folder holds a run already, or cannot be made.
+            CheckpointError: another process is making a run in it.
         """
         path = Path(directory).expanduser()
-        if (path / "config.yaml").exists() and directory:
-            raise ConfigError(
-                f"run.dir: {path} holds a run already; go on with `edge-grpo train --resume {path}`, "
-                "or name another folder"
-            )
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run.dir: {path} is a file; name a folder")
-        taken = [name for name in _OWN if directory and (path / name).exists()]
-        if taken:
-            raise ConfigError(f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them")
+        if directory:
+            _refuse_used(path)
         try:
             if directory:
                 path.mkdir(parents=True, exist_ok=True)
             else:
                 path = _next_free(Path("runs"), str(tree["method"].get("kind", "own")))
             folder = cls(path, tensorboard=bool(tree["run"]["tensorboard"]))
-            folder.write_config(text, digest)
+            folder.lock()
+            try:
+                _refuse_used(path)  # another process may have made a run since the first look
+                folder.write_config(text, digest)
+            except BaseException:
+                folder.close()
+                raise
         except OSError as error:
             raise ConfigError(f"run.dir: {path} cannot be written ({error.strerror}); name another folder") from error
         return folder
 
     def discard_unstarted(self) -> None:
-        """Take back what :meth:`create` made if the run ended before anything was written."""
-        if any(self.rows()) or self.checkpoints.exists():
+        """Take back what :meth:`create` made if the run ended before anything was written; while it is locked."""
+        metrics = self.path / "metrics.jsonl"
+        if self.checkpoints.exists() or (metrics.exists() and metrics.stat().st_size):
             return
-        for name in ("config.yaml", "metrics.jsonl", ".lock"):
-            (self.path / name).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
+        with suppress(OSError):  # a file of another's, or a disk that takes nothing any more
+            for name in ("config.yaml", ".config.yaml", "metrics.jsonl", ".metrics.jsonl", ".lock"):
+                (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out of the folder while inside (where the system has ``flock``).
+    def lock(self) -> None:
+        """Keep other processes out of the folder until :meth:`close`, or until this process ends in whatever way.
+
+        Where the file system knows no locks, ``has_lock`` is False afterwards and nothing is kept out. Whoever deletes
+        the file ``.lock`` ends the run that holds it before its next write.
 
         Raises:
             CheckpointError: another process is at work in it.
+            OSError: the folder cannot be written.
         """
-        if sys.platform == "win32":
-            yield
-            return
-        with (self.path / ".lock").open("w") as file:
+        name = self.path / ".lock"
+        while self._lock is None:
+            file = name.open("a")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
+                file.close()
                 raise CheckpointError(f"{self.path}: another process trains in this folder; wait for it") from None
-            yield
+            except OSError:
+                self.has_lock = False
+            if _is(file, name):  # else it was deleted between opening and locking
+                self._lock = file
+            else:
+                file.close()
+
+    def close(self) -> None:
+        """Close the event file and let other processes in."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def check_lock(self) -> None:
+        """Make sure that the lock is still there.
+
+        Raises:
+            CheckpointError: somebody deleted it.
+        """
+        if self._lock is not None and not _is(self._lock, self.path / ".lock"):
+            raise CheckpointError(
+                f"{self.path}/.lock was deleted while this run held it, so that another may have begun; this one ends "
+                f"here. Go on with: edge-grpo train --resume {self.path}"
+            )
 
     def write_config(self, text: str, digest: str) -> None:
-        """Write the resolved settings, their hash in the first line."""
-        draft = self.path / ".config.yaml"
-        draft.write_text(f"# edge-grpo configuration {digest}\n{text}", encoding="utf-8")
-        draft.replace(self.path / "config.yaml")
+        """Write the resolved settings, their hash in the first line. Raises OSError."""
+        write_whole(self.path / "config.yaml", f"# edge-grpo configuration {digest}\n{text}")
 
     @staticmethod
     def read_config(path: Path) -> tuple[dict[str, Any], str]:
@@ -123,43 +153,68 @@ class RunFolder:
         first = text.split("\n", 1)[0].split()
         return tree, first[-1] if first else ""
 
-    def cut_back(self, step: int | None) -> None:
-        """Drop what was written after ``step`` (None: everything), so that the run can go on from there."""
-        kept = [row for row in self.rows() if step is not None and row["step"] <= step]
-        draft = self.path / ".metrics.jsonl"
-        draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        draft.replace(self.path / "metrics.jsonl")
-        for file in (self.path / "rollouts").glob("step_*.parquet"):
-            if step is None or int(file.stem.removeprefix("step_")) > step:
-                file.unlink()
-        shutil.rmtree(self.path / "events", ignore_errors=True)
+    def cut_back(self, step: int | None) -> list[int]:
+        """Drop what was written after ``step`` (None: everything), so that the run can go on from there.
+
+        Returns:
+            the steps up to there of which ``metrics.jsonl`` has no row; none, unless somebody took lines out.
+        Raises:
+            CheckpointError: ``metrics.jsonl`` is damaged, or the disk is full or not writable.
+        """
+        kept = [row for row in self.rows() if row["step"] <= step] if step is not None else []
+        with saving(self.path, self.path):
+            write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+            for file in (self.path / "rollouts").glob("step_*.parquet"):
+                if step is None or int(file.stem.removeprefix("step_")) > step:
+                    file.unlink()
+            shutil.rmtree(self.path / "events", ignore_errors=True)
         for row in kept:
             self._write_events(row)
+        return sorted({*range(1, (step or 0) + 1)} - {row["step"] for row in kept})
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``; a last line cut off by a crash is left out."""
+        """The rows of ``metrics.jsonl``; a last line cut off by a crash is left out.
+
+        Raises:
+            CheckpointError: another line is damaged.
+        """
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+        lines = file.read_bytes().splitlines()
+        for number, line in enumerate(lines, 1):
+            row = _metrics_row(line)
+            if row is not None:
+                yield row
+            elif number < len(lines):
+                raise CheckpointError(
+                    f"{file}, line {number}: damaged (not a row of metrics); mend the line, or delete it to go on "
+                    "without the figures of its step"
+                )
 
     def write_metrics(self, row: Mapping[str, float]) -> None:
-        """Append one step's row; non-finite numbers are written as null, which JSON can hold."""
+        """Append one step's row; non-finite numbers are written as null, which JSON can hold.
+
+        Raises:
+            CheckpointError: the disk is full or not writable, or the lock was deleted.
+        """
         clean = {
             name: value if isinstance(value, int) or abs(value) < float("inf") else None for name, value in row.items()
         }
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.check_lock()
+        file = self.path / "metrics.jsonl"
+        with saving(file, self.path), file.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(clean) + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
         self._write_events(clean)
 
     def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write all completions of a step as a parquet file."""
+        """Write all completions of a step as a parquet file.
+
+        Raises:
+            CheckpointError: the disk is full or not writable, or the lock was deleted.
+        """
         import pyarrow as pa  # noqa: PLC0415 - slow imports, needed here only
         import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -170,28 +225,24 @@ class RunFolder:
         table = pa.Table.from_pylist([dict(row) for row in rows])
         place = table.schema.get_field_index("spans")
         table = table.set_column(place, "spans", pa.array([row["spans"] for row in rows], type=pa.list_(span)))
+        self.check_lock()
         folder = self.path / "rollouts"
-        folder.mkdir(exist_ok=True)
-        draft = folder / f".step_{step:06d}.parquet"
-        pq.write_table(table, draft, compression="zstd")
-        draft.replace(folder / f"step_{step:06d}.parquet")
-
-    def close(self) -> None:
-        """Flush the event file."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        draft, file = folder / f".step_{step:06d}.parquet", folder / f"step_{step:06d}.parquet"
+        with saving(file, self.path):
+            folder.mkdir(exist_ok=True)
+            pq.write_table(table, draft, compression="zstd")
+            flush(draft)
+            draft.replace(file)
+            flush(folder)
 
     def _write_events(self, row: Mapping[str, Any]) -> None:
         if not self._tensorboard:
             return
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow import
-
-            self._events = SummaryWriter(str(self.path / "events"))
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._events.add_scalar(name, value, row["step"])
+        events = self.path / "events"
+        with saving(events, self.path):
+            if self._events is None:
+                self._events = EventFile(events)
+            self._events.write(row)
 
 
 def rollout_rows(
@@ -272,3 +323,30 @@ def _next_free(root: Path, name: str) -> Path:
             continue
         return path
     raise AssertionError("endless")
+
+
+def _refuse_used(path: Path) -> None:
+    """Raise ConfigError where a new run would overwrite something."""
+    if (path / "config.yaml").exists():
+        raise ConfigError(
+            f"run.dir: {path} holds a run already; go on with `edge-grpo train --resume {path}`, or name another folder"
+        )
+    if taken := [name for name in _OWN if (path / name).exists()]:
+        raise ConfigError(f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them")
+
+
+def _is(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _metrics_row(line: bytes) -> dict[str, Any] | None:
+    """A line of ``metrics.jsonl``; None if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # cut off, not UTF-8, rubbish
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

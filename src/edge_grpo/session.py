@@ -1,5 +1,6 @@
 """What a run holds while it goes on: the policy, the machinery around it, and the data position."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
 
 from edge_grpo import checkpoint
 from edge_grpo.batching import collate
@@ -19,8 +19,9 @@ from edge_grpo.data.pairs import encode_pairs, load_pairs
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.templates import encode_problems, encode_variants
 from edge_grpo.data.variants import check_count
+from edge_grpo.disk import flush, flush_tree, remove_tree, saving
 from edge_grpo.display import Display
-from edge_grpo.errors import CheckpointError, ConfigError, DataError
+from edge_grpo.errors import ConfigError, DataError, TrainingError
 from edge_grpo.evaluate import evaluate, grader
 from edge_grpo.methods.base import Method
 from edge_grpo.metrics import means, merge
@@ -36,7 +37,7 @@ from edge_grpo.tensors import Scored, Signal
 from edge_grpo.update import Updater, describe_scores, is_over, make_optimizer
 from edge_grpo.world import World
 
-__all__ = ["Session", "Shaped"]
+__all__ = ["Session", "Shaped", "is_final_of"]
 
 T = TypeVar("T")
 
@@ -158,12 +159,25 @@ class Session:
             )
         self.cursor, self.tokens = progress.cursor, progress.tokens
         self.updater.skipped_in_a_row = progress.skipped_in_a_row
-        self.folder.cut_back(progress.step)
+        if missing := self.folder.cut_back(progress.step):
+            self.display.say(f"metrics.jsonl has no row of the steps {', '.join(map(str, missing))}")
         self.display.say(f"going on after step {progress.step}")
         return progress.step
 
     def save(self, step: int) -> None:
-        """Write a checkpoint of the state before step ``step`` (counted from 0)."""
+        """Write a checkpoint of the state before step ``step`` (counted from 0).
+
+        Raises:
+            TrainingError: a weight is not finite.
+            CheckpointError: the disk is full or not writable, or the run's lock was deleted.
+        """
+        broken = [name for name, weight in self.policy.trained() if not bool(weight.isfinite().all())]
+        if broken:
+            raise TrainingError(
+                f"after step {step} the weights are not finite ({broken[0]} and {len(broken) - 1} more); no checkpoint "
+                "is made of them. Start a new run with a lower train.learning_rate"
+            )
+        self.folder.check_lock()
         progress = Progress(
             step=step,
             cursor=self.cursor,
@@ -180,14 +194,20 @@ class Session:
         return is_over(self.config.train, step, self.tokens)
 
     def shape(self, collected: Collected) -> Shaped | None:
-        """What a step's groups teach; None if dynamic sampling left no group. Changes nothing."""
+        """What a step's groups teach; None if dynamic sampling left no group. Changes nothing.
+
+        Raises:
+            TrainingError: the model's log-probs, or the method's advantages, are not finite.
+        """
         groups = self.method.arrange(collected.groups)
         if not groups:
             return None
         parts = self.rewards.part_names, self.rewards.part_weights
         batch = collate(groups, parts=parts[0], weights=parts[1], pad_id=self.pad_id)
         scored = self.updater.score(batch)
-        return Shaped(groups, scored, self.updater.shape(scored))
+        signal = self.updater.shape(scored)
+        _check_finite(scored, signal)
+        return Shaped(groups, scored, signal)
 
     def take_step(self, step: int, collected: Collected, shaped: Shaped | None, began: float) -> None:
         """Update, evaluate where due, write down."""
@@ -234,16 +254,22 @@ class Session:
         self.folder.write_metrics(row)
         self.display.row(row)
 
-    def finish(self) -> None:
-        """Write ``final/``: an ordinary Hugging Face folder, whole or not there."""
-        draft = self.folder.path / ".final"
-        try:
+    def finish(self, step: int) -> None:
+        """Write ``final/`` after ``step`` steps: an ordinary Hugging Face folder, whole or not there.
+
+        Raises:
+            CheckpointError: the disk is full or not writable, or the run's lock was deleted.
+        """
+        self.folder.check_lock()
+        final, draft = self.folder.final, self.folder.path / ".final"
+        with saving(final, self.folder.path):
             shutil.rmtree(draft, ignore_errors=True)
             self.policy.save(draft)
-            shutil.rmtree(self.folder.final, ignore_errors=True)
-            draft.rename(self.folder.final)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.folder.final}: cannot be written ({error}); make room and resume") from error
+            (draft / "progress.json").write_text(json.dumps({"step": step, "tokens": self.tokens}) + "\n")
+            flush_tree(draft)
+            remove_tree(final)  # of fewer steps, where a finished run was made longer
+            draft.rename(final)
+            flush(final.parent)
 
     def _write_rollouts(self, step: int, shaped: Shaped) -> None:
         rows = [(group.problem, number, row) for number, group in enumerate(shaped.groups) for row in group.rows]
@@ -255,3 +281,29 @@ class Session:
     def _decode(self, ids: Sequence[tuple[int, ...]]) -> list[str]:
         texts: list[str] = self.policy.tokenizer.batch_decode([list(own) for own in ids], skip_special_tokens=True)
         return texts
+
+
+def is_final_of(folder: RunFolder, progress: Progress) -> bool:
+    """Whether ``final/`` holds the weights of this checkpoint, not those from before the run was made longer."""
+    try:
+        found = json.loads((folder.final / "progress.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(found == {"step": progress.step, "tokens": progress.tokens})
+
+
+def _check_finite(scored: Scored, signal: Signal) -> None:
+    """Stop before NaN or inf of a whole row spreads to the update and is skipped as a bad gradient, again and again."""
+    trained = signal.keep[:, None] & signal.mask
+    columns = {
+        "the policy's log-probs": scored.old_logprobs,
+        "the policy's entropies": scored.entropy,
+        "the reference's log-probs": scored.ref_logprobs,
+        "the method's advantages": signal.advantages,
+    }
+    for name, values in columns.items():
+        if values is not None and (bad := int((~values.isfinite() & trained).any(-1).sum())):
+            raise TrainingError(
+                f"{name} are not finite (NaN or inf) in {bad} of {len(trained)} rows. If the model was whole at the "
+                "start, begin a new run with a lower train.learning_rate; the last checkpoint is as it was"
+            )

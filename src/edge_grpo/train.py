@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -13,13 +13,14 @@ from pydantic import TypeAdapter
 
 from edge_grpo import checkpoint
 from edge_grpo.config import Config, changes, config_hash, located, parse_tree, to_tree, to_yaml
+from edge_grpo.disk import saving
 from edge_grpo.display import Display, Silent, decoding
-from edge_grpo.errors import CheckpointError, ConfigError, EdgeGrpoError
+from edge_grpo.errors import CheckpointError, ConfigError
 from edge_grpo.interrupt import Interruption, StepDropped
 from edge_grpo.methods.base import Method
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rundir import RunFolder
-from edge_grpo.session import Session
+from edge_grpo.session import Session, is_final_of
 from edge_grpo.update import is_over
 
 __all__ = ["Result", "resume", "train"]
@@ -50,11 +51,12 @@ def train(config: Config, *, method: Method | None = None, display: Display | No
         raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
     tree = _tree(config, method)
     folder = RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
-    try:
-        return _run(config, method or config.method, folder, display or Silent())
-    except EdgeGrpoError:
-        folder.discard_unstarted()
-        raise
+    with closing(folder):
+        try:
+            return _run(config, method or config.method, folder, display or Silent())
+        except BaseException:  # a signal while the model is loaded, too
+            folder.discard_unstarted()
+            raise
 
 
 def resume(
@@ -82,7 +84,11 @@ def resume(
     started = parse_tree({**old, "method": {}} if method else old)
     config = config or started
     new = _tree(config, method)
-    refused = {name: pair for name, pair in changes(located(old), new).items() if name != "run.dir"}
+    known = {
+        **_tree(started, None),
+        "method": old["method"],
+    }  # settings that are newer than the run have their defaults
+    refused = {name: pair for name, pair in changes(known, new).items() if name != "run.dir"}
     bounds = {name: refused.pop(name) for name in _BOUNDS if name in refused}
     if refused:
         named = "; ".join(f"{name} was {was!r}, asked for {asked!r}" for name, (was, asked) in refused.items())
@@ -92,9 +98,12 @@ def resume(
         if _height(name, asked) < _height(name, was):
             raise CheckpointError(f"--resume: {name} was {was}, asked for {asked}; it may only be raised")
     folder = RunFolder(root, tensorboard=config.run.tensorboard)
-    if bounds:
-        folder.write_config(to_yaml(new), config_hash(new))
-    return _run(config, method or config.method, folder, display)
+    with closing(folder):
+        with saving(root, root):
+            folder.lock()
+            if bounds:
+                folder.write_config(to_yaml(new), config_hash(new))
+        return _run(config, method or config.method, folder, display)
 
 
 def _height(name: str, bound: int) -> float:
@@ -125,14 +134,14 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
     newest = checkpoint.latest(folder.checkpoints)
     if newest and folder.final.exists():
         done = checkpoint.read_progress(newest)
-        if is_over(config.train, done.step, done.tokens):
+        if is_over(config.train, done.step, done.tokens) and is_final_of(folder, done):
             reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
             bounds = " and ".join(compress(_BOUNDS, reached))
             display.say(f"{folder.path} is finished ({done.step} steps); raise {bounds} to train on")
             return Result(folder.path, done.step)
+    if not folder.has_lock:
+        display.say(f"{folder.path}: this file system knows no locks; start no second run in this folder")
     with ExitStack() as stack:
-        stack.enter_context(folder.locked())
-        stack.callback(folder.close)
         stack.callback(display.stop)
         session = Session(config, method, folder, display, stack.enter_context(Rewards(config.reward)))
         step = session.restore(newest)
@@ -159,5 +168,5 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display) ->
             display.stop()
             display.say(f"stopped before step {step + 1}; go on with: edge-grpo train --resume {folder.path}")
             return Result(folder.path, step, stop.signal)
-        session.finish()
+        session.finish(step)
         return Result(folder.path, step)

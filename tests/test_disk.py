@@ -1,0 +1,63 @@
+"""Files that are whole or not there."""
+
+import errno
+
+import pytest
+from safetensors import SafetensorError
+
+from edge_grpo.disk import flush_tree, remove_tree, saving, write_whole
+from edge_grpo.errors import CheckpointError
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    file = tmp_path / "a.txt"
+    write_whole(file, "old")
+    write_whole(file, "new ü")
+    assert file.read_text(encoding="utf-8") == "new ü"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("edge_grpo.disk.flush", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(file, "half")
+    assert file.read_text(encoding="utf-8") == "new ü"
+
+
+def test_a_folder_that_is_being_deleted_has_lost_its_name_first(tmp_path, monkeypatch):
+    folder = tmp_path / "step"
+    for _ in range(2):  # also with something left of the last time
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep/file").write_text("x")
+        flush_tree(folder)
+
+        def killed(path, **_):
+            if path.exists():
+                assert not folder.exists()
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("edge_grpo.disk.shutil.rmtree", killed)
+            remove_tree(folder)
+        remove_tree(folder)
+    (folder / "deep").mkdir(parents=True)
+    remove_tree(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError("of a library,\nwithout a number"), "of a library, without a number"),
+        (SafetensorError("I/O error: File too large"), "I/O error: File too large"),
+    ],
+)
+def test_what_went_wrong_is_one_line_with_the_way_on(tmp_path, error, reason):
+    with pytest.raises(CheckpointError) as caught, saving(tmp_path / "x", tmp_path):
+        raise error
+    assert str(caught.value) == (
+        f"{tmp_path / 'x'}: could not be written ({reason}); mend that (make room, for example), then go on with: "
+        f"edge-grpo train --resume {tmp_path}"
+    )
