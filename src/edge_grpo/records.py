@@ -112,13 +112,15 @@ class Grade:
     """What the rewards said of one completion.
 
     ``reward`` is the weighted sum of ``parts`` (reward units); ``correct`` is the flag that methods use where they need
-    right or wrong whatever the weights are; ``note`` is for display.
+    right or wrong whatever the weights are; ``note`` is for display; ``seconds`` is what grading the row took, and two
+    grades that differ in it alone are equal.
     """
 
     verdict: Verdict
     reward: float
     parts: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def correct(self) -> bool:

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 OwnReward = Callable[..., list[Grade]]
 
 
-def _shell(command: str, shell: str) -> int:
-    return subprocess.call([shell, "-c", command])
+def _shell(command: str, shells: tuple[str, ...]) -> int:
+    return subprocess.call([shells[0], "-c", command])
 
 
 def problem(*answers: str) -> Problem:
@@ -69,7 +69,7 @@ def test_hostile_answers_stop_nothing_else(built_in: Rewards) -> None:
 
 
 def test_an_exception_of_the_grader_is_unscorable(built_in: Rewards, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.pool.same_answer", pow)  # what the worker then runs: pow("x", "y")
+    monkeypatch.setattr("edge_grpo.rewards.comparer.same_as_any", pow)  # the worker then runs pow("x", ("y",))
     one, fine = grade(built_in, [(r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))])
     assert fine.correct
     assert one.verdict is Verdict.ERROR
@@ -78,7 +78,7 @@ def test_an_exception_of_the_grader_is_unscorable(built_in: Rewards, monkeypatch
 
 
 def test_a_grader_that_fails_on_every_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.pool.same_answer", pow)
+    monkeypatch.setattr("edge_grpo.rewards.comparer.same_as_any", pow)
     broken, fine = (r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))
     with Rewards(RewardSettings(memory_mb=1024)) as rewards:
         with pytest.raises(DataError, match="reward: none of 1 completions could be scored; the first: TypeError"):
@@ -93,7 +93,7 @@ def test_a_grader_that_fails_on_every_row_is_an_error(monkeypatch: pytest.Monkey
 def test_a_late_or_crashing_answer_is_a_timeout_and_keeps_its_format(
     command: str, built_in: Rewards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.pool.same_answer", _shell)
+    monkeypatch.setattr("edge_grpo.rewards.comparer.same_as_any", _shell)
     (one,) = grade(built_in, [(f"\\boxed{{{command}}}", problem("sh"))])
     assert (one.verdict, one.reward) == (Verdict.TIMEOUT, 0.5)
     assert one.parts == {"format": 1.0, "accuracy": 0.0}

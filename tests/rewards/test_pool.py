@@ -1,11 +1,15 @@
 """Workers die alone: deadlines, crashes, memory, Ctrl-C, scripts without a guard, and leaving without closing."""
 
+import asyncio
+import operator
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -101,19 +105,14 @@ def test_closing_ends_what_runs_and_the_pool_may_be_used_again() -> None:
 
 
 def test_workers_that_never_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.pool._prepare", os._exit)
+    monkeypatch.setattr("edge_grpo.rewards.workers._serve", operator.is_)  # returns at once
     with GraderPool(workers=1, memory_mb=513) as broken, pytest.raises(EngineError, match="do not start"):
         broken.run(pow, [(2, 2)], 5.0)
 
 
-def test_same_answers_compares_each_pair_once(pool: GraderPool) -> None:
-    pairs = [("7", "7"), ("8", "7"), (r"\frac{2}{4}", "0.5"), (r"\frac{2}{4}", "0.5"), ("9**9**9**9", "x")]
-    outcomes = pool.same_answers(pairs, timeout_s=5.0)
-    assert [outcome.value for outcome in outcomes] == [True, False, True, True, False]
-
-
 SCRIPT = """
 import sys
+import threading
 print("main runs", flush=True)
 from edge_grpo.rewards import GraderPool
 pool = GraderPool(workers=2)
@@ -177,3 +176,104 @@ def test_killing_the_program_leaves_no_worker_for_long(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists() and time.perf_counter() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_call_whose_workers_die_is_a_crash_and_takes_one_deadline(pool: GraderPool) -> None:
+    code = "import os, time; time.sleep(0.15); os._exit(1)"
+    start = time.perf_counter()
+    (short,) = pool.run(exec, [(code,)], 0.4)
+    assert seconds_of(start) < 1.4
+    assert short.ending is Ending.LATE  # the third attempt met the deadline that all of them share
+    assert 0.4 <= short.seconds < 1.4
+    (long,) = pool.run(exec, [(code,)], 5.0)
+    assert (long.ending, long.note) == (Ending.CRASHED, "the process died (exit code 1)")
+    assert long.seconds >= 5 * 0.15
+
+
+def test_workers_killed_from_outside_change_no_outcome() -> None:
+    code = "(__import__('time').sleep({pause}), {number})[1]"
+    calls = [(code.format(pause=0.02, number=number),) for number in range(100)]
+    with GraderPool(workers=2, memory_mb=1024) as own:
+        own.run(pow, [(2, 2)] * 2, 30.0)
+        stop = threading.Event()
+        killed = []
+
+        def kill() -> None:
+            assert own._crew is not None
+            while not stop.wait(0.05):
+                for worker in list(own._crew._living)[:1]:
+                    worker._process.kill()
+                    killed.append(worker)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        outcomes = own.run(eval, calls, 5.0)
+        stop.set()
+        killer.join()
+    assert [outcome.value for outcome in outcomes] == list(range(100))
+    assert len(killed) > 5
+
+
+def test_threads_use_one_pool_and_get_their_own_outcomes(pool: GraderPool) -> None:
+    def squares(first: int) -> list[int]:
+        calls = [(number, 2) for number in range(first, first + 30)]
+        late, *done = pool.run(pow, [NEVER, *calls] if first == 0 else [(0, 1), *calls], 0.5)
+        assert (late.ending is Ending.LATE) == (first == 0)
+        return [outcome.value for outcome in done]
+
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(squares, range(0, 600, 100)))
+    assert found == [[number**2 for number in range(first, first + 30)] for first in range(0, 600, 100)]
+
+
+def test_a_running_loop_may_call_it_directly_or_in_a_thread(pool: GraderPool) -> None:
+    async def both() -> list[int]:
+        direct = pool.run(pow, [(2, 3)], 5.0)
+        others = await asyncio.gather(*(asyncio.to_thread(pool.run, pow, [(2, n)], 5.0) for n in range(4)))
+        return [one.value for outcomes in (direct, *others) for one in outcomes]
+
+    assert asyncio.run(both()) == [8, 1, 2, 4, 8]
+
+
+def test_eight_hanging_calls_each_cost_their_deadline(pool: GraderPool) -> None:
+    outcomes = pool.run(pow, [NEVER] * 8 + [(2, 2)] * 8, 0.5)
+    assert [outcome.ending for outcome in outcomes] == [Ending.LATE] * 8 + [Ending.DONE] * 8
+    assert all(0.5 <= outcome.seconds < 1.5 for outcome in outcomes[:8])
+
+
+def test_closing_in_one_thread_ends_the_calls_of_another() -> None:
+    own = GraderPool(workers=1, memory_mb=1024)
+    own.run(pow, [(2, 2)], 30.0)
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(own.run, time.sleep, [(60,), (60,)], 60.0)
+        time.sleep(0.3)
+        own.close()
+        with pytest.raises(EngineError, match="were closed"):
+            other.result(timeout=10.0)
+    assert own.run(pow, [(2, 2)], 30.0)[0].value == 4
+    own.close()
+
+
+def test_the_server_that_starts_workers_may_be_killed(pool: GraderPool) -> None:
+    from multiprocessing import forkserver
+
+    pool.run(pow, [(2, 2)], 30.0)
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGKILL)
+    late, done = pool.run(pow, [NEVER, (2, 2)], 0.5)
+    assert (late.ending, done.value) == (Ending.LATE, 4)
+    assert pool.run(pow, [(2, 3)] * 4, 5.0)[3].value == 8
+
+
+@pytest.mark.parametrize("jump_s", [-86400.0, 86400.0])
+def test_setting_the_clock_changes_no_deadline(tmp_path: Path, jump_s: float) -> None:
+    rest = f"""
+import threading, time
+from edge_grpo.rewards.pool import Ending
+true_time, began = time.time, time.monotonic()
+threading.Timer(0.3, lambda: setattr(time, "time", lambda: true_time() + {jump_s})).start()
+hanging, slow = pool.run(eval, [("9**9**9",), ("__import__('time').sleep(0.8)",)], 1.0)
+print(hanging.ending, slow.ending, time.monotonic() - began < 2.5)
+pool.close()"""
+    out, err = start_script(tmp_path, rest).communicate(timeout=60)
+    assert (out.splitlines()[2:], err) == (["late done True"], "")

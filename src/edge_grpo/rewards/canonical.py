@@ -21,7 +21,7 @@ SPACING = re.compile(
     r"(?<!\d)\\[,;:> ]|\\[,;:> ](?!\d)|\\(?:q?quad|left|right|displaystyle)(?![a-zA-Z])|\\[\[\]()](?![a-zA-Z])|~"
 )
 THOUSANDS = re.compile(r"\{,\}|,\\!")
-FONTS = r"text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|cal|bb)|mbox|operatorname|emph|underline"
+FONTS = r"text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|cal|bb)|boldsymbol|mbox|fbox|operatorname|emph|underline"
 WRAPPER = re.compile(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}|\\overline\s*\{{([A-Za-z]+)\}}")
 WRAPPED_LETTER = re.compile(r"\\math(?:rm|bf|it|sf|cal|bb)\s+([A-Za-z])(?![A-Za-z])")
 COLOR = re.compile(r"\\color\s*\{[a-z]+\}")
@@ -43,7 +43,9 @@ SYNONYMS = (
     (re.compile(r"\\varnothing(?![a-z])"), r"\\emptyset"),
     (re.compile(r"\\begin\s*\{array\}\s*\{[^{}]*\}"), r"\\begin{pmatrix}"),
     (re.compile(r"\\end\s*\{array\}"), r"\\end{pmatrix}"),
-    (re.compile(r"[bv]matrix"), "pmatrix"),
+    (re.compile(r"bmatrix"), "pmatrix"),
+    (re.compile(r"(?<=[)\]])\s*[U∪]\s*(?=[(\[])"), r"\\cup"),
+    (re.compile(r"\\[dt]binom(?![a-z])"), r"\\binom"),
 )
 CONJUNCTION = re.compile(r"\s*,?\s+(?:or|and)\s+")
 SCALES = (
@@ -62,8 +64,8 @@ UNITS = re.compile(
     rf"(?<=[\d)}}])\s*(?:{UNIT_WORDS})(?:e?s)?(?:\s*(?:per\s+|/\s*)?(?:{UNIT_WORDS})(?:e?s)?)*\.?\s*{POWER}\s*$"
     rf"|(?<=\d)\s+{UNIT_LETTERS}\s*{POWER}\s*$"
 )
-ASSIGNMENT = re.compile(r"\s*(?:\\[a-z]+|[A-Za-z])\s*=([^=]*)")
-BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")  # the one behind a command ends its name
+ASSIGNMENT = re.compile(r"\s*[A-Za-z]\s*=([^=]*)")
+BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|(?<=[0-9])(\s)\s*(?=[0-9])|\s+")  # two kinds of them divide
 COMMA_IN_NUMBER = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 MIXED_NUMBER = re.compile(r"(?<![\w.^/])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])")
 BARE_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
@@ -113,7 +115,7 @@ def canonical(text: str, *, keep_text: bool = False) -> str:
     text = MIXED_NUMBER.sub(r"(\1+\2/\3)", text)
     text = BARE_ROOT.sub(r"\\sqrt{\1}", text)
     text = BARE_FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
-    text = BLANKS.sub(lambda m: f"{m[1]} " if m[1] else "", text).lower()
+    text = BLANKS.sub(lambda m: f"{m[1] or ''} " if m[1] or m[2] else "", text).lower()
     text = _without_outer_braces(text)
     text = COMMA_IN_NUMBER.sub("", text)
     if ratio := SIMPLE_RATIO.fullmatch(text):

@@ -1,9 +1,10 @@
 """Rewards of completions: format and accuracy, or a user's own function; graded in killable processes."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.metrics import Metrics, share
 from edge_grpo.records import Grade, Problem, Verdict
 from edge_grpo.rewards import own
+from edge_grpo.rewards.comparer import Comparer, How
 from edge_grpo.rewards.extract import boxed_answer
 from edge_grpo.rewards.formats import thinks_then_boxes, tighten
 from edge_grpo.rewards.math import gold_text
@@ -32,7 +34,7 @@ class RewardSettings:
             ``<think></think>`` and then a ``\boxed{}``. Source of the latter: Share-GRPO's release.
         format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
         accuracy_weight: reward for the right answer. Source: the same, 1.
-        timeout_s: deadline of grading one completion, in seconds.
+        timeout_s: deadline of grading one completion, all its reference answers together, in seconds.
         memory_mb: address space of each grading process, in MiB.
         workers: grading processes.
         function: a user's reward, ``path/to/file.py:name`` or ``package.module:name``; see `Rewards`. The module may
@@ -53,15 +55,34 @@ class RewardSettings:
     function_timeout_s: float = Field(default=60.0, gt=0)
 
 
+_VERDICTS = {
+    Ending.DONE: Verdict.WRONG,  # where it was not found equal
+    Ending.RAISED: Verdict.ERROR,
+    Ending.LATE: Verdict.TIMEOUT,
+    Ending.CRASHED: Verdict.TIMEOUT,
+}
+
+
+class _Read(NamedTuple):
+    """What was read from a completion: the content of its last box, whether it has the format, and how long it took."""
+
+    answer: str | None
+    formatted: bool
+    seconds: float
+
+
 class Rewards:
     r"""Grades completions; a context manager, because it owns worker processes.
 
     The built-in reward is ``format_weight * format + accuracy_weight * accuracy``, both parts 0 or 1. Exactly what
-    runs where: the box is found, and answers that are literally equal or are both plain integers are compared, in this
-    process (linear text comparison, which cannot hang); every other comparison is one call in a worker.
+    runs where: the box is found, and answers that are literally equal or are plain numbers are compared, in this
+    process (`decide_by_text`: linear, cannot hang); every other row is one call in a worker, and its result is
+    remembered for the same answer to the same references.
 
     An answer that is late, exhausts the memory or crashes its worker has verdict *timeout* and accuracy 0: that is the
-    answer's doing. An exception in the grader is verdict *error*: the row is unscorable, never wrong.
+    answer's doing. A worker that is killed from outside is not: the row is graded again in a fresh one. An exception in
+    the grader is verdict *error*: the row is unscorable, never wrong. A grade's ``seconds`` are what the row took, in
+    this process and in a worker, waiting left out; of a call that graded many rows at once, an equal share.
 
     A user's reward is a function ::
 
@@ -97,6 +118,7 @@ class Rewards:
     def __init__(self, config: RewardSettings) -> None:
         self.config = config
         self.pool = GraderPool(workers=config.workers, memory_mb=config.memory_mb)
+        self._comparer = Comparer(self.pool, config.timeout_s)
         self._function = own.locate(config.function) if config.function else ""
         self._has_scored = False
         names = config.function_parts
@@ -128,6 +150,11 @@ class Rewards:
         if self._function:
             return (1.0,) * len(self.part_names)
         return (self.config.format_weight, self.config.accuracy_weight)
+
+    @property
+    def decided(self) -> Mapping[How, int]:
+        """How many answers the built-in check has compared so far, by how they were decided."""
+        return self._comparer.counts
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
         """Grade completions, each against the problem in the same place.
@@ -176,39 +203,39 @@ class Rewards:
             )
 
     def _grade_math(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
-        pairs: dict[tuple[str, str], None] = {}
-        rows: list[list[tuple[str, str]] | None] = []
-        for problem, completion in zip(problems, completions, strict=True):
+        for problem in problems:
             if not problem.answers:
                 raise DataError(f"problem {problem.id!r} has no reference answer; give one, or set reward.function")
-            answer = boxed_answer(completion)
-            rows.append(None if answer is None else [(answer, gold_text(gold)) for gold in problem.answers])
-            pairs.update(dict.fromkeys(rows[-1] or ()))
-        outcomes = dict(zip(pairs, self.pool.same_answers(list(pairs), self.config.timeout_s), strict=True))
-        grades = [
-            self._math_grade(None if row is None else [outcomes[pair] for pair in row], self._formatted(completion))
-            for row, completion in zip(rows, completions, strict=True)
+        read = [self._read(completion) for completion in completions]
+        rows = [
+            (one.answer, tuple(map(gold_text, problem.answers)))
+            for one, problem in zip(read, problems, strict=True)
+            if one.answer is not None
         ]
+        compared = iter(self._comparer.compare(rows))
+        grades = [self._math_grade(one, None if one.answer is None else next(compared).outcome) for one in read]
         self._check_scored(grades, by_function=False)
         return grades
 
-    def _formatted(self, completion: str) -> bool:
+    def _read(self, completion: str) -> "_Read":
+        began = time.perf_counter()
+        answer = boxed_answer(completion)
+        formatted = answer is not None
         if self.config.format == "think":
-            return thinks_then_boxes(tighten(completion))
-        return boxed_answer(completion) is not None
+            formatted = thinks_then_boxes(tighten(completion))
+        return _Read(answer, formatted, time.perf_counter() - began)
 
-    def _math_grade(self, outcomes: Sequence[Outcome] | None, formatted: bool) -> Grade:
-        parts = {"format": float(formatted), "accuracy": 0.0}
+    def _math_grade(self, read: "_Read", outcome: Outcome | None) -> Grade:
+        parts = {"format": float(read.formatted), "accuracy": 0.0}
         form = self.config.format_weight * parts["format"]
-        if outcomes is None:
-            return Grade(Verdict.UNPARSED, form, parts, "no \\boxed{} could be read")
-        if any(outcome.ending is Ending.DONE and outcome.value for outcome in outcomes):
-            return Grade(Verdict.CORRECT, form + self.config.accuracy_weight, parts | {"accuracy": 1.0})
-        for verdict, endings in ((Verdict.ERROR, (Ending.RAISED,)), (Verdict.TIMEOUT, (Ending.LATE, Ending.CRASHED))):
-            for outcome in outcomes:
-                if outcome.ending in endings:
-                    return Grade(verdict, form, parts, outcome.note)
-        return Grade(Verdict.WRONG, form, parts)
+        if outcome is None:
+            return Grade(Verdict.UNPARSED, form, parts, "no \\boxed{} could be read", read.seconds)
+        seconds = read.seconds + outcome.seconds
+        if outcome.ending is Ending.DONE and outcome.value:
+            return Grade(
+                Verdict.CORRECT, form + self.config.accuracy_weight, parts | {"accuracy": 1.0}, seconds=seconds
+            )
+        return Grade(_VERDICTS[outcome.ending], form, parts, outcome.note, seconds)
 
     def _check_function(self) -> None:
         (outcome,) = self.pool.run(own.check, [(self._function,)], self.config.function_timeout_s)
@@ -219,80 +246,82 @@ class Rewards:
 
     def _grade_own(self, problems: list[Problem], completions: list[str], finished: list[bool]) -> list[Grade]:
         rows = self._entries(problems, completions, finished)
-        grades = [row if isinstance(row, Grade) else self._own_grade(row) for row in rows]
+        grades = [self._own_grade(row) for row in rows]
         self._check_scored(grades, by_function=True)
         unsaid = [i for i, row in enumerate(rows) if grades[i].scorable and problems[i].answers and not _says(row)]
         if unsaid:
             checked = self._grade_math([problems[i] for i in unsaid], [completions[i] for i in unsaid])
             for i, judged in zip(unsaid, checked, strict=True):
-                grades[i] = replace(grades[i], verdict=judged.verdict, note=judged.note)
+                seconds = grades[i].seconds + judged.seconds
+                grades[i] = replace(grades[i], verdict=judged.verdict, note=judged.note, seconds=seconds)
         return grades
 
-    def _entries(
-        self, problems: list[Problem], completions: list[str], finished: list[bool]
-    ) -> Sequence[own.Entry | Grade]:
-        """What the function returned for each row, or the grade of a row that it could not score."""
+    def _entries(self, problems: list[Problem], completions: list[str], finished: list[bool]) -> list[Outcome]:
+        """One outcome a row: its entry in what the function returned, or why there is none."""
         deadline_s = self.config.function_timeout_s
         (batch,) = self.pool.run(own.call, [(self._function, completions, problems, finished)], deadline_s)
         if batch.ending is Ending.DONE:
-            return self._returned(batch.value, len(completions))
+            return _spread(batch, len(completions))
+        if len(completions) == 1:
+            return [batch]
         return self._isolate(problems, completions, finished, batch)
 
     def _isolate(
         self, problems: list[Problem], completions: list[str], finished: list[bool], batch: Outcome
-    ) -> Sequence[own.Entry | Grade]:
+    ) -> list[Outcome]:
         """Call row by row after a failed batch."""
         count = len(completions)
-        if count == 1:
-            return [self._failed(batch)]
         timeout_s = min(self.config.timeout_s, self.config.function_timeout_s)
         affordable_s = self.config.function_timeout_s
-        entries: list[own.Entry | Grade] = []
-        while len(entries) < count and affordable_s > 0:
-            rows = range(len(entries), min(count, len(entries) + 2 * self.config.workers))
+        outcomes: list[Outcome] = []
+        while len(outcomes) < count and affordable_s > 0:
+            rows = range(len(outcomes), min(count, len(outcomes) + 2 * self.config.workers))
             calls = [(self._function, [completions[i]], [problems[i]], [finished[i]]) for i in rows]
             for outcome in self.pool.run(own.call, calls, timeout_s):
-                done = outcome.ending is Ending.DONE
-                entries += self._returned(outcome.value, 1) if done else [self._failed(outcome)]
+                outcomes += _spread(outcome, 1) if outcome.ending is Ending.DONE else [outcome]
                 affordable_s -= timeout_s / self.config.workers if outcome.ending is Ending.LATE else 0.0
         note = f"not reached after the batch failed ({batch.ending.value}: {batch.note})"
-        return entries + [self._unscorable(Verdict.ERROR, note) for _ in range(count - len(entries))]
+        return outcomes + [Outcome(Ending.RAISED, note=note)] * (count - len(outcomes))
 
-    def _failed(self, outcome: Outcome) -> Grade:
-        verdict = Verdict.ERROR if outcome.ending is Ending.RAISED else Verdict.TIMEOUT
-        return self._unscorable(verdict, outcome.note)
-
-    def _unscorable(self, verdict: Verdict, note: str) -> Grade:
-        return Grade(verdict, 0.0, dict.fromkeys(self.part_names, 0.0), note)
-
-    def _returned(self, entries: list[own.Entry] | str, count: int) -> Sequence[own.Entry | Grade]:
-        if isinstance(entries, str):
-            return [self._unscorable(Verdict.ERROR, entries) for _ in range(count)]
-        return entries
-
-    def _own_grade(self, entry: own.Entry) -> Grade:
+    def _own_grade(self, row: Outcome) -> Grade:
+        entry = row.value
+        if row.ending is not Ending.DONE:
+            return self._unscorable(_VERDICTS[row.ending], row.note, row.seconds)
         if entry is None:
-            return self._unscorable(Verdict.ERROR, "the function returned None")
+            return self._unscorable(Verdict.ERROR, "the function returned None", row.seconds)
         values = entry if isinstance(entry, dict) else {self.part_names[0]: entry}
         parts: dict[str, float] = {}
         for name, value in values.items():
             if isinstance(value, str):
-                return self._unscorable(Verdict.ERROR, f"the function returned {value} for {name!r}")
+                note = f"the function returned {value} for {name!r}"
+                return self._unscorable(Verdict.ERROR, note, row.seconds)
             if name != "correct":
                 parts[name] = value
         wanted = self.config.function_parts or tuple(parts)
         if not parts or set(parts) != set(wanted):
             came = f"parts {sorted(parts)}" if isinstance(entry, dict) else "a number"
             hint = f"{sorted(wanted)} (reward.function_parts)" if wanted else "a number for each of its parts"
-            return self._unscorable(Verdict.ERROR, f"the function returned {came}, want {hint}")
+            return self._unscorable(Verdict.ERROR, f"the function returned {came}, want {hint}", row.seconds)
         reward = math.fsum(parts.values())
         kept = {name: parts[name] for name in wanted} if self.config.function_parts else {self.part_names[0]: reward}
-        return Grade(Verdict.CORRECT if values.get("correct", reward > 0) else Verdict.WRONG, reward, kept)
+        verdict = Verdict.CORRECT if values.get("correct", reward > 0) else Verdict.WRONG
+        return Grade(verdict, reward, kept, seconds=row.seconds)
+
+    def _unscorable(self, verdict: Verdict, note: str, seconds: float) -> Grade:
+        return Grade(verdict, 0.0, dict.fromkeys(self.part_names, 0.0), note, seconds)
 
 
-def _says(row: own.Entry | Grade) -> bool:
+def _spread(batch: Outcome, count: int) -> list[Outcome]:
+    """What a finished call returned for each of its rows."""
+    seconds = batch.seconds / count
+    if isinstance(batch.value, str):  # what is wrong with what the function returned
+        return [Outcome(Ending.RAISED, note=batch.value, seconds=seconds)] * count
+    return [replace(batch, value=entry, seconds=seconds) for entry in batch.value]
+
+
+def _says(row: Outcome) -> bool:
     """Whether a row came with right or wrong."""
-    return isinstance(row, Grade) or (isinstance(row, dict) and "correct" in row)
+    return isinstance(row.value, dict) and "correct" in row.value
 
 
 def verdict_counts(grades: Sequence[Grade]) -> Metrics:

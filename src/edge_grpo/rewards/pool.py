@@ -5,56 +5,31 @@ Only killing a process ends a big-integer computation; alarms and threads do not
 - Workers are forked from a server that has imported sympy and math-verify but no torch, so that a killed worker is
   replaced within tens of milliseconds. They start with the first call that needs one.
 - The deadline of a call counts from when a worker takes it: neither waiting in the queue nor the start of a worker
-  is counted. It is checked ten times a second.
+  is counted. The worker's own timer ends it, and half a second later the parent. All of this is measured on monotonic
+  clocks, so that setting the machine's clock changes nothing.
+- A call whose worker dies before the deadline is repeated in a fresh one, and what the attempts take counts together:
+  a worker that somebody kills from outside is not the call's fault, one that dies each time is.
+- Several threads may use one pool at the same time; each gets its own outcomes.
 - The main program is not imported again in the workers, so a script needs no ``if __name__ == "__main__"`` guard.
 - Each worker has a limit of address space, ignores Ctrl-C (the parent decides what that means), and ends by itself
   if the parent is gone.
 """
 
-import logging
-import multiprocessing
-import resource
-import signal
-import types
+import atexit
+import threading
+import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as LateError
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from enum import StrEnum
-from multiprocessing import forkserver, popen_forkserver, spawn
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
-
 from edge_grpo.errors import EngineError
-from edge_grpo.rewards.math import decide_by_text, same_answer
+from edge_grpo.rewards.workers import Ending, Outcome, StartError, Worker, packed
 
 __all__ = ["Ending", "GraderPool", "Outcome"]
 
-PRELOAD = ["edge_grpo.rewards.symbolic"]
-START_UP_S = 120.0  # allowed for starting workers on a busy machine
-MAX_RESTARTS = 3  # of the whole pool within one call
-ORPHAN_S = 10.0  # how long after its deadline a call lives whose parent has been killed
-
-
-class Ending(StrEnum):
-    """How a call in a worker ended."""
-
-    DONE = "done"
-    LATE = "late"  # killed at its deadline
-    CRASHED = "crashed"  # out of memory, or the process died
-    RAISED = "raised"  # the function raised an exception
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The ending of one call; ``value`` is its result where it is done, ``note`` says in words what else happened."""
-
-    ending: Ending
-    value: Any = None
-    note: str = ""
+MAX_STARTS = 4  # of a worker, before the pool gives up
+MAX_ATTEMPTS = 5  # at a call, in a fresh worker each
 
 
 class GraderPool:
@@ -65,7 +40,7 @@ class GraderPool:
         memory_mb: address space of each, in MiB. The interpreter with sympy takes about 80 of it.
 
     Source:
-        Own design on pebble, https://github.com/noxdafox/pebble.
+        Own design; `workers` tells why.
 
     Example:
         >>> with GraderPool(workers=1) as pool:
@@ -76,7 +51,8 @@ class GraderPool:
     def __init__(self, workers: int = 2, memory_mb: int = 2048) -> None:
         self.workers = workers
         self.memory_mb = memory_mb
-        self._pool: ProcessPool | None = None
+        self._crew: _Crew | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "GraderPool":
         return self
@@ -85,12 +61,11 @@ class GraderPool:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers, whatever they do. The next call starts new ones."""
-        pool: Any = self._pool
-        self._pool = None
-        if pool is not None:
-            pool.stop()
-            pool.join()
+        """Kill the workers, whatever they do. The next call starts new ones; one under way elsewhere raises."""
+        with self._lock:
+            crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.end()
 
     def run(self, function: Callable[..., object], calls: Sequence[tuple[Any, ...]], timeout_s: float) -> list[Outcome]:
         """Call a function once for each tuple of arguments.
@@ -101,144 +76,137 @@ class GraderPool:
             timeout_s: the deadline of each single call, in seconds.
 
         Returns:
-            One outcome a call, in order; a late or crashed call changes no other outcome.
+            One outcome a call, in order; a late or crashed call changes no other outcome. A value is what JSON makes of
+            it: a tuple becomes a list.
 
         Raises:
-            EngineError: worker processes cannot be started.
+            EngineError: worker processes cannot be started, or the pool was closed by another thread.
         """
-        outcomes: dict[int, Outcome] = {}
-        for _ in range(MAX_RESTARTS + 1):
-            missing = [index for index in range(len(calls)) if index not in outcomes]
-            if not missing:
-                break
-            self._attempt(function, calls, missing, timeout_s, outcomes)
-        else:
-            if len(outcomes) < len(calls):
-                raise EngineError(
-                    f"reward: {self.workers} grading processes with {self.memory_mb} MiB each do not start or keep "
-                    "dying. Raise reward.memory_mb, or look for what kills processes on this machine."
-                )
-        return [outcomes[index] for index in range(len(calls))]
-
-    def same_answers(self, pairs: Sequence[tuple[str, str]], timeout_s: float) -> list[Outcome]:
-        """Compare (answer, reference) pairs: each distinct pair once, those that text decides without a worker.
-
-        Returns:
-            One outcome a pair; ``value`` is True or False where it is done.
-        """
-        decided: dict[tuple[str, str], Outcome] = {}
-        for pair in dict.fromkeys(pairs):
-            certain = decide_by_text(*pair)
-            if certain is not None:
-                decided[pair] = Outcome(Ending.DONE, certain)
-        open_pairs = [pair for pair in dict.fromkeys(pairs) if pair not in decided]
-        decided |= dict(zip(open_pairs, self.run(same_answer, open_pairs, timeout_s), strict=True))
-        return [decided[pair] for pair in pairs]
-
-    def _attempt(
-        self,
-        function: Callable[..., object],
-        calls: Sequence[tuple[Any, ...]],
-        missing: Sequence[int],
-        timeout_s: float,
-        outcomes: dict[int, Outcome],
-    ) -> None:
-        """Fill in outcomes until all are there or the pool breaks."""
-        patience_s = START_UP_S + (timeout_s + 5.0) * len(missing)
-        futures: dict[int, Any] = {}
+        if not calls:
+            return []
+        futures: list[Future[Outcome]] = []
         try:
-            pool = self._started()
-            for index in missing:
-                arguments = (function, calls[index], timeout_s)
-                futures[index] = pool.schedule(_guarded, args=arguments, timeout=timeout_s)
-            for index, future in futures.items():
-                outcomes[index] = _outcome(future, patience_s, timeout_s)
-        except (BrokenProcessPool, CancelledError, RuntimeError, OSError):
-            self.close()
+            crew = self._started()
+            futures = [crew.submit(function, arguments, timeout_s) for arguments in calls]
+            return [future.result() for future in futures]
+        except CancelledError:
+            raise EngineError("reward: the grading processes were closed while answers were graded") from None
+        except EngineError:
+            for future in futures:
+                future.cancel()
+            raise
         except BaseException:  # Ctrl-C: leave nothing running behind
             self.close()
             raise
 
-    def _started(self) -> ProcessPool:
-        if self._pool is None:
-            context = _WorkerContext()
-            context.set_forkserver_preload(PRELOAD)
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by server and workers
+    def _started(self) -> "_Crew":
+        with self._lock:
+            if self._crew is None:
+                self._crew = _Crew(self.workers, self.memory_mb)
+            return self._crew
+
+
+class _Crew:
+    """The workers between two closings of a pool; as many threads, each waiting for one worker at a time."""
+
+    def __init__(self, workers: int, memory_mb: int) -> None:
+        self._size = workers
+        self._memory_mb = memory_mb
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="edge-grpo grader")
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        self._living: set[Worker] = set()
+        self._ended = False
+        _CREWS.add(self)
+
+    def submit(self, function: Callable[..., object], arguments: tuple[Any, ...], timeout_s: float) -> Future[Outcome]:
+        with self._lock:
+            if self._ended:
+                raise CancelledError
+            return self._threads.submit(self._call, function, arguments, timeout_s)
+
+    def end(self) -> None:
+        """Kill the workers and wait for the threads."""
+        with self._lock:
+            self._ended = True
+            living = list(self._living)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in living:
+            worker.kill()
+        self._threads.shutdown()
+        for worker in living:
+            self._drop(worker)
+
+    def _call(self, function: Callable[..., object], arguments: tuple[Any, ...], timeout_s: float) -> Outcome:
+        try:
+            request = packed(function, arguments)
+        except Exception as error:  # noqa: BLE001  (whatever a user's class raises when it is pickled)
+            return Outcome(Ending.RAISED, note=f"{type(error).__name__}: {error}")
+        outcome = Outcome(Ending.CRASHED)
+        spent_s = 0.0
+        for _ in range(MAX_ATTEMPTS):
+            worker = self._take()
+            attempt = worker.call(request, timeout_s - spent_s)
+            spent_s += attempt.seconds
+            outcome = replace(attempt, seconds=spent_s)
+            if attempt.ending in (Ending.DONE, Ending.RAISED):
+                self._give_back(worker)
+                break
+            self._drop(worker)
+            if attempt.ending is Ending.LATE or spent_s >= timeout_s:
+                break
+        return outcome
+
+    def _take(self) -> Worker:
+        """An idle worker that lives, or a new one."""
+        while True:
+            with self._lock:
+                if self._ended:
+                    raise CancelledError
+                worker = self._idle.pop() if self._idle else None
+            if worker is None:
+                return self._start()
+            if worker.lives:
+                return worker
+            self._drop(worker)
+
+    def _start(self) -> Worker:
+        reason = ""
+        for _ in range(MAX_STARTS):
             try:
-                forkserver.ensure_running()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            self._pool = ProcessPool(self.workers, initializer=_prepare, initargs=(self.memory_mb,), context=context)
-        return self._pool
+                worker = Worker(self._memory_mb)
+            except StartError as error:
+                reason = str(error)
+                continue
+            with self._lock:
+                self._living.add(worker)
+                ended = self._ended
+            if ended:
+                self._drop(worker)
+                raise CancelledError
+            return worker
+        raise EngineError(
+            f"reward: {self._size} grading processes with {self._memory_mb} MiB each do not start or keep "
+            f"dying ({reason}). Raise reward.memory_mb, or look for what kills processes on this machine."
+        )
+
+    def _give_back(self, worker: Worker) -> None:
+        with self._lock:
+            self._idle.append(worker)
+
+    def _drop(self, worker: Worker) -> None:
+        with self._lock:
+            known = worker in self._living
+            self._living.discard(worker)
+        if known:
+            worker.close()
 
 
-def _outcome(future: Any, patience_s: float, timeout_s: float) -> Outcome:
-    try:
-        ending, value, note = future.result(timeout=patience_s)
-    except LateError:
-        if not future.done():
-            raise BrokenProcessPool("no worker took the call") from None
-        return Outcome(Ending.LATE, note=f"killed after {timeout_s:g} s")
-    except ProcessExpired as error:
-        return Outcome(Ending.CRASHED, note=f"the process died (exit code {error.exitcode})")
-    except BrokenProcessPool:
-        raise
-    except Exception as error:  # noqa: BLE001  (whatever could not be pickled)
-        return Outcome(Ending.RAISED, note=f"{type(error).__name__}: {error}")
-    return Outcome(ending, value, note)
+_CREWS: weakref.WeakSet[_Crew] = weakref.WeakSet()
 
 
-def _prepare(memory_mb: int) -> None:
-    """Runs once in every new worker."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends big-integer code at once, where a Python handler would wait
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    logging.disable(logging.WARNING)
-    import edge_grpo.rewards.symbolic  # noqa: F401, PLC0415  (already there when the server preloaded it)
-
-    limit = memory_mb * 2**20
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _guarded(function: Callable[..., object], arguments: tuple[Any, ...], timeout_s: float) -> tuple[Ending, Any, str]:
-    """Runs in the worker: exceptions become plain texts, so that nothing unpicklable travels back."""
-    signal.setitimer(signal.ITIMER_REAL, timeout_s + ORPHAN_S)
-    try:
-        return Ending.DONE, function(*arguments), ""
-    except MemoryError:
-        return Ending.CRASHED, None, "out of memory"
-    except BaseException as error:  # noqa: BLE001  (SystemExit too; the caller decides what it means)
-        return Ending.RAISED, None, f"{type(error).__name__}: {error}"[:500]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-
-
-class _SpawnWithoutMain:
-    """Stands for `multiprocessing.spawn` in the start of a worker and leaves out the import of the main program."""
-
-    @staticmethod
-    def get_preparation_data(name: str) -> dict[str, Any]:
-        data: dict[str, Any] = spawn.get_preparation_data(name)
-        return {key: value for key, value in data.items() if not key.startswith("init_main_from_")}
-
-
-_LAUNCH: Any = vars(popen_forkserver.Popen)["_launch"]
-
-
-class _WorkerPopen(popen_forkserver.Popen):
-    """The standard start of a process, except that its one look at `spawn` sees the stand-in above."""
-
-    _launch = types.FunctionType(_LAUNCH.__code__, {**_LAUNCH.__globals__, "spawn": _SpawnWithoutMain})
-
-
-class _WorkerProcess(ForkServerProcess):
-    @staticmethod
-    def _Popen(process_obj: multiprocessing.process.BaseProcess) -> _WorkerPopen:  # noqa: N802
-        return _WorkerPopen(process_obj)
-
-
-class _WorkerContext(ForkServerContext):
-    Process = _WorkerProcess
+@atexit.register
+def _end_all() -> None:
+    """Before multiprocessing waits for its children."""
+    for crew in list(_CREWS):
+        crew.end()
