@@ -175,3 +175,71 @@ def test_local_paths_become_absolute_and_everything_else_stays(tmp_path, monkeyp
     assert located(to_tree(Config())) == to_tree(Config())
     with pytest.raises(ConfigError, match=r"reward\.function: there is no file"):
         located(to_tree(load_config(None, ["reward.function=mine.py:reward"])))
+
+
+DEEP = "[" * 1000 + "]" * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  steps: 1\n  seed: 2\n  steps: 3\n", r", line 4: the key 'steps' is given twice$"),
+        ("train: {steps: 1}\nmodel: {}\ntrain: {seed: 1}\n", r", line 3: the key 'train' is given twice$"),
+        ("train:\n\tsteps: 1\n", r", line 2: not YAML \(found character '.t' that cannot start any token\)$"),
+        ("a: b: c\n", r", line 1: not YAML \(mapping values are not allowed here\)$"),
+        ("\0\1", r": not YAML \(unacceptable character"),
+        ("- a\n- b\n", r": holds list, wanted sections"),
+        ("x: " + DEEP, r": lists or sections are nested too deeply to be read$"),
+        ("{a: " * 1000 + "1" + "}" * 1000, r": lists or sections are nested too deeply to be read$"),
+        ("a: 1\n---\nb: 1\n", r", line 2: not YAML"),
+        ("train: {steps: 2001-99-99}", r": not YAML \(month must be in 1\.\.12\)$"),
+        ("a: !!python/object/apply:os.system [ls]", r", line 1: not YAML \(could not determine a constructor"),
+        ('run: {dir: "\\ud800"}', r", line 1: half a character"),
+        ("a: &a [*a]\n", "a: no such setting"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_binary_file_and_a_folder_are_told_in_one_line(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "c.yaml", tmp_path):
+        with pytest.raises(ConfigError, match=r": cannot be read \("):
+            load_config(str(path))
+
+
+def test_merged_sections_may_be_refined(tmp_path):
+    file = write(tmp_path, "eval: &some {every: 3}\nrun: {}\ntrain: {steps: 2}\n")
+    assert load_config(file).eval.every == 3
+    file = write(tmp_path, "rollout: {<<: {group_size: 4, top_k: 3}, top_k: 5}\n")
+    assert (load_config(file).rollout.group_size, load_config(file).rollout.top_k) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run.dir={a: 1, a: 2}", "^'run.dir={a: 1, a: 2}': the key 'a' is given twice"),
+        (f"train.steps={DEEP}", "nested too deeply"),
+        ("train.steps=" + "9" * 5000, "Exceeds the limit"),
+        ("train.steps=" + "x" * 10**6, r"train.steps: got 'xxx.*\(1000002 characters\), wanted a whole number"),
+        ("method=" + "x" * 10**6, r"method: 'xxx.*\(1000000 characters\)' is no method"),
+        ("x" * 10**6, r"\(1000000 characters\)': wanted section.setting=value"),
+        (".".join("a" * 2000) + "=1", "no such setting"),
+        ("train." + "b" * 10**5 + "=1", r"\(100006 characters\): no such setting"),
+    ],
+)
+def test_a_value_on_the_command_line_never_floods_its_message(text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(None, [text])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_many_mistakes_are_cut_off(tmp_path):
+    with pytest.raises(ConfigError, match=r"\nand 80 more$") as caught:
+        load_config(write(tmp_path, "".join(f"wrong_{i}: 1\n" for i in range(100))))
+    assert len(str(caught.value).splitlines()) == 21

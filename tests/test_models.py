@@ -4,15 +4,27 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support import save_tiny, tiny_model, tiny_policy
 
 from edge_grpo.errors import ConfigError, EngineError
-from edge_grpo.models import LoraSettings, ModelSettings, check_fit, load_policy, stop_token_ids
+from edge_grpo.models import LoraSettings, ModelSettings, check_fit, load_policy, load_tokenizer, stop_token_ids
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def copied(folder, target):
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+
+
+def damage_weights(folder, change):
+    held = load_file(folder / "model.safetensors")
+    change(held)
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
 
 
 def batch(rows=3, width=9):
@@ -80,20 +92,38 @@ def test_pickled_weights_are_refused(folder, tmp_path):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     torch.save(tiny_model().state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(EngineError, match=r"model\.path"):
+    with pytest.raises(EngineError, match=r"^model\.path: .*pytorch_model\.bin is a pickle, which is never read"):
         load_policy(ModelSettings(path=str(tmp_path)))
 
 
-def test_code_in_a_model_folder_is_never_run(folder, tmp_path):
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+def test_code_in_a_model_folder_is_not_run_unless_asked(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    copied(folder, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own", "AutoConfig": "own.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\nclass Config: pass\n")
-    with pytest.raises(EngineError):
+    (tmp_path / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        "from transformers import Qwen2Config, Qwen2ForCausalLM\n"
+        "class Config(Qwen2Config):\n    model_type = 'own'\n"
+        "class Own(Qwen2ForCausalLM):\n    config_class = Config\n"
+    )
+    with pytest.raises(EngineError, match=r"code of its own.*set model\.trust_remote_code=true") as caught:
         load_policy(ModelSettings(path=str(tmp_path)))
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
+    policy = load_policy(ModelSettings(path=str(tmp_path), device="cpu", trust_remote_code=True))
+    assert type(policy.model).__name__ == "Own"
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_tokenizer_with_code_names_the_setting(folder, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
+    config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text("raise SystemExit\n")
+    with pytest.raises(EngineError, match=r"set model\.trust_remote_code=true"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_cuda_without_a_gpu_is_a_clear_mistake(folder, monkeypatch):
@@ -120,6 +150,51 @@ def test_damaged_folders_are_told_in_one_line(folder, tmp_path, damage):
     with pytest.raises(EngineError, match=r"model\.path: no model could be loaded") as caught:
         load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
     assert "\n" not in str(caught.value)
+
+
+NORM = "model.layers.0.input_layernorm.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda held: held.pop(NORM), f"lack the weights {NORM}\\)"),
+        (lambda held: held.update({NORM: torch.zeros(7)}), rf"{NORM} \[7\] instead of \[32\]"),
+        (lambda held: held[NORM].fill_(float("nan")), f"NaN or inf in the weights {NORM}"),
+        (lambda held: [held.pop(name) for name in list(held)[3:]], r"lack the weights .* and \d+ more"),
+    ],
+)
+def test_weights_that_would_be_random_or_are_broken_are_refused_by_name(folder, tmp_path, change, message, capfd):
+    copied(folder, tmp_path)
+    damage_weights(tmp_path, change)
+    with pytest.raises(EngineError, match=message) as caught:
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_weights_that_the_model_has_no_place_for_are_said_and_left_out(folder, tmp_path, caplog):
+    copied(folder, tmp_path)
+    damage_weights(tmp_path, lambda held: held.update({"value_head.weight": torch.zeros(7)}))
+    load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+    assert "value_head.weight" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["no shard", "config", "a list", "generation", "tokenizer"])
+def test_other_damage_is_told_in_one_line(folder, tmp_path, damage, capfd):
+    copied(folder, tmp_path)
+    if damage == "no shard":
+        (tmp_path / "model.safetensors").unlink()
+        tiny_model().save_pretrained(tmp_path, max_shard_size="20KB")
+        next(tmp_path.glob("model-00002-*")).unlink()
+    else:
+        names = {"config": "config", "a list": "config", "generation": "generation_config", "tokenizer": "tokenizer"}
+        (tmp_path / f"{names[damage]}.json").write_text("[1]" if damage == "a list" else "{x")
+    capfd.readouterr()
+    with pytest.raises(EngineError, match=r"^model\.path: no (model|tokenizer) could be loaded") as caught:
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_folder_without_tokenizer_files_is_refused(tmp_path):

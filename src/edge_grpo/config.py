@@ -11,9 +11,10 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from edge_grpo.data.problems import DataSettings
+from edge_grpo.data.texts import half_character
 from edge_grpo.errors import ConfigError
 from edge_grpo.evaluate import EvalSettings
-from edge_grpo.explain import explain_all
+from edge_grpo.explain import explain_all, shortened
 from edge_grpo.methods import METHODS, EdgeGrpo, Method, MethodConfig
 from edge_grpo.models import BUNDLED, ModelSettings
 from edge_grpo.rewards import own
@@ -95,7 +96,9 @@ def split_words(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
     path = rest.pop(0) if rest and "=" not in rest[0] else None
     for word in rest:
         if "=" not in word:
-            raise ConfigError(f"'{word}': wanted key=value behind the configuration file, for example train.steps=7")
+            raise ConfigError(
+                f"'{shortened(word)}': wanted key=value behind the configuration file, for example train.steps=7"
+            )
     return path, rest
 
 
@@ -210,6 +213,52 @@ def _absolute(path: str) -> str:
         return path
 
 
+class _NotYamlError(Exception):
+    """What is wrong with a text that should be YAML; ``line`` where it is known, else 0."""
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset, in which a key that is given twice and half a character are errors."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                name = self.construct_object(key)
+                if name in seen:
+                    raise _NotYamlError(f"the key '{shortened(str(name))}' is given twice", key.start_mark.line + 1)
+                seen.add(name)
+        return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        if isinstance(node, yaml.ScalarNode) and (broken := half_character(node.value)):
+            raise _NotYamlError(broken, node.start_mark.line + 1)
+        return super().construct_scalar(node)
+
+
+def _yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        _NotYamlError: it is not YAML, has a key twice, or cannot be held.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise _NotYamlError(f"not YAML ({shortened(str(error.problem))})", line) from None
+    except yaml.YAMLError as error:
+        raise _NotYamlError(f"not YAML ({shortened(' '.join(str(error).split()))})") from None
+    except RecursionError:
+        raise _NotYamlError("lists or sections are nested too deeply to be read") from None
+    except ValueError as error:  # a date that does not exist, a number of thousands of digits
+        raise _NotYamlError(f"not YAML ({shortened(str(error))})") from None
+
+
 def read_yaml(path: str) -> dict[str, Any]:
     """The mapping that a YAML file holds; an empty file is an empty one.
 
@@ -217,13 +266,14 @@ def read_yaml(path: str) -> dict[str, Any]:
         ConfigError: no such file, not YAML, or something else than a mapping.
     """
     try:
-        tree = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        tree = _yaml(Path(path).expanduser().read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except _NotYamlError as error:
+        place = f"{path}, line {error.line}" if error.line else path
+        raise ConfigError(f"{place}: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -235,18 +285,18 @@ def _override(tree: dict[str, Any], text: str) -> None:
     name, separator, value = text.partition("=")
     keys = name.split(".")
     if not separator or not all(keys):
-        raise ConfigError(f"'{text}': wanted section.setting=value, for example train.steps=7")
+        raise ConfigError(f"'{shortened(text)}': wanted section.setting=value, for example train.steps=7")
     try:
-        parsed = yaml.safe_load(value) if value else ""
-    except yaml.YAMLError:
-        raise ConfigError(f"'{text}': the value is not YAML; put quotes around it") from None
+        parsed = _yaml(value) if value else ""
+    except _NotYamlError as error:
+        raise ConfigError(f"'{shortened(text)}': {error}; put quotes around the value if it is meant as text") from None
     section = tree
     for depth, key in enumerate(keys[:-1]):
         below = section.get(key, {})
         if isinstance(below, str) and key == "method" and depth == 0:
             below = {"kind": below}
         if not isinstance(below, dict):
-            raise ConfigError(f"{name}: '{'.'.join(keys[: depth + 1])}' is a value, not a section")
+            raise ConfigError(f"{shortened(name)}: '{'.'.join(keys[: depth + 1])}' is a value, not a section")
         section[key] = dict(below)
         section = section[key]
     section[keys[-1]] = parsed

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from edge_grpo.methods import METHODS, EdgeGrpo
 
-__all__ = ["ELSEWHERE", "explain", "explain_all", "setting_names"]
+__all__ = ["ELSEWHERE", "explain", "explain_all", "setting_names", "shortened"]
 
 ELSEWHERE: Final[dict[str, str]] = {
     # model
@@ -116,6 +116,7 @@ _ADVICE: Final[dict[str, str]] = {
 }
 
 
+_MOST_LINES: Final = 20
 _UNION_TAG: Final = re.compile(r"(literal\[|constrained-).*|float|int|bool|str", re.DOTALL)
 
 
@@ -131,7 +132,18 @@ def explain_all(errors: Iterable[Mapping[str, Any]], root: type, method: type | 
     for number, item in enumerate(errors):
         line = ".".join(map(str, _where(item))) if item["type"] in _WANTED else f"{number}"
         lines.setdefault(line, []).append(item)
-    return "\n".join(explain(items[0], root, method, others=items[1:]) for items in lines.values())
+    shown = [explain(items[0], root, method, others=items[1:]) for items in [*lines.values()][:_MOST_LINES]]
+    return "\n".join([*shown, f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else shown)
+
+
+def shortened(text: str) -> str:
+    """A text of the user's as a message may show it: whole, or its beginning and how long it is.
+
+    Example:
+        >>> shortened("train.steps"), shortened("x" * 1000)[-25:]
+        ('train.steps', 'xxx... (1000 characters)')
+    """
+    return text if len(text) <= 160 else f"{text[:120]}... ({len(text)} characters)"
 
 
 def explain(
@@ -146,18 +158,18 @@ def explain(
         others: what the other types that the value may have found wrong with it.
     """
     where = _where(item)
-    name, given, kind = ".".join(map(str, where)) or "configuration", item["input"], item["type"]
+    name, given, kind = shortened(".".join(map(str, where)) or "configuration"), item["input"], item["type"]
     if kind == "unexpected_keyword_argument":
         while isinstance(given, Mapping) and len(given) == 1:  # typed as one name, a.b.c=1
             ((key, given),) = given.items()
-            name += f".{key}"
+            name = shortened(f"{name}.{key}")
         meant = _meant(name, list(setting_names(root, method)))
         return f"{name}: no such setting" + (
             f" (did you mean {meant}?)" if meant else "; `edge-grpo show-config` lists all settings"
         )
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        word = given.get("kind") if isinstance(given, Mapping) else given
-        close = difflib.get_close_matches(str(word), METHODS, n=1)
+        word = shortened(str(given.get("kind") if isinstance(given, Mapping) else given))
+        close = difflib.get_close_matches(word, METHODS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         return f"method: '{word}' is no method; {hint}known are {', '.join(METHODS)}"
     if kind in _WANTED:
@@ -165,9 +177,11 @@ def explain(
         default = _default(root, method, where)
         usual = "" if default is None else f" (the default is {default!r})"
         advice = f"; {_ADVICE[name]}" if name in _ADVICE and "than" in kind else ""
-        return f"{name}: got {given!r}, wanted {wanted}{usual}{advice}"
+        return f"{name}: got {shortened(repr(given))}, wanted {wanted}{usual}{advice}"
     message = item["msg"].removeprefix("Value error, ")
-    came = "" if isinstance(given, Mapping) else f"got {given!r}; "  # a section's own message says what is wrong in it
+    came = (
+        "" if isinstance(given, Mapping) else f"got {shortened(repr(given))}; "
+    )  # a section's own message says what is wrong in it
     return f"{name}: {came}{message[0].lower() + message[1:]}"
 
 

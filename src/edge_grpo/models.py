@@ -1,6 +1,7 @@
 """Models from disk or hub: their settings, loading, adapters, stop tokens, and what cannot fit."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +54,8 @@ class ModelSettings:
     ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package.
     ``dtype``: ``auto`` is float32 on a CPU, and on a GPU float32 weights under bf16 autocast (with LoRA the frozen base
     is in bf16). ``bfloat16`` holds all weights in bf16, where small updates are rounded away: for LoRA or high rates.
-    ``gradient_checkpointing`` trades time for memory, on a GPU only.
+    ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model that brings
+    Python code of its own run it, with all the rights of whoever starts the run; no other model needs it.
     """
 
     path: str = BUNDLED
@@ -61,20 +63,27 @@ class ModelSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = True
+    trust_remote_code: bool = False
     lora: LoraSettings = LoraSettings()
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub name.
 
+    Args:
+        path: as in ``model.path``.
+        trust_remote_code: whether code that comes with it may be run.
     Raises:
-        EngineError: there is none, or it cannot be read.
+        EngineError: there is none, it cannot be read, or it needs code that may not be run.
     """
     folder = resolve(path)
     try:
         with quiet_failures():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust_remote_code
+            )
     except Exception as error:
+        _refuse_code(path, error)
         raise EngineError(f"model.path: no tokenizer could be loaded from '{path}' ({_first_line(error)})") from error
     if len(tokenizer.get_vocab()) < 2:
         raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer beside the model")
@@ -89,7 +98,8 @@ def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0)
         reference: whether a frozen copy of the starting weights is kept (with LoRA none is needed).
         seed: of the adapters' starting weights.
     Raises:
-        EngineError: no such model, not safetensors, or of an unsupported kind.
+        EngineError: no such model, not safetensors, weights that are missing, of another shape or not finite, code of
+            its own that may not be run, or a model of an unsupported kind.
         ConfigError: cuda was asked for and there is none, or no layer fits ``lora.targets``.
     """
     device = _device(model)
@@ -98,7 +108,7 @@ def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0)
     frozen_base = autocast and model.lora.rank > 0  # float32 adapters on a base that is never updated
     dtype = torch.bfloat16 if model.dtype == "bfloat16" or frozen_base else torch.float32
     network = _load_network(model, dtype).to(device)
-    tokenizer = load_tokenizer(model.path)
+    tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     frozen = None
     if reference and not model.lora.rank:
         frozen = _load_network(model, dtype).to(device).eval().requires_grad_(False)
@@ -119,27 +129,73 @@ def _device(model: ModelSettings) -> torch.device:
 
 
 def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
-    folder = resolve(model.path)
+    folder, trusted = resolve(model.path), model.trust_remote_code
     try:
         with quiet_failures():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
             for name, value in config.to_dict().items():
                 if "drop" in name and isinstance(value, float):  # some families call dropout as a function
                     setattr(config, name, 0.0)
-            network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            network: PreTrainedModel
+            network, found = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
                 attn_implementation=model.attention,
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=trusted,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
             )
+            _check_weights(network, found)
+            _check_generation_config(Path(folder))
     except Exception as error:
+        _refuse_code(model.path, error)
+        pickles = sorted(path.name for path in Path(folder).glob("*.bin")) if Path(folder).is_dir() else []
+        hint = f"; {pickles[0]} is a pickle, which is never read: save the model as safetensors" if pickles else ""
         raise EngineError(
-            f"model.path: no model could be loaded from '{model.path}' ({_first_line(error).rstrip('.')}); give a "
-            f"Hugging Face folder, a hub name that can be reached, or '{BUNDLED}'"
+            f"model.path: no model could be loaded from '{model.path}' ({_first_line(error).rstrip('.')}{hint}); give "
+            f"a Hugging Face folder, a hub name that can be reached, or '{BUNDLED}'"
         ) from error
     return network
+
+
+def _check_weights(network: PreTrainedModel, found: Mapping[str, Iterable[Any]]) -> None:
+    """Refuse what the library fills with random numbers (tied weights are not missing), and what is broken in the file.
+
+    Weights that the model has no place for are left to the library, which says so and loads the rest.
+    """
+    if missing := sorted(found["missing_keys"]):
+        raise EngineError(f"its files lack the weights {_named(missing)}")
+    if others := sorted(found["mismatched_keys"]):
+        shapes = [f"{name} {list(held)} instead of {list(wanted)}" for name, held, wanted in others]
+        raise EngineError(f"its weights do not have the sizes that config.json says: {_named(shapes)}")
+    if broken := [name for name, weight in network.named_parameters() if not bool(weight.isfinite().all())]:
+        raise EngineError(f"its files hold NaN or inf in the weights {_named(broken)}")
+
+
+def _check_generation_config(folder: Path) -> None:
+    """Refuse a damaged file, which the library takes for none: its stop tokens would be lost."""
+    file = folder / "generation_config.json"
+    try:
+        if file.is_file():
+            json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(f"{file.name} is not JSON: {error}") from error
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _refuse_code(path: str, error: Exception) -> None:
+    """Raise EngineError if what went wrong is that code of the model's may not be run."""
+    if "trust_remote_code" in str(error):
+        raise EngineError(
+            f"model.path: '{path}' brings Python code of its own, which is not run. If you have read that code or "
+            "trust who wrote it, set model.trust_remote_code=true: it then runs with all your rights"
+        ) from error
 
 
 def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> Any:

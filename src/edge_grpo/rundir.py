@@ -144,7 +144,7 @@ class RunFolder:
         try:
             text = (path / "config.yaml").read_text(encoding="utf-8")
             tree = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
             raise CheckpointError(
                 f"--resume: {path} holds no run (no readable config.yaml); give a run folder"
             ) from None
