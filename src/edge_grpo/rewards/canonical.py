@@ -94,7 +94,7 @@ def canonical(text: str, *, keep_text: bool = False) -> str:
         >>> canonical(r"$\dfrac12\text{ cm}$"), canonical(r"\frac{1}{2}"), canonical("025"), canonical("x = 1{,}000")
         ('\\frac{1}{2}', '\\frac{1}{2}', '25', '1000')
     """
-    text = THOUSANDS.sub(",", text.strip())
+    text = THOUSANDS.sub(",", _without_end_marks(text))
     for spelling in (r"\$", "$", r"\%", "%"):
         text = text.replace(spelling, "")
     text = COLOR.sub("", NEGATIVE_SPACE.sub("", text))
@@ -192,6 +192,14 @@ def _balanced(text: str) -> bool:
         if depth < 0:
             return False
     return depth == 0
+
+
+def _without_end_marks(text: str) -> str:
+    """Drop line breaks at the end, and the full stop behind a number or a bracket."""
+    text = text.strip()
+    while text.endswith(r"\\"):
+        text = text[:-2].rstrip()
+    return text[:-1] if len(text) > 1 and text.endswith(".") and text[-2] in "0123456789})]" else text
 
 
 def _without_outer_braces(text: str) -> str:

@@ -217,6 +217,10 @@ class Rewards:
         self._check_scored(grades, by_function=False)
         return grades
 
+    def formatted(self, completion: str) -> bool:
+        """Whether a completion has the form that the format reward is for."""
+        return self._read(completion).formatted
+
     def _read(self, completion: str) -> "_Read":
         began = time.perf_counter()
         answer = boxed_answer(completion)

@@ -29,7 +29,7 @@ __all__ = [
     "same_as_any",
 ]
 
-MAX_LENGTH = 4000  # characters; a longer answer is right only if it equals the reference literally
+MAX_LENGTH = 4000  # characters; a longer answer is right only if it equals the reference but for blanks
 INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,300})\s*", re.ASCII)
 
 
@@ -85,8 +85,8 @@ def decide_by_text(answer: str, gold: str) -> bool | None:
 
     Literally equal texts are equal; two plain ASCII integers are equal if their digits are; two plain numbers,
     fractions among them, if their values are, and different if these are not close (`rational`). An empty answer and
-    an over-long one, of more than `MAX_LENGTH` characters, equal only themselves. Linear time, so this alone may run
-    outside a worker process.
+    an over-long one, of more than `MAX_LENGTH` characters, equal only themselves, the latter whatever its blanks.
+    Linear time, so this alone may run outside a worker process.
 
     Example:
         >>> decide_by_text("+07", "7"), decide_by_text("8", "7"), decide_by_text(r"\frac{2}{4}", "0.5")
@@ -103,7 +103,9 @@ def decide_by_text(answer: str, gold: str) -> bool | None:
     one, two = rational(answer), rational(gold)
     if one is not None and two is not None:
         return same_rationals(one, two)
-    return False if max(len(answer), len(gold)) > MAX_LENGTH else None
+    if max(len(answer), len(gold)) > MAX_LENGTH:
+        return "".join(answer.split()) == "".join(gold.split())
+    return None
 
 
 def decide_any_by_text(answer: str, golds: Sequence[str]) -> bool | None:

@@ -1,15 +1,20 @@
 """Grading of answers."""
 
 import atexit
+import re
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from golden.cases import Case
 
+from edge_grpo.rewards.compose import RewardSettings
 from edge_grpo.rewards.extract import boxed_answer
 from edge_grpo.rewards.math import grade_answer
 from edge_grpo.rewards.pool import Ending, GraderPool
+
+DEFAULTS = RewardSettings()
 
 
 def rewards_of(names: list[str], text: str, golds: Sequence[str | float]) -> list[float]:
@@ -35,17 +40,24 @@ def grader(case: Case) -> dict[str, Any]:
 
 
 def grader_robustness(case: Case) -> dict[str, Any]:
-    """In a worker with a deadline, as in training: what is late is wrong."""
+    """In a worker with the deadline and memory of a training run, which nothing exceeds: what is late is wrong."""
     text, golds = text_and_golds(case)
-    (outcome,) = pool().run(grade_answer, [(text, golds)], timeout_s=10.0)
-    if outcome.ending is not Ending.DONE:
+    (outcome,) = pool().run(grade_answer, [(text, golds)], DEFAULTS.timeout_s)
+    assert outcome.seconds <= DEFAULTS.timeout_s + 1.0, f"took {outcome.seconds:.1f} s"
+    assert outcome.ending in (Ending.DONE, Ending.LATE), outcome.note
+    (status,) = pool().run(Path.read_text, [(Path("/proc/self/status"),)], DEFAULTS.timeout_s)
+    peak_kib = int(re.search(r"^VmPeak:\s+(\d+) kB$", status.value, re.M)[1])
+    assert peak_kib <= DEFAULTS.memory_mb * 1024, f"took {peak_kib} KiB"
+    if outcome.ending is Ending.LATE:
         return {"formatted": boxed_answer(text) is not None, "reward": 0.0}
-    return {"formatted": outcome.value.formatted, "reward": float(outcome.value.correct)}
+    formatted, correct = outcome.value
+    return {"formatted": formatted, "reward": float(correct)}
 
 
 @cache
 def pool() -> GraderPool:
-    started = GraderPool(workers=1)
+    """One worker, so that the second call of a case finds the process of the first."""
+    started = GraderPool(workers=1, memory_mb=DEFAULTS.memory_mb)
     atexit.register(started.close)
     return started
 
