@@ -66,13 +66,13 @@ def test_train_then_eval_then_resume(command, model, tmp_path):
     assert "step 3/3" in out
     data = tmp_path / "p.jsonl"
     data.write_text('{"problem": "Compute 1+1.", "answer": "2"}\n{"problem": "Compute 1+2.", "answer": 3}\n')
-    code, out, _ = command("eval", "--model", "run/final", "--data", str(data), "--save", "answers.jsonl",
+    code, out, _ = command("eval", "--model", "run/final", "--data", str(data), "--out", "e",
                            "eval.samples=2", "eval.temperature=1", "rollout.max_new_tokens=8")  # fmt: skip
     assert code == 0
-    assert re.search(r"accuracy 0\.0% \(95 % interval .*\) over 2 problems, temperature 1", out)
+    assert "run/final on" in out
     assert "pass@2" in out
-    saved = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
-    assert len(saved) == 4
+    saved = [json.loads(line) for line in Path("e/answers.jsonl").read_text().splitlines()]
+    assert len(saved) == 6
     assert saved[0]["verdict"] in ("unparsed", "wrong")
 
 
@@ -110,8 +110,8 @@ MISTAKES = [
     (["eval", "--model"], "requires an argument"),
     (["train", "data.path=good.jsonl", "eval.size=9"], "data.eval_path"),
     (
-        ["eval", "--data", "good.jsonl", "--save", "nowhere/a.jsonl", "rollout.max_new_tokens=2"],
-        "--save: nowhere/a.jsonl",
+        ["eval", "--data", "good.jsonl", "--out", "good.jsonl", "rollout.max_new_tokens=2"],
+        "--out: good.jsonl cannot be written",
     ),
     (["eval", "--data", "good.jsonl", "rollout.max_new_tokens=9999"], "exceed the model's context"),
 ]
@@ -145,7 +145,7 @@ def test_eval_of_a_run_uses_its_settings(command, model):
     assert command(*words)[0] == 0
     code, out, _ = command("eval", "--model", "r/final")
     assert code == 0
-    assert "over 4 problems" in out
+    assert re.search(r"held-out +4 +0\.0%", out)
     assert "ran out of 8 tokens" in out
     code, _, err = command("eval", "--model", "r")
     assert code == 2
@@ -174,7 +174,7 @@ def test_resume_and_eval_from_another_folder(command, model, tmp_path, monkeypat
     assert "step 4/4" in out
     code, out, err = command("eval", "--model", "../r/final", "eval.size=2")
     assert (code, err) == (0, "")
-    assert "over 2 problems, greedy" in out
+    assert re.search(r"held-out +2 +0\.0%", out)
     code, _, err = command("train", "--resume", "../r", "data.path=d.jsonl")
     assert code == 2
     assert "data.path was" in err

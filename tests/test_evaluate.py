@@ -7,7 +7,7 @@ from support import PROBLEM, tiny_policy
 
 from edge_grpo.collect import Prompted
 from edge_grpo.errors import DataError
-from edge_grpo.evaluate import EvalSettings, Evaluation, evaluate, wilson
+from edge_grpo.evaluate import EvalSettings, Evaluation, evaluate
 from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.records import Grade, Verdict
 from edge_grpo.rollout.decode import DecodeEngine
@@ -53,10 +53,3 @@ def test_no_problem_at_all_is_an_error():
 
 def test_an_evaluation_of_nothing_scorable_is_nan():
     assert math.isnan(Evaluation((), {}, 0.0, 0.0, (), ()).accuracy)
-
-
-@pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7)])
-def test_wilson_holds_the_share(k, n):
-    low, high = wilson(k, n)
-    assert 0 <= low <= k / n <= high <= 1
-    assert wilson(0, 0) == (0.0, 1.0)

@@ -1,17 +1,18 @@
 """The command line; ``edge-grpo --help`` lists the commands."""
 
-import json
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, NoReturn, cast
 
 import typer
 from rich.console import Console
 from safetensors import SafetensorError
 
+from edge_grpo.commands.evaluation import Settings, compare_models, evaluate
 from edge_grpo.commands.grade import grade
+from edge_grpo.commands.screening import screen
 from edge_grpo.errors import ConfigError, EdgeGrpoError
 from edge_grpo.interrupt import Terminated, terminable
 
@@ -24,12 +25,10 @@ app = typer.Typer(
     help="RL post-training of language models with advantage collapse cured and shown.",
 )
 
+app.command("eval")(evaluate)
+app.command()(compare_models)
+app.command()(screen)
 app.command()(grade)
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", help="A YAML file and settings on top of it."),
-]
 
 
 _UsageError: type[Exception] = cast(
@@ -47,7 +46,7 @@ def main() -> None:
     except (EdgeGrpoError, SafetensorError, OSError) as error:  # OSError: a full disk, a folder without permission
         _fail(str(error))
     except _UsageError as error:
-        _fail(f"{error} See `edge-grpo --help`.")
+        _fail(f"{getattr(error, 'format_message', error.__str__)()} See `edge-grpo --help`.")
     except (KeyboardInterrupt, typer.Abort):
         _stopped(130)
     except Terminated as stop:
@@ -135,72 +134,6 @@ def _paper(docstring: str) -> str:
     return found[0] if found else first[0]
 
 
-@app.command("eval")
-def evaluate(
-    settings: Settings = None,
-    model: Annotated[str, typer.Option(metavar="DIR", help="In place of model.path.")] = "",
-    data: Annotated[str, typer.Option(metavar="FILE", help="In place of the held-out problems.")] = "",
-    save: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write every answer with its verdict.")] = "",
-) -> None:
-    """Accuracy of a model on a data file: greedy, or sampled with eval.temperature=1 eval.samples=8.
-
-    A run's ``final`` folder is evaluated with the settings of its run (template, budget), unless a file is given.
-    """
-    from dataclasses import replace  # noqa: PLC0415
-
-    from edge_grpo.config import load_config, split_words  # noqa: PLC0415
-    from edge_grpo.data.problems import load_problems, load_train_eval  # noqa: PLC0415
-    from edge_grpo.display import decoding  # noqa: PLC0415
-    from edge_grpo.evaluate import evaluate_model  # noqa: PLC0415
-    from edge_grpo.models import load_policy  # noqa: PLC0415
-    from edge_grpo.rewards.compose import Rewards  # noqa: PLC0415
-    from edge_grpo.rundir import RunFolder  # noqa: PLC0415
-
-    path, overrides = split_words(settings)
-    folder = Path(model).expanduser()
-    base = None
-    if not path and folder.name == "final" and (folder.parent / "config.yaml").exists():
-        base = RunFolder.read_config(folder.parent)[0] | {"method": "edge_grpo"}  # the method has no say here
-    config = load_config(path, overrides, base=base)
-    model = model or config.model.path
-    if (folder / "config.yaml").exists() and (folder / "final").exists():
-        raise ConfigError(f"--model: {model} is a run folder; give {folder / 'final'}")
-    if data:
-        loaded = load_problems(data, config.data.fields, split=config.data.eval_split, bad_rows=config.data.bad_rows)
-    else:
-        loaded = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[1]
-    policy = load_policy(replace(config.model, path=model))
-    with Rewards(config.reward) as rewards:
-        result = evaluate_model(
-            policy, loaded.problems, rewards, data=config.data, rollout=config.rollout, settings=config.eval
-        )
-    low, high = result.interval
-    drawn = decoding(config.eval.temperature)
-    console = Console(soft_wrap=True)
-    console.print(
-        f"{model} on {data or 'held-out problems'}: accuracy {result.accuracy:.1%} "
-        f"(95 % interval {low:.1%} - {high:.1%}) over {result.num_problems} problems, {drawn}",
-        markup=False,
-        highlight=False,
-    )
-    over_long = len(loaded.problems) - len(result.ids)
-    if loaded.num_skipped or over_long:
-        console.print(f"left out: {loaded.num_skipped} bad rows, {over_long} over-long prompts", highlight=False)
-    if result.finished < 1:
-        budget = config.eval.max_new_tokens or config.rollout.max_new_tokens
-        console.print(
-            f"{1 - result.finished:.1%} of the answers ran out of {budget} tokens; eval.max_new_tokens raises it",
-            highlight=False,
-        )
-    verdicts = ", ".join(f"{count} {name}" for name, count in result.verdicts.items() if count)
-    console.print(f"verdicts: {verdicts}; mean length {result.mean_length:.1f} tokens", highlight=False)
-    for name, value in result.metrics().items():
-        if name.startswith("eval/pass@"):
-            console.print(f"{name.removeprefix('eval/')} {value:.1%}", highlight=False)
-    if save:
-        _save_answers(save, result, policy.tokenizer)
-
-
 @app.command()
 def lld(
     settings: Settings = None,
@@ -238,18 +171,6 @@ def uplift(
     config = load_config(*split_words(settings))
     for line in report(measure(config, before=before or config.model.path, after=after, num_problems=problems)):
         print(line)
-
-
-def _save_answers(path: str, result: Any, tokenizer: Any) -> None:
-    try:
-        with Path(path).expanduser().open("w", encoding="utf-8") as file:
-            for name, answers in zip(result.ids, result.answers, strict=True):
-                for rollout, grade in answers:
-                    text = tokenizer.decode(list(rollout.completion_ids), skip_special_tokens=True)
-                    row = {"problem": name, "completion": text, "verdict": str(grade.verdict), "reward": grade.reward}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise ConfigError(f"--save: {path} cannot be written ({error.strerror})") from error
 
 
 @app.command("make-base")

@@ -1,6 +1,5 @@
 """Accuracy on held-out problems, with intervals. Nothing here ever corrects a completion."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from edge_grpo.data.problems import DataSettings
 from edge_grpo.data.templates import encode_problems
 from edge_grpo.errors import DataError
 from edge_grpo.functional.coverage import pass_at_k
+from edge_grpo.intervals import mean_interval
 from edge_grpo.models import check_fit, stop_token_ids
 from edge_grpo.policy import Policy
 from edge_grpo.records import Grade, Problem, Rollout, Verdict
@@ -21,7 +21,7 @@ from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Engine, Request, RolloutSettings, Sampling
 from edge_grpo.settings import settings
 
-__all__ = ["EvalSettings", "Evaluation", "evaluate", "evaluate_model", "grader", "wilson"]
+__all__ = ["EvalSettings", "Evaluation", "evaluate", "evaluate_model", "grader"]
 
 
 @settings
@@ -70,13 +70,8 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """A 95 % interval over problems drawn like these: Wilson's for one answer a problem, else normal."""
-        n = self.num_problems
-        if all(len(own) == 1 for own in self.correct):
-            return wilson(round(self.accuracy * n) if n else 0, n)
-        shares = [sum(own) / len(own) for own in self.correct]
-        spread = math.sqrt(sum((x - self.accuracy) ** 2 for x in shares) / max(1, n - 1) / n)
-        return max(0.0, self.accuracy - 1.96 * spread), min(1.0, self.accuracy + 1.96 * spread)
+        """A 95 % interval over problems like these (see :func:`edge_grpo.intervals.mean_interval`)."""
+        return mean_interval([sum(own) / len(own) for own in self.correct])
 
     def metrics(self) -> dict[str, float]:
         """The figures of a metrics row, all under ``eval/``."""
@@ -174,24 +169,3 @@ def grader(tokenizer: PreTrainedTokenizerBase, rewards: Rewards) -> Grader:
         return rewards.grade(problems, texts, [rollout.finished for rollout in rollouts])
 
     return grade
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    r"""A 95 % interval for a share.
-
-    .. math:: \frac{\hat p + z^2 / 2n \pm z \sqrt{\hat p (1 - \hat p) / n + z^2 / 4n^2}}{1 + z^2 / n}, \qquad z = 1.96
-
-    Args:
-        successes: how often it was so.
-        trials: of how many; 0 gives (0, 1).
-    Source: Wilson 1927, J. Am. Stat. Assoc. 22:209.
-    Example:
-        >>> [round(x, 3) for x in wilson(5, 10)]
-        [0.237, 0.763]
-    """
-    if trials == 0:
-        return 0.0, 1.0
-    z, p = 1.959963984540054, successes / trials
-    middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
-    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # rounding may pass p by 1e-16

@@ -24,6 +24,7 @@ __all__ = [
     "load_eval",
     "load_problems",
     "load_train_eval",
+    "read_problem",
     "split",
 ]
 
@@ -190,7 +191,7 @@ def load_problems(
     names = fields or FieldNames()
     kept, skipped = load_records(
         path,
-        lambda row, name: _problem(row, names, name),
+        lambda row, name: read_problem(row, names, name),
         split=split,
         split_setting="data.split",
         fields_setting="data.fields",
@@ -201,7 +202,12 @@ def load_problems(
     return Loaded(kept, skipped)
 
 
-def _problem(row: Mapping[str, object], names: FieldNames, default_id: str) -> Problem:
+def read_problem(row: Mapping[str, object], names: FieldNames, default_id: str) -> Problem:
+    """The problem that a data row holds; it is called ``default_id`` if it has no id of its own.
+
+    Raises:
+        BadRowError: what is wrong with the row.
+    """
     prompt = required(row, names.prompt)
     if not is_text(prompt, names.prompt) or not prompt.strip():
         raise BadRowError(f"field '{names.prompt}': {described(prompt)}, wanted text")

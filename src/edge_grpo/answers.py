@@ -1,0 +1,346 @@
+"""Answers of one model to many problems, graded, and kept in a folder: what is answered is never asked again."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
+
+import edge_grpo
+from edge_grpo.collect import Prompted
+from edge_grpo.config import Config, changes
+from edge_grpo.data.templates import encode_problems
+from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.evaluate import grader
+from edge_grpo.models import check_fit, resolve, stop_token_ids
+from edge_grpo.policy import Policy
+from edge_grpo.records import Grade, Problem, Rollout, Verdict
+from edge_grpo.rewards.compose import Rewards
+from edge_grpo.rewards.extract import boxed_answer
+from edge_grpo.rng import derive_seed
+from edge_grpo.rollout.decode import DecodeEngine
+from edge_grpo.rollout.engine import Engine, Request, Sampling
+from edge_grpo.settings import settings
+from edge_grpo.suite import Benchmark
+
+__all__ = ["Answer", "Asked", "Asker", "Draws", "Progress", "answer_all", "read_answers"]
+
+GREEDY = "greedy"
+SAMPLED = "sampled"
+
+
+@settings
+class Draws:
+    """How a problem is answered: ``greedy`` once or not, and ``samples`` times at ``temperature`` and ``top_p``."""
+
+    greedy: bool = True
+    samples: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 96
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to one problem, as a line of ``answers.jsonl``.
+
+    ``decoding`` is ``greedy`` or ``sampled``, ``number`` counts the sampled ones from 0. ``completion`` is the text and
+    ``answer`` the content of its last box, None without one. ``tokens`` counts the stop token; ``entropy`` is the mean
+    over tokens, nats.
+    """
+
+    benchmark: str
+    problem: str
+    decoding: str
+    number: int
+    completion: str
+    answer: str | None
+    gold: tuple[str, ...]
+    verdict: str
+    reward: float
+    tokens: int
+    finished: bool
+    entropy: float
+
+    @property
+    def correct(self) -> bool:
+        """Whether it is right."""
+        return self.verdict == Verdict.CORRECT
+
+    @property
+    def scorable(self) -> bool:
+        """False where the grader failed: such an answer counts nowhere."""
+        return self.verdict != Verdict.ERROR
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A benchmark whose prompts have tokens; ``num_over_long`` prompts were left out, ``num_skipped`` rows were bad."""
+
+    name: str
+    problems: tuple[Prompted, ...]
+    num_skipped: int = 0
+    num_over_long: int = 0
+    num_truncated: int = 0
+
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many problems are answered: at the start, and whenever some more are."""
+
+
+class Asker:
+    """A loaded model with what it takes to ask it.
+
+    Args:
+        policy: the model.
+        config: its data section decides the template and the rule for over-long prompts, its rollout section stop
+            tokens and how many rows are decoded side by side.
+        draws: how each problem is answered.
+        rewards: grades the answers.
+    """
+
+    def __init__(self, policy: Policy, config: Config, draws: Draws, rewards: Rewards) -> None:
+        self.policy, self.config, self.draws = policy, config, draws
+        stop_ids = stop_token_ids(policy, config.rollout.stop)
+        self.engine: Engine = DecodeEngine(
+            policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=config.rollout.max_rows
+        )
+        self.grade = grader(policy.tokenizer, rewards)
+
+    def encode(self, benchmark: Benchmark) -> Asked:
+        """Its problems with their prompt tokens.
+
+        Raises:
+            DataError: a prompt is over-long and must not be, or none is left.
+            ConfigError: prompt and answer exceed the model's context.
+        """
+        encoded = encode_problems(self.policy.tokenizer, benchmark.problems, self.config.data)
+        check_fit(self.policy, encoded.prompt_ids, self.draws.max_new_tokens)
+        prompted = tuple(Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True))
+        return Asked(benchmark.name, prompted, benchmark.num_skipped, encoded.num_skipped, encoded.num_truncated)
+
+    def identity(self, asked: Sequence[Asked]) -> dict[str, Any]:
+        """All that the answers depend on, as plain values: two evaluations are the same where this is."""
+        data, reward = self.config.data, asdict(self.config.reward) | {"code": _code(self.config.reward.function)}
+        return {
+            "edge_grpo": edge_grpo.__version__,
+            "weights": fingerprint(self.config.model.path, self.policy),
+            "model": {"device": self.policy.device.type, "dtype": self.config.model.dtype},
+            "data": {name: getattr(data, name) for name in ("template", "system_prompt", "over_long")},
+            "reward": {name: reward[name] for name in reward if name != "workers"},
+            "rollout": {"stop": list(self.config.rollout.stop)},
+            "eval": asdict(self.draws),
+            "problems": {each.name: _digest(each) for each in asked},
+        }
+
+    def ask(self, benchmark: str, problems: Sequence[Prompted]) -> list[Answer]:
+        """All answers to some problems, problem by problem, the greedy one first.
+
+        The draws of a problem depend on its benchmark and id alone, not on what else is asked.
+        """
+        draws, answers = self.draws, dict[str, list[Answer]]()
+        for decoding, temperature, top_p, count in (
+            (GREEDY, 0.0, 1.0, int(draws.greedy)),
+            (SAMPLED, draws.temperature, draws.top_p, draws.samples),
+        ):
+            if not count:
+                continue
+            seeds = [
+                tuple(derive_seed(draws.seed, "answers", benchmark, item.problem.id, j) for j in range(count))
+                for item in problems
+            ]
+            requests = [Request(item.prompt_ids, own) for item, own in zip(problems, seeds, strict=True)]
+            groups = self.engine.sample(requests, Sampling(draws.max_new_tokens, temperature, top_p))
+            asked = [item.problem for item, group in zip(problems, groups, strict=True) for _ in group]
+            rollouts = [rollout for group in groups for rollout in group]
+            for place, answer in enumerate(self._graded(benchmark, decoding, asked, rollouts)):
+                answers.setdefault(answer.problem, []).append(replace(answer, number=place % count))
+        return [answer for item in problems for answer in answers[item.problem.id]]
+
+    def _graded(
+        self, benchmark: str, decoding: str, problems: Sequence[Problem], rollouts: Sequence[Rollout]
+    ) -> Iterator[Answer]:
+        grades = self.grade(problems, rollouts)
+        texts = self.policy.tokenizer.batch_decode(
+            [list(rollout.completion_ids) for rollout in rollouts], skip_special_tokens=True
+        )
+        for problem, rollout, grade, text in zip(problems, rollouts, grades, texts, strict=True):
+            yield _answer(benchmark, decoding, problem, rollout, grade, text)
+
+
+def _answer(benchmark: str, decoding: str, problem: Problem, rollout: Rollout, grade: Grade, text: str) -> Answer:
+    entropies = [value for span in rollout.spans for value in span.entropies]
+    return Answer(
+        benchmark=benchmark,
+        problem=problem.id,
+        decoding=decoding,
+        number=0,
+        completion=text,
+        answer=boxed_answer(text),
+        gold=problem.answers,
+        verdict=str(grade.verdict),
+        reward=grade.reward,
+        tokens=len(rollout.completion_ids),
+        finished=rollout.finished,
+        entropy=sum(entropies) / max(1, len(entropies)),
+    )
+
+
+def answer_all(asker: Asker, asked: Sequence[Asked], folder: Path, *, progress: Progress) -> list[Answer]:
+    """Answer what the folder has no answers to yet, and return all answers, benchmark by benchmark.
+
+    ``identity.json`` says whose answers these are; ``answers.jsonl`` gets them some problems at a time, so that a kill
+    costs at most the problems being answered.
+
+    Args:
+        asker: the model.
+        asked: what is asked.
+        folder: made if it is not there.
+        progress: is told.
+
+    Raises:
+        ConfigError: the folder holds answers of another evaluation, or cannot be written.
+    """
+    identity = asker.identity(asked)
+    total = sum(len(each.problems) for each in asked)
+    with _locked(folder):
+        _check_identity(folder, asker.config.model.path, identity)
+        done = _whole_problems(folder, per_problem=asker.draws.samples + asker.draws.greedy)
+        progress(len(done), total)
+        at_once = max(1, asker.config.rollout.max_rows // max(1, asker.draws.samples))
+        with (folder / "answers.jsonl").open("a", encoding="utf-8") as file:
+            for each in asked:
+                missing = [item for item in each.problems if (each.name, item.problem.id) not in done]
+                missing.sort(key=lambda item: len(item.prompt_ids))  # prompts side by side are padded to the longest
+                for start in range(0, len(missing), at_once):
+                    chosen = missing[start : start + at_once]
+                    _append(file, asker.ask(each.name, chosen))
+                    done |= {(each.name, item.problem.id) for item in chosen}
+                    progress(len(done), total)
+    stored: dict[tuple[str, str], list[Answer]] = {}
+    for answer in read_answers(folder):
+        stored.setdefault((answer.benchmark, answer.problem), []).append(answer)
+    return [answer for each in asked for item in each.problems for answer in stored[each.name, item.problem.id]]
+
+
+def read_answers(folder: Path) -> Iterator[Answer]:
+    """The answers that a folder holds, in the order in which they were written.
+
+    Raises:
+        DataError: there are none, or a line is not one.
+    """
+    path = folder / "answers.jsonl"
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                    yield Answer(**{**row, "gold": tuple(row["gold"])})
+                except (ValueError, TypeError, KeyError) as error:
+                    raise DataError(f"{path}, line {number}: not an answer of an evaluation ({error})") from None
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no answers.jsonl; give a folder that edge-grpo eval has written") from None
+
+
+def _append(file: Any, answers: Sequence[Answer]) -> None:
+    """In one write, so that a kill cuts off at most its end."""
+    file.write("".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _whole_problems(folder: Path, *, per_problem: int) -> set[tuple[str, str]]:
+    """Problems with all their answers; lines of others, cut off by a kill, are taken out of the file."""
+    path = folder / "answers.jsonl"
+    if not path.exists():
+        return set()
+    content = path.read_bytes()
+    lines: dict[tuple[str, str], list[bytes]] = {}
+    for line in content.split(b"\n"):
+        try:
+            row = json.loads(line)
+            name = (row["benchmark"], row["problem"])
+        except (ValueError, TypeError, KeyError):
+            continue  # the line that a kill cut off
+        lines.setdefault(name, []).append(line)
+    whole = {name: own for name, own in lines.items() if len(own) == per_problem}
+    kept = b"".join(line + b"\n" for own in whole.values() for line in own)
+    if kept != content:
+        draft = folder / ".answers.jsonl"
+        draft.write_bytes(kept)
+        draft.replace(path)
+    return set(whole)
+
+
+def _check_identity(folder: Path, model: str, identity: Mapping[str, Any]) -> None:
+    """Write the identity of a new evaluation, compare that of an old one."""
+    path = folder / "identity.json"
+    wanted = json.loads(json.dumps(identity))
+    try:
+        if not path.exists():
+            draft = folder / ".identity.json"
+            draft.write_text(json.dumps({"model": model, "identity": wanted}, indent=2) + "\n", encoding="utf-8")
+            draft.replace(path)
+            return
+        stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--out: {path} cannot be read or written ({error}); name another folder") from None
+    different = changes(stored, wanted)
+    if different:
+        named = "; ".join(f"{name} was {was!r}, is {now!r}" for name, (was, now) in list(different.items())[:3])
+        raise ConfigError(
+            f"--out: {folder} holds the answers of another evaluation ({named}); name another folder, or none"
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other processes out of it while inside (where the system has ``flock``)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); name another folder") from None
+    with file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"--out: {folder}: another process is at work there; wait for it") from None
+        yield
+
+
+def _digest(asked: Asked) -> str:
+    """Twelve hex digits that change with any prompt token, id or reference answer."""
+    content = [[item.problem.id, item.prompt_ids, item.problem.answers] for item in asked.problems]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def _code(function: str) -> str:
+    """Twelve hex digits of the file that a reward function lies in; empty for one of an installed module."""
+    file = Path(function.rpartition(":")[0]).expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
+
+
+def fingerprint(path: str, policy: Policy) -> str:
+    """Twelve hex digits that change with the files of a model folder; of a hub model, its commit.
+
+    All bytes are read: some seconds for a model of several gigabytes.
+    """
+    folder = Path(resolve(path))
+    if not folder.is_dir():
+        return str(getattr(policy.model.config, "_commit_hash", None) or path)
+    content = hashlib.sha256()
+    for file in sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja")):
+        content.update(file.name.encode())
+        with file.open("rb") as stream:
+            content.update(hashlib.file_digest(stream, "sha256").digest())
+    return content.hexdigest()[:12]

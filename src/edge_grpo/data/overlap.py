@@ -1,0 +1,69 @@
+"""Problems of a test that stand in the training data too, found by the words they share."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["MIN_SHARE", "NUM_WORDS", "Overlap", "overlaps", "word_grams"]
+
+NUM_WORDS = 13
+MIN_SHARE = 0.3
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A test text, the training text that shares most with it (numbers from 0), and the share of its 13-grams there."""
+
+    test: int
+    train: int
+    share: float
+
+
+def word_grams(text: str, size: int = NUM_WORDS) -> frozenset[tuple[str, ...]]:
+    """All runs of ``size`` words of a text; a shorter text is one run.
+
+    Words are letters and digits in lower case: LaTeX commands and names count, signs do not.
+
+    Example:
+        >>> sorted(word_grams("Let $x_1=2$. Find", size=3))
+        [('1', '2', 'find'), ('let', 'x', '1'), ('x', '1', '2')]
+    """
+    words = _WORD.findall(text.lower())
+    return frozenset(tuple(words[i : i + size]) for i in range(max(1, len(words) - size + 1)) if words)
+
+
+def overlaps(tests: Sequence[str], trains: Iterable[str], *, min_share: float = MIN_SHARE) -> list[Overlap]:
+    r"""Test texts of which more than ``min_share`` of the word 13-grams occur in one training text.
+
+    .. math:: \max_t \frac{|G(\text{test}) \cap G(t)|}{|G(\text{test})|} > \text{min\_share}
+
+    Args:
+        tests: the texts to be looked for.
+        trains: the texts to look in.
+        min_share: 0 to 1.
+
+    Returns:
+        in the order of the tests; of several training texts the first with the largest share.
+
+    Source:
+        13-grams: Brown et al. 2020, arXiv:2005.14165, appendix C.
+
+    Example:
+        >>> overlaps(["one two three"], ["zero", "One, two: three!"])
+        [Overlap(test=0, train=1, share=1.0)]
+    """
+    grams = [word_grams(text) for text in tests]
+    wanted: dict[tuple[str, ...], list[int]] = {}
+    for test, own in enumerate(grams):
+        for gram in own:
+            wanted.setdefault(gram, []).append(test)
+    best: dict[int, Overlap] = {}
+    for train, text in enumerate(trains):
+        shared = Counter(test for gram in word_grams(text) for test in wanted.get(gram, ()))
+        for test, count in shared.items():
+            found = Overlap(test, train, count / len(grams[test]))
+            if found.share > min_share and (test not in best or found.share > best[test].share):
+                best[test] = found
+    return [best[test] for test in sorted(best)]

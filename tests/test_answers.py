@@ -1,0 +1,185 @@
+"""Answers are kept problem by problem, never asked for twice, and never mixed with those of another evaluation."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from support import save_tiny
+
+from edge_grpo.answers import Asker, Draws, answer_all, fingerprint, read_answers
+from edge_grpo.config import load_config
+from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.models import load_policy
+from edge_grpo.records import Problem
+from edge_grpo.rewards import Rewards
+from edge_grpo.suite import Benchmark
+
+PROBLEMS = tuple(Problem(f"p{i}", f"Compute {'1+' * (i % 3)}{i}.", (str(i),)) for i in range(7))
+BENCHMARKS = (Benchmark("one", "", PROBLEMS), Benchmark("two", "", PROBLEMS[:2]))
+DRAWS = Draws(samples=2, max_new_tokens=6, temperature=0.7)
+
+
+class Cut(BaseException):
+    """Stands for kill -9."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def rewards():
+    with Rewards(load_config(None, ["reward.workers=1"]).reward) as opened:
+        yield opened
+
+
+@pytest.fixture
+def asker(model, rewards):
+    def make(draws=DRAWS, *words):
+        config = load_config(None, [f"model.path={model}", "reward.workers=1", "rollout.max_rows=4", *words])
+        return Asker(load_policy(config.model), config, draws, rewards)
+
+    return make
+
+
+def silent(done, total):
+    """No one watches."""
+
+
+def everything(asker, folder, benchmarks=BENCHMARKS):
+    return answer_all(asker, [asker.encode(each) for each in benchmarks], folder, progress=silent)
+
+
+def test_every_problem_gets_a_greedy_and_some_sampled_answers(asker, tmp_path):
+    seen = []
+    one = asker()
+    answers = answer_all(
+        one, [one.encode(each) for each in BENCHMARKS], tmp_path / "a", progress=lambda *each: seen.append(each)
+    )
+    assert [(each.benchmark, each.problem) for each in answers[::3]] == [
+        *(("one", problem.id) for problem in PROBLEMS),
+        ("two", "p0"),
+        ("two", "p1"),
+    ]
+    assert [(each.decoding, each.number) for each in answers[:3]] == [("greedy", 0), ("sampled", 0), ("sampled", 1)]
+    assert all(each.gold == (each.problem[1:],) and 0 < each.tokens <= 6 and each.entropy > 0 for each in answers)
+    assert (seen[0], seen[-1]) == ((0, 9), (9, 9))
+    assert len({each.completion for each in answers[1::3]}) > 3  # draws of different problems differ
+
+
+@pytest.mark.parametrize("cut_after", [0, 1, 3])
+def test_a_kill_costs_only_the_problems_being_answered(asker, tmp_path, monkeypatch, cut_after):
+    whole = everything(asker(), tmp_path / "whole")
+    asked = []
+
+    def ask(self, benchmark, problems):
+        asked.extend((benchmark, item.problem.id) for item in problems)
+        if len(asked) > 2 * cut_after and not resumed:
+            raise Cut
+        return plain(self, benchmark, problems)
+
+    plain, resumed = Asker.ask, []
+    monkeypatch.setattr(Asker, "ask", ask)
+    with pytest.raises(Cut):
+        everything(asker(), tmp_path / "cut")
+    finished, lost = asked[: 2 * cut_after], asked[2 * cut_after :]
+    resumed.append(True)
+    asked.clear()
+    again = everything(asker(), tmp_path / "cut")
+    assert not set(finished) & set(asked)
+    assert set(lost) <= set(asked)
+    assert [replace(each, entropy=0.0) for each in again] == [replace(each, entropy=0.0) for each in whole]
+
+
+def test_half_a_line_and_half_a_problem_are_asked_again(asker, tmp_path):
+    whole = everything(asker(), tmp_path / "a")
+    path = tmp_path / "a/answers.jsonl"
+    content = path.read_bytes()
+    for kept in (len(content) - 1, len(content) - 9, len(content) // 2, 10, 0):
+        path.write_bytes(content[:kept])
+        again = everything(asker(), tmp_path / "a")
+        assert [each.completion for each in again] == [each.completion for each in whole]
+        assert len(list(read_answers(tmp_path / "a"))) == len(whole)
+
+
+def test_nothing_is_asked_twice(asker, tmp_path, monkeypatch):
+    everything(asker(), tmp_path / "a")
+    monkeypatch.setattr(Asker, "ask", lambda *_: pytest.fail("asked again"))
+    everything(asker(), tmp_path / "a")
+
+
+def test_draws_do_not_depend_on_what_else_is_asked(asker, tmp_path):
+    all_answers = everything(asker(), tmp_path / "a")
+    few = everything(asker(), tmp_path / "b", (Benchmark("one", "", PROBLEMS[3:5]),))
+    assert [each.completion for each in few] == [each.completion for each in all_answers[9:15]]
+
+
+@pytest.mark.parametrize(
+    ("draws", "words", "benchmarks", "named"),
+    [
+        (replace(DRAWS, samples=3), (), BENCHMARKS, "eval.samples was 2, is 3"),
+        (DRAWS, ("data.template=plain",), BENCHMARKS, "data.template was 'chat', is 'plain'"),
+        (DRAWS, ("reward.accuracy_weight=2",), BENCHMARKS, "reward.accuracy_weight was 1.0, is 2.0"),
+        (DRAWS, (), BENCHMARKS[:1], "problems.two"),
+        (DRAWS, (), (BENCHMARKS[0], Benchmark("two", "", PROBLEMS[1:3])), "problems.two"),
+        (DRAWS, (), (BENCHMARKS[0], Benchmark("two", "", (replace(PROBLEMS[0], answers=("9",)), PROBLEMS[1]))),
+         "problems.two"),
+    ],
+)  # fmt: skip
+def test_answers_of_different_evaluations_are_never_mixed(asker, tmp_path, draws, words, benchmarks, named):
+    everything(asker(), tmp_path / "a")
+    before = (tmp_path / "a/answers.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="holds the answers of another evaluation") as error:
+        everything(asker(draws, *words), tmp_path / "a", benchmarks)
+    assert named in str(error.value)
+    assert (tmp_path / "a/answers.jsonl").read_bytes() == before
+
+
+def test_the_fingerprint_changes_with_the_weights(model, tmp_path):
+    policy = load_policy(load_config(None, [f"model.path={model}"]).model)
+    assert fingerprint(str(model), policy) == fingerprint(str(model), policy)
+    policy.model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    before = fingerprint(str(tmp_path), policy)
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    assert fingerprint(str(tmp_path), policy) != before
+
+
+def test_an_edited_reward_function_is_another_evaluation(asker, tmp_path):
+    judge = tmp_path / "judge.py"
+    judge.write_text("def reward(completions, problems):\n    return [1.0 for _ in problems]\n")
+    one = asker(DRAWS, f"reward.function={judge}:reward")
+    before = one.identity([one.encode(each) for each in BENCHMARKS])
+    judge.write_text(judge.read_text().replace("1.0", "0.0"))
+    assert one.identity([one.encode(each) for each in BENCHMARKS]) != before
+
+
+def test_a_folder_in_use_or_of_another_kind_is_refused(asker, tmp_path, monkeypatch):
+    plain = Asker.ask
+
+    def ask(self, benchmark, problems):
+        monkeypatch.setattr(Asker, "ask", plain)
+        with pytest.raises(ConfigError, match="another process is at work"):
+            everything(asker(), tmp_path / "a")
+        return plain(self, benchmark, problems)
+
+    monkeypatch.setattr(Asker, "ask", ask)
+    everything(asker(), tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        everything(asker(), tmp_path / "file")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/identity.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"identity\.json cannot be read"):
+        everything(asker(), tmp_path / "b")
+
+
+def test_what_is_no_answer_is_named_by_its_line(tmp_path):
+    with pytest.raises(DataError, match=r"no answers\.jsonl"):
+        list(read_answers(tmp_path))
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"problem": "a"}) + "\n")
+    with pytest.raises(DataError, match="line 1: not an answer"):
+        list(read_answers(tmp_path))
