@@ -227,7 +227,7 @@ class Collector:
         to_continue: list[tuple[Repair, Continuation]] = []
         for wish in wishes:
             rollout = groups[wish.group].rows[wish.row].rollout
-            ids = encode_text(self.tokenizer, wish.text)
+            ids = encode_text(self.tokenizer, wish.text, most=self.sampling.max_new_tokens + wish.budget)
             if wish.strategy is Strategy.REFLECT:
                 if len(ids) < wish.budget:
                     seed = derive_seed(self.seed, "continue", *path, wish.group, wish.row)

@@ -149,7 +149,7 @@ def test_a_column_that_is_not_text_is_an_error(tmp_path):
         pa.string(), 1, [None, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff")]
     )
     pq.write_table(pa.table({"problem": broken}), tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match="not a readable parquet file"):
+    with pytest.raises(DataError, match=r"rows\.parquet, row 1, byte 1 of a text: not UTF-8"):
         load_problems(str(tmp_path / "rows.parquet"))
 
 
@@ -159,7 +159,7 @@ def test_files_that_may_not_be_read(tmp_path, monkeypatch):
 
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     with monkeypatch.context() as patch, pytest.raises(DataError, match=r"rows\.jsonl: cannot be read: Permission"):
-        patch.setattr("pathlib.Path.read_bytes", refuse)
+        patch.setattr("pathlib.Path.open", refuse)
         load_problems(path)
     with monkeypatch.context() as patch, pytest.raises(DataError, match=r"rows\.jsonl: cannot be looked for"):
         patch.setattr("pathlib.Path.is_file", refuse)

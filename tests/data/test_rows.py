@@ -1,5 +1,8 @@
 import json
+import resource
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from edge_grpo.data.rows import BadRowError, described, is_text, load_records, required, row_id
@@ -61,3 +64,51 @@ def test_values_are_described_in_words():
         "float 2.5",
         "bool True",
     ]
+
+
+def load(path, **more):
+    records, skipped = load_records(str(path), problem, **{"bad_rows": "skip", **SETTINGS, **more})
+    return [one.prompt for one in records], skipped
+
+
+def test_a_line_that_is_not_utf8_is_one_bad_row(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"q": "first"}\n{"q": "caf\xe9"}\n\n{"q": "caf\xc3\xa9"}\r\n{"q": "last"}')
+    assert load(file) == (["first", "café", "last"], 1)
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 2, byte 11 of the line: not UTF-8 text\. Mend the row"):
+        load(file, bad_rows="error")
+
+
+def test_a_file_in_another_encoding_is_told(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"q": "first"}\n', encoding="utf-16")
+    with pytest.raises(DataError, match=r"all 2 rows are bad; the first: .*row 1, byte 1 of the line: not UTF-8"):
+        load(file)
+
+
+def test_empty_rows_are_bad_rows(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{}\n{"q": "kept"}\n""\nnull\n   \n[]\n')
+    assert load(file) == (["kept"], 4)
+    file.write_text("")
+    with pytest.raises(DataError, match="it has no rows"):
+        load(file)
+
+
+def test_a_text_that_is_not_utf8_in_parquet_is_one_bad_row(tmp_path):
+    texts = [b"first", b"caf\xe9", b"last"]
+    offsets = pa.array([0, 5, 9, 13], pa.int32()).buffers()[1]
+    column = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"".join(texts))])
+    pq.write_table(pa.table({"q": column}), tmp_path / "rows.parquet")
+    assert load(tmp_path / "rows.parquet") == (["first", "last"], 1)
+    with pytest.raises(DataError, match=r"row 2, byte 4 of a text: not UTF-8"):
+        load(tmp_path / "rows.parquet", bad_rows="error")
+
+
+def test_a_row_of_ten_megabytes_is_read(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"q": "x" * 10**7}) + '\n{"q": "next"}\n')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    prompts, skipped = load(file, bad_rows="error")
+    assert ([len(prompt) for prompt in prompts], skipped) == ([10**7, 4], 0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB

@@ -6,6 +6,7 @@ from edge_grpo.data.templates import (
     encode_problems,
     encode_prompt,
     encode_text,
+    encode_variants,
     render_prompt,
 )
 from edge_grpo.errors import ConfigError, DataError
@@ -20,6 +21,9 @@ class Characters:
 
     def encode(self, text, *, add_special_tokens):
         return [1] * add_special_tokens + [ord(each) for each in text]
+
+    def get_vocab(self):
+        return {chr(each): each for each in range(128)}
 
     def apply_chat_template(self, conversation, *, tokenize, add_generation_prompt):
         assert not tokenize
@@ -113,3 +117,65 @@ def test_over_long_prompts_follow_the_rule():
     assert (cut.num_skipped, cut.num_truncated) == (0, 1)
     with pytest.raises(DataError, match="all 2 prompts"):
         encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=2, over_long="skip"))
+
+
+class Counting(Characters):
+    """Remembers how long the texts were, and has a token of ten characters."""
+
+    def __init__(self):
+        self.lengths = []
+
+    def encode(self, text, *, add_special_tokens):
+        self.lengths.append(len(text))
+        return super().encode(text, add_special_tokens=add_special_tokens)
+
+    def get_vocab(self):
+        return super().get_vocab() | {"1234567890": 999}
+
+
+HUGE = "abcdefgh" * 1_250_000
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_of_a_huge_prompt_only_as_much_is_encoded_as_can_matter(template):
+    tokenizer, huge = Counting(), [Problem("huge", HUGE, ("1",))]
+    settings = {"max_prompt_tokens": 20, "template": template}
+    with pytest.raises(DataError, match=r"'huge': its prompt has at least 2\d\d tokens, data.max_prompt_tokens is 20"):
+        encode_problems(tokenizer, huge, DataSettings(**settings))
+    cut = encode_problems(tokenizer, huge, DataSettings(**settings, over_long="truncate"))
+    whole = text(
+        Characters().encode(render_prompt(tokenizer, HUGE, DataSettings(**settings)), add_special_tokens=False)
+    )
+    assert text(cut.prompt_ids[0]) == whole[-20:]
+    assert max(tokenizer.lengths) == 210
+    variants = Problem("x", "1", ("1",), variants=(HUGE,))
+    with pytest.raises(DataError, match="a variant of its prompt has at least"):
+        encode_variants(tokenizer, variants, DataSettings(**settings))
+
+
+def test_of_a_huge_injected_text_only_the_beginning_is_encoded():
+    tokenizer = Counting()
+    assert text(encode_text(tokenizer, HUGE, most=20)) == HUGE[:210]
+    assert encode_text(tokenizer, "x" * 300, most=20) == (ord("x"),) * 300
+    assert tokenizer.lengths == [210, 300]
+
+
+def test_a_tokenizer_that_drops_characters_sees_the_whole_text():
+    class Dropping(Counting):
+        def encode(self, text, *, add_special_tokens):
+            return super().encode(text.replace(" ", ""), add_special_tokens=add_special_tokens)
+
+    spaced = "a" * 15 + " " * 200_000 + "b"
+    assert text(encode_text(Dropping(), spaced, most=20)) == "a" * 15 + "b"
+    ids = encode_prompt(Dropping(), spaced, DataSettings(template="plain", max_prompt_tokens=20))
+    assert text(ids[1:]) == "a" * 15 + "b\n"
+
+
+def test_the_tail_of_a_huge_prompt_has_the_tokens_that_it_has_in_the_whole():
+    tokenizer, data = tiny_tokenizer(), DataSettings(max_prompt_tokens=30)
+    some = "".join(f"Compute {i}+{i}. " for i in range(8000))
+    assert len(some) > 100_000
+    whole = tokenizer.encode(render_prompt(tokenizer, some, data), add_special_tokens=False)
+    ids = encode_prompt(tokenizer, some, data)
+    assert 30 < len(ids) < len(whole)
+    assert list(ids[-30:]) == whole[-30:]

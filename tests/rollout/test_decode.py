@@ -176,3 +176,47 @@ def test_a_model_that_overflowed_ends_the_run_in_words():
             weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="not finite"):
         engine.sample(make_requests(), Sampling(4))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize(
+    ("row", "sound"),
+    [
+        ([0.0, 1.0, 2.0, 3.0], True),
+        ([0.0, -INF, 2.0, -INF], True),  # a masked vocabulary
+        ([-INF, -INF, -INF, 1.0], True),
+        ([0.0, NAN, 2.0, 3.0], False),
+        ([NAN] * 4, False),
+        ([0.0, INF, 2.0, 3.0], False),
+        ([INF] * 4, False),
+        ([-INF] * 4, False),
+    ],
+)
+def test_the_logprob_of_the_drawn_token_is_finite_exactly_where_the_distribution_is_one(row, sound, temperature, top_p):
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0], row])
+    token, logprob, entropy = draw(logits, torch.tensor([0.3, 0.6]), Sampling(9, temperature, top_p, 0))
+    assert logprob.isfinite().tolist() == [True, sound]
+    assert ((token >= 0) & (token < 4)).all()
+    if sound:
+        assert row[token[1]] > -INF
+        assert entropy.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature, value, monkeypatch):
+    engine = make_engine()
+    forward = type(engine.policy.model).forward
+
+    def poisoned(*args, **more):
+        output = forward(*args, **more)
+        output.logits[-1, -1, 5] = value
+        return output
+
+    monkeypatch.setattr(type(engine.policy.model), "forward", poisoned)
+    with pytest.raises(TrainingError, match="not finite"):
+        engine.sample(make_requests(), Sampling(20, temperature))

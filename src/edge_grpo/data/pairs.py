@@ -159,7 +159,9 @@ def encode_pair(
         DataError: something is over-long and the rule is ``error``.
     """
     prompt = _prompt_ids(tokenizer, pair, data)
-    chosen, rejected = ((*encode_text(tokenizer, text), stop_id) for text in (pair.chosen, pair.rejected))
+    chosen, rejected = (
+        (*encode_text(tokenizer, text, most=max_new_tokens), stop_id) for text in (pair.chosen, pair.rejected)
+    )
     limits = {"prompt": ("data.max_prompt_tokens", data.max_prompt_tokens)}
     limits |= dict.fromkeys(("chosen answer", "rejected answer"), ("rollout.max_new_tokens", max_new_tokens))
     excess = ""

@@ -1,5 +1,6 @@
 """Rows of JSON, JSONL and parquet files, of saved and of hub datasets, and what is said of a bad one."""
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -108,15 +109,6 @@ def _rows_of(path: str, split: str, split_setting: str) -> Iterator[tuple[int, o
     raise DataError(f"{path}: no such file or folder, nor the name of a hub dataset")
 
 
-def _text(file: Path, path: str) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-
-
 class _LongInteger(str):
     """The digits of an integer that Python refuses to read."""
 
@@ -137,7 +129,11 @@ def _parse(text: str) -> Any:
 
 def _json_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
     try:
-        rows = _parse(_text(file, path))
+        rows = _parse(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
     except RecursionError:
@@ -148,15 +144,25 @@ def _json_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
 
 
 def _jsonl_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(_text(file, path).split("\n"), 1):
-        if line.strip():
-            try:
-                row = _parse(line)
-            except json.JSONDecodeError as error:
-                row = BadRowError(f"column {error.colno}: not JSON: {error.msg}")
-            except RecursionError:
-                row = BadRowError("column 1: lists or objects are nested too deeply to be read")
-            yield number, row
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, _jsonl_row(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _jsonl_row(line: bytes) -> object:
+    """What a line holds, or what is wrong with it."""
+    try:
+        return _parse(line.decode())
+    except UnicodeDecodeError as error:
+        return BadRowError(f"byte {error.start + 1} of the line: not UTF-8 text")
+    except json.JSONDecodeError as error:
+        return BadRowError(f"column {error.colno}: not JSON: {error.msg}")
+    except RecursionError:
+        return BadRowError("column 1: lists or objects are nested too deeply to be read")
 
 
 def _parquet_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
@@ -164,10 +170,24 @@ def _parquet_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
     from pyarrow import ArrowException  # noqa: PLC0415
 
     try:
-        rows = pq.read_table(file).to_pylist()
-    except (ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: texts and dates in columns
+        table = pq.read_table(file)
+    except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable parquet file: {error}") from None
-    return enumerate(rows, 1)
+    try:
+        return enumerate(table.to_pylist(), 1)
+    except (ArrowException, ValueError, OverflowError):  # in some row: texts that are none, dates that Python lacks
+        return ((number, _parquet_row(table.slice(number - 1, 1))) for number in range(1, len(table) + 1))
+
+
+def _parquet_row(table: Any) -> object:
+    """The one row of a table, or what is wrong with it."""
+    try:
+        (row,) = table.to_pylist()
+    except UnicodeDecodeError as error:
+        return BadRowError(f"byte {error.start + 1} of a text: not UTF-8")
+    except (ValueError, OverflowError) as error:  # ArrowException is a ValueError, or an OSError of reading
+        return BadRowError(f"cannot be read: {error}")
+    return row
 
 
 def _dataset(name: str, split: str, split_setting: str, *, saved: bool) -> Iterable[object]:

@@ -1,6 +1,6 @@
 """From the text of a problem to prompt tokens, and from injected text to its tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +24,7 @@ QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer withi
 """System prompt of Qwen2.5-Math and of the EDGE-GRPO release."""
 
 
+_ENCODED_WHOLE = 100_000  # characters, which take a fraction of a second; ten millions take gigabytes
 _MARK = "\ue000answer\ue000"  # stands for an answer while a conversation is rendered
 
 
@@ -35,6 +36,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token's text with its id."""
 
     def apply_chat_template(
         self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
@@ -52,9 +56,15 @@ class Encoded:
     num_truncated: int = 0
 
 
-def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Token ids of injected text, without special tokens."""
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+def encode_text(tokenizer: Tokenizer, text: str, *, most: int | None = None) -> tuple[int, ...]:
+    """Token ids of injected text, without special tokens.
+
+    Args:
+        tokenizer: the model's.
+        text: the text.
+        most: how many tokens are of use: of a huge text with more of them, the first ones, at least ``most`` + 1.
+    """
+    return tuple(_encode(tokenizer, text, special=False, most=most, tail=False))
 
 
 def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
@@ -69,13 +79,16 @@ def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
 def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tuple[int, ...]:
     """Token ids of a prompt under ``data.template``; only ``plain`` lets the tokenizer add its own first token.
 
+    Of a huge prompt with more than ``data.max_prompt_tokens`` of them the last ones, more than that many.
+
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
         DataError: the prompt has no tokens.
     """
-    ids = tuple(tokenizer.encode(render_prompt(tokenizer, prompt, data), add_special_tokens=data.template == "plain"))
+    text, special = render_prompt(tokenizer, prompt, data), data.template == "plain"
+    ids = tuple(_encode(tokenizer, text, special=special, most=data.max_prompt_tokens, tail=True))
     if not ids:
-        raise DataError(f"the prompt {prompt!r} has no tokens")
+        raise DataError(f"the prompt {prompt[:100]!r} has no tokens")
     return ids
 
 
@@ -92,8 +105,9 @@ def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: Dat
         ids = encode_prompt(tokenizer, problem.prompt, data)
         if len(ids) > data.max_prompt_tokens:
             if data.over_long == "error":
+                count = _count(ids, problem.prompt)
                 raise DataError(
-                    f"problem {problem.id!r}: its prompt has {len(ids)} tokens, data.max_prompt_tokens is "
+                    f"problem {problem.id!r}: its prompt has {count} tokens, data.max_prompt_tokens is "
                     f"{data.max_prompt_tokens}; raise it, or set data.over_long=skip or truncate"
                 )
             if data.over_long == "skip":
@@ -116,10 +130,11 @@ def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) 
     """
     found = [encode_prompt(tokenizer, text, data) for text in problem.variants]
     longest = max(map(len, found), default=0)
+    count = _count(range(longest), max(problem.variants, key=len, default=""))
     if longest > data.max_prompt_tokens and data.over_long != "truncate":
         raise DataError(
-            f"problem {problem.id!r}: a variant of its prompt has {longest} tokens, data.max_prompt_tokens is "
-            f"{data.max_prompt_tokens}; raise it, or set data.over_long=truncate"
+            f"problem {problem.id!r}: a variant of its prompt has {count} tokens, data.max_prompt_tokens "
+            f"is {data.max_prompt_tokens}; raise it, or set data.over_long=truncate"
         )
     return tuple(ids[-data.max_prompt_tokens :] for ids in found)
 
@@ -137,6 +152,24 @@ def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tup
     if not mark or not before:
         raise ConfigError("data.template: the chat template does not show an earlier answer; use another template")
     return encode_text(tokenizer, after)
+
+
+def _encode(tokenizer: Tokenizer, text: str, *, special: bool, most: int | None, tail: bool) -> list[int]:
+    """Token ids, of a huge text with more than ``most`` of them only those of its end, or of its beginning.
+
+    No token stands for more characters than the longest of the vocabulary has. Should a tokenizer drop or merge
+    characters before it looks at them, too few tokens come out of that many, and the whole text is encoded.
+    """
+    if most is not None and len(text) > _ENCODED_WHOLE:
+        room = (most + 1) * max(map(len, tokenizer.get_vocab()))
+        ids = tokenizer.encode(text[-room:] if tail else text[:room], add_special_tokens=special)
+        if len(ids) > most:
+            return ids
+    return tokenizer.encode(text, add_special_tokens=special)
+
+
+def _count(ids: Sequence[int], text: str) -> str:
+    return f"{len(ids)}" if len(text) <= _ENCODED_WHOLE else f"at least {len(ids)}"
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

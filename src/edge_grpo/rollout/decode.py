@@ -157,8 +157,8 @@ class DecodeEngine:
             any_ended, sound = torch.stack([ended.any(), logprob.isfinite().all()]).tolist()
             if not sound:
                 raise TrainingError(
-                    "the model's probabilities are not finite any more; lower train.learning_rate and go on from an "
-                    "earlier checkpoint"
+                    "the model's log-probs are not finite (NaN or inf). If it was whole at the start, begin a new run "
+                    "with a lower train.learning_rate; the last checkpoint is as it was"
                 )
             if any_ended:
                 drawn.lengths[alive[ended]] = step + 1
