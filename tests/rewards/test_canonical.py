@@ -43,3 +43,23 @@ def test_numbers_and_elements():
     assert canonical_number("025") == canonical_number("25")
     assert canonical_number("142.0") == canonical_number("142")
     assert split_elements("(1,2)") != split_elements("(2,1)")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (r"\sqrt{2}\\", r"\sqrt{2}"),
+        (r"\frac{\pi}{2}.", r"\frac{\pi}{2}"),
+        (r"\boldsymbol{7}", "7"),
+        (r"(0,1) U (2,3)", r"(0,1)\cup(2,3)"),
+        (r"\dbinom{5}{2}", r"\binom{5}{2}"),
+        ("1 000", "1000"),
+    ],
+)
+def test_more_spellings_of_one_answer(one, two):
+    assert canonical(one) == canonical(two)
+
+
+def test_a_determinant_is_no_matrix():
+    one, two = (rf"\begin{{{kind}}}1&2\\3&4\end{{{kind}}}" for kind in ("pmatrix", "vmatrix"))
+    assert canonical(one) != canonical(two)

@@ -13,6 +13,7 @@ from edge_grpo.config import load_config
 from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.records import Grade, Problem, Verdict
 from edge_grpo.rewards import Rewards, RewardSettings, verdict_counts
+from edge_grpo.rewards.comparer import How
 
 ROOT = Path(__file__).parents[2]
 OwnReward = Callable[..., list[Grade]]
@@ -180,6 +181,36 @@ def test_without_correct_the_built_in_check_says_right_or_wrong(tmp_path: Path) 
             grades = grade(rewards, list(zip(texts, problems, strict=True)))
         assert verdicts(grades) == expected
         assert len({one.reward for one in grades if one.scorable}) == 1
+
+
+def test_a_row_that_failed_keeps_its_verdict_whatever_its_box_says(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import os\ndef f(completions, problems):\n    return [1 if '2' in c else os._exit(1) for c in completions]\n"
+    )
+    texts = [r"\boxed{1}", r"\boxed{2}"]
+    with Rewards(RewardSettings(function=f"{path}:f", memory_mb=1024)) as rewards:
+        grades = grade(rewards, list(zip(texts, [problem("1")] * 2, strict=True)))
+    assert verdicts(grades) == ["timeout", "wrong"]
+    assert [one.reward for one in grades] == [0.0, 1.0]
+
+
+def test_seconds_are_those_of_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import time\ndef f(completions, problems):\n    time.sleep(0.4)\n    return [1.0] * len(completions)\n"
+    )
+    with Rewards(RewardSettings(function=f"{path}:f", memory_mb=1024)) as rewards:
+        grades = grade(rewards, [("a", NO_ANSWER)] * 4)
+    assert all(0.1 <= one.seconds < 0.4 for one in grades)
+    slow = problem(r"\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx")
+    with Rewards(RewardSettings(timeout_s=0.5, memory_mb=1024)) as rewards:
+        late, unparsed, at_once = grade(rewards, [(r"\boxed{\pi}", slow), ("x", slow), (r"\boxed{7}", problem("7"))])
+        assert rewards.decided == {How.WORKER: 1, How.TEXT: 1}
+    assert 0.5 <= late.seconds < 1.5
+    assert 0 < unparsed.seconds < 0.5
+    assert 0 < at_once.seconds < 0.5
+    assert at_once == Grade(Verdict.CORRECT, 2.0, {"format": 1.0, "accuracy": 1.0})
 
 
 def test_mappings_need_no_declared_parts(own: OwnReward) -> None:

@@ -161,7 +161,7 @@ def _rows(source: Path, fields: _Fields, config: "Config") -> Iterator[_Row]:
 
 def _parsed(line: bytes, *, first: bool) -> Mapping[str, object]:
     try:
-        row = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+        row = json.loads(line.rstrip(b"\r\n").decode("utf-8-sig" if first else "utf-8"))
     except UnicodeDecodeError as error:
         raise BadRowError(f"byte {error.start + 1}: not UTF-8 text") from None
     except json.JSONDecodeError as error:
@@ -196,8 +196,10 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
 def _gold(value: object, name: str) -> str:
     if isinstance(value, str) and value.strip():
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(int(value)) if float(value).is_integer() else repr(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() else repr(value)
     raise BadRowError(f"field '{name}': {described(value)}, wanted text, a finite number or a list of them")
 
 

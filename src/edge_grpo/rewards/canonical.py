@@ -8,8 +8,8 @@ Source:
     The facts are those of the string stages of the MATH grader (Hendrycks et al. 2021, arXiv:2103.03874) and of the
     PRM800K grader (Lightman et al. 2023, arXiv:2305.20050), which EDGE-GRPO's release applies; the code is our own.
     Different on purpose: a unit is dropped only behind a number, never a lone letter inside an expression (the
-    release finds ``a + b`` equal to ``c + b``), and a fraction keeps the extent of its numerator (the release finds
-    ``\frac{a+1}{b}`` equal to ``a + \frac{1}{b}``).
+    release finds ``a + b`` equal to ``c + b``), and braces keep what they group, a numerator or an exponent (the
+    release finds ``\frac{a+1}{b}`` equal to ``a + \frac{1}{b}``, and ``2^{n-1}`` to ``2^n-1``).
 """
 
 import re
@@ -65,7 +65,7 @@ UNITS = re.compile(
     rf"|(?<=\d)\s+{UNIT_LETTERS}\s*{POWER}\s*$"
 )
 ASSIGNMENT = re.compile(r"\s*[A-Za-z]\s*=([^=]*)")
-BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|(?<=[0-9])(\s)\s*(?=[0-9])|\s+")  # two kinds of them divide
+BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")  # the one behind a command ends its name
 COMMA_IN_NUMBER = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 MIXED_NUMBER = re.compile(r"(?<![\w.^/])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])")
 BARE_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
@@ -115,7 +115,7 @@ def canonical(text: str, *, keep_text: bool = False) -> str:
     text = MIXED_NUMBER.sub(r"(\1+\2/\3)", text)
     text = BARE_ROOT.sub(r"\\sqrt{\1}", text)
     text = BARE_FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
-    text = BLANKS.sub(lambda m: f"{m[1] or ''} " if m[1] or m[2] else "", text).lower()
+    text = BLANKS.sub(lambda m: f"{m[1]} " if m[1] else "", text).lower()
     text = _without_outer_braces(text)
     text = COMMA_IN_NUMBER.sub("", text)
     if ratio := SIMPLE_RATIO.fullmatch(text):
@@ -199,7 +199,7 @@ def _without_end_marks(text: str) -> str:
     text = text.strip()
     while text.endswith(r"\\"):
         text = text[:-2].rstrip()
-    return text[:-1] if len(text) > 1 and text.endswith(".") and text[-2] in "0123456789})]" else text
+    return text[:-1] if "\\" in text and text.endswith(".") and text[-2] in "0123456789})]" else text
 
 
 def _without_outer_braces(text: str) -> str:

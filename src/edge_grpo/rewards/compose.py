@@ -324,8 +324,8 @@ def _spread(batch: Outcome, count: int) -> list[Outcome]:
 
 
 def _says(row: Outcome) -> bool:
-    """Whether a row came with right or wrong."""
-    return isinstance(row.value, dict) and "correct" in row.value
+    """Whether a row came with right or wrong, or with a failure, which stands."""
+    return row.ending is not Ending.DONE or (isinstance(row.value, dict) and "correct" in row.value)
 
 
 def verdict_counts(grades: Sequence[Grade]) -> Metrics:

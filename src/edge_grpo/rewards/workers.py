@@ -24,7 +24,7 @@ from typing import Any
 
 __all__ = ["Ending", "Outcome", "StartError", "Worker", "packed"]
 
-PRELOAD = ["edge_grpo.rewards.symbolic"]
+PRELOAD = ["edge_grpo.rewards.symbolic", "edge_grpo.rewards.own"]
 START_UP_S = 120.0  # allowed for the start of a worker on a busy machine
 GRACE_S = 0.5  # after the deadline, until the parent kills a worker that has outlived its own timer
 HEADER = struct.Struct("d")

@@ -1,0 +1,146 @@
+"""Rewards that fail, in whole training runs: what is to blame is counted, the rest is as if nothing had happened."""
+
+import json
+import multiprocessing
+import sys
+import threading
+import time
+
+import pytest
+from runs import SMALL, rows, weights
+from support import save_tiny
+
+from edge_grpo import cli
+from edge_grpo.config import load_config
+from edge_grpo.errors import DataError
+from edge_grpo.train import train
+
+HEAD = """
+import math, os, time
+def score(text): return len(set(text)) % 3 / 2
+def marked(text): return text.count("1") % 3 == 1
+def reward(completions, problems):
+"""
+SOME_RAISE = "    if any(map(marked, completions)): raise ValueError('no')\n    return list(map(score, completions))\n"
+SOME_ARE_NAN = "    return [math.nan if marked(text) else score(text) for text in completions]\n"
+SOME_DIE = "    if any(map(marked, completions)): os._exit(1)\n    return list(map(score, completions))\n"
+SOME_HANG = "    time.sleep(60 * any(map(marked, completions)))\n    return list(map(score, completions))\n"
+SOUND = "    time.sleep(0.1)\n    return list(map(score, completions))\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def run(model, tmp_path):
+    def go(body, name="run", *words):
+        (tmp_path / f"{name}.py").write_text(HEAD + body)
+        settings = [*SMALL, "train.steps=2", "eval.every=0", f"reward.function={tmp_path / name}.py:reward", *words]
+        return train(load_config(None, [f"model.path={model}", f"run.dir={tmp_path / name}", *settings])).folder
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [(SOME_RAISE, "error"), (SOME_ARE_NAN, "error"), (SOME_DIE, "timeout")],
+    ids=["raises", "returns NaN", "kills its process"],
+)
+def test_a_reward_that_fails_on_some_rows_costs_those_rows(run, body, verdict):
+    found = rows(run(body))[1:]
+    assert [row["step"] for row in found] == [1, 2]
+    assert 0 < max(row[f"verdict/{verdict}"] for row in found) < 1
+    assert all(map(all_finite, found))
+
+
+def all_finite(row):
+    return "NaN" not in json.dumps(row) and "Infinity" not in json.dumps(row)
+
+
+@pytest.mark.slow
+def test_a_reward_that_never_returns_for_some_rows_costs_those_rows(run):
+    found = rows(run(SOME_HANG, "run", "reward.function_timeout_s=4", "reward.timeout_s=0.3"))[1:]
+    assert [row["step"] for row in found] == [1, 2]
+    assert 0 < max(row["verdict/timeout"] for row in found) < 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("    raise KeyError('answer')\n", "KeyError: 'answer'"),
+        ("    return [math.nan] * len(completions)\n", "the function returned nan"),
+        ("    return [1.0]\n", "the function returned 1 entries, want a list of"),
+        ("    while True: pass\n", "killed after"),
+        ("    os.kill(os.getpid(), 9)\n", "the process died (exit code -9)"),
+    ],
+    ids=["raises", "NaN", "wrong length", "never returns", "dies"],
+)
+def test_a_reward_that_always_fails_ends_the_run_with_one_line(model, tmp_path, monkeypatch, capsys, body, said):
+    (tmp_path / "mine.py").write_text(HEAD + body)
+    words = [f"model.path={model}", f"run.dir={tmp_path / 'run'}", *SMALL, "eval.every=0"]
+    words += [f"reward.function={tmp_path}/mine.py:reward", "reward.function_timeout_s=0.5", "reward.timeout_s=0.2"]
+    monkeypatch.setattr(sys, "argv", ["edge-grpo", "train", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert err.count("\n") == 1
+    assert "reward.function" in err
+    assert said in err
+
+
+@pytest.fixture
+def killer():
+    """Kills the grading processes of this process, one of those that live every 0.4 seconds."""
+    stop, killed = threading.Event(), []
+
+    def kill():
+        while not stop.wait(0.4):
+            for process in multiprocessing.active_children():
+                if process.name == "edge-grpo grader":
+                    process.kill()
+                    killed.append(process.pid)
+                    break
+
+    thread = threading.Thread(target=kill)
+
+    def start():
+        thread.start()
+        return killed
+
+    yield start
+    stop.set()
+    thread.join()
+
+
+def test_workers_killed_during_a_run_change_no_weight(run, killer):
+    undisturbed = run(SOUND, "one")
+    killed = killer()
+    disturbed = run(SOUND, "two")
+    assert len(killed) > 2
+    assert weights(undisturbed) == weights(disturbed)
+    assert rows(undisturbed) == rows(disturbed)
+
+
+@pytest.mark.parametrize("jump_s", [-1e6, 1e6])
+def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch):
+    from edge_grpo.records import Problem
+    from edge_grpo.rewards import Rewards, RewardSettings
+
+    hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
+    texts = [hanging, r"\boxed{1+x}", r"\boxed{2+x}"]
+    problems = [Problem(str(n), "?", ("x+1",)) for n in range(3)]
+    true_time, began = time.time, time.monotonic()
+    with Rewards(RewardSettings(timeout_s=1.0, workers=1)) as rewards:
+        monkeypatch.setattr(time, "time", lambda: true_time() + jump_s * (time.monotonic() - began > 0.5))
+        grades = rewards.grade(problems, texts, [True] * 3)
+    assert [grade.verdict.value for grade in grades][1:] == ["correct", "wrong"]
+    assert not grades[0].correct
+    assert all(grade.seconds < 2.0 for grade in grades)
+
+
+def test_nothing_to_score_is_said_before_any_step(run):
+    with pytest.raises(DataError, match="none of 6 completions could be scored; the first: the function returned None"):
+        run("    return [None] * len(completions)\n")
