@@ -10,9 +10,14 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from edge_grpo import cli
+from edge_grpo.records import Problem, Verdict
+from edge_grpo.rewards import Rewards, RewardSettings
+from edge_grpo.rewards.math import same_answer
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("EDGE_GRPO_DATA", ROOT.parent / "shared/data")) / "deepscaler_hard_1k.jsonl"
+FOLDER = Path(os.environ.get("EDGE_GRPO_DATA", ROOT.parent / "shared/data"))
+DATA = FOLDER / "deepscaler_hard_1k.jsonl"
+SUITES = {"aime24": 30, "amc23": 83, "math500": 500, "minerva": 272, "olympiad_bench": 675, "deepscaler_hard_1k": 1000}
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,3 +84,44 @@ def test_the_papers_configuration_trains_on_competition_problems(tmp_path, monke
     assert all(row["collapse/before"] == 1.0 for row in rows[1:])
     assert min(row["collapse/after"] for row in rows[1:]) == 0.0
     AutoModelForCausalLM.from_pretrained(tmp_path / "run/final")
+
+
+def lines_of(name):
+    return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def golds_of(row):
+    return tuple(row.get("answers") or [row["answer"]])
+
+
+def test_every_gold_answer_is_graded_as_correct_against_itself():
+    rows = [row for name, count in SUITES.items() for row in check_count(lines_of(name), count)]
+    problems = [Problem(str(number), "?", golds_of(row)) for number, row in enumerate(rows)]
+    assert len(problems) == 2560
+    texts = [f"\\boxed{{{problem.answers[0]}}}" for problem in problems]
+    with Rewards(RewardSettings()) as rewards:
+        grades = rewards.grade(problems, texts, [True] * len(texts))
+    assert [text for text, grade in zip(texts, grades, strict=True) if not grade.correct] == []
+
+
+def check_count(rows, count):
+    assert len(rows) == count
+    return rows
+
+
+def test_every_gold_answer_equals_itself_written_a_little_differently():
+    """Blanks around it and dollar signs: text alone does not decide these."""
+    golds = dict.fromkeys(golds_of(row)[0] for name in SUITES for row in lines_of(name))
+    assert [gold for gold in golds if "$" not in gold and not same_answer(f"$ {gold} $", gold)] == []
+
+
+def test_reference_solutions_are_graded_as_by_the_official_grader():
+    """The official grader accepts 970 of 1,000 (README of the data)."""
+    rows = lines_of("deepscaler_hard_1k")
+    problems = [Problem(str(number), "?", golds_of(row)) for number, row in enumerate(rows)]
+    with Rewards(RewardSettings()) as rewards:
+        grades = rewards.grade(problems, [row["solution"] for row in rows], [True] * len(rows))
+    right = sum(grade.correct for grade in grades)
+    assert right >= 970, f"{right} of {len(rows)}"
+    assert {grade.verdict for grade in grades} == {Verdict.CORRECT, Verdict.WRONG}
+    assert max(grade.seconds for grade in grades) < RewardSettings().timeout_s + 1.0

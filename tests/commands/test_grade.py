@@ -51,8 +51,9 @@ def test_the_table_and_the_output(command, tmp_path):
     write(tmp_path / "rows.jsonl", ROWS)
     code, out, err = command("rows.jsonl", "--out", "out.jsonl", "reward.workers=1")
     assert (code, err) == (0, "")
-    head, _, counts, shares = [line.split() for line in out.splitlines() if line.strip()][:4]
-    assert head == ["rows", "correct", "wrong", "unparsed", "timeout", "error", "s", "p50", "s", "p99"]
+    head, below, _, counts, shares = [line.split() for line in out.splitlines() if line.strip()][:5]
+    assert head == ["seconds", "seconds"]
+    assert below == ["rows", "correct", "wrong", "unparsed", "timeout", "error", "p50", "p99"]
     assert counts[:6] == ["7", "3", "2", "2", "0", "0"]
     assert shares[:2] == ["42.9%", "28.6%"]
     assert 0 < float(counts[6]) <= float(counts[7]) < 10

@@ -1,9 +1,11 @@
 """Rewards of a batch: built in, and a user's own function that may do anything wrong."""
 
+import asyncio
 import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,28 @@ def test_hostile_answers_stop_nothing_else(built_in: Rewards) -> None:
     assert [one.correct for one in grades] == [False] * 4 + [True] * 2
     assert {one.verdict for one in grades[:4]} <= {Verdict.WRONG, Verdict.TIMEOUT}
     assert [one.reward for one in grades[:4]] == [0.5] * 4
+
+
+@pytest.mark.parametrize("call", ["thread", "asyncio.to_thread", "inside a loop"])
+def test_eight_hanging_rows_at_once_wherever_it_is_called_from(call: str) -> None:
+    hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx %d}"
+    rows = [(hanging % number, problem(r"\pi")) for number in range(8)]
+    rows += [(f"\\boxed{{{number}+x}}", problem(f"x+{number % 5}")) for number in range(10)]
+
+    async def in_loop() -> list[Grade]:
+        if call == "inside a loop":
+            return grade(rewards, rows)
+        return await asyncio.to_thread(grade, rewards, rows)
+
+    with Rewards(RewardSettings(timeout_s=0.5, memory_mb=1024)) as rewards:
+        if call == "thread":
+            with ThreadPoolExecutor(1) as threads:
+                grades = threads.submit(grade, rewards, rows).result()
+        else:
+            grades = asyncio.run(in_loop())
+    assert [one.verdict for one in grades[:8]] == [Verdict.TIMEOUT] * 8
+    assert all(one.seconds < 1.5 for one in grades)
+    assert [one.correct for one in grades[8:]] == [number < 5 for number in range(10)]
 
 
 def test_an_exception_of_the_grader_is_unscorable(built_in: Rewards, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,7 @@ class _Bar:
 def _table(tally: _Tally) -> Table:
     count, ordered = len(tally.seconds), sorted(tally.seconds)
     names = [verdict.value for verdict in Verdict]
-    table = Table("rows", *names, "s p50", "s p99", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("rows", *names, "seconds\np50", "seconds\np99", box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
         column.justify = "right"
         column.no_wrap = True
