@@ -17,6 +17,7 @@ import edge_grpo
 from edge_grpo.collect import Prompted
 from edge_grpo.config import Config, changes
 from edge_grpo.data.templates import encode_problems
+from edge_grpo.disk import write_whole
 from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.evaluate import grader
 from edge_grpo.models import check_fit, resolve, stop_token_ids
@@ -216,15 +217,14 @@ def answer_all(asker: Asker, asked: Sequence[Asked], folder: Path, *, progress: 
         done = _whole_problems(folder, per_problem=asker.draws.samples + asker.draws.greedy)
         progress(len(done), total)
         at_once = max(1, asker.config.rollout.max_rows // max(1, asker.draws.samples))
-        with (folder / "answers.jsonl").open("a", encoding="utf-8") as file:
-            for each in asked:
-                missing = [item for item in each.problems if (each.name, item.problem.id) not in done]
-                missing.sort(key=lambda item: len(item.prompt_ids))  # prompts side by side are padded to the longest
-                for start in range(0, len(missing), at_once):
-                    chosen = missing[start : start + at_once]
-                    _append(file, asker.ask(each.name, chosen))
-                    done |= {(each.name, item.problem.id) for item in chosen}
-                    progress(len(done), total)
+        for each in asked:
+            missing = [item for item in each.problems if (each.name, item.problem.id) not in done]
+            missing.sort(key=lambda item: len(item.prompt_ids))  # prompts side by side are padded to the longest
+            for start in range(0, len(missing), at_once):
+                chosen = missing[start : start + at_once]
+                _append(folder / "answers.jsonl", asker.ask(each.name, chosen))
+                done |= {(each.name, item.problem.id) for item in chosen}
+                progress(len(done), total)
     stored: dict[tuple[str, str], list[Answer]] = {}
     for answer in read_answers(folder):
         stored.setdefault((answer.benchmark, answer.problem), []).append(answer)
@@ -250,11 +250,17 @@ def read_answers(folder: Path) -> Iterator[Answer]:
         raise DataError(f"{folder}: no answers.jsonl; give a folder that edge-grpo eval has written") from None
 
 
-def _append(file: Any, answers: Sequence[Answer]) -> None:
+def _append(path: Path, answers: Sequence[Answer]) -> None:
     """In one write, so that a kill cuts off at most its end."""
-    file.write("".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers))
-    file.flush()
-    os.fsync(file.fileno())
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); make room, and the same command goes on from here"
+        ) from None
 
 
 def _whole_problems(folder: Path, *, per_problem: int) -> set[tuple[str, str]]:
@@ -274,9 +280,7 @@ def _whole_problems(folder: Path, *, per_problem: int) -> set[tuple[str, str]]:
     whole = {name: own for name, own in lines.items() if len(own) == per_problem}
     kept = b"".join(line + b"\n" for own in whole.values() for line in own)
     if kept != content:
-        draft = folder / ".answers.jsonl"
-        draft.write_bytes(kept)
-        draft.replace(path)
+        write_whole(path, kept.decode("utf-8"))
     return set(whole)
 
 
@@ -286,9 +290,7 @@ def _check_identity(folder: Path, model: str, identity: Mapping[str, Any]) -> No
     wanted = json.loads(json.dumps(identity))
     try:
         if not path.exists():
-            draft = folder / ".identity.json"
-            draft.write_text(json.dumps({"model": model, "identity": wanted}, indent=2) + "\n", encoding="utf-8")
-            draft.replace(path)
+            write_whole(path, json.dumps({"model": model, "identity": wanted}, indent=2) + "\n")
             return
         stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_grpo.answers import Answer
 from edge_grpo.data.problems import DataSettings, read_problem
 from edge_grpo.data.rows import load_records
+from edge_grpo.disk import write_whole
 from edge_grpo.errors import ConfigError
 from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.records import Problem
@@ -129,20 +129,15 @@ def expected_collapse(measured: Sequence[Rate], size: int) -> Collapse:
     return Collapse(size, wrong / count, right / count)
 
 
-def write_rows(
-    path: Path, kept: Sequence[Rate], rows: Mapping[str, Mapping[str, object]], *, default: Callable[[Any], Any] = str
-) -> None:
+def write_rows(path: Path, kept: Sequence[Rate], rows: Mapping[str, Mapping[str, object]]) -> None:
     """Write the rows of some problems as JSONL, each with its rate in ``correctness_rate``; whole or not at all.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    marked = ({**rows[rate.problem], FIELD: rate.value} for rate in kept)
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            for rate in kept:
-                row = {**rows[rate.problem], FIELD: rate.value}
-                file.write(json.dumps(row, ensure_ascii=False, default=default) + "\n")
-        draft.replace(path)
+        # Dates and the like, which parquet has and JSON has not, become text.
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in marked))
     except OSError as error:
         raise ConfigError(f"--out: {path} cannot be written ({error.strerror})") from None

@@ -1,10 +1,16 @@
 """``edge-grpo eval`` and ``compare-models`` as a person meets them."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from edge_grpo.answers import read_answers
 
 SMALL = ["reward.workers=1", "rollout.max_new_tokens=6"]
 
@@ -114,3 +120,32 @@ def test_mistakes_are_one_line(command, suite, words, message):
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_evaluation_killed_anywhere_goes_on_without_asking_again(model, tmp_path):
+    lines = (json.dumps({"problem": f"Compute {i}+{i % 7}.", "answer": i + i % 7}) + "\n" for i in range(60))
+    (tmp_path / "sums.jsonl").write_text("".join(lines))
+    program = Path(sys.executable).with_name("edge-grpo")
+    words = [program, "eval", "--suite", "sums.jsonl", "--model", model, "--samples", "2", "reward.workers=1",
+             "rollout.max_new_tokens=64", "rollout.max_rows=4"]  # fmt: skip
+
+    def run(folder, kill_with=0):
+        with subprocess.Popen([*words, "--out", folder], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+            answers = tmp_path / folder / "answers.jsonl"
+            while kill_with and process.poll() is None:
+                if answers.exists() and answers.read_bytes().count(b"\n") >= kill_with:
+                    process.kill()
+                    break
+                time.sleep(0.01)
+            return process.communicate()[0]
+
+    assert "already" not in run("whole")
+    for lines_before in (1, 50, 120):
+        run("cut", kill_with=lines_before)
+    out = run("cut")
+    found = int(re.search(r"(\d+) of 60 problems are answered already", out)[1])
+    assert 40 <= found < 60
+    whole, cut = (list(read_answers(tmp_path / name)) for name in ("whole", "cut"))
+    assert [(one.problem, one.completion) for one in whole] == [(one.problem, one.completion) for one in cut]
+    assert results(tmp_path / "whole")["benchmarks"] == results(tmp_path / "cut")["benchmarks"]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edge_grpo.disk import write_whole
 from edge_grpo.errors import ConfigError
 from edge_grpo.records import Problem
 
@@ -233,9 +234,7 @@ def _print_overlaps(console: Console, overlapping: Sequence[Mapping[str, Any]], 
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror})") from None

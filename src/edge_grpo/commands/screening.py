@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_grpo.commands.evaluation import Settings
+from edge_grpo.disk import write_whole
 from edge_grpo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,11 +48,15 @@ def screen(
     found = ask(config, [benchmark], draws_of(config, samples, greedy=False), out="", kind="screen", console=console)
     measured = rates(found.answers)
     lines = [{"problem": rate.problem, "right": rate.right, "answers": rate.answers} for rate in measured]
-    (found.folder / "rates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_whole(found.folder / "rates.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     kept = in_band(measured, band)
     console.print(f"{config.model.path} on {data}, {samples} answers a problem", markup=False, highlight=False)
     _print_histogram(console, [rate.value for rate in measured], samples, band)
     _print_collapse(console, {"all": measured, "kept": kept}, samples)
+    if config.rollout.group_size > samples:
+        console.print(
+            f"for groups of {config.rollout.group_size} (rollout.group_size) take as many --samples", highlight=False
+        )
     unscored = sum(len(each.problems) for each in found.asked) - len(measured)
     if unscored:
         console.print(f"{unscored} problems have no answer that could be graded and are not kept", highlight=False)
