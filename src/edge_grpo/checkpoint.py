@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from edge_grpo.disk import flush, flush_tree, remove_tree, saving
 from edge_grpo.errors import CheckpointError
 
-__all__ = ["SUMS", "Progress", "latest", "load", "read_progress", "save", "verify"]
+__all__ = ["SUMS", "Progress", "latest", "load", "prune", "read_progress", "save", "verify"]
 
 SUMS = "SHA256SUMS"
 _FILES = ("optimizer.safetensors", "progress.json", "weights.safetensors")
@@ -57,8 +57,7 @@ def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], 
         return final
     draft = folder / f".draft_{progress.step:06d}"
     with saving(final, folder.parent):
-        for left in (*folder.glob(".draft_*"), *folder.glob(".old_*")):  # by a process that was killed
-            shutil.rmtree(left)
+        shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         weights = {name: weight.detach().contiguous() for name, weight in trained.items()}
         save_file(weights, draft / "weights.safetensors")
@@ -69,9 +68,21 @@ def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], 
         draft.rename(final)
         flush(folder)
         flush(folder.parent)
+    prune(folder, keep=keep)
+    return final
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints, and what a killed process has left half written or half deleted.
+
+    Raises:
+        CheckpointError: the disk is not writable.
+    """
+    with saving(folder, folder.parent):
         for old in _checkpoints(folder)[:-keep]:
             remove_tree(old)
-    return final
+        for left in (*folder.glob(".draft_*"), *folder.glob(".old_*")):
+            shutil.rmtree(left)
 
 
 def latest(folder: Path) -> Path | None:

@@ -14,7 +14,7 @@ __all__ = ["Interruption", "StepDropped", "Terminated", "terminable"]
 
 
 class Terminated(SystemExit):
-    """SIGTERM, where nothing better is done with it: everything that is open is closed on the way out, as by Ctrl-C."""
+    """A signal with which nothing better is done: everything that is open is closed on the way out of the command."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -23,18 +23,20 @@ class Terminated(SystemExit):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """While inside, SIGTERM raises :class:`Terminated` with its exit code, unless something inside catches it first.
+    """While inside, SIGTERM and Ctrl-C raise :class:`Terminated`, unless something inside catches them first.
 
-    Outside the main thread nothing is changed.
+    Ctrl-C stays ignored where the process was started with it ignored. Outside the main thread nothing is changed.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -48,9 +50,9 @@ class StepDropped(BaseException):
 class Interruption:
     """Catches the first SIGINT or SIGTERM while it is entered; a second one does what it did before.
 
-    That is KeyboardInterrupt for Ctrl-C (even where the process was started with it ignored), and for SIGTERM the end
-    of the process, orderly inside :func:`terminable`. ``signal`` is the number that came, 0 for none. Outside the main
-    thread nothing is caught.
+    That is an orderly end inside :func:`terminable`; elsewhere KeyboardInterrupt for Ctrl-C (even where the process was
+    started with it ignored), and the end of the process for SIGTERM. ``signal`` is the number that came, 0 for none.
+    Outside the main thread nothing is caught.
     """
 
     def __init__(self) -> None:

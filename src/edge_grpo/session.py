@@ -157,6 +157,7 @@ class Session:
             self.display.say(
                 f"the run began on {progress.device} and goes on on {self.policy.device.type}: not bit-exact"
             )
+        checkpoint.prune(self.folder.checkpoints, keep=self.config.train.keep_checkpoints)
         self.cursor, self.tokens = progress.cursor, progress.tokens
         self.updater.skipped_in_a_row = progress.skipped_in_a_row
         if missing := self.folder.cut_back(progress.step):

@@ -1,0 +1,174 @@
+"""kill -9 at any moment: resumed, the weights are the same bytes and no row is lost or doubled."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from runs import rollouts, rows, weights
+
+SEED = 20
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+AT_POINTS, BY_CLOCK = 15, 5
+FAST = [("sampling", 90), ("backward", 8), ("checkpoint", 3), ("metrics", 3)]
+MOMENTS = [
+    *(
+        "config",
+        "sampling",
+        "grading",
+        "scoring",
+        "backward",
+        "optimizer",
+        "updated",
+        "evaluation",
+        "rollouts",
+        "metrics",
+    ),
+    *("events", "checkpoint", "checksums", "whole draft", "renamed", "old checkpoint", "deletion"),
+    *("final", "final draft", "final swap"),
+]
+
+
+def real(command):
+    """Run the installed command in a process of its own."""
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def go_on(command, words, folder):
+    """Resume a killed run; one that was killed before it had a configuration is started again."""
+    started = (folder / "config.yaml").exists()
+    answer = command(["train", "--resume", str(folder)] if started else words(folder))
+    assert answer["code"] == 0, answer["out"]
+
+
+def check_same(folder, straight):
+    assert weights(folder) == weights(straight)
+    assert rows(folder) == rows(straight)
+    assert Counter(row["step"] for row in rows(folder)) == dict.fromkeys(range(5), 1)
+    assert rollouts(folder) == rollouts(straight)
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # no drafts are left
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == sorted(path.name for path in (straight / "checkpoints").iterdir())
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"],
+        cwd=folder / "checkpoints" / kept[-1],
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+def kill_at(command, words, folder, point, n):
+    answer = command(words(folder), hits=[{"point": point, "n": n, "signals": [signal.SIGKILL]}])
+    assert (answer["code"], answer["reached"]) == (-signal.SIGKILL, [point]), answer["out"]
+
+
+@pytest.mark.parametrize(("point", "n"), FAST)
+def test_killed_in_a_phase_and_resumed(command, words, straight, tmp_path, point, n):
+    kill_at(command, words, tmp_path / "run", point, n)
+    go_on(command, words, tmp_path / "run")
+    check_same(tmp_path / "run", straight[0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_twenty_random_moments(command, words, straight, tmp_path):
+    folder, counts = straight
+    rng = random.Random(SEED)
+    points = rng.sample(MOMENTS, AT_POINTS)
+    for number, point in enumerate(points):
+        n = rng.randint(1, counts[point])
+        print(f"moment {number + 1}: {point}, call {n} of {counts[point]}")  # noqa: T201
+        kill_at(command, words, tmp_path / str(number), point, n)
+        go_on(command, words, tmp_path / str(number))
+        check_same(tmp_path / str(number), folder)
+    for number in range(AT_POINTS, AT_POINTS + BY_CLOCK):
+        seconds = rng.uniform(0.05, 1.2)
+        print(f"moment {number + 1}: {seconds:.3f} s after the start")  # noqa: T201
+        answer = command(words(tmp_path / str(number)), after_s=seconds)
+        assert answer["code"] == -signal.SIGKILL, answer["out"]
+        go_on(command, words, tmp_path / str(number))
+        check_same(tmp_path / str(number), folder)
+
+
+@pytest.mark.slow
+def test_every_moment_that_leaves_half_of_something(command, words, straight, tmp_path):
+    """The moments that the random ones may have missed, each at its last call."""
+    folder, counts = straight
+    missed = set(MOMENTS) - set(random.Random(SEED).sample(MOMENTS, AT_POINTS))
+    assert missed
+    for point in sorted(missed):
+        place = tmp_path / point.replace(" ", "-")
+        kill_at(command, words, place, point, counts[point])
+        go_on(command, words, place)
+        check_same(place, folder)
+
+
+@pytest.mark.slow
+def test_killed_again_while_it_is_resumed(command, words, straight, tmp_path):
+    run = tmp_path / "run"
+    kill_at(command, words, run, "backward", 10)
+    for point, n in (("config", 1), ("events", 2), ("loading", 1), ("checkpoint", 2), ("final swap", 1)):
+        answer = command(["train", "--resume", str(run)], hits=[{"point": point, "n": n, "signals": [signal.SIGKILL]}])
+        assert (answer["code"], answer["reached"]) == (-signal.SIGKILL, [point]), answer["out"]
+    go_on(command, words, run)
+    check_same(run, straight[0])
+
+
+@pytest.mark.slow
+def test_a_finished_run_that_is_made_longer_and_killed_gets_its_new_model(command, words, straight, tmp_path):
+    """``final/`` of the shorter run must not be taken for that of the longer one."""
+    constant = ["train.schedule=constant", "eval.every=0"]
+    assert command(words(tmp_path / "whole", *constant))["code"] == 0
+    run = tmp_path / "run"
+    assert command(words(run, *constant, "train.steps=2"))["code"] == 0
+    longer = ["train", "--resume", str(run), "train.steps=4"]
+    for point, n in (("final", 1), ("deletion", 3)):  # the model is half written; the old one is half deleted
+        answer = command(longer, hits=[{"point": point, "n": n, "signals": [signal.SIGKILL]}])
+        assert answer["code"] == -signal.SIGKILL, answer["out"]
+    answer = command(longer)
+    assert "is finished" not in answer["out"]
+    assert weights(run) == weights(tmp_path / "whole")
+    answer = command(longer)
+    assert "is finished (4 steps)" in answer["out"]
+
+
+@pytest.mark.slow
+def test_the_real_command_in_a_process_of_its_own(words, straight, tmp_path):
+    run = tmp_path / "run"
+    command = [str(Path(sys.executable).parent / "edge-grpo"), *words(run)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("step 2/4"):
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+    done = real([*command[:2], "--resume", str(run)])
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stdout or "step 1/4" in done.stdout
+    check_same(run, straight[0])
+
+
+@pytest.mark.slow
+def test_a_run_beside_a_running_one_is_refused_and_harms_nothing(words, straight, tmp_path):
+    run = tmp_path / "run"
+    command = [str(Path(sys.executable).parent / "edge-grpo"), *words(run)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
+        for other in (command, [*command[:2], "--resume", str(run)]):
+            done = real(other)
+            assert done.returncode == 2
+            assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+            assert "holds a run already" in done.stderr or "another process trains in this folder" in done.stderr
+        process.send_signal(signal.SIGCONT)
+        process.stdout.read()
+    assert process.returncode == 0
+    assert json.loads((run / "final/progress.json").read_text())["step"] == 4
+    check_same(run, straight[0])
