@@ -49,7 +49,6 @@ def test_numbers_and_elements():
     ("one", "two"),
     [
         (r"\sqrt{2}\\", r"\sqrt{2}"),
-        (r"\frac{\pi}{2}.", r"\frac{\pi}{2}"),
         (r"\boldsymbol{7}", "7"),
         (r"(0,1) U (2,3)", r"(0,1)\cup(2,3)"),
         (r"\dbinom{5}{2}", r"\binom{5}{2}"),

@@ -94,7 +94,7 @@ def canonical(text: str, *, keep_text: bool = False) -> str:
         >>> canonical(r"$\dfrac12\text{ cm}$"), canonical(r"\frac{1}{2}"), canonical("025"), canonical("x = 1{,}000")
         ('\\frac{1}{2}', '\\frac{1}{2}', '25', '1000')
     """
-    text = THOUSANDS.sub(",", _without_end_marks(text))
+    text = THOUSANDS.sub(",", _without_line_ends(text))
     for spelling in (r"\$", "$", r"\%", "%"):
         text = text.replace(spelling, "")
     text = COLOR.sub("", NEGATIVE_SPACE.sub("", text))
@@ -194,12 +194,11 @@ def _balanced(text: str) -> bool:
     return depth == 0
 
 
-def _without_end_marks(text: str) -> str:
-    """Drop line breaks at the end, and the full stop behind a number or a bracket."""
+def _without_line_ends(text: str) -> str:
     text = text.strip()
     while text.endswith(r"\\"):
         text = text[:-2].rstrip()
-    return text[:-1] if "\\" in text and text.endswith(".") and text[-2] in "0123456789})]" else text
+    return text
 
 
 def _without_outer_braces(text: str) -> str:
