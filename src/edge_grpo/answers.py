@@ -94,7 +94,7 @@ class Asked:
 
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many problems are answered: at the start, and whenever some more are."""
+"""Told how many of how many answers there are: at the start, and whenever there are more."""
 
 
 class Asker:
@@ -142,29 +142,29 @@ class Asker:
             "problems": {each.name: _digest(each) for each in asked},
         }
 
-    def ask(self, benchmark: str, problems: Sequence[Prompted]) -> list[Answer]:
-        """All answers to some problems, problem by problem, the greedy one first.
+    @property
+    def counts(self) -> dict[str, int]:
+        """Answers a problem, by decoding."""
+        counts = {GREEDY: int(self.draws.greedy), SAMPLED: self.draws.samples}
+        return {decoding: count for decoding, count in counts.items() if count}
+
+    def ask(self, benchmark: str, problems: Sequence[Prompted], decoding: str) -> list[Answer]:
+        """All answers of one decoding to some problems, problem by problem.
 
         The draws of a problem depend on its benchmark and id alone, not on what else is asked.
         """
-        draws, answers = self.draws, dict[str, list[Answer]]()
-        for decoding, temperature, top_p, count in (
-            (GREEDY, 0.0, 1.0, int(draws.greedy)),
-            (SAMPLED, draws.temperature, draws.top_p, draws.samples),
-        ):
-            if not count:
-                continue
-            seeds = [
-                tuple(derive_seed(draws.seed, "answers", benchmark, item.problem.id, j) for j in range(count))
-                for item in problems
-            ]
-            requests = [Request(item.prompt_ids, own) for item, own in zip(problems, seeds, strict=True)]
-            groups = self.engine.sample(requests, Sampling(draws.max_new_tokens, temperature, top_p))
-            asked = [item.problem for item, group in zip(problems, groups, strict=True) for _ in group]
-            rollouts = [rollout for group in groups for rollout in group]
-            for place, answer in enumerate(self._graded(benchmark, decoding, asked, rollouts)):
-                answers.setdefault(answer.problem, []).append(replace(answer, number=place % count))
-        return [answer for item in problems for answer in answers[item.problem.id]]
+        draws, count = self.draws, self.counts[decoding]
+        temperature, top_p = (draws.temperature, draws.top_p) if decoding == SAMPLED else (0.0, 1.0)
+        seeds = [
+            tuple(derive_seed(draws.seed, "answers", benchmark, item.problem.id, j) for j in range(count))
+            for item in problems
+        ]
+        requests = [Request(item.prompt_ids, own) for item, own in zip(problems, seeds, strict=True)]
+        groups = self.engine.sample(requests, Sampling(draws.max_new_tokens, temperature, top_p))
+        asked = [item.problem for item in problems for _ in range(count)]
+        rollouts = [rollout for group in groups for rollout in group]
+        graded = enumerate(self._graded(benchmark, decoding, asked, rollouts))
+        return [replace(answer, number=place % count) for place, answer in graded]
 
     def _graded(
         self, benchmark: str, decoding: str, problems: Sequence[Problem], rollouts: Sequence[Rollout]
@@ -198,8 +198,8 @@ def _answer(benchmark: str, decoding: str, problem: Problem, rollout: Rollout, g
 def answer_all(asker: Asker, asked: Sequence[Asked], folder: Path, *, progress: Progress) -> list[Answer]:
     """Answer what the folder has no answers to yet, and return all answers, benchmark by benchmark.
 
-    ``identity.json`` says whose answers these are; ``answers.jsonl`` gets them some problems at a time, so that a kill
-    costs at most the problems being answered.
+    ``identity.json`` says whose answers these are; ``answers.jsonl`` gets them some problems at a time, first all
+    greedy ones, so that a kill costs at most the problems being answered.
 
     Args:
         asker: the model.
@@ -211,24 +211,26 @@ def answer_all(asker: Asker, asked: Sequence[Asked], folder: Path, *, progress: 
         ConfigError: the folder holds answers of another evaluation, or cannot be written.
     """
     identity = asker.identity(asked)
-    total = sum(len(each.problems) for each in asked)
+    counts, items = asker.counts, [(each.name, item) for each in asked for item in each.problems]
+    total = len(items) * sum(counts.values())
     with _locked(folder):
         _check_identity(folder, asker.config.model.path, identity)
-        done = _whole_problems(folder, per_problem=asker.draws.samples + asker.draws.greedy)
-        progress(len(done), total)
-        at_once = max(1, asker.config.rollout.max_rows // max(1, asker.draws.samples))
-        for each in asked:
-            missing = [item for item in each.problems if (each.name, item.problem.id) not in done]
+        done = _whole_units(folder, counts)
+        num_done = sum(counts[decoding] for *_, decoding in done)
+        progress(num_done, total)
+        for decoding, name in ((decoding, each.name) for decoding in counts for each in asked):
+            missing = [item for of, item in items if of == name and (name, item.problem.id, decoding) not in done]
             missing.sort(key=lambda item: len(item.prompt_ids))  # prompts side by side are padded to the longest
+            at_once = max(1, asker.config.rollout.max_rows // counts[decoding])
             for start in range(0, len(missing), at_once):
-                chosen = missing[start : start + at_once]
-                _append(folder / "answers.jsonl", asker.ask(each.name, chosen))
-                done |= {(each.name, item.problem.id) for item in chosen}
-                progress(len(done), total)
+                answers = asker.ask(name, missing[start : start + at_once], decoding)
+                _append(folder / "answers.jsonl", answers)
+                num_done += len(answers)
+                progress(num_done, total)
     stored: dict[tuple[str, str], list[Answer]] = {}
     for answer in read_answers(folder):
         stored.setdefault((answer.benchmark, answer.problem), []).append(answer)
-    return [answer for each in asked for item in each.problems for answer in stored[each.name, item.problem.id]]
+    return [answer for name, item in items for answer in stored[name, item.problem.id]]
 
 
 def read_answers(folder: Path) -> Iterator[Answer]:
@@ -263,21 +265,21 @@ def _append(path: Path, answers: Sequence[Answer]) -> None:
         ) from None
 
 
-def _whole_problems(folder: Path, *, per_problem: int) -> set[tuple[str, str]]:
-    """Problems with all their answers; lines of others, cut off by a kill, are taken out of the file."""
+def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str, str]]:
+    """(benchmark, problem, decoding) with all their answers; others, cut off by a kill, are taken out of the file."""
     path = folder / "answers.jsonl"
     if not path.exists():
         return set()
     content = path.read_bytes()
-    lines: dict[tuple[str, str], list[bytes]] = {}
+    lines: dict[tuple[str, str, str], list[bytes]] = {}
     for line in content.split(b"\n"):
         try:
             row = json.loads(line)
-            name = (row["benchmark"], row["problem"])
+            unit = (row["benchmark"], row["problem"], row["decoding"])
         except (ValueError, TypeError, KeyError):
             continue  # the line that a kill cut off
-        lines.setdefault(name, []).append(line)
-    whole = {name: own for name, own in lines.items() if len(own) == per_problem}
+        lines.setdefault(unit, []).append(line)
+    whole = {unit: own for unit, own in lines.items() if len(own) == counts.get(unit[2])}
     kept = b"".join(line + b"\n" for own in whole.values() for line in own)
     if kept != content:
         write_whole(path, kept.decode("utf-8"))

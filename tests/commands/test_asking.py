@@ -31,4 +31,4 @@ def test_progress_is_a_line_now_and_then_where_no_terminal_is(capsys, monkeypatc
     with _Shown(Console()) as shown:
         shown(2, 9)
         shown(9, 9)
-    assert capsys.readouterr().out == "2 of 9 problems are answered already\nanswered 2/9\nanswered 9/9\n"
+    assert capsys.readouterr().out == "2 of 9 answers are there already\n2/9 answers\n9/9 answers\n"

@@ -37,7 +37,7 @@ def test_a_band_is_kept_and_another_one_takes_no_new_answers(command, model, jud
     for shown in ("pass rate", "0.250", "33.3%", "50.0%", "collapsed groups, expected", "all wrong"):
         assert shown in out
     code, out, _ = command(*words, "--keep-rate", "1:1", "--out", "easy.jsonl")
-    assert "6 of 6 problems are answered already" in out
+    assert "24 of 24 answers are there already" in out
     assert len(kept("easy.jsonl")) == 3
     code, out, _ = command(*words)
     assert code == 0

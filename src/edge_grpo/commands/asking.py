@@ -108,7 +108,7 @@ class _Shown:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        columns = (TextColumn("answered"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        columns = (TextColumn("answers"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)
         self._live: AbstractContextManager[Any] = self._bar if console.is_terminal else nullcontext()
         self._task: TaskID | None = None
@@ -122,12 +122,12 @@ class _Shown:
         self._live.__exit__(*error)
 
     def __call__(self, done: int, total: int) -> None:
-        """So many problems are answered."""
+        """There are so many answers."""
         if self._task is None:
             self._task = self._bar.add_task("", total=total)
             if done:
-                self.console.print(f"{done} of {total} problems are answered already", highlight=False)
+                self.console.print(f"{done} of {total} answers are there already", highlight=False)
         self._bar.update(self._task, completed=done)
         if not self.console.is_terminal and time.monotonic() - self._said > _EVERY_S:
             self._said = time.monotonic()
-            self.console.print(f"answered {done}/{total}", highlight=False)
+            self.console.print(f"{done}/{total} answers", highlight=False)
