@@ -86,7 +86,13 @@ def prune(folder: Path, *, keep: int) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint, damaged or not, or None."""
+    """The newest checkpoint, damaged or not, or None.
+
+    Raises:
+        CheckpointError: something else is in the folder's place.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder; put the run's checkpoints back in its place, or remove it")
     found = _checkpoints(folder)
     return found[-1] if found else None
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, cast
@@ -55,7 +56,7 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, not imported here
             raise
         _fail("the device is out of memory; lower train.micro_batch_rows, rollout.max_rows or rollout.max_new_tokens")
-    sys.exit(code or 0)
+    _leave(code or 0)
 
 
 def _fail(message: str) -> NoReturn:
@@ -65,6 +66,12 @@ def _fail(message: str) -> NoReturn:
 
 def _stopped(code: int) -> NoReturn:
     print("edge-grpo: stopped", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    if code > 128:  # impatient signals while Python ends itself are not worth a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
 
 

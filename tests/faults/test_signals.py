@@ -5,6 +5,7 @@ import random
 import signal
 
 import pytest
+
 from runs import rows, weights
 
 # Where the signal comes, at which call, and how many steps are done when the run has stopped: in the second step, a
@@ -109,7 +110,7 @@ def test_two_signals_at_any_moment_never_hang(command, words, straight, tmp_path
         run, gap_s = tmp_path / str(number), rng.uniform(0.001, 0.3)
         hit = {"point": "sampling", "n": 1 + 33 * number, "signals": [signal.SIGTERM, signal.SIGINT], "gap_s": gap_s}
         answer = command(words(run), hits=[hit])
-        assert answer["code"] in (130, 143), answer["out"]
+        assert answer["code"] in (130, 143, -signal.SIGINT), answer["out"]  # the last: while Python ended itself
         assert "Traceback" not in answer["out"]
         assert answer["seconds"][1] < 20
         answer = command(["train", "--resume", str(run)] if (run / "config.yaml").exists() else words(run))
