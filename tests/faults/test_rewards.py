@@ -13,6 +13,8 @@ from support import save_tiny
 from edge_grpo import cli
 from edge_grpo.config import load_config
 from edge_grpo.errors import DataError
+from edge_grpo.records import Problem
+from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.train import train
 
 HEAD = """
@@ -93,42 +95,53 @@ def test_a_reward_that_always_fails_ends_the_run_with_one_line(model, tmp_path, 
 
 @pytest.fixture
 def killer():
-    """Kills the grading processes of this process, one of those that live every 0.4 seconds."""
+    """Kills the grading processes of this process, one of those that live every so many seconds."""
     stop, killed = threading.Event(), []
 
-    def kill():
-        while not stop.wait(0.4):
+    def kill(every_s):
+        while not stop.wait(every_s):
             for process in multiprocessing.active_children():
                 if process.name == "edge-grpo grader":
                     process.kill()
                     killed.append(process.pid)
                     break
 
-    thread = threading.Thread(target=kill)
+    threads = []
 
-    def start():
-        thread.start()
+    def start(every_s):
+        threads.append(threading.Thread(target=kill, args=(every_s,)))
+        threads[0].start()
         return killed
 
     yield start
     stop.set()
-    thread.join()
+    threads[0].join()
 
 
 def test_workers_killed_during_a_run_change_no_weight(run, killer):
     undisturbed = run(SOUND, "one")
-    killed = killer()
+    killed = killer(0.4)
     disturbed = run(SOUND, "two")
     assert len(killed) > 2
     assert weights(undisturbed) == weights(disturbed)
     assert rows(undisturbed) == rows(disturbed)
 
 
+def test_workers_killed_during_grading_change_no_verdict(killer):
+    elements = [f"{n}, {n + 1}, {n + 2}" for n in range(60)]  # compared by math-verify
+    texts = [rf"\boxed{{\{{{one}\}}}}" for one in elements]
+    problems = [Problem(str(n), "?", (rf"\{{{n + 2 + (n % 3 == 0)},{n + 1},{n}\}}",)) for n in range(60)]
+    with Rewards(RewardSettings()) as rewards:
+        undisturbed = rewards.grade(problems, texts, [True] * 60)
+    killed = killer(0.1)
+    with Rewards(RewardSettings()) as rewards:
+        assert rewards.grade(problems, texts, [True] * 60) == undisturbed
+    assert len(killed) > 5
+    assert [grade.correct for grade in undisturbed] == [n % 3 != 0 for n in range(60)]
+
+
 @pytest.mark.parametrize("jump_s", [-1e6, 1e6])
 def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch):
-    from edge_grpo.records import Problem
-    from edge_grpo.rewards import Rewards, RewardSettings
-
     hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
     texts = [hanging, r"\boxed{1+x}", r"\boxed{2+x}"]
     problems = [Problem(str(n), "?", ("x+1",)) for n in range(3)]

@@ -60,6 +60,7 @@ _VERDICTS = {
     Ending.RAISED: Verdict.ERROR,
     Ending.LATE: Verdict.TIMEOUT,
     Ending.CRASHED: Verdict.TIMEOUT,
+    Ending.KILLED: Verdict.TIMEOUT,
 }
 
 

@@ -7,8 +7,9 @@ Only killing a process ends a big-integer computation; alarms and threads do not
 - The deadline of a call counts from when a worker takes it: neither waiting in the queue nor the start of a worker
   is counted. The worker's own timer ends it, and half a second later the parent. All of this is measured on monotonic
   clocks, so that setting the machine's clock changes nothing.
-- A call whose worker dies before the deadline is repeated in a fresh one, and what the attempts take counts together:
-  a worker that somebody kills from outside is not the call's fault, one that dies each time is.
+- A call whose worker dies before the deadline is repeated in a fresh one, and what the attempts take counts together.
+  A worker that is killed from outside (SIGKILL, which no answer can send) is not the call's fault, so there are more
+  attempts then; one that crashes three times is.
 - Several threads may use one pool at the same time; each gets its own outcomes.
 - The main program is not imported again in the workers, so a script needs no ``if __name__ == "__main__"`` guard.
 - Each worker has a limit of address space, ignores Ctrl-C (the parent decides what that means), and ends by itself
@@ -18,6 +19,7 @@ Only killing a process ends a big-integer computation; alarms and threads do not
 import atexit
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -29,7 +31,7 @@ from edge_grpo.rewards.workers import Ending, Outcome, StartError, Worker, packe
 __all__ = ["Ending", "GraderPool", "Outcome"]
 
 MAX_STARTS = 4  # of a worker, before the pool gives up
-MAX_ATTEMPTS = 5  # at a call, in a fresh worker each
+ATTEMPTS = {Ending.CRASHED: 3, Ending.KILLED: 20}  # at a call, in a fresh worker each, before it has ended so
 
 
 class GraderPool:
@@ -144,7 +146,8 @@ class _Crew:
             return Outcome(Ending.RAISED, note=f"{type(error).__name__}: {error}")
         outcome = Outcome(Ending.CRASHED)
         spent_s = 0.0
-        for _ in range(MAX_ATTEMPTS):
+        endings: Counter[Ending] = Counter()
+        while not any(endings[ending] >= most for ending, most in ATTEMPTS.items()):
             worker = self._take()
             attempt = worker.call(request, timeout_s - spent_s)
             spent_s += attempt.seconds
@@ -153,6 +156,7 @@ class _Crew:
                 self._give_back(worker)
                 break
             self._drop(worker)
+            endings[attempt.ending] += 1
             if attempt.ending is Ending.LATE or spent_s >= timeout_s:
                 break
         return outcome

@@ -24,7 +24,7 @@ from typing import Any
 
 __all__ = ["Ending", "Outcome", "StartError", "Worker", "packed"]
 
-PRELOAD = ["edge_grpo.rewards.symbolic", "edge_grpo.rewards.own"]
+PRELOAD = ["edge_grpo.rewards.warm"]
 START_UP_S = 120.0  # allowed for the start of a worker on a busy machine
 GRACE_S = 0.5  # after the deadline, until the parent kills a worker that has outlived its own timer
 HEADER = struct.Struct("d")
@@ -38,7 +38,8 @@ class Ending(StrEnum):
 
     DONE = "done"
     LATE = "late"  # killed at its deadline
-    CRASHED = "crashed"  # out of memory, or the process died, in every attempt
+    CRASHED = "crashed"  # out of memory, or the process died
+    KILLED = "killed"  # by a person, or by the kernel for want of memory; in every attempt
     RAISED = "raised"  # the function raised an exception
 
 
@@ -119,8 +120,9 @@ class Worker:
         self.kill()
         if seconds >= timeout_s:
             return Outcome(Ending.LATE, note=f"killed after {seconds:.2g} s", seconds=seconds)
+        killed = self._process.exitcode == -signal.SIGKILL
         note = f"the process died (exit code {self._process.exitcode})"
-        return Outcome(Ending.CRASHED, note=note, seconds=seconds)
+        return Outcome(Ending.KILLED if killed else Ending.CRASHED, note=note, seconds=seconds)
 
     @property
     def lives(self) -> bool:
@@ -128,16 +130,17 @@ class Worker:
         return not self._connection.poll(0)  # an idle worker says nothing; a dead one's end of the pipe is closed
 
     def kill(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it does; from any thread, and nothing happens if it has ended."""
         with _processes:
-            self._process.kill()
-            self._process.join()
+            if not self._connection.closed:
+                self._process.kill()
+                self._process.join()
 
     def close(self) -> None:
         """End the process and free what stands for it."""
         self.kill()
-        self._connection.close()
         with _processes:
+            self._connection.close()
             self._process.close()
 
 
@@ -154,7 +157,7 @@ def _prepare(memory_mb: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends big-integer code at once, where a Python handler would wait
     logging.disable(logging.WARNING)
-    import edge_grpo.rewards.symbolic  # noqa: F401, PLC0415  (already there when the server preloaded it)
+    import edge_grpo.rewards.warm  # noqa: F401, PLC0415  (already there when the server preloaded it)
 
     limit = memory_mb * 2**20
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
