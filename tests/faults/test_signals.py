@@ -5,7 +5,6 @@ import random
 import signal
 
 import pytest
-
 from runs import rows, weights
 
 # Where the signal comes, at which call, and how many steps are done when the run has stopped: in the second step, a
