@@ -1,14 +1,17 @@
 """What a run holds: data that was left out is told, and collecting changes nothing."""
 
+from dataclasses import replace
+
 import pytest
 from support import save_tiny
 
+from edge_grpo.checkpoint import read_progress
 from edge_grpo.config import load_config
 from edge_grpo.display import Silent
-from edge_grpo.errors import DataError
+from edge_grpo.errors import CheckpointError, DataError, TrainingError
 from edge_grpo.rewards import Rewards
 from edge_grpo.rundir import RunFolder
-from edge_grpo.session import Session
+from edge_grpo.session import Session, is_final_of
 
 
 class Listening(Silent):
@@ -77,3 +80,60 @@ def test_collecting_and_shaping_change_nothing(make):
     assert one.groups == two.groups
     assert session.cursor == 0
     assert not session.optimizer.state
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_end_the_step_before_its_update(make, monkeypatch, value):
+    session = make()
+    with session.rewards:
+        collected = session.collect(0)
+    real = session.updater.shape
+
+    def shape(batch):
+        signal = real(batch)
+        return replace(signal, advantages=signal.advantages + value * batch.mask)
+
+    monkeypatch.setattr(session.updater, "shape", shape)
+    with pytest.raises(
+        TrainingError, match=r"the method's advantages are not finite \(NaN or inf\) in \d+ of \d+ rows"
+    ):
+        session.shape(collected)
+
+
+def test_weights_that_are_not_finite_are_never_saved(make):
+    session = make()
+    session.save(0)
+    next(session.policy.trained())[1].data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="after step 1 the weights are not finite"):
+        session.save(1)
+    assert [path.name for path in session.folder.checkpoints.iterdir()] == ["step_000000"]
+
+
+def test_rows_that_somebody_took_out_are_told(make):
+    session = make()
+    session.folder.write_metrics({"step": 2})
+    session.save(3)
+    session.restore(session.folder.checkpoints / "step_000003")
+    assert "metrics.jsonl has no row of the steps 1, 3" in session.display.said
+
+
+def test_the_final_model_knows_its_step_and_replaces_an_older_one_as_a_whole(make):
+    session = make()
+    session.save(0)
+    progress = read_progress(session.folder.checkpoints / "step_000000")
+    assert not is_final_of(session.folder, progress)
+    session.finish(0)
+    assert is_final_of(session.folder, progress)
+    assert not is_final_of(session.folder, replace(progress, step=1))
+    session.finish(1)
+    assert is_final_of(session.folder, replace(progress, step=1))
+    (session.folder.final / "progress.json").write_text("rubbish")
+    assert not is_final_of(session.folder, progress)
+    assert not [path for path in session.folder.path.iterdir() if path.name.startswith((".final", ".old"))]
+
+
+def test_a_final_model_that_cannot_be_written_is_told(make):
+    session = make()
+    (session.folder.path / ".final").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"final: could not be written \(.*edge-grpo train --resume"):
+        session.finish(1)

@@ -16,10 +16,11 @@ from runs import ROOT, SMALL, Crash, CrashAfter, documented, resumed, rollouts, 
 from support import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from edge_grpo.config import load_config
+from edge_grpo.config import config_hash, load_config, to_yaml
 from edge_grpo.display import Silent
 from edge_grpo.errors import CheckpointError, ConfigError, TrainingError
 from edge_grpo.methods import Method
+from edge_grpo.rundir import RunFolder
 from edge_grpo.settings import settings
 from edge_grpo.tensors import Signal
 from edge_grpo.train import resume, train
@@ -176,6 +177,16 @@ def test_an_edited_configuration_is_refused(config):
         resume(folder / "rollouts")
     with pytest.raises(ConfigError, match="holds a run already"):
         train(wanted)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config):
+    folder = train(config("train.steps=1")).folder
+    tree, _ = RunFolder.read_config(folder)
+    del tree["model"]["trust_remote_code"]
+    (folder / "config.yaml").write_text(f"# edge-grpo configuration {config_hash(tree)}\n{to_yaml(tree)}")
+    assert resume(folder, config("train.steps=2")).steps == 2
+    with pytest.raises(CheckpointError, match=r"model\.trust_remote_code was False, asked for True"):
+        resume(folder, config("train.steps=2", "model.trust_remote_code=true"))
 
 
 def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config):

@@ -10,7 +10,8 @@ Started as a script it reads jobs, a JSON object a line, and answers each with a
 - ``file_size``: bytes that a file may have (RLIMIT_FSIZE).  ``clock``: the clock jumps back by so many seconds a call.
 
 The answer: ``code`` (exit code, or minus the signal's number), ``out`` (stdout and stderr), ``reached`` (the hits that
-came to pass), ``counts`` (calls of every point), ``seconds`` (from the start, and from the last hit to the end).
+came to pass), ``counts`` (calls of every point), ``memory_mb`` (at most), ``seconds``
+(from the start, and from the last hit to the end).
 """
 
 import contextlib
@@ -188,8 +189,8 @@ def child(job, log, out):
         code = stop.code or 0
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
-    threads = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
-    os.write(log, json.dumps({"counts": hits.counts, "code": code, "threads": threads}).encode() + b"\n")
+    memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    os.write(log, json.dumps({"counts": hits.counts, "memory_mb": memory_mb}).encode() + b"\n")
     sys.exit(code)  # with everything that a process does at its exit
 
 
@@ -211,7 +212,7 @@ def run(job):
             "hung": hung,
             "out": _text(out),
             "reached": [note["reached"] for note in reached],
-            "counts": next((note["counts"] for note in notes if "counts" in note), {}),
+            **next((note for note in notes if "counts" in note), {"counts": {}}),
             "seconds": [ended - began, ended - reached[-1]["at"] if reached else None],
         }
 

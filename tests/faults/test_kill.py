@@ -16,7 +16,8 @@ from runs import rollouts, rows, weights
 SEED = 20
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 AT_POINTS, BY_CLOCK = 15, 5
-FAST = [("sampling", 90), ("backward", 8), ("checkpoint", 3), ("metrics", 3)]
+FAST = [("sampling", 90), ("backward", 8), ("checkpoint", 3)]
+SLOW = [("grading", 5), ("metrics", 3), ("rollouts", 3)]
 MOMENTS = [
     *(
         "config",
@@ -68,7 +69,7 @@ def kill_at(command, words, folder, point, n):
     assert (answer["code"], answer["reached"]) == (-signal.SIGKILL, [point]), answer["out"]
 
 
-@pytest.mark.parametrize(("point", "n"), FAST)
+@pytest.mark.parametrize(("point", "n"), FAST + [pytest.param(*each, marks=pytest.mark.slow) for each in SLOW])
 def test_killed_in_a_phase_and_resumed(command, words, straight, tmp_path, point, n):
     kill_at(command, words, tmp_path / "run", point, n)
     go_on(command, words, tmp_path / "run")

@@ -14,6 +14,8 @@ from edge_grpo.errors import TrainingError
 from edge_grpo.policy import Policy, TokenScores
 from edge_grpo.train import resume, train
 
+pytestmark = pytest.mark.slow
+
 NAN, INF = float("nan"), float("inf")
 QUIET = ["eval.every=0", "eval.at_start=false", "eval.at_end=false", "train.checkpoint_every=1", "train.steps=3"]
 
@@ -53,8 +55,8 @@ def poisoned(value):
     return breaks
 
 
-@pytest.mark.parametrize("value", [NAN, pytest.param(INF, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("what", ["score", pytest.param("score_reference", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("what", ["score", "score_reference"])
 def test_scores_that_are_not_finite_end_the_run_before_the_update(config, whole, monkeypatch, what, value):
     words = ["method=edge_grpo"] if what == "score" else ["method=grpo", "method.beta=0.1"]
     wanted = config(*words)
@@ -68,7 +70,6 @@ def test_scores_that_are_not_finite_end_the_run_before_the_update(config, whole,
     assert weights(resume(wanted.run.dir).folder) == weights(whole(*words))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_gradients_that_are_not_finite_are_skipped_counted_and_harm_nothing(config, monkeypatch, value):
     real, calls = torch.Tensor.backward, iter(range(1, 10**9))
@@ -88,7 +89,6 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_harm_nothing(conf
     assert resume(wanted.run.dir).steps == 3
 
 
-@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_saved(config, monkeypatch):
     """An update that overflows in the last step, which no sampling follows."""
     real, calls = torch.optim.AdamW.step, iter(range(1, 10**9))
@@ -112,7 +112,6 @@ def test_weights_that_are_not_finite_are_never_saved(config, monkeypatch):
     assert resume(run).steps == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(config, whole, monkeypatch, value):
     wanted = config()
@@ -133,7 +132,6 @@ def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(
     assert weights(resume(run).folder) == weights(whole())
 
 
-@pytest.mark.slow
 def test_a_masked_vocabulary_is_no_fault(config, monkeypatch):
     """Single tokens may have a logit of -inf; the distribution is as good as any."""
     import edge_grpo.rollout.decode as decode
@@ -143,7 +141,6 @@ def test_a_masked_vocabulary_is_no_fault(config, monkeypatch):
     assert train(config()).steps == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [3600.0, -86400.0])
 def test_a_clock_that_jumps_changes_nothing(command, words, straight, tmp_path, seconds):
     """Every look at the clock is an hour earlier, or a day later, than the one before."""

@@ -55,7 +55,8 @@ def test_a_signal_while_the_last_things_are_written_lets_them_be_finished(comman
         assert weights(run) == weights(straight[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_the_start_leaves_no_run(command, words, tmp_path, number):
     answer = command(words(tmp_path / "run"), hits=[{"point": "loading", "n": 1, "signals": [number]}])
     assert (answer["code"], answer["reached"]) == (128 + number, ["loading"])

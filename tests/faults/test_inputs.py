@@ -1,0 +1,83 @@
+"""Bad configurations, rows and models at the real command: one clear line, exit code 2, and no run folder is left."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from faults.test_disk_full import check_told
+from safetensors.torch import load_file, save_file
+
+pytestmark = pytest.mark.slow
+
+QUICK = ["train.steps=1", "eval.every=0", "eval.at_start=false", "eval.at_end=false", "rollout.prompts_per_step=2"]
+GOOD = b'{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?", "answer": "4"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  steps: 1\n  steps: 2\n", "line 3: the key 'steps' is given twice"),
+        ("train: " + "[" * 1000 + "]" * 1000, "nested too deeply"),
+        ("train: steps: 1", "line 1: not YAML"),
+        ("\0", "not YAML"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read(command, tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    check_told(command(["train", str(tmp_path / "c.yaml"), f"run.dir={tmp_path / 'run'}"]), "c.yaml", message)
+    assert not (tmp_path / "run").exists()
+
+
+def damage_model(folder, damage):
+    file = folder / "model.safetensors"
+    held = load_file(file)
+    if damage == "pickle":
+        torch.save(held, folder / "pytorch_model.bin")
+        file.unlink()
+    elif damage == "missing":
+        del held["model.norm.weight"]
+        save_file(held, file, {"format": "pt"})
+    elif damage == "shape":
+        save_file(held | {"model.norm.weight": torch.zeros(5)}, file, {"format": "pt"})
+    elif damage == "cut off":
+        file.write_bytes(file.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("pickle", "pytorch_model.bin is a pickle, which is never read"),
+        ("missing", "lack the weights model.norm.weight"),
+        ("shape", "model.norm.weight [5] instead of [32]"),
+        ("cut off", "no model could be loaded"),
+    ],
+)
+def test_a_model_folder_that_is_not_whole(command, tiny, tmp_path, damage, message):
+    shutil.copytree(tiny, tmp_path / "model")
+    damage_model(tmp_path / "model", damage)
+    answer = command(["train", *QUICK, f"model.path={tmp_path / 'model'}", f"run.dir={tmp_path / 'run'}"])
+    check_told(answer, "model.path: ", message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{}", "row 3, field 'problem': missing"),
+        (b'{"problem": "", "answer": "1"}', "row 3, field 'problem': empty text"),
+        (b'{"problem": "caf\xe9", "answer": "1"}', "row 3, byte 17 of the line: not UTF-8"),
+        (json.dumps({"problem": "1+1 " * 2_500_000, "answer": "2"}).encode(), "its prompt has at least 6"),
+    ],
+)
+def test_a_row_that_is_none_is_named_or_left_out(command, tiny, tmp_path, line, message):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(GOOD + line + b"\n")
+    words = ["train", *QUICK, f"model.path={tiny}", f"data.path={file}", f"run.dir={tmp_path / 'run'}"]
+    check_told(command(words), message)
+    assert not (tmp_path / "run").exists()
+    answer = command([*words, "data.bad_rows=skip", "data.over_long=skip"])
+    assert answer["code"] == 0, answer["out"]
+    assert "training data: 1 bad rows skipped, 0 over" in answer["out"] or "0 bad rows skipped, 1 over" in answer["out"]
+    assert answer["seconds"][0] < 60
+    assert answer["memory_mb"] < 2000
