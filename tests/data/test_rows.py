@@ -73,8 +73,8 @@ def load(path, **more):
 
 def test_a_line_that_is_not_utf8_is_one_bad_row(tmp_path):
     file = tmp_path / "rows.jsonl"
-    file.write_bytes(b'\xef\xbb\xbf{"q": "first"}\n{"q": "caf\xe9"}\n\n{"q": "caf\xc3\xa9"}\r\n{"q": "last"}')
-    assert load(file) == (["first", "café", "last"], 1)
+    file.write_bytes(b'\xef\xbb\xbf{"q": "first"}\n{"q": "xyz\xe9"}\n\n{"q": "xyz\xc3\xa9"}\r\n{"q": "last"}')
+    assert load(file) == (["first", "xyzé", "last"], 1)
     with pytest.raises(DataError, match=r"rows\.jsonl, row 2, byte 11 of the line: not UTF-8 text\. Mend the row"):
         load(file, bad_rows="error")
 
@@ -96,7 +96,7 @@ def test_empty_rows_are_bad_rows(tmp_path):
 
 
 def test_a_text_that_is_not_utf8_in_parquet_is_one_bad_row(tmp_path):
-    texts = [b"first", b"caf\xe9", b"last"]
+    texts = [b"first", b"xyz\xe9", b"last"]
     offsets = pa.array([0, 5, 9, 13], pa.int32()).buffers()[1]
     column = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"".join(texts))])
     pq.write_table(pa.table({"q": column}), tmp_path / "rows.parquet")

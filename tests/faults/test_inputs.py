@@ -66,7 +66,7 @@ def test_a_model_folder_that_is_not_whole(command, tiny, tmp_path, damage, messa
     [
         (b"{}", "row 3, field 'problem': missing"),
         (b'{"problem": "", "answer": "1"}', "row 3, field 'problem': empty text"),
-        (b'{"problem": "caf\xe9", "answer": "1"}', "row 3, byte 17 of the line: not UTF-8"),
+        (b'{"problem": "na\xefve", "answer": "1"}', "row 3, byte 16 of the line: not UTF-8"),
         (json.dumps({"problem": "1+1 " * 2_500_000, "answer": "2"}).encode(), "its prompt has at least 6"),
     ],
 )

@@ -1,0 +1,29 @@
+"""docs/reliability.md names tests that exist, and every fault test of this folder stands in it."""
+
+import re
+from pathlib import Path
+
+from runs import ROOT
+
+PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+HERE = Path(__file__).parent
+
+
+def names_of(path):
+    return set(re.findall(r"^def (test_\w+)\(", path.read_text(encoding="utf-8"), re.M))
+
+
+def test_every_test_that_the_page_names_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
+    assert len(named) > 30
+    assert [pair for pair in named if pair[1] not in names_of(ROOT / pair[0])] == []
+
+
+def test_every_fault_that_is_tried_with_a_run_stands_in_the_page():
+    for name in ("kill", "signals", "disk_full", "numbers", "inputs"):
+        missing = {test for test in names_of(HERE / f"test_{name}.py") if test not in PAGE}
+        allowed = {
+            "test_killed_in_a_phase_and_resumed",
+            "test_a_second_signal_while_the_checkpoint_of_the_first_is_written",
+        }
+        assert missing <= allowed, f"{name}: {missing - allowed}"
