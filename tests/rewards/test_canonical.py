@@ -62,3 +62,26 @@ def test_more_spellings_of_one_answer(one, two):
 def test_a_determinant_is_no_matrix():
     one, two = (rf"\begin{{{kind}}}1&2\\3&4\end{{{kind}}}" for kind in ("pmatrix", "vmatrix"))
     assert canonical(one) != canonical(two)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("１２", "12"),
+        (r"x \equiv 3 \pmod 7", r"x\equiv 3 \pmod{7}"),
+        (r"x\equiv 3 \mod 7", r"x \equiv 3 \pmod 7"),
+        (r"1\ 1/2", "1 1/2"),
+        ("sin x", r"\sin x"),
+        ("log 2", r"\log 2"),
+        ("x≤3", r"x \leq 3"),
+        ("0.9999999", "1"),
+        ("2.0000001", "2"),
+    ],
+)
+def test_spelled_alike(one: str, other: str) -> None:
+    assert canonical(one) == canonical(other)
+
+
+def test_a_number_near_an_integer_is_it_between_floats() -> None:
+    assert canonical("1.9999999") != "2"
+    assert canonical("5 sec") == "5"

@@ -13,9 +13,11 @@ Source:
 """
 
 import re
+import unicodedata
 
 __all__ = ["canonical", "canonical_number", "split_elements"]
 
+DIGIT = re.compile(r"\d")  # of any script
 NEGATIVE_SPACE = re.compile(r"\\!")
 SPACING = re.compile(
     r"(?<!\d)\\[,;:> ]|\\[,;:> ](?!\d)|\\(?:q?quad|left|right|displaystyle)(?![a-zA-Z])|\\[\[\]()](?![a-zA-Z])|~"
@@ -46,6 +48,10 @@ SYNONYMS = (
     (re.compile(r"bmatrix"), "pmatrix"),
     (re.compile(r"(?<=[)\]])\s*[U∪]\s*(?=[(\[])"), r"\\cup"),
     (re.compile(r"\\[dt]binom(?![a-z])"), r"\\binom"),
+    (re.compile(r"\\[pb]?mod\s*(?:\{\s*([0-9a-zA-Z]+)\s*\}|([0-9a-zA-Z]+))"), r"\\pmod{\1\2}"),
+    (re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|log|ln)(?![A-Za-z])"), r"\\\1"),
+    (re.compile("≤"), r"\\le "),
+    (re.compile("≥"), r"\\ge "),
 )
 CONJUNCTION = re.compile(r"\s*,?\s+(?:or|and)\s+")
 SCALES = (
@@ -67,13 +73,15 @@ UNITS = re.compile(
 ASSIGNMENT = re.compile(r"\s*[A-Za-z]\s*=([^=]*)")
 BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")  # the one behind a command ends its name
 COMMA_IN_NUMBER = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-MIXED_NUMBER = re.compile(r"(?<![\w.^/])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])")
+MIXED_NUMBER = re.compile(r"(?<![\w.^/])([0-9]+)(?:\s|\\ )+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])")
 BARE_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 BARE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))")
 SIMPLE_RATIO = re.compile(r"([+-]?[0-9]+)/([0-9]+)")
 SCRIPT_IN_BRACES = re.compile(r"([_^])\{([0-9a-z])\}")
 NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:e([+-]?[0-9]{1,3}))?")
 MAX_EXPONENT = 300
+EXACT_DIGITS = 15  # of a whole number as a float
+NEAR_INTEGER = 1e-7  # between floats, as the release has it: 0.9999999 is 1, 1.9999999 is not 2
 
 
 def canonical(text: str, *, keep_text: bool = False) -> str:
@@ -94,6 +102,8 @@ def canonical(text: str, *, keep_text: bool = False) -> str:
         >>> canonical(r"$\dfrac12\text{ cm}$"), canonical(r"\frac{1}{2}"), canonical("025"), canonical("x = 1{,}000")
         ('\\frac{1}{2}', '\\frac{1}{2}', '25', '1000')
     """
+    if not text.isascii():
+        text = DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
     text = THOUSANDS.sub(",", _without_line_ends(text))
     for spelling in (r"\$", "$", r"\%", "%"):
         text = text.replace(spelling, "")
@@ -127,7 +137,7 @@ def canonical(text: str, *, keep_text: bool = False) -> str:
 def canonical_number(text: str) -> str | None:
     """A decimal number without sign +, leading and trailing zeros and (within bounds) exponent; None for other text.
 
-    A number within 1e-7 of an integer is that integer.
+    A number within 1e-7 of an integer (between floats) is that integer.
 
     Example:
         >>> canonical_number("+025"), canonical_number("2.50"), canonical_number("7."), canonical_number("x")
@@ -148,10 +158,10 @@ def canonical_number(text: str) -> str | None:
         whole = whole.rjust(-exponent, "0")
         whole, decimals = whole[:exponent], whole[exponent:] + decimals
     whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
-    if decimals.startswith("0000000"):  # within 1e-7 of an integer
-        decimals = ""
-    elif decimals.startswith("9999999") and len(whole) < MAX_EXPONENT:
-        whole, decimals = str(int(whole) + 1), ""
+    if decimals and len(whole) <= EXACT_DIGITS:
+        value = float(f"{whole}.{decimals}")
+        if abs(value - round(value)) <= NEAR_INTEGER:
+            whole, decimals = str(round(value)), ""
     number = f"{whole}.{decimals}" if decimals else whole
     return f"-{number}" if sign == "-" and number != "0" else number
 
