@@ -323,3 +323,10 @@ def test_links_and_paths_lead_somewhere(path: Path) -> None:
     named = {match["path"] for match in REPOSITORY_PATH.finditer(text)} - MADE_BY_RUNS
     broken += sorted(name for name in named if not (ROOT / name).exists() and not (path.parent / name).exists())
     assert broken == []
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_tests_that_are_named_exist(path: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text(encoding="utf-8"))
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text("utf-8")]
+    assert missing == []
