@@ -1,4 +1,5 @@
 import pytest
+from tests.support import tiny_tokenizer
 
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.data.templates import (
@@ -11,7 +12,6 @@ from edge_grpo.data.templates import (
 )
 from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.records import Problem
-from tests.support import tiny_tokenizer
 
 
 class Characters:
