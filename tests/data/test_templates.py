@@ -1,5 +1,5 @@
 import pytest
-from tests.support import tiny_tokenizer
+from support import tiny_tokenizer
 
 from edge_grpo.data.problems import DataSettings
 from edge_grpo.data.templates import (
