@@ -5,7 +5,7 @@ import errno
 import pytest
 from safetensors import SafetensorError
 
-from edge_grpo.disk import flush_tree, remove_tree, saving, write_whole
+from edge_grpo.disk import flush_tree, is_open_as, remove_tree, saving, take_lock, write_whole
 from edge_grpo.errors import CheckpointError
 
 
@@ -61,3 +61,20 @@ def test_what_went_wrong_is_one_line_with_the_way_on(tmp_path, error, reason):
         f"{tmp_path / 'x'}: could not be written ({reason}); mend that (make room, for example), then go on with: "
         f"edge-grpo train --resume {tmp_path}"
     )
+
+
+def test_a_lock_is_of_one_file_until_it_is_closed(tmp_path):
+    name = tmp_path / ".lock"
+    first, locked = take_lock(name)
+    assert locked
+    with pytest.raises(BlockingIOError):
+        take_lock(name)
+    name.unlink()
+    assert not is_open_as(first, name)
+    second, _ = take_lock(name)  # another file of the same name
+    assert is_open_as(second, name)
+    first.close()
+    with pytest.raises(BlockingIOError):
+        take_lock(name)
+    second.close()
+    take_lock(name)[0].close()

@@ -200,7 +200,7 @@ def test_a_file_system_without_locks_is_known(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("edge_grpo.rundir.fcntl.flock", unsupported)
+    monkeypatch.setattr("edge_grpo.disk.fcntl.flock", unsupported)
     with closing(create(tmp_path / "run")) as folder:
         assert not folder.has_lock
         folder.write_metrics({"step": 0})

@@ -3,21 +3,17 @@
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-if sys.platform != "win32":
-    import fcntl
-
 import edge_grpo
 from edge_grpo.collect import Prompted
 from edge_grpo.config import Config, changes
 from edge_grpo.data.templates import encode_problems
-from edge_grpo.disk import write_whole
+from edge_grpo.disk import take_lock, write_whole
 from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.evaluate import grader
 from edge_grpo.models import check_fit, resolve, stop_token_ids
@@ -307,18 +303,15 @@ def _check_identity(folder: Path, model: str, identity: Mapping[str, Any]) -> No
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes out of it while inside (where the system has ``flock``)."""
+    """Make the folder and keep other processes out of it while inside (where the file system knows locks)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file, _ = take_lock(folder / ".lock")
+    except BlockingIOError:
+        raise ConfigError(f"--out: {folder}: another process is at work there; wait for it") from None
     except OSError as error:
         raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); name another folder") from None
     with file:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(f"--out: {folder}: another process is at work there; wait for it") from None
         yield
 
 

@@ -1,16 +1,18 @@
 """Files that outlive a kill and a power cut: whole or not there, and on the disk before anything relies on them."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
 from edge_grpo.errors import CheckpointError
 
-__all__ = ["flush", "flush_tree", "remove_tree", "saving", "write_whole"]
+__all__ = ["flush", "flush_tree", "is_open_as", "remove_tree", "saving", "take_lock", "write_whole"]
 
 
 def flush(path: Path) -> None:
@@ -48,6 +50,37 @@ def remove_tree(folder: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(doomed)
+
+
+def take_lock(name: Path) -> tuple[IO[str], bool]:
+    """Lock a file, which is made, until it is closed or this process ends in whatever way.
+
+    Returns:
+        the open file, and whether it is locked: False where the file system knows no locks.
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: it cannot be written.
+    """
+    while True:
+        file, locked = name.open("a"), True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError:
+            locked = False
+        if is_open_as(file, name):
+            return file, locked
+        file.close()  # it was deleted between opening and locking
+
+
+def is_open_as(file: IO[str], name: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), name.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

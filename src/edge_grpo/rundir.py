@@ -1,6 +1,5 @@
 """A run's folder: configuration, metrics, rollouts, events. Everything can be cut back to a step for resuming."""
 
-import fcntl
 import itertools
 import json
 import os
@@ -12,7 +11,7 @@ from typing import IO, Any
 
 import yaml
 
-from edge_grpo.disk import flush, saving, write_whole
+from edge_grpo.disk import flush, is_open_as, saving, take_lock, write_whole
 from edge_grpo.errors import CheckpointError, ConfigError
 from edge_grpo.events import EventFile
 from edge_grpo.records import Problem, Row
@@ -94,20 +93,11 @@ class RunFolder:
             CheckpointError: another process is at work in it.
             OSError: the folder cannot be written.
         """
-        name = self.path / ".lock"
-        while self._lock is None:
-            file = name.open("a")
+        if self._lock is None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock, self.has_lock = take_lock(self.path / ".lock")
             except BlockingIOError:
-                file.close()
                 raise CheckpointError(f"{self.path}: another process trains in this folder; wait for it") from None
-            except OSError:
-                self.has_lock = False
-            if _is(file, name):  # else it was deleted between opening and locking
-                self._lock = file
-            else:
-                file.close()
 
     def close(self) -> None:
         """Close the event file and let other processes in."""
@@ -124,7 +114,7 @@ class RunFolder:
         Raises:
             CheckpointError: somebody deleted it.
         """
-        if self._lock is not None and not _is(self._lock, self.path / ".lock"):
+        if self._lock is not None and not is_open_as(self._lock, self.path / ".lock"):
             raise CheckpointError(
                 f"{self.path}/.lock was deleted while this run held it, so that another may have begun; this one ends "
                 f"here. Go on with: edge-grpo train --resume {self.path}"
@@ -333,14 +323,6 @@ def _refuse_used(path: Path) -> None:
         )
     if taken := [name for name in _OWN if (path / name).exists()]:
         raise ConfigError(f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them")
-
-
-def _is(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one of this name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _metrics_row(line: bytes) -> dict[str, Any] | None:
