@@ -21,3 +21,24 @@ VECTORS = Path(__file__).parent / "golden" / "vectors"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", type=Path, default=VECTORS, metavar="DIR", help="folder of golden vectors to run")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """``edge-grpo WORDS`` in this process and an empty folder; returns exit code, output and errors."""
+    from edge_grpo import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["edge-grpo", *words])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        else:
+            code = 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from support import save_tiny
 
-from edge_grpo import cli
-
 TINY = [
     "train.steps=2",
     "train.checkpoint_every=1",
@@ -30,24 +28,6 @@ TINY = [
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return str(save_tiny(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["edge-grpo", *words])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        else:
-            code = 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_train_then_eval_then_resume(command, model, tmp_path):
