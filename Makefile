@@ -40,7 +40,7 @@ ifneq ($(TORCH_INDEX),)
 endif
 	@echo "Installing edge-grpo and its dependencies into $(VENV) (a minute or more; README.md tells of the small CPU build)"
 	@$(PIP) pip setuptools
-	@$(PIP) --no-build-isolation --editable '.[test,check]'
+	@$(PIP) --no-build-isolation --editable '.[test,check,tune]'
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo"
 
@@ -75,7 +75,7 @@ compare-methods: setup ## Train every method on three seeds and write docs/resul
 
 $(BENCH): $(SETUP)
 	@echo "Installing the extra 'bench'"
-	@$(PIP) --no-build-isolation --editable '.[test,check,bench]'
+	@$(PIP) --no-build-isolation --editable '.[test,check,tune,bench]'
 	@touch $@
 
 bench: $(BENCH) ## Time a training step here and in TRL on the same work

@@ -5,6 +5,7 @@ from typing import Any
 
 from golden.cases import Case, differences
 from golden.handlers import (
+    decomposed_gp,
     disco,
     edge_grpo,
     gpg,
@@ -34,12 +35,12 @@ HANDLERS: dict[str, Handler] = {
     **share_grpo.HANDLERS,
     **mgrpo.HANDLERS,
     **rewards.HANDLERS,
+    **decomposed_gp.HANDLERS,
 }
 
 # Kinds whose method is not built yet. A kind moves from here into its handler file together with its method.
 PENDING: dict[str, str] = {
     "share_grpo.image_transforms": "Share-GRPO with images",
-    "decomposed_gp": "decomposed Gaussian process",
 }
 
 

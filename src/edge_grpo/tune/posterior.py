@@ -1,0 +1,246 @@
+r"""Gaussian processes of a sum :math:`f(x) = \sum_j g_j(x) f_j(x)`, given its parts, the whole, or rows of both."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_grpo.errors import ShapeError
+
+__all__ = ["Decomposed", "Gaussian", "Mixed", "Part", "Posterior", "aggregate"]
+
+
+@dataclass(frozen=True)
+class Part:
+    r"""The prior of one part: :math:`f_j \sim \mathcal{GP}(m_j, k_j)`, observed with noise of variance ``noise``."""
+
+    kernel: Any  # a GPyTorch kernel, see edge_grpo.tune.kernels.make_kernel
+    mean: float = 0.0
+    noise: float = 0.01
+
+    def covariance(self, left: Float[Tensor, "m dims"], right: Float[Tensor, "n dims"]) -> Float[Tensor, "m n"]:
+        """Prior covariances of the part at two sets of points."""
+        dense: Tensor = self.kernel(left, right).to_dense()
+        return dense
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A joint normal distribution of the latent values at some points (no noise is added)."""
+
+    mean: Float[Tensor, " points"]
+    covariance: Float[Tensor, "points points"]
+
+    @property
+    def variance(self) -> Float[Tensor, " points"]:
+        """Of each point alone."""
+        return self.covariance.diagonal()
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """What is known of the parts and of the whole."""
+
+    def parts_at(self, points: Float[Tensor, "points dims"]) -> list[Gaussian]:
+        """Each part at some points."""
+
+    def whole_at(
+        self, points: Float[Tensor, "points dims"], weights: Float[Tensor, "parts points"] | None = None
+    ) -> Gaussian:
+        """The weighted sum of the parts at some points; no weights stand for ones."""
+
+    @property
+    def log_marginal_likelihood(self) -> Tensor:
+        """Of what was observed, nats."""
+
+
+class _Conditioned:
+    """The algebra of one Gaussian vector observed with independent noise."""
+
+    def __init__(self, covariance: Tensor, noise: Tensor, residual: Tensor) -> None:
+        self.covariance, self.noise, self.residual = covariance, noise, residual
+        self.factor = torch.linalg.cholesky(covariance + torch.diag(noise))
+        self.weights = torch.cholesky_solve(residual[:, None], self.factor)[:, 0]
+
+    def given(self, prior_mean: Tensor | float, prior: Tensor, cross: Tensor) -> Gaussian:
+        """The posterior of values with prior covariance ``prior`` and covariances ``cross`` with what was observed."""
+        half = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
+        return Gaussian(prior_mean + cross @ self.weights, prior - half.T @ half)
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        size = len(self.residual)
+        fit = self.residual @ self.weights
+        found: Tensor = -0.5 * fit - self.factor.diagonal().log().sum() - 0.5 * size * math.log(2 * math.pi)
+        return found
+
+    @property
+    def information_gain(self) -> Tensor:
+        """Half of log det(I + S^-1/2 K S^-1/2), nats."""
+        scale = self.noise.rsqrt()
+        scaled = torch.eye(len(scale), dtype=scale.dtype) + scale[:, None] * self.covariance * scale
+        gain: Tensor = torch.linalg.cholesky(scaled).diagonal().log().sum()
+        return gain
+
+
+class Decomposed:
+    r"""Every part observed at the same points: one Gaussian process a part, and their weighted sum.
+
+    .. math:: \mu_j = m_j + k_j^* C_j^{-1} (y_j - m_j), \qquad v_j = k_j^{**} - k_j^* C_j^{-1} k_j^{*\top}, \qquad
+        C_j = K_j + \sigma_j^2 I, \qquad \operatorname{cov}(x, x') = \sum_j g_j(x)\, g_j(x') \operatorname{cov}_j(x, x')
+
+    The parts do not know of each other, so the time of each depends on its own observations alone.
+
+    Args:
+        parts: their priors.
+        points: where they were observed.
+        values: what was observed of each part.
+
+    Raises:
+        ShapeError: the numbers of parts, points and values do not fit.
+
+    Source:
+        Wang et al. 2021, arXiv:2107.03003 (D-GPUCB). Without jitter, in the dtype of the points.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], points: Float[Tensor, "n dims"], values: Float[Tensor, "parts n"]
+    ) -> None:
+        _check(parts, points, values)
+        self.parts, self.points = tuple(parts), points
+        self._each = [
+            _Conditioned(part.covariance(points, points), torch.full_like(own, part.noise), own - part.mean)
+            for part, own in zip(parts, values, strict=True)
+        ]
+
+    def parts_at(self, points: Float[Tensor, "points dims"]) -> list[Gaussian]:
+        """Each part at some points."""
+        return [
+            each.given(part.mean, part.covariance(points, points), part.covariance(points, self.points))
+            for part, each in zip(self.parts, self._each, strict=True)
+        ]
+
+    def whole_at(
+        self, points: Float[Tensor, "points dims"], weights: Float[Tensor, "parts points"] | None = None
+    ) -> Gaussian:
+        """The weighted sum of the parts at some points; no weights stand for ones."""
+        own = _weights(weights, self.parts, points)
+        pairs = list(zip(own, self.parts_at(points), strict=True))
+        mean = torch.stack([weight * part.mean for weight, part in pairs]).sum(0)
+        return Gaussian(mean, torch.stack([w[:, None] * part.covariance * w for w, part in pairs]).sum(0))
+
+    @property
+    def log_marginal_likelihood(self) -> Tensor:
+        """Of all parts together, nats."""
+        return torch.stack([each.log_likelihood for each in self._each]).sum()
+
+    @property
+    def information_gains(self) -> list[Tensor]:
+        """Of each part, nats."""
+        return [each.information_gain for each in self._each]
+
+
+class Mixed:
+    r"""Rows that each observe a weighted sum of the parts: one part alone, the whole, or anything in between.
+
+    .. math:: C_{ab} = \sum_j w_{ja} k_j(x_a, x_b) w_{jb} + [a = b] \sum_j w_{ja}^2 \sigma_j^2, \qquad
+        \operatorname{cov}(f_j(x^*), y_b) = k_j(x^*, x_b) w_{jb}
+
+    Args:
+        parts: their priors.
+        points: where each row was observed.
+        weights: of each part in each row; a unit vector for a reading of one part.
+        values: what was observed.
+        noise: variances of the rows' noise, if not the weighted sums of those of the parts. A smaller one than that
+            (the noise of one part, say) breaks what is proved of this model's variance beside :class:`Decomposed`.
+
+    Raises:
+        ShapeError: the numbers of parts, points and values do not fit.
+
+    Source:
+        arXiv:2107.03003 for rows of the whole; mixed rows are derived here.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        points: Float[Tensor, "n dims"],
+        weights: Float[Tensor, "parts n"],
+        values: Float[Tensor, " values"],
+        *,
+        noise: Float[Tensor, " n"] | None = None,
+    ) -> None:
+        _check(parts, points, weights)
+        if values.shape != points.shape[:1]:
+            raise ShapeError(f"{len(points)} points, but values of shape {tuple(values.shape)}")
+        self.parts, self.points, self.weights = tuple(parts), points, weights
+        pairs = list(zip(parts, weights, strict=True))
+        if noise is None:
+            noise = torch.stack([own**2 * part.noise for part, own in pairs]).sum(0)
+        covariance = torch.stack([own[:, None] * part.covariance(points, points) * own for part, own in pairs]).sum(0)
+        mean = torch.stack([own * part.mean for part, own in pairs]).sum(0)
+        self.noise = noise
+        self._rows = _Conditioned(covariance, noise, values - mean)
+
+    def parts_at(self, points: Float[Tensor, "points dims"]) -> list[Gaussian]:
+        """Each part at some points."""
+        return [
+            self._rows.given(part.mean, part.covariance(points, points), part.covariance(points, self.points) * own)
+            for part, own in zip(self.parts, self.weights, strict=True)
+        ]
+
+    def whole_at(
+        self, points: Float[Tensor, "points dims"], weights: Float[Tensor, "parts points"] | None = None
+    ) -> Gaussian:
+        """The weighted sum of the parts at some points; no weights stand for ones."""
+        at_points = _weights(weights, self.parts, points)
+        triples = list(zip(self.parts, self.weights, at_points, strict=True))
+        cross = [g[:, None] * part.covariance(points, self.points) * own for part, own, g in triples]
+        prior = [g[:, None] * part.covariance(points, points) * g for part, _, g in triples]
+        mean = torch.stack([g * part.mean for part, _, g in triples]).sum(0)
+        return self._rows.given(mean, torch.stack(prior).sum(0), torch.stack(cross).sum(0))
+
+    @property
+    def log_marginal_likelihood(self) -> Tensor:
+        """Of all rows, nats."""
+        return self._rows.log_likelihood
+
+    @property
+    def information_gain(self) -> Tensor:
+        """Of the rows about the whole, nats."""
+        return self._rows.information_gain
+
+
+def aggregate(
+    parts: Sequence[Part],
+    points: Float[Tensor, "n dims"],
+    values: Float[Tensor, " n"],
+    *,
+    weights: Float[Tensor, "parts n"] | None = None,
+    noise: Float[Tensor, " n"] | None = None,
+) -> Mixed:
+    """The ordinary Gaussian process of the whole, with the kernel that its parts imply; no weights stand for ones.
+
+    Source:
+        arXiv:2107.03003, the baseline: the same priors, but only the sum is seen.
+    """
+    return Mixed(parts, points, _weights(weights, parts, points), values, noise=noise)
+
+
+def _weights(weights: Tensor | None, parts: Sequence[Part], points: Tensor) -> Tensor:
+    if weights is None:
+        return torch.ones(len(parts), len(points), dtype=points.dtype)
+    _check(parts, points, weights)
+    return weights
+
+
+def _check(parts: Sequence[Part], points: Tensor, rows: Tensor) -> None:
+    if rows.shape != (len(parts), len(points)):
+        raise ShapeError(
+            f"{len(parts)} parts and {len(points)} points want numbers of shape {(len(parts), len(points))}, "
+            f"got {tuple(rows.shape)}"
+        )

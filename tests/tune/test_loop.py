@@ -1,0 +1,44 @@
+"""Searches over candidates find good ones, and the parts' values are asked for in order."""
+
+import torch
+from tune.priors import draw, part
+
+from edge_grpo.tune.loop import search
+
+
+def table(candidates):
+    x = candidates[:, 0]
+    return torch.stack([torch.sin(6 * x), 0.7 * torch.cos(25 * x)])
+
+
+def run(**options):
+    candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
+    values, looks = table(candidates), []
+
+    def observe(index):
+        looks.append(index)
+        return values[:, index] + 0.02 * (draw(len(looks), 2) - 0.5)
+
+    priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.08, variance=0.5)]
+    found = search(priors, candidates, observe, start=[30], rounds=15, scale=5.0, **options)
+    return found, looks, values.sum(0)
+
+
+def test_both_searches_come_near_the_best():
+    for decomposed in (True, False):
+        found, looks, whole = run(decomposed=decomposed)
+        assert looks == [30, *(each.chosen for each in found)]
+        assert [each.step for each in found] == list(range(1, 16))
+        assert max(whole[looks]) > whole.max() - 0.05
+
+
+def test_the_least_value_is_searched_for_in_the_same_way():
+    _, looks, whole = run(maximize=False)
+    assert min(whole[looks]) < whole.min() + 0.05
+
+
+def test_weights_change_what_is_best():
+    weights = torch.stack([torch.zeros(60, dtype=torch.float64), torch.ones(60, dtype=torch.float64)])
+    _, looks, _ = run(weights=weights)
+    second = table(torch.linspace(0, 1, 60, dtype=torch.float64)[:, None])[1]
+    assert max(second[looks]) > second.max() - 0.05

@@ -1,0 +1,99 @@
+"""Posteriors of parts and whole: what is proved of them holds, in every draw."""
+
+import pytest
+import torch
+from tune.priors import KINDS, draw, part
+
+from edge_grpo.errors import ShapeError
+from edge_grpo.tune.posterior import Decomposed, Mixed, aggregate
+
+
+def problem(seed, *, parts=3, points=6, at=9, dims=2):
+    """Different priors, observations of each part, weights that depend on the point, and where to predict."""
+    numbers = draw(seed, parts, 3)
+    priors = [
+        part(
+            KINDS[(seed + j) % len(KINDS)],
+            lengthscale=0.05 + float(own[0]),
+            variance=0.2 + float(own[1]),
+            mean=float(own[2]) - 0.5,
+            noise=0.01 + 0.1 * float(own[2]),
+            dims=dims,
+        )
+        for j, own in enumerate(numbers)
+    ]
+    weights = 2 * draw(seed + 1, parts, points + at) - 0.7
+    spots = draw(seed + 2, points + at, dims)
+    values = 2 * draw(seed + 3, parts, points) - 1
+    return priors, spots[:points], values, weights[:, :points], spots[points:], weights[:, points:]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_seeing_the_parts_never_leaves_more_variance(seed):
+    priors, points, values, weights, at, to = problem(seed)
+    fine = Decomposed(priors, points, values).whole_at(at, to)
+    coarse = aggregate(priors, points, (weights * values).sum(0), weights=weights).whole_at(at, to)
+    assert float(torch.linalg.eigvalsh(coarse.covariance - fine.covariance).min()) >= -1e-12
+    assert float((coarse.variance - fine.variance).max()) > 1e-6
+
+
+def test_equal_parts_give_no_gain_at_all():
+    priors = [part(lengthscale=0.3, noise=0.02)] * 3
+    points, at, values = draw(0, 7, 1), draw(1, 20, 1), draw(2, 3, 7)
+    fine = Decomposed(priors, points, values).whole_at(at)
+    coarse = aggregate(priors, points, values.sum(0)).whole_at(at)
+    torch.testing.assert_close(fine.mean, coarse.mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fine.covariance, coarse.covariance, rtol=0, atol=1e-12)
+
+
+def test_too_little_noise_for_the_whole_breaks_the_dominance():
+    priors = [part(lengthscale=0.5, noise=0.3), part(lengthscale=0.45, noise=0.3)]
+    points, at, values = draw(0, 8, 1), draw(1, 6, 1), draw(2, 2, 8)
+    fine = Decomposed(priors, points, values).whole_at(at)
+    wrong = aggregate(priors, points, values.sum(0), noise=torch.full((8,), 0.3, dtype=torch.float64)).whole_at(at)
+    assert float((wrong.variance - fine.variance).min()) < -0.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_single_parts_are_the_decomposed_model(seed):
+    priors, points, values, _, at, to = problem(seed)
+    units = torch.eye(3, dtype=torch.float64).repeat_interleave(len(points), dim=1)
+    rows = Mixed(priors, points.repeat(3, 1), units, values.flatten())
+    fine = Decomposed(priors, points, values)
+    for one, two in zip(rows.parts_at(at), fine.parts_at(at), strict=True):
+        torch.testing.assert_close(one.mean, two.mean, rtol=0, atol=1e-11)
+        torch.testing.assert_close(one.covariance, two.covariance, rtol=0, atol=1e-11)
+    torch.testing.assert_close(rows.whole_at(at, to).mean, fine.whole_at(at, to).mean, rtol=0, atol=1e-11)
+    assert float(rows.log_marginal_likelihood) == pytest.approx(float(fine.log_marginal_likelihood), abs=1e-9)
+    assert float(rows.information_gain) == pytest.approx(sum(map(float, fine.information_gains)), abs=1e-9)
+
+
+def test_the_parts_do_not_know_of_each_other():
+    priors, points, values, _, at, _ = problem(5)
+    alone = Decomposed(priors[:1], points, values[:1]).parts_at(at)[0]
+    among = Decomposed(priors, points, values).parts_at(at)[0]
+    assert torch.equal(alone.mean, among.mean)
+    assert torch.equal(alone.covariance, among.covariance)
+
+
+def test_the_order_of_rows_does_not_matter():
+    priors, points, values, weights, at, to = problem(6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    for model in (
+        lambda p, v, _: Decomposed(priors, p, v),
+        lambda p, v, w: aggregate(priors, p, (w * v).sum(0), weights=w),
+    ):
+        one = model(points, values, weights).whole_at(at, to)
+        two = model(points[order], values[:, order], weights[:, order]).whole_at(at, to)
+        torch.testing.assert_close(one.mean, two.mean, rtol=0, atol=1e-11)
+        torch.testing.assert_close(one.covariance, two.covariance, rtol=0, atol=1e-11)
+
+
+def test_wrong_shapes_are_named():
+    priors, points, values, weights, at, _ = problem(7)
+    with pytest.raises(ShapeError, match=r"3 parts and 6 points want numbers of shape \(3, 6\), got \(2, 6\)"):
+        Decomposed(priors, points, values[:2])
+    with pytest.raises(ShapeError, match="6 points, but values of shape"):
+        Mixed(priors, points, weights, values[0, :5])
+    with pytest.raises(ShapeError, match="want numbers of shape"):
+        Decomposed(priors, points, values).whole_at(at, weights)
