@@ -38,7 +38,7 @@ def test_several_samples_give_pass_at_k():
     assert [len(own) for own in result.correct] == [3] * 4
     assert result.metrics()["eval/pass@2"] == pytest.approx(pass_at_k(3, 2, 2))
     low, high = result.interval
-    assert low == high == pytest.approx(2 / 3)  # all problems alike
+    assert low < 2 / 3 < high
 
 
 def test_greedy_evaluation_repeats():

@@ -24,7 +24,7 @@ def test_the_difference_is_b_minus_a_problem_by_problem():
 def test_pairing_is_narrower_than_two_means():
     flags = [1, 0] * 100
     d = compare(greedy(flags), greedy([1, *flags[1:-1], 1])).differences["b"]["pass@1/greedy"]
-    assert d.high - d.low < 0.03
+    assert d.high - d.low < 0.05  # each mean alone: 0.14
 
 
 def test_averages_are_over_the_problems_and_over_the_benchmarks():

@@ -68,7 +68,8 @@ def test_what_the_grader_failed_on_counts_nowhere():
         ("ccw", ["1", " 1", "2"], 1.0),
         ("cww", ["1", "2", "2"], 0.0),
         ("cwu", ["1", "2", None], 0.5),  # a tie of two
-        ("cwwccw", [r"\frac{1}{2}", "2", "3", r"\dfrac12", "0.5", "4"], 1.0),  # alike in spelling, twice
+        ("cwwccww", [r"\frac{1}{2}", "3", "3", r"\frac{2}{4}", "0.5", "4", "4"], 1.0),  # one value, three spellings
+        ("cww", ["x+1", "2", " x + 1"], 0.5),  # one spelling, graded both ways
         ("uu", [None, None], 0.0),
         ("cuu", ["1", None, None], 1.0),  # who has no answer has no vote
     ],
@@ -93,12 +94,12 @@ def test_benchmarks_and_both_averages():
     assert "averages" not in scores_of(answers, ["small"])
 
 
-def test_equal_values_everywhere_have_no_interval_of_width_zero():
-    answers = [answer(f"p{i}", "wrong", benchmark=name) for name, n in (("s", 4), ("l", 40)) for i in range(n)]
-    averages = scores_of(answers, ["s", "l"])["averages"]
-    high = (wilson(0, 4)[1] + wilson(0, 40)[1]) / 2
-    assert averages["macro"]["scores"]["pass@1/greedy"]["high"] == pytest.approx(high)
-    assert averages["problem-weighted"]["scores"]["pass@1/greedy"]["high"] < high
+def test_a_benchmark_without_right_answers_still_widens_the_average():
+    answers = [answer(f"p{i}", "wrong", benchmark="s") for i in range(4)]
+    answers += [answer(f"p{i}", "correct" if i % 2 else "wrong", benchmark="l") for i in range(40)]
+    macro = scores_of(answers, ["s", "l"])["averages"]["macro"]["scores"]["pass@1/greedy"]
+    assert macro["high"] - macro["value"] > wilson(0, 4)[1] / 2
+    assert macro["value"] - macro["low"] == pytest.approx((0.5 - wilson(20, 40)[0]) / 2)
 
 
 def test_problems_can_be_left_out():

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from edge_grpo.answers import Answer
 from edge_grpo.errors import DataError
-from edge_grpo.intervals import bootstrap
-from edge_grpo.scores import AVERAGES, parts_of, values_of
+from edge_grpo.intervals import combined, difference_interval
+from edge_grpo.scores import AVERAGES, parts_of, values_of, weights_of
 
 __all__ = ["Difference", "Paired", "compare"]
 
@@ -39,8 +39,9 @@ def compare(answers_a: Sequence[Answer], answers_b: Sequence[Answer]) -> Paired:
 
     .. math:: \bar d = \sum_b w_b \frac{1}{n_b} \sum_{i \in b} (v_i^B - v_i^A)
 
-    with the percentile interval of a bootstrap over problems, drawn anew within each benchmark. Pairing takes out what
-    makes problems easy or hard for both, so the interval is narrower than those of the two means let think.
+    with a bootstrap interval over problems (see :func:`edge_grpo.intervals.difference_interval`), combined over the
+    benchmarks. Pairing takes out what makes problems easy or hard for both, so the interval is narrower than those of
+    the two means let think.
 
     Args:
         answers_a: one model's.
@@ -75,13 +76,13 @@ def compare(answers_a: Sequence[Answer], answers_b: Sequence[Answer]) -> Paired:
 
 def _difference(a: list[list[float]], b: list[list[float]], *, macro: bool) -> Difference:
     """From the values of each benchmark, in the same order for both."""
-    count = sum(map(len, a))
-    weights = [1 / len(a) if macro else len(part) / count for part in a]
+    weights = weights_of(a, macro=macro)
     mean_a, mean_b = (
         sum(w * sum(part) / len(part) for w, part in zip(weights, parts, strict=True)) for parts in (a, b)
     )
     changes = [[two - one for one, two in zip(*pair, strict=True)] for pair in zip(a, b, strict=True)]
-    low, high = bootstrap(changes, weights)
+    means = [sum(part) / len(part) for part in changes]
+    low, high = combined(means, list(map(difference_interval, changes)), weights)
     flat = [change for part in changes for change in part]
     return Difference(
         a=mean_a,
@@ -89,7 +90,7 @@ def _difference(a: list[list[float]], b: list[list[float]], *, macro: bool) -> D
         value=mean_b - mean_a,
         low=low,
         high=high,
-        problems=count,
+        problems=len(flat),
         a_ahead=sum(change < 0 for change in flat),
         b_ahead=sum(change > 0 for change in flat),
     )

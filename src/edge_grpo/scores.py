@@ -7,9 +7,10 @@ from typing import Any
 
 from edge_grpo.answers import GREEDY, SAMPLED, Answer
 from edge_grpo.functional.coverage import pass_at_k
-from edge_grpo.intervals import bootstrap, mean_interval
+from edge_grpo.intervals import combined, mean_interval
 from edge_grpo.records import Verdict
 from edge_grpo.rewards.canonical import canonical
+from edge_grpo.rewards.rational import rational
 
 __all__ = [
     "AVERAGES",
@@ -20,6 +21,7 @@ __all__ = [
     "parts_of",
     "scores_of",
     "values_of",
+    "weights_of",
 ]
 
 AVERAGES = ("problem-weighted", "macro")
@@ -81,23 +83,31 @@ def values_of(answers: Iterable[Answer]) -> dict[str, dict[Name, float]]:
 def majority(answers: Sequence[Answer]) -> float:
     r"""Whether the answer that most samples give is right: 0 or 1, or in between where several lead.
 
-    Samples vote for the content of their last box, alike in :func:`edge_grpo.rewards.canonical.canonical` spelling; one
-    without a box does not vote. Of several leading answers one would be drawn at random: the value is the chance that
-    it is right. Without a vote it is 0.
+    Samples vote for the content of their last box: plain numbers of one value are one vote, other answers those of one
+    :func:`edge_grpo.rewards.canonical.canonical` spelling. One without a box does not vote. Of several leading answers
+    one would be drawn at random, and of one that was graded both ways a sample: the value is the chance that it is
+    right. Without a vote it is 0.
 
     Source: self-consistency, Wang et al. 2022, arXiv:2203.11171; how ties are broken is ours.
     """
     classes: dict[str, list[bool]] = {}
     for answer in answers:
         if answer.answer is not None:
-            key = answer.answer.strip()
-            key = (len(key) <= _LONG and canonical(key)) or key
-            classes.setdefault(key, []).append(answer.correct)
+            classes.setdefault(_vote(answer.answer.strip()), []).append(answer.correct)
     if not classes:
         return 0.0
     most = max(map(len, classes.values()))
-    leading = [flags[0] for flags in classes.values() if len(flags) == most]
+    leading = [sum(flags) / most for flags in classes.values() if len(flags) == most]
     return sum(leading) / len(leading)
+
+
+def _vote(answer: str) -> object:
+    """The same for answers that are one vote."""
+    if len(answer) > _LONG:
+        return answer
+    spelled = canonical(answer)
+    number = rational(spelled)
+    return (spelled or answer) if number is None else number
 
 
 def parts_of(values: Mapping[Name, float], benchmarks: Sequence[str]) -> list[list[float]]:
@@ -107,7 +117,7 @@ def parts_of(values: Mapping[Name, float], benchmarks: Sequence[str]) -> list[li
 
 
 def _score_benchmark(values: Values, benchmark: str) -> dict[str, Score]:
-    """Every metric of one benchmark: Wilson's interval where values are 0 or 1, else a bootstrap over problems."""
+    """Every metric of one benchmark, with its interval over problems."""
     scores = {}
     for metric, own in values.items():
         (part,) = parts_of(own, [benchmark]) or [[]]
@@ -119,26 +129,24 @@ def _score_benchmark(values: Values, benchmark: str) -> dict[str, Score]:
 def averages(values: Values, benchmarks: Sequence[str]) -> dict[str, dict[str, Score]]:
     r"""Every metric over all benchmarks: over all problems alike, and as the mean of the benchmarks' means (macro).
 
-    The intervals draw problems anew within each benchmark; where all values are equal, they are the weighted means of
-    the benchmarks' own. (The EDGE-GRPO paper's "Avg" is problem-weighted.)
+    The intervals are combined from those of the benchmarks. (The EDGE-GRPO paper's "Avg" is problem-weighted.)
     """
     found: dict[str, dict[str, Score]] = {name: {} for name in AVERAGES}
     for metric, own in values.items():
         parts = parts_of(own, benchmarks)
-        count = sum(map(len, parts))
+        count, means = sum(map(len, parts)), [sum(part) / len(part) for part in parts]
+        intervals = list(map(mean_interval, parts))
         for name in AVERAGES:
-            weights = [len(part) / count if name == "problem-weighted" else 1 / len(parts) for part in parts]
-            value = sum(weight * sum(part) / len(part) for weight, part in zip(weights, parts, strict=True))
-            found[name][metric] = Score(value, *_interval(parts, weights), count)
+            weights = weights_of(parts, macro=name == "macro")
+            value = sum(weight * mean for weight, mean in zip(weights, means, strict=True))
+            found[name][metric] = Score(value, *combined(means, intervals, weights), count)
     return found
 
 
-def _interval(parts: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float, float]:
-    if len({number for part in parts for number in part}) > 1:
-        return bootstrap(parts, weights)
-    each = [mean_interval(part) for part in parts]
-    low, high = (sum(w * bounds[end] for w, bounds in zip(weights, each, strict=True)) for end in (0, 1))
-    return low, high
+def weights_of(parts: Sequence[Sequence[float]], *, macro: bool) -> list[float]:
+    """What each benchmark's mean weighs in an average: equally much (macro), or by its number of problems."""
+    count = sum(map(len, parts))
+    return [1 / len(parts) if macro else len(part) / count for part in parts]
 
 
 def scores_of(
