@@ -1,6 +1,5 @@
 """Answers are kept problem by problem, never asked for twice, and never mixed with those of another evaluation."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -100,7 +99,7 @@ def test_half_a_line_and_half_a_problem_are_asked_again(asker, tmp_path):
         path.write_bytes(content[:kept])
         again = everything(asker(), tmp_path / "a")
         assert [each.completion for each in again] == [each.completion for each in whole]
-        assert len(list(read_answers(tmp_path / "a"))) == len(whole)
+        assert len(read_answers(tmp_path / "a")[1]) == len(whole)
 
 
 def test_nothing_is_asked_twice(asker, tmp_path, monkeypatch):
@@ -148,13 +147,24 @@ def test_the_fingerprint_changes_with_the_weights(model, tmp_path):
     assert fingerprint(str(tmp_path), policy) != before
 
 
-def test_an_edited_reward_function_is_another_evaluation(asker, tmp_path):
+def test_an_edited_reward_function_is_another_evaluation(asker, tmp_path, monkeypatch):
     judge = tmp_path / "judge.py"
     judge.write_text("def reward(completions, problems):\n    return [1.0 for _ in problems]\n")
     one = asker(DRAWS, f"reward.function={judge}:reward")
     before = one.identity([one.encode(each) for each in BENCHMARKS])
     judge.write_text(judge.read_text().replace("1.0", "0.0"))
     assert one.identity([one.encode(each) for each in BENCHMARKS]) != before
+    monkeypatch.chdir(tmp_path)
+    module = asker(DRAWS, "reward.function=judge:reward")
+    code = module.identity([])["reward"]["code"]
+    assert code == one.identity([])["reward"]["code"] != ""
+
+
+def test_what_a_reward_may_read_of_a_problem_counts(asker):
+    one = asker()
+    problems = tuple(replace(problem, meta={"level": 1}) for problem in PROBLEMS)
+    before, after = (one.identity([one.encode(each)]) for each in (BENCHMARKS[0], Benchmark("one", "", problems)))
+    assert before["problems"] != after["problems"]
 
 
 def test_a_folder_in_use_or_of_another_kind_is_refused(asker, tmp_path, monkeypatch):
@@ -177,9 +187,20 @@ def test_a_folder_in_use_or_of_another_kind_is_refused(asker, tmp_path, monkeypa
         everything(asker(), tmp_path / "b")
 
 
-def test_what_is_no_answer_is_named_by_its_line(tmp_path):
-    with pytest.raises(DataError, match=r"no answers\.jsonl"):
-        list(read_answers(tmp_path))
-    (tmp_path / "answers.jsonl").write_text(json.dumps({"problem": "a"}) + "\n")
+def test_only_a_finished_evaluation_is_read(asker, tmp_path):
+    with pytest.raises(DataError, match="holds no evaluation"):
+        read_answers(tmp_path)
+    everything(asker(), tmp_path / "a")
+    identity, answers = read_answers(tmp_path / "a")
+    assert identity["eval"]["samples"] == 2
+    assert answers[0].prompt == "Compute 0."
+    path = tmp_path / "a/answers.jsonl"
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for cut in (content[:-1], b"".join(lines[:-1]), content + lines[0]):
+        path.write_bytes(cut)
+        with pytest.raises(DataError, match="of 27 answers are there; finish it with the same"):
+            read_answers(tmp_path / "a")
+    path.write_bytes(b"{}\n" + b"".join(lines[1:]))
     with pytest.raises(DataError, match="line 1: not an answer"):
-        list(read_answers(tmp_path))
+        read_answers(tmp_path / "a")

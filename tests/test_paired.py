@@ -1,10 +1,12 @@
 """Paired differences of two models."""
 
+from dataclasses import replace
+
 import pytest
 from test_scores import answer, sampled
 
-from edge_grpo.errors import DataError
-from edge_grpo.paired import compare
+from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.paired import check_alike, compare
 
 
 def greedy(flags, benchmark="b"):
@@ -52,3 +54,15 @@ def test_nothing_in_common_is_an_error():
         compare(greedy([1]), greedy([1], "other"))
     with pytest.raises(DataError, match="no metric is common"):
         compare(greedy([1]), sampled("p0", "cc"))
+
+
+def test_problems_of_one_name_but_other_words_are_no_pair():
+    a, b = greedy([1, 0]), greedy([1, 0])
+    assert compare(a, [b[0], replace(b[1], prompt="another?")]).num_problems == 1
+
+
+def test_evaluations_made_in_different_ways_are_not_compared():
+    one = {"weights": "a", "problems": {"b": "1"}, "eval": {"samples": 8, "temperature": 1.0}, "data": {}, "reward": {}}
+    check_alike(one, {**one, "weights": "b", "problems": {"c": "2"}})
+    with pytest.raises(ConfigError, match=r"not evaluated alike \(eval.temperature is 1.0 and 0.2\)"):
+        check_alike(one, {**one, "eval": {"samples": 8, "temperature": 0.2}})

@@ -13,6 +13,7 @@ def answer(problem, verdict, *, number=-1, said="1", benchmark="b", tokens=4, fi
     return Answer(
         benchmark=benchmark,
         problem=problem,
+        prompt=f"{problem}?",
         decoding="greedy" if number < 0 else "sampled",
         number=max(0, number),
         completion="",

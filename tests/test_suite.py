@@ -90,7 +90,7 @@ def test_a_wrong_suite_is_one_line(suite, text, message):
 
 
 def test_what_is_nowhere_is_named(tmp_path, suite):
-    with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"suite\.yaml: benchmark 'A': there is no file .*gone\.jsonl; .* --data-dir"):
         load_suite(suite("benchmarks: {A: gone.jsonl}"), DataSettings())
     with pytest.raises(ConfigError, match=r"nosuite\.yaml: no such"):
         load_suite(str(tmp_path / "nosuite.yaml"), DataSettings())

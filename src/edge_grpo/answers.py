@@ -19,6 +19,7 @@ from edge_grpo.evaluate import grader
 from edge_grpo.models import check_fit, resolve, stop_token_ids
 from edge_grpo.policy import Policy
 from edge_grpo.records import Grade, Problem, Rollout, Verdict
+from edge_grpo.rewards import own
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rewards.extract import boxed_answer
 from edge_grpo.rng import derive_seed
@@ -35,12 +36,13 @@ SAMPLED = "sampled"
 
 @settings
 class Draws:
-    """How a problem is answered: ``greedy`` once or not, and ``samples`` times at ``temperature`` and ``top_p``."""
+    """How a problem is answered: ``greedy`` once or not, and ``samples`` times at a temperature."""
 
     greedy: bool = True
     samples: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
     max_new_tokens: int = 96
     seed: int = 0
 
@@ -49,13 +51,15 @@ class Draws:
 class Answer:
     """One answer to one problem, as a line of ``answers.jsonl``.
 
-    ``decoding`` is ``greedy`` or ``sampled``, ``number`` counts the sampled ones from 0. ``completion`` is the text and
+    ``prompt`` is the question, without a template. ``decoding`` is ``greedy`` or ``sampled``, ``number`` counts the
+    sampled ones from 0. ``completion`` is the text and
     ``answer`` the content of its last box, None without one. ``tokens`` counts the stop token; ``entropy`` is the mean
     over tokens, nats.
     """
 
     benchmark: str
     problem: str
+    prompt: str
     decoding: str
     number: int
     completion: str
@@ -125,18 +129,22 @@ class Asker:
         return Asked(benchmark.name, prompted, benchmark.num_skipped, encoded.num_skipped, encoded.num_truncated)
 
     def identity(self, asked: Sequence[Asked]) -> dict[str, Any]:
-        """All that the answers depend on, as plain values: two evaluations are the same where this is."""
+        """All that the answers depend on, as JSON has it: two evaluations are the same where this is."""
         data, reward = self.config.data, asdict(self.config.reward) | {"code": _code(self.config.reward.function)}
-        return {
+        told = {
             "edge_grpo": edge_grpo.__version__,
             "weights": fingerprint(self.config.model.path, self.policy),
             "model": {"device": self.policy.device.type, "dtype": self.config.model.dtype},
-            "data": {name: getattr(data, name) for name in ("template", "system_prompt", "over_long")},
+            "data": {
+                name: getattr(data, name) for name in ("template", "system_prompt", "over_long", "max_prompt_tokens")
+            },
             "reward": {name: reward[name] for name in reward if name != "workers"},
             "rollout": {"stop": list(self.config.rollout.stop)},
             "eval": asdict(self.draws),
             "problems": {each.name: _digest(each) for each in asked},
         }
+        plain: dict[str, Any] = json.loads(json.dumps(told))
+        return plain
 
     @property
     def counts(self) -> dict[str, int]:
@@ -150,13 +158,13 @@ class Asker:
         The draws of a problem depend on its benchmark and id alone, not on what else is asked.
         """
         draws, count = self.draws, self.counts[decoding]
-        temperature, top_p = (draws.temperature, draws.top_p) if decoding == SAMPLED else (0.0, 1.0)
         seeds = [
             tuple(derive_seed(draws.seed, "answers", benchmark, item.problem.id, j) for j in range(count))
             for item in problems
         ]
         requests = [Request(item.prompt_ids, own) for item, own in zip(problems, seeds, strict=True)]
-        groups = self.engine.sample(requests, Sampling(draws.max_new_tokens, temperature, top_p))
+        drawn = Sampling(draws.max_new_tokens, draws.temperature, draws.top_p, draws.top_k)
+        groups = self.engine.sample(requests, drawn if decoding == SAMPLED else Sampling(draws.max_new_tokens, 0.0))
         asked = [item.problem for item in problems for _ in range(count)]
         rollouts = [rollout for group in groups for rollout in group]
         graded = enumerate(self._graded(benchmark, decoding, asked, rollouts))
@@ -178,6 +186,7 @@ def _answer(benchmark: str, decoding: str, problem: Problem, rollout: Rollout, g
     return Answer(
         benchmark=benchmark,
         problem=problem.id,
+        prompt=problem.prompt,
         decoding=decoding,
         number=0,
         completion=text,
@@ -210,7 +219,7 @@ def answer_all(asker: Asker, asked: Sequence[Asked], folder: Path, *, progress: 
     counts, items = asker.counts, [(each.name, item) for each in asked for item in each.problems]
     total = len(items) * sum(counts.values())
     with _locked(folder):
-        _check_identity(folder, asker.config.model.path, identity)
+        _check_identity(folder, asker.config.model.path, identity, total)
         done = _whole_units(folder, counts)
         num_done = sum(counts[decoding] for *_, decoding in done)
         progress(num_done, total)
@@ -224,28 +233,36 @@ def answer_all(asker: Asker, asked: Sequence[Asked], folder: Path, *, progress: 
                 num_done += len(answers)
                 progress(num_done, total)
     stored: dict[tuple[str, str], list[Answer]] = {}
-    for answer in read_answers(folder):
+    for answer in read_answers(folder)[1]:
         stored.setdefault((answer.benchmark, answer.problem), []).append(answer)
     return [answer for name, item in items for answer in stored[name, item.problem.id]]
 
 
-def read_answers(folder: Path) -> Iterator[Answer]:
-    """The answers that a folder holds, in the order in which they were written.
+def read_answers(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
+    """What a finished evaluation depended on, and its answers in the order in which they were written.
 
     Raises:
-        DataError: there are none, or a line is not one.
+        DataError: there is none, or it was cut off, or a line is not an answer.
     """
-    path = folder / "answers.jsonl"
+    path, rerun = folder / "answers.jsonl", "finish it with the same `edge-grpo eval` again"
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    row = json.loads(line)
-                    yield Answer(**{**row, "gold": tuple(row["gold"])})
-                except (ValueError, TypeError, KeyError) as error:
-                    raise DataError(f"{path}, line {number}: not an answer of an evaluation ({error})") from None
-    except FileNotFoundError:
-        raise DataError(f"{folder}: no answers.jsonl; give a folder that edge-grpo eval has written") from None
+        told = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+        lines = path.read_bytes().split(b"\n")
+        if lines[-1] or len(lines) - 1 != told["answers"]:
+            raise DataError(f"{folder}: {len(lines) - 1} of {told['answers']} answers are there; {rerun}")
+        answers = []
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                row = json.loads(line)
+                answers.append(Answer(**{**row, "gold": tuple(row["gold"])}))
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{path}, line {number}: not an answer of an evaluation ({error})") from None
+        return dict(told["identity"]), answers
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(
+            f"{folder}: holds no evaluation ({reason}); give a folder that edge-grpo eval has written"
+        ) from None
 
 
 def _append(path: Path, answers: Sequence[Answer]) -> None:
@@ -282,18 +299,17 @@ def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str,
     return set(whole)
 
 
-def _check_identity(folder: Path, model: str, identity: Mapping[str, Any]) -> None:
+def _check_identity(folder: Path, model: str, identity: Mapping[str, Any], total: int) -> None:
     """Write the identity of a new evaluation, compare that of an old one."""
     path = folder / "identity.json"
-    wanted = json.loads(json.dumps(identity))
     try:
         if not path.exists():
-            write_whole(path, json.dumps({"model": model, "identity": wanted}, indent=2) + "\n")
+            write_whole(path, json.dumps({"model": model, "answers": total, "identity": identity}, indent=2) + "\n")
             return
         stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--out: {path} cannot be read or written ({error}); name another folder") from None
-    different = changes(stored, wanted)
+    different = changes(stored, identity)
     if different:
         named = "; ".join(f"{name} was {was!r}, is {now!r}" for name, (was, now) in list(different.items())[:3])
         raise ConfigError(
@@ -316,15 +332,20 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _digest(asked: Asked) -> str:
-    """Twelve hex digits that change with any prompt token, id or reference answer."""
-    content = [[item.problem.id, item.prompt_ids, item.problem.answers] for item in asked.problems]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+    """Twelve hex digits that change with anything of the problems that an answer or its grade may depend on."""
+    content = [[item.prompt_ids, asdict(item.problem)] for item in asked.problems]
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12]
 
 
 def _code(function: str) -> str:
     """Twelve hex digits of the file that a reward function lies in; empty for one of an installed module."""
-    file = Path(function.rpartition(":")[0]).expanduser()
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
+    place = own.locate(function).rpartition(":")[0] if function else ""
+    folder, _, name = place.rpartition("/")
+    module = Path(folder, *name.split("."))
+    for file in (Path(place), Path(f"{module}.py"), module / "__init__.py"):
+        if place and file.is_file():
+            return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    return ""
 
 
 def fingerprint(path: str, policy: Policy) -> str:

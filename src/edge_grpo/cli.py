@@ -47,7 +47,8 @@ def main() -> None:
     except (EdgeGrpoError, SafetensorError, OSError) as error:  # OSError: a full disk, a folder without permission
         _fail(str(error))
     except _UsageError as error:
-        _fail(f"{getattr(error, 'format_message', error.__str__)()} See `edge-grpo --help`.")
+        message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+        _fail(f"{message}. See `edge-grpo --help`.")
     except (KeyboardInterrupt, typer.Abort):
         _stopped(130)
     except Terminated as stop:

@@ -1,14 +1,16 @@
 """Two models on the same problems: how much better one is, problem by problem, with an interval."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edge_grpo.answers import Answer
-from edge_grpo.errors import DataError
+from edge_grpo.config import changes
+from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.intervals import combined, difference_interval
 from edge_grpo.scores import AVERAGES, parts_of, values_of, weights_of
 
-__all__ = ["Difference", "Paired", "compare"]
+__all__ = ["Difference", "Paired", "check_alike", "compare"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,12 @@ def compare(answers_a: Sequence[Answer], answers_b: Sequence[Answer]) -> Paired:
         answers_b: the other's.
 
     Raises:
-        DataError: no problem was asked of both with the same reference answers, or no metric is common.
+        DataError: no problem was asked of both with the same words and reference answers, or no metric is common.
     """
-    named_a, named_b = ({(one.benchmark, one.problem): one.gold for one in some} for some in (answers_a, answers_b))
-    common = {name for name, gold in named_a.items() if named_b.get(name) == gold}
+    named_a, named_b = (
+        {(one.benchmark, one.problem): (one.prompt, one.gold) for one in some} for some in (answers_a, answers_b)
+    )
+    common = {name for name, asked in named_a.items() if named_b.get(name) == asked}
     if not common:
         raise DataError("compare-models: the two have no problem in common; evaluate both on the same suite")
     values_a, values_b = (
@@ -72,6 +76,19 @@ def compare(answers_a: Sequence[Answer], answers_b: Sequence[Answer]) -> Paired:
         raise DataError("compare-models: no metric is common; evaluate both with the same --samples")
     num_all = len(named_a.keys() | named_b.keys())
     return Paired(found, len(common), num_all - len(common))
+
+
+def check_alike(identity_a: Mapping[str, Any], identity_b: Mapping[str, Any]) -> None:
+    """Refuse two evaluations that were not made in the same way; models, and which problems there were, may differ.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    kept = ("edge_grpo", "data", "reward", "rollout", "eval")
+    one, two = ({name: told.get(name) for name in kept} for told in (identity_a, identity_b))
+    if different := changes(one, two):
+        named = "; ".join(f"{name} is {a!r} and {b!r}" for name, (a, b) in list(different.items())[:3])
+        raise ConfigError(f"compare-models: the two were not evaluated alike ({named}); evaluate one of them again")
 
 
 def _difference(a: list[list[float]], b: list[list[float]], *, macro: bool) -> Difference:

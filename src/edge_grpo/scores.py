@@ -90,7 +90,7 @@ def majority(answers: Sequence[Answer]) -> float:
 
     Source: self-consistency, Wang et al. 2022, arXiv:2203.11171; how ties are broken is ours.
     """
-    classes: dict[str, list[bool]] = {}
+    classes: dict[object, list[bool]] = {}
     for answer in answers:
         if answer.answer is not None:
             classes.setdefault(_vote(answer.answer.strip()), []).append(answer.correct)

@@ -1,6 +1,7 @@
 """Choosing data by how often a model solves it: pass rates, a band of them, and the collapse that groups would show."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from pathlib import Path
 from edge_grpo.answers import Answer
 from edge_grpo.data.problems import DataSettings, read_problem
 from edge_grpo.data.rows import load_records
+from edge_grpo.data.texts import half_character
 from edge_grpo.disk import write_whole
 from edge_grpo.errors import ConfigError
-from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.records import Problem
 from edge_grpo.suite import Benchmark
 
@@ -23,11 +24,20 @@ FIELD = "correctness_rate"
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of a problem's scorable answers are right."""
+    """A problem's scorable answers: how many have which (reward, right or wrong)."""
 
     problem: str
-    right: int
-    answers: int
+    counts: Mapping[tuple[float, bool], int]
+
+    @property
+    def answers(self) -> int:
+        """How many there are."""
+        return sum(self.counts.values())
+
+    @property
+    def right(self) -> int:
+        """How many are right."""
+        return sum(count for (_, right), count in self.counts.items() if right)
 
     @property
     def value(self) -> float:
@@ -37,16 +47,15 @@ class Rate:
 
 @dataclass(frozen=True)
 class Collapse:
-    """Shares of groups of ``size`` answers that are expected to be all wrong and all right: their advantages are 0."""
+    """Shares of groups of ``size`` answers whose rewards are expected to be all equal, so that advantages are 0.
+
+    ``all_wrong`` and ``all_right`` are parts of ``total``; the rest is equal although right and wrong both occur.
+    """
 
     size: int
+    total: float
     all_wrong: float
     all_right: float
-
-    @property
-    def total(self) -> float:
-        """Share of collapsed groups."""
-        return self.all_wrong + self.all_right
 
 
 def parse_band(text: str) -> tuple[float, float]:
@@ -78,7 +87,7 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
 
     def record(row: Mapping[str, object], name: str) -> Problem:
         problem = read_problem(row, data.fields, name)
-        rows[problem.id] = row
+        rows.setdefault(problem.id, row)  # a later row of the same id is refused by the caller
         return problem
 
     problems, skipped = load_records(
@@ -95,13 +104,12 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
 
 
 def rates(answers: Sequence[Answer]) -> list[Rate]:
-    """The pass rate of every problem with a scorable answer, in order."""
-    asked, right = Counter[str](), Counter[str]()
+    """What the scorable answers of every problem earned, in order; problems without any are left out."""
+    counts: dict[str, Counter[tuple[float, bool]]] = {}
     for answer in answers:
         if answer.scorable:
-            asked[answer.problem] += 1
-            right[answer.problem] += answer.correct
-    return [Rate(problem, right[problem], count) for problem, count in asked.items()]
+            counts.setdefault(answer.problem, Counter())[answer.reward, answer.correct] += 1
+    return [Rate(problem, own) for problem, own in counts.items()]
 
 
 def in_band(measured: Sequence[Rate], band: tuple[float, float]) -> list[Rate]:
@@ -110,23 +118,29 @@ def in_band(measured: Sequence[Rate], band: tuple[float, float]) -> list[Rate]:
 
 
 def expected_collapse(measured: Sequence[Rate], size: int) -> Collapse:
-    r"""How many groups of ``size`` answers to these problems would have all rewards equal, wrong or right.
+    r"""How many groups of ``size`` answers to these problems would have all rewards equal.
 
-    .. math:: \frac1P \sum_i \binom{n_i - c_i}{G} \Big/ \binom{n_i}{G}, \qquad
-        \frac1P \sum_i \binom{c_i}{G} \Big/ \binom{n_i}{G}
+    .. math:: \frac1P \sum_i \sum_v \binom{n_{iv}}{G} \Big/ \binom{n_i}{G}
 
-    without bias for problems that were not chosen by the same answers. Problems with fewer than ``size`` answers are
-    left out.
+    with :math:`n_{iv}` of :math:`n_i` answers of problem i earning reward v. Without bias for problems that were not
+    chosen by the same answers. Problems with fewer than ``size`` answers are left out; where none is left, all is NaN.
 
     Example:
-        >>> expected_collapse([Rate("a", 0, 8), Rate("b", 4, 8)], 2)
-        Collapse(size=2, all_wrong=0.607..., all_right=0.107...)
+        >>> expected_collapse([Rate("a", {(1.0, False): 8}), Rate("b", {(2.0, True): 4, (1.0, False): 4})], 2)
+        Collapse(size=2, total=0.714..., all_wrong=0.607..., all_right=0.107...)
     """
     usable = [rate for rate in measured if rate.answers >= size]
-    count = max(1, len(usable))
-    wrong = sum(1.0 - pass_at_k(rate.answers, rate.right, size) for rate in usable)
-    right = sum(1.0 - pass_at_k(rate.answers, rate.answers - rate.right, size) for rate in usable)
-    return Collapse(size, wrong / count, right / count)
+    total = wrong = right = 0.0
+    for rate in usable:
+        groups = math.comb(rate.answers, size)
+        by_reward: Counter[float] = Counter()
+        for (reward, correct), count in rate.counts.items():
+            by_reward[reward] += count
+            share = math.comb(count, size) / groups
+            right, wrong = (right + share, wrong) if correct else (right, wrong + share)
+        total += sum(math.comb(count, size) for count in by_reward.values()) / groups
+    parts = (part / len(usable) if usable else math.nan for part in (total, wrong, right))
+    return Collapse(size, *parts)
 
 
 def write_rows(path: Path, kept: Sequence[Rate], rows: Mapping[str, Mapping[str, object]]) -> None:
@@ -135,9 +149,13 @@ def write_rows(path: Path, kept: Sequence[Rate], rows: Mapping[str, Mapping[str,
     Raises:
         ConfigError: the file cannot be written.
     """
-    marked = ({**rows[rate.problem], FIELD: rate.value} for rate in kept)
     try:
-        # Dates and the like, which parquet has and JSON has not, become text.
-        write_whole(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in marked))
+        write_whole(path, "".join(_line({**rows[rate.problem], FIELD: rate.value}) for rate in kept))
     except OSError as error:
         raise ConfigError(f"--out: {path} cannot be written ({error.strerror})") from None
+
+
+def _line(row: Mapping[str, object]) -> str:
+    """A row as JSON: dates and the like, which parquet has and JSON has not, become text."""
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    return (json.dumps(row, default=str) if half_character(line) else line) + "\n"

@@ -8,14 +8,14 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from edge_grpo.config import read_yaml
 from edge_grpo.data.problems import DataSettings, FieldNames, load_problems
-from edge_grpo.errors import ConfigError
+from edge_grpo.data.rows import FILES
+from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.explain import explain_all
 from edge_grpo.records import Problem
 from edge_grpo.settings import settings
 
 __all__ = ["Benchmark", "Source", "Suite", "load_suite"]
 
-_FILES = (".json", ".jsonl", ".parquet")
 _SUITES = (".yaml", ".yml")
 
 
@@ -83,18 +83,24 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
     found = []
     for name, sources in suite.benchmarks.items():
         source = _first_there(sources, places)
+        if source is None:
+            looked = " or ".join(str(place / sources[-1].path) for place in places)
+            raise DataError(
+                f"{path}: benchmark '{name}': there is no file {looked}; put it there, name its folder with "
+                "--data-dir, or add a hub dataset as another source"
+            )
         loaded = load_problems(source.path, source.fields, split=source.split, bad_rows=data.bad_rows)
         found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped))
     return tuple(found)
 
 
-def _first_there(sources: tuple[Source, ...], places: list[Path]) -> Source:
-    """The first source whose file is there, or that is none; with the path as it was found. The last is not asked."""
+def _first_there(sources: tuple[Source, ...], places: list[Path]) -> Source | None:
+    """The first source whose file is there, or that is no file; with the path as it was found."""
     for source in sources:
         paths = [place / Path(source.path).expanduser() for place in places]
         there = next((path for path in paths if path.exists()), None)
         if there is not None:
             return replace(source, path=str(there))
-        if Path(source.path).suffix.lower() not in _FILES:
+        if Path(source.path).suffix.lower() not in FILES:
             return source
-    return replace(sources[-1], path=str(places[0] / sources[-1].path))
+    return None

@@ -1,8 +1,6 @@
-"""What the evaluating commands ask with, and how they show it."""
+"""What the evaluating commands ask with."""
 
-from rich.console import Console
-
-from edge_grpo.commands.asking import _Shown, config_for, draws_of
+from edge_grpo.commands.asking import config_for, draws_of, training_draws
 from edge_grpo.config import load_config
 
 
@@ -26,9 +24,8 @@ def test_a_named_model_replaces_the_configured_one():
     assert config_for(["model.path=a"], "b").model.path == "b"
 
 
-def test_progress_is_a_line_now_and_then_where_no_terminal_is(capsys, monkeypatch):
-    monkeypatch.setattr("edge_grpo.commands.asking._EVERY_S", -1.0)
-    with _Shown(Console()) as shown:
-        shown(2, 9)
-        shown(9, 9)
-    assert capsys.readouterr().out == "2 of 9 answers are there already\n2/9 answers\n9/9 answers\n"
+def test_screening_draws_as_training_does():
+    config = load_config(None, ["eval.temperature=0.3", "eval.top_p=0.5", "eval.max_new_tokens=7", "rollout.top_k=9"])
+    draws = training_draws(config, 4)
+    assert (draws.greedy, draws.samples, draws.temperature, draws.top_p, draws.top_k) == (False, 4, 1.0, 1.0, 9)
+    assert draws.max_new_tokens == config.rollout.max_new_tokens

@@ -99,9 +99,20 @@ def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_p
     found = json.loads(Path("d.json").read_text())
     d = found["differences"]["macro"]["pass@1/greedy"]
     assert (d["value"], d["a_ahead"], d["b_ahead"]) == (0.0, 0, 0)
+    code, _, err = command("compare-models", "e", model, *words, "data.template=plain")
+    assert code == 2
+    assert "not evaluated alike (data.template is 'chat' and 'plain')" in err
     code, _, err = command("compare-models", "e", model, "--suite", "train.jsonl", *SMALL)
     assert code == 2
     assert "no problem in common" in err
+
+
+def test_names_are_shown_as_they_are(command, model, suite):
+    Path("suite.yaml").write_text('benchmarks: {"MATH[/i]": sums.jsonl, "a[red]b": sums.jsonl}')
+    code, out, err = command("eval", "--suite", suite, "--model", model, "--out", "e", *SMALL)
+    assert (code, err) == (0, "")
+    assert "MATH[/i]" in out
+    assert "a[red]b" in out
 
 
 @pytest.mark.parametrize(
@@ -146,7 +157,7 @@ def test_an_evaluation_killed_anywhere_goes_on_without_asking_again(model, tmp_p
     out = run("cut")
     found = int(re.search(r"(\d+) of 180 answers are there already", out)[1])
     assert 120 <= found < 180
-    whole, cut = (list(read_answers(tmp_path / name)) for name in ("whole", "cut"))
+    whole, cut = (read_answers(tmp_path / name)[1] for name in ("whole", "cut"))
     whole, cut = (
         sorted((one.problem, one.decoding, one.number, one.completion) for one in own) for own in (whole, cut)
     )

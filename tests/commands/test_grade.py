@@ -98,10 +98,10 @@ def test_ones_own_reward_sees_the_columns(command, tmp_path):
         ("wrong", 2.0, False),
     ]
     write(tmp_path / "rows.jsonl", [{"answer_text": "boom", "weight": 1}])
-    code, _, err = command(*words)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "want a list of 1" in err
-    assert len(read(tmp_path / "out.jsonl")) == 2  # the earlier one stands
+    code, out, err = command(*words)  # every row has its verdict, also where none could be scored
+    assert (code, err) == (0, "")
+    assert "1 rows could not be graded; the first: the function returned a int, want a list of 1" in out
+    assert read(tmp_path / "out.jsonl")[0]["verdict"] == "error"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_pa
     ("words", "said"),
     [
         (["none.jsonl"], "none.jsonl: no such file"),
-        (["."], ".: no such file"),
+        (["."], ".: is a folder"),
         (["empty.jsonl"], "empty.jsonl: it has no rows"),
         (["rows.jsonl", "--out", "rows.jsonl"], "--out: rows.jsonl is the file that is read"),
         (["rows.jsonl", "--out", "link.jsonl"], "--out: link.jsonl is the file that is read"),

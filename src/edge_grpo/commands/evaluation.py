@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edge_grpo.commands.shown import target
 from edge_grpo.disk import write_whole
 from edge_grpo.errors import ConfigError
 from edge_grpo.records import Problem
@@ -66,18 +67,19 @@ def evaluate(
         "template": config.data.template,
         **scores_of(found.answers, names),
     }
+    overlapping = _overlapping(found.asked, train) if decontaminate else []
+    if decontaminate:
+        without = {(row["benchmark"], row["problem"]) for row in overlapping}
+        results["contamination"] = {"train": decontaminate, "overlaps": overlapping}
+        results["decontaminated"] = scores_of(found.answers, names, without=without)
+    _write_json(found.folder / "results.json", results)
     console.print(f"{found.model} on {suite or 'held-out problems'}", markup=False, highlight=False)
     _print_scores(console, results)
     _print_answers(console, results, found.draws.max_new_tokens)
     if decontaminate:
-        overlapping = _overlapping(found.asked, train)
-        without = {(row["benchmark"], row["problem"]) for row in overlapping}
-        results["contamination"] = {"train": decontaminate, "overlaps": overlapping}
-        results["decontaminated"] = scores_of(found.answers, names, without=without)
         _print_overlaps(console, overlapping, decontaminate)
-        if overlapping:
-            _print_scores(console, results["decontaminated"], title="without them")
-    _write_json(found.folder / "results.json", results)
+    if overlapping:
+        _print_scores(console, results["decontaminated"], title="without them")
     console.print(f"answers and results.json: {found.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -97,19 +99,24 @@ def compare_models(
     """
     from edge_grpo.answers import read_answers  # noqa: PLC0415 - torch is slow to import
     from edge_grpo.commands.asking import ask, config_for, draws_of  # noqa: PLC0415
-    from edge_grpo.paired import compare  # noqa: PLC0415
+    from edge_grpo.paired import check_alike, compare  # noqa: PLC0415
 
-    console, answers = Console(), []
+    console, path, evaluated = Console(), target(out), []
     for name in (a, b):
         if (Path(name).expanduser() / "answers.jsonl").exists():
-            answers.append(list(read_answers(Path(name).expanduser())))
+            evaluated.append(read_answers(Path(name).expanduser()))
             continue
         config = config_for(settings, name)
+        if not Path(name).expanduser().exists() and name != "bundled" and "/" not in name:
+            raise ConfigError(
+                f"compare-models: no folder '{name}'; give a model or a folder of edge-grpo eval"
+            )
         console.print(f"evaluating {name}", markup=False, highlight=False)
         benchmarks = _benchmarks(config, suite, data_dir)
         found = ask(config, benchmarks, draws_of(config, samples), out="", kind="eval", console=console)
-        answers.append(list(found.answers))
-    paired = compare(*answers)
+        evaluated.append((found.identity, list(found.answers)))
+    check_alike(*(identity for identity, _ in evaluated))
+    paired = compare(*(answers for _, answers in evaluated))
     table = Table("metric", "", box=SIMPLE_HEAD, pad_edge=False)
     for title in ("A", "B", "B - A", "95 % interval", "A ahead", "B ahead"):
         table.add_column(title, justify="right", no_wrap=title == "95 % interval")
@@ -120,14 +127,14 @@ def compare_models(
                 d = own[metric]
                 change = (f"{100 * d.value:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}")
                 ahead = (str(d.a_ahead), str(d.b_ahead))
-                table.add_row(_title(metric), row, f"{d.a:.1%}", f"{d.b:.1%}", *change, *ahead)
+                table.add_row(_title(metric), escape(row), f"{d.a:.1%}", f"{d.b:.1%}", *change, *ahead)
     console.print(f"A: {a}\nB: {b}", markup=False, highlight=False)
     console.print(f"{paired.num_problems} problems in common, {paired.num_unpaired} of one alone left out")
     console.print(table)
-    if out:
+    if path:
         content = {"a": a, "b": b, "problems": paired.num_problems, "unpaired": paired.num_unpaired}
         rows = {row: {m: asdict(d) for m, d in own.items()} for row, own in paired.differences.items()}
-        _write_json(Path(out).expanduser(), {**content, "differences": rows})
+        _write_json(path, {**content, "differences": rows})
 
 
 def _benchmarks(config: Any, suite: str, data_dir: str) -> Sequence[Any]:
@@ -179,10 +186,10 @@ def _print_scores(console: Console, results: Mapping[str, Any], title: str = "")
     table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, min_width=max(map(len, rows)))
     for name in ("problems", *map(_title, shown)):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, row in rows.items():
         cells = [_cell(row["scores"].get(metric)) for metric in shown]
-        table.add_row(name, str(row["problems"]), *cells)
+        table.add_row(escape(name), str(row["problems"]), *cells)
     console.print(table)
     if any(metric.startswith("avg@") for metric in shown):
         console.print("pass@1: of the greedy answer; avg@k: of the sampled ones (their pass@1)", highlight=False)
@@ -202,18 +209,18 @@ def _print_answers(console: Console, results: Mapping[str, Any], budget: int) ->
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, min_width=max(map(len, rows)))
     table.add_column("decoding")
-    for name in ("answers", "entropy", "tokens", "truncated", *_TROUBLE):
-        table.add_column(name, justify="right")
-    truncated = False
+    told = [row[decoding] for row in rows.values() for decoding in ("greedy", "sampled") if decoding in row]
+    trouble = [verdict for verdict in _TROUBLE if any(own["verdicts"].get(verdict) for own in told)]
+    for name in ("answers", "entropy", "tokens", "truncated", *trouble):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, row in rows.items():
         for decoding in ("greedy", "sampled"):
             if own := row.get(decoding):
                 figures = (f"{own['entropy']:.3f}", f"{own['length']:.1f}", f"{own['truncated']:.1%}")
-                counts = (str(own["verdicts"].get(verdict, 0)) for verdict in _TROUBLE)
-                table.add_row(name, decoding, str(own["answers"]), *figures, *counts)
-                truncated |= own["truncated"] > 0
+                counts = (str(own["verdicts"].get(verdict, 0)) for verdict in trouble)
+                table.add_row(escape(name), decoding, str(own["answers"]), *figures, *counts)
     console.print(table)
-    if truncated:
+    if any(own["truncated"] for own in told):
         console.print(f"truncated: ran out of {budget} tokens; eval.max_new_tokens raises that", highlight=False)
 
 
@@ -224,8 +231,9 @@ def _print_overlaps(console: Console, overlapping: Sequence[Mapping[str, Any]], 
         highlight=False,
         soft_wrap=True,
     )
-    names = ("problem", "answer", "13-grams shared", "training row", "its answer")
-    table = Table(*names, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("problem", "answer", "shared", "training row", "its answer"):
+        table.add_column(name, overflow="fold", no_wrap=name == "shared")
     for row in overlapping:
         cells = (row["problem"], row["answers"][0], f"{row['share']:.0%}", row["train"], row["train_answers"][0])
         table.add_row(*map(escape, cells))

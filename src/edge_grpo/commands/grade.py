@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from edge_grpo.commands.shown import Shown, target
 from edge_grpo.data.rows import BadRowError, described, required
 from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.records import Grade, Problem, Verdict
@@ -30,7 +30,6 @@ __all__ = ["grade"]
 
 CHUNK_ROWS = 256  # graded together: a call of a user's function
 CHUNK_CHARACTERS = 20_000_000  # or fewer rows, so that long ones fit into memory
-EVERY_S = 10.0  # between two lines of progress where no terminal shows a bar
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class _Tally:
     seconds: "array[float]" = field(default_factory=lambda: array("d"))
     rewards: float = 0.0
     scored: int = 0
+    trouble: str = ""  # what is wrong with the first row that could not be graded
 
     def add(self, grade: Grade) -> None:
         self.verdicts[grade.verdict] += 1
@@ -68,6 +68,8 @@ class _Tally:
         if grade.scorable:
             self.rewards += grade.reward
             self.scored += 1
+        else:
+            self.trouble = self.trouble or grade.note
 
 
 def grade(
@@ -90,47 +92,37 @@ def grade(
     from edge_grpo.rewards.compose import Rewards  # noqa: PLC0415
 
     source = _existing(file)
-    target = _target(out, source)
+    path = target(out, source=source)
     config = load_config(*split_words(settings))
     fields = _Fields(text_field, gold_field, config.data.fields.prompt, bool(config.reward.function))
     count = sum(1 for _ in _rows(source, fields, config))
     if not count:
         raise DataError(f"{source}: it has no rows to grade")
     tally, began = _Tally(), time.monotonic()
-    with Rewards(config.reward) as rewards, _whole_file(target) as written, _progress(count) as advance:
+    with Rewards(config.reward) as rewards, _whole_file(path) as written, Shown("rows") as shown:
         for chunk in _chunks(_rows(source, fields, config)):
             for row, one in zip(chunk, _grades(rewards, chunk), strict=True):
                 tally.add(one)
                 if written is not None:
                     written.write(json.dumps(_told(row, one, rewards)) + "\n")
-            advance(len(chunk))
+            shown(len(tally.seconds), count)
         decided = dict(rewards.decided)
     console = Console()
     console.print(_table(tally))
     mean = f"{tally.rewards / tally.scored:.4g}" if tally.scored else "none"
     how = ", ".join(f"{number} by {name.value}" for name, number in decided.items() if number)
     console.print(f"mean reward {mean}; answers compared: {how or 'none'}", highlight=False)
+    if tally.trouble:
+        failed = f"{tally.verdicts[Verdict.ERROR]} rows could not be graded; the first: {tally.trouble}"
+        console.print(failed, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{count} rows in {time.monotonic() - began:.1f} s" + (f"; wrote {out}" if out else ""), markup=False)
 
 
 def _existing(file: str) -> Path:
     path = Path(file).expanduser()
     if not path.is_file():
-        raise DataError(f"{file}: no such file; wanted a JSONL file of completions")
-    return path
-
-
-def _target(out: str, source: Path) -> Path | None:
-    """Where verdicts go; checked before anything is graded."""
-    if not out:
-        return None
-    path = Path(out).expanduser().resolve()
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"--out: {out} is no ordinary file; name a file to be written")
-    if path.exists() and path.samefile(source):
-        raise ConfigError(f"--out: {out} is the file that is read; name another one")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--out: there is no folder {path.parent}; make it first")
+        came = "is a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{file}: {came}; wanted a JSONL file of completions")
     return path
 
 
@@ -219,7 +211,7 @@ def _chunks(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
 def _grades(rewards: "Rewards", chunk: list[_Row]) -> list[Grade]:
     good = [row for row in chunk if not row.bad]
     found = iter(
-        rewards.grade([row.problem for row in good], [row.text for row in good], [row.finished for row in good])
+        rewards.judge([row.problem for row in good], [row.text for row in good], [row.finished for row in good])
     )
     return [Grade(Verdict.ERROR, 0.0, note=row.bad) if row.bad else next(found) for row in chunk]
 
@@ -252,38 +244,6 @@ def _whole_file(path: Path | None) -> Iterator[TextIO | None]:
         raise ConfigError(f"--out: {path} cannot be written ({error.strerror})") from error
     finally:
         draft.unlink(missing_ok=True)
-
-
-class _Lines:
-    """Progress where no terminal shows a bar: a line now and then."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total, self._done, self._told = console, total, 0, time.monotonic()
-
-    def __call__(self, rows: int) -> None:
-        self._done += rows
-        if time.monotonic() - self._told >= EVERY_S:
-            self._told = time.monotonic()
-            self._console.print(f"graded {self._done} of {self._total} rows", highlight=False)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator["_Lines | _Bar"]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines(console, total)
-        return
-    columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield _Bar(bar, total)
-
-
-class _Bar:
-    def __init__(self, bar: Progress, total: int) -> None:
-        self._bar, self._task = bar, bar.add_task("", total=total)
-
-    def __call__(self, rows: int) -> None:
-        self._bar.advance(self._task, rows)
 
 
 def _table(tally: _Tally) -> Table:

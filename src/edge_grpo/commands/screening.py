@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_grpo.commands.evaluation import Settings
+from edge_grpo.commands.shown import target
 from edge_grpo.disk import write_whole
-from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.errors import DataError
 
 if TYPE_CHECKING:
     from edge_grpo.screen import Rate
@@ -33,19 +33,18 @@ def screen(
 ) -> None:
     """Measure how often a model solves each problem of a data file, and keep those in a band of pass rates.
 
-    Answers are drawn as training draws them (rollout.temperature, rollout.max_new_tokens) and kept: another band, or a
-    screening that was cut off, takes no answer twice.
+    Answers are drawn as training draws them (rollout.temperature, rollout.max_new_tokens, ...) and kept: another band,
+    or a screening that was cut off, takes no answer twice.
     """
-    from edge_grpo.commands.asking import ask, config_for, draws_of  # noqa: PLC0415 - torch is slow to import
+    from edge_grpo.commands.asking import ask, config_for, training_draws  # noqa: PLC0415 - torch is slow to import
     from edge_grpo.screen import in_band, load_rows, parse_band, rates, write_rows  # noqa: PLC0415
 
     band = parse_band(keep_rate)
-    if out and Path(out).expanduser().resolve() == Path(data).expanduser().resolve():
-        raise ConfigError(f"--out: {out} is the data itself; name another file")
+    path = target(out, source=data)
     config = config_for(settings, model)
     benchmark, rows = load_rows(data, config.data)
     console = Console()
-    found = ask(config, [benchmark], draws_of(config, samples, greedy=False), out="", kind="screen", console=console)
+    found = ask(config, [benchmark], training_draws(config, samples), out="", kind="screen", console=console)
     measured = rates(found.answers)
     lines = [{"problem": rate.problem, "right": rate.right, "answers": rate.answers} for rate in measured]
     write_whole(found.folder / "rates.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
@@ -61,10 +60,10 @@ def screen(
     if unscored:
         console.print(f"{unscored} problems have no answer that could be graded and are not kept", highlight=False)
     console.print(f"answers and rates.jsonl: {found.folder}", markup=False, highlight=False, soft_wrap=True)
-    if out and not kept:
+    if path and not kept:
         raise DataError(f"--keep-rate: no problem has a pass rate in {keep_rate}; {out} is not written")
-    if out:
-        write_rows(Path(out).expanduser(), kept, rows)
+    if path:
+        write_rows(path, kept, rows)
         console.print(f"{len(kept)} of {len(measured)} problems kept: {out}", markup=False, highlight=False)
 
 
@@ -98,6 +97,7 @@ def _print_collapse(console: Console, sides: "dict[str, list[Rate]]", samples: i
             table.add_row(name, str(size), *(f"{share:.1%}" for share in (one.total, one.all_wrong, one.all_right)))
     if sizes:
         console.print(table)
+    if sizes and sides["kept"]:
         console.print(
             "kept: measured by the same answers that chose the rows; new answers to them are less extreme",
             highlight=False,

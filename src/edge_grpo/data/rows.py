@@ -12,9 +12,9 @@ from edge_grpo.errors import DataError
 from edge_grpo.quiet import quiet_failures
 from edge_grpo.records import Pair, Problem
 
-__all__ = ["BadRowError", "described", "is_text", "load_records", "required", "row_id"]
+__all__ = ["FILES", "BadRowError", "described", "is_text", "load_records", "required", "row_id"]
 
-_FILES = (".json", ".jsonl", ".parquet")
+FILES = (".json", ".jsonl", ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -95,13 +95,13 @@ def _rows_of(path: str, split: str, split_setting: str) -> Iterator[tuple[int, o
     except (OSError, RuntimeError) as error:  # a folder that may not be entered, a user that does not exist
         raise DataError(f"{path}: cannot be looked for: {error}") from None
     suffix = file.suffix.lower()
-    if suffix in _FILES:
+    if suffix in FILES:
         if not is_file:
             raise DataError(f"{path}: no such file")
         readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
         return readers[suffix](file, path)
     if is_file:
-        raise DataError(f"{path}: unknown kind of file; wanted one of {', '.join(_FILES)}")
+        raise DataError(f"{path}: unknown kind of file; wanted one of {', '.join(FILES)}")
     if is_folder:
         return enumerate(_dataset(str(file), split, split_setting, saved=True), 1)
     if _HUB_NAME.fullmatch(path):

@@ -100,26 +100,29 @@ def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: Dat
     """
     kept: list[Problem] = []
     prompts: list[tuple[int, ...]] = []
-    skipped = truncated = 0
+    over_long: list[tuple[Problem, tuple[int, ...]]] = []
     for problem in problems:
         ids = encode_prompt(tokenizer, problem.prompt, data)
         if len(ids) > data.max_prompt_tokens:
-            if data.over_long == "error":
-                count = _count(ids, problem.prompt)
-                raise DataError(
-                    f"problem {problem.id!r}: its prompt has {count} tokens, data.max_prompt_tokens is "
-                    f"{data.max_prompt_tokens}; raise it, or set data.over_long=skip or truncate"
-                )
-            if data.over_long == "skip":
-                skipped += 1
+            over_long.append((problem, ids))
+            if data.over_long != "truncate":
                 continue
             ids = ids[-data.max_prompt_tokens :]
-            truncated += 1
         kept.append(problem)
         prompts.append(ids)
-    if skipped and not kept:
-        raise DataError(f"all {skipped} prompts exceed data.max_prompt_tokens = {data.max_prompt_tokens}; raise it")
-    return Encoded(tuple(kept), tuple(prompts), skipped, truncated)
+    if over_long and data.over_long == "error":
+        (problem, ids), most = over_long[0], max(len(ids) for _, ids in over_long)
+        more = f"; {len(over_long)} prompts are over-long, the longest has {most}" if len(over_long) > 1 else ""
+        raise DataError(
+            f"problem {problem.id!r}: its prompt has {_count(ids, problem.prompt)} tokens, data.max_prompt_tokens is "
+            f"{data.max_prompt_tokens}{more}; raise it, or set data.over_long=skip or truncate"
+        )
+    if over_long and not kept:
+        raise DataError(
+            f"all {len(over_long)} prompts exceed data.max_prompt_tokens = {data.max_prompt_tokens}; raise it"
+        )
+    counts = (0, len(over_long)) if data.over_long == "truncate" else (len(over_long), 0)
+    return Encoded(tuple(kept), tuple(prompts), *counts)
 
 
 def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) -> tuple[tuple[int, ...], ...]:

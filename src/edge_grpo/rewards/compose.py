@@ -172,6 +172,15 @@ class Rewards:
             DataError: a problem has no reference answer, or no row could be scored (see above).
             EngineError: worker processes cannot be started.
         """
+        return self._graded(problems, completions, finished, strict=True)
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
+        """The same, save that it is no error if no row could be scored: each has the verdict *error* and a note."""
+        return self._graded(problems, completions, finished, strict=False)
+
+    def _graded(
+        self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool], *, strict: bool
+    ) -> list[Grade]:
         if not len(problems) == len(completions) == len(finished):
             raise DataError(
                 f"reward: {len(problems)} problems, {len(completions)} completions and {len(finished)} finished flags "
@@ -180,8 +189,8 @@ class Rewards:
         if not completions:
             return []
         if self._function:
-            return self._grade_own(list(problems), list(completions), list(finished))
-        return self._grade_math(problems, completions)
+            return self._grade_own(list(problems), list(completions), list(finished), strict=strict)
+        return self._grade_math(problems, completions, strict=strict)
 
     def _check_scored(self, grades: Sequence[Grade], *, by_function: bool) -> None:
         """Raise where every row failed: a reward that always fails must not pass for one that had bad luck.
@@ -203,7 +212,7 @@ class Rewards:
                 "(pip install --force-reinstall math-verify sympy), or set reward.function"
             )
 
-    def _grade_math(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+    def _grade_math(self, problems: Sequence[Problem], completions: Sequence[str], *, strict: bool) -> list[Grade]:
         for problem in problems:
             if not problem.answers:
                 raise DataError(f"problem {problem.id!r} has no reference answer; give one, or set reward.function")
@@ -215,7 +224,8 @@ class Rewards:
         ]
         compared = iter(self._comparer.compare(rows))
         grades = [self._math_grade(one, None if one.answer is None else next(compared).outcome) for one in read]
-        self._check_scored(grades, by_function=False)
+        if strict:
+            self._check_scored(grades, by_function=False)
         return grades
 
     def formatted(self, completion: str) -> bool:
@@ -249,13 +259,17 @@ class Rewards:
             self.close()
             raise ConfigError(f"reward.function: {self.config.function!r} cannot be used: {problem}")
 
-    def _grade_own(self, problems: list[Problem], completions: list[str], finished: list[bool]) -> list[Grade]:
+    def _grade_own(
+        self, problems: list[Problem], completions: list[str], finished: list[bool], *, strict: bool
+    ) -> list[Grade]:
         rows = self._entries(problems, completions, finished)
         grades = [self._own_grade(row) for row in rows]
-        self._check_scored(grades, by_function=True)
+        if strict:
+            self._check_scored(grades, by_function=True)
         unsaid = [i for i, row in enumerate(rows) if grades[i].scorable and problems[i].answers and not _says(row)]
         if unsaid:
-            checked = self._grade_math([problems[i] for i in unsaid], [completions[i] for i in unsaid])
+            asked, said = [problems[i] for i in unsaid], [completions[i] for i in unsaid]
+            checked = self._grade_math(asked, said, strict=strict)
             for i, judged in zip(unsaid, checked, strict=True):
                 seconds = grades[i].seconds + judged.seconds
                 grades[i] = replace(grades[i], verdict=judged.verdict, note=judged.note, seconds=seconds)
