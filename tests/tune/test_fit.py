@@ -1,0 +1,179 @@
+"""Fitted priors: near the truth with many observations, in the right units, the same in every call, one part alone."""
+
+import math
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tune.priors import draw, part
+
+import edge_grpo.tune as tune
+from edge_grpo.errors import ConfigError, DataError, ShapeError
+from edge_grpo.tune.fit import PriorSettings, fit_part, fit_parts, fit_prior, make_part, sum_kernel
+from edge_grpo.tune.kernels import StationarySettings, SumSettings
+from edge_grpo.tune.posterior import Decomposed, aggregate
+
+RBF, RQ = StationarySettings(type="rbf"), StationarySettings(type="rq")
+
+
+def sampled(prior, points, seed=0):
+    """Noisy values of one draw of a part."""
+    covariance = prior.covariance(points, points) + prior.noise * torch.eye(len(points), dtype=torch.float64)
+    normal = torch.randn(len(points), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return prior.mean + torch.linalg.cholesky(covariance) @ normal
+
+
+def likelihood(prior, points, values):
+    return float(Decomposed([make_part(prior, dims=points.shape[1])], points, values[None]).log_marginal_likelihood)
+
+
+def test_many_observations_find_the_prior_that_made_them():
+    truth = part("rbf", lengthscale=0.1, variance=4.0, mean=7.0, noise=0.04)
+    points = draw(0, 120, 1)
+    values = sampled(truth, points)
+    found = fit_prior(points, values, kernel=RBF)
+    (lengthscale,) = found.kernel.lengthscale
+    assert lengthscale == pytest.approx(0.1, rel=0.25)
+    assert found.noise == pytest.approx(0.04, rel=0.4)
+    assert 1.3 < found.kernel.variance < 12
+    true = PriorSettings(kernel=StationarySettings(variance=4.0, lengthscale=0.1), mean=7.0, noise=0.04)
+    assert likelihood(found, points, values) > likelihood(true, points, values) - 1.0
+    assert likelihood(found, points, values) > likelihood(PriorSettings(kernel=RBF, mean=7.0), points, values) + 20
+
+
+def test_an_irrelevant_dimension_gets_a_long_scale():
+    points = draw(1, 60, 2)
+    found = fit_prior(points, torch.sin(9 * points[:, 0]) + 0.05 * draw(2, 60), kernel=RBF)
+    relevant, other = found.kernel.lengthscale
+    assert relevant < 0.5 < 2 < other
+
+
+@pytest.mark.parametrize("known", [None, 0.09])
+def test_units_of_points_and_values_do_not_matter(known):
+    points, stretch = draw(3, 25, 2), torch.tensor([1000.0, 0.01], dtype=torch.float64)
+    values = torch.sin(5 * points[:, 0]) + points[:, 1] + 0.1 * draw(4, 25)
+    one = fit_prior(points, values, kernel=RQ, noise=known)
+    far = fit_prior(points * stretch - 7, 50 * values + 300, kernel=RQ, noise=known and known * 2500)
+    at = draw(5, 9, 2)
+    here = Decomposed([make_part(one, dims=2)], points, values[None]).whole_at(at)
+    there = Decomposed([make_part(far, dims=2)], points * stretch - 7, 50 * values[None] + 300).whole_at(
+        at * stretch - 7
+    )
+    torch.testing.assert_close(50 * here.mean + 300, there.mean, rtol=1e-3, atol=0.2)
+    torch.testing.assert_close(2500 * here.variance, there.variance, rtol=0.05, atol=0.5)
+    if known:
+        assert (one.noise, far.noise) == (known, known * 2500)
+    else:
+        assert far.noise == pytest.approx(2500 * one.noise, rel=0.05)
+
+
+def test_the_same_numbers_in_every_call_and_the_global_generator_is_left_alone():
+    points = draw(6, 12, 1)
+    values = torch.cos(8 * points[:, 0])
+    torch.manual_seed(5)
+    first = fit_prior(points, values)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+    torch.manual_seed(6)
+    assert fit_prior(points, values) == first
+
+
+def test_a_part_does_not_depend_on_the_others():
+    points, values = draw(7, 15, 1), draw(8, 3, 15)
+    kernels, noises = (RBF, RQ, StationarySettings(type="matern32")), (0.01, None, 0.02)
+    together = fit_parts(points, values, kernels=kernels, noises=noises)
+    for own, kernel, noise, found in zip(values, kernels, noises, together, strict=True):
+        alone = fit_part(points, own, kernel=kernel, noise=noise)
+        assert (alone.mean, alone.noise) == (found.mean, found.noise)
+        assert torch.equal(alone.covariance(points, points), found.covariance(points, points))
+    assert len(fit_parts(points, values[:2])) == 2
+
+
+def test_a_sum_tells_its_terms_apart_and_makes_the_aggregate():
+    wave = part("rbf", lengthscale=0.5, variance=1.0, noise=0.001)
+    rough = part("matern32", lengthscale=0.04, variance=0.2, noise=0.001)
+    points = torch.linspace(0, 1, 80, dtype=torch.float64)[:, None]
+    kernel = sum_kernel([RBF, SumSettings(terms=(StationarySettings(type="matern32"),))])
+    values = sampled(wave, points) + sampled(rough, points, seed=1)
+    found = fit_prior(points, values, kernel=kernel)
+    long, short = found.kernel.terms
+    assert (long.type, short.type) == ("rbf", "matern32")
+    assert long.lengthscale[0] > 3 * short.lengthscale[0]
+    whole = make_part(found, dims=1)
+    one = aggregate([whole], points, values).whole_at(points[:5])
+    torch.testing.assert_close(one.mean, Decomposed([whole], points, values[None]).whole_at(points[:5]).mean)
+
+
+def test_a_start_far_from_the_data_does_no_harm():
+    points = draw(17, 30, 1)
+    values = torch.sin(9 * points[:, 0]) + 0.05 * draw(18, 30)
+    near = fit_prior(points, values, kernel=RQ, noise=0.001)
+    for lengthscale, variance in ((1e6, 1e-12), (1e-9, 1e9)):
+        start = StationarySettings(type="rq", lengthscale=lengthscale, variance=variance)
+        far = fit_prior(points, values, kernel=start, noise=0.001)
+        assert likelihood(far, points, values) > likelihood(near, points, values) - 1.0
+
+
+def test_noise_far_below_the_values_is_fitted_and_kept():
+    points = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
+    found = fit_prior(points, 1e4 * torch.sin(4 * points[:, 0]), kernel=RBF, noise=1e-9)
+    assert found.noise == 1e-9
+
+
+def test_few_observations_are_enough_for_a_guarded_guess():
+    points = draw(9, 2, 3)
+    found = fit_prior(points, torch.tensor([0.2, 0.5], dtype=torch.float64))
+    assert all(0.001 < scale < 100 for scale in found.kernel.lengthscale)
+    assert 0 < found.noise < 0.1
+    assert math.isfinite(likelihood(found, points, torch.tensor([0.2, 0.5], dtype=torch.float64)))
+
+
+def test_single_precision_is_fitted_in_double():
+    points = draw(10, 8, 1)
+    values = torch.sin(3 * points[:, 0])
+    assert fit_part(points.float(), values.float()).covariance(points, points).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("known", "noise"), [(None, 0.0003), (0.2, 0.2)])
+def test_constant_values_leave_the_kernel_as_it_came(known, noise):
+    kernel = StationarySettings(variance=3.0, lengthscale=0.4)
+    found = fit_prior(draw(11, 6, 2), torch.full((6,), 0.1, dtype=torch.float64), kernel=kernel, noise=known)
+    assert (found.kernel, found.mean) == (kernel, pytest.approx(0.1))
+    assert found.noise == pytest.approx(noise)
+
+
+def test_repeated_points_and_a_dimension_that_never_changes_are_no_trouble():
+    points = torch.cat([draw(12, 4, 1).repeat(2, 1), torch.full((8, 1), 2.0, dtype=torch.float64)], dim=1)
+    found = fit_prior(points, draw(13, 8))
+    assert math.isfinite(found.noise)
+    assert len(found.kernel.lengthscale) == 2
+
+
+def test_what_cannot_be_fitted_is_one_line(monkeypatch):
+    points, values = draw(14, 4, 2), draw(15, 4)
+    with pytest.raises(DataError, match=r"fit: 1 observations came, wanted at least 2; observe more, or fix the prior"):
+        fit_prior(points[:1], values[:1])
+    with pytest.raises(DataError, match=r"fit: 2 of 4 observations are not finite; leave them out"):
+        fit_prior(points.index_fill(0, torch.tensor(0), math.nan), values.index_fill(0, torch.tensor(1), math.inf))
+    with pytest.raises(Exception, match="values"):  # a ShapeError, or jaxtyping's where types are checked as in here
+        fit_prior(points, values[:3])
+    with pytest.raises(ShapeError, match="1 kernels came for 2 parts"):
+        fit_parts(points, draw(16, 2, 4), kernels=[RBF])
+    with pytest.raises(ConfigError, match="came noise 0, wanted a variance above 0"):
+        fit_prior(points, values, noise=0.0)
+    with pytest.raises(ConfigError, match="lengthscale: 3 came for inputs of 2 dimensions"):
+        fit_prior(points, values, kernel=StationarySettings(lengthscale=(1.0, 1.0, 1.0)))
+    with pytest.raises(ValidationError):
+        PriorSettings(noise=0)
+    monkeypatch.setitem(sys.modules, "botorch.fit", None)
+    with pytest.raises(ConfigError, match="needs the extra 'tune'"):
+        fit_prior(points, values)
+
+
+def test_the_public_names_exist():
+    assert dir(tune) == sorted(tune.__all__)
+    assert all(getattr(tune, name) is not None for name in tune.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = tune.nothing
