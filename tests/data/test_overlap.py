@@ -12,10 +12,14 @@ DATA = Path(os.environ.get("EDGE_GRPO_DATA", Path(__file__).resolve().parents[2]
 WORDS = [f"w{i}" for i in range(40)]
 
 
-def test_texts_shorter_than_a_gram_match_only_whole():
+def test_a_text_shorter_than_a_gram_is_looked_for_whole_inside_longer_ones():
     assert word_grams("") == frozenset()
     assert word_grams("What is $1+1$?") == {("what", "is", "1", "1")}
-    assert overlaps(["What is 1+1?"], ["what is 1 1", "What is 1+1? Explain."]) == [Overlap(0, 0, 1.0)]
+    long = "Let us begin. What is 1+1? Think step by step and put the final answer into a box."
+    assert overlaps(["What is 1+1?"], ["what is 1 1 now", long]) == [Overlap(0, 0, 1.0)]
+    assert overlaps(["What is 1+1?"], ["What is 1+2?", long]) == [Overlap(0, 1, 1.0)]
+    assert overlaps(["Find x."], ["Find x.", long]) == [Overlap(0, 0, 1.0)]
+    assert overlaps(["Find x."], ["Find x and y, please."]) == []  # two words are no text
 
 
 def test_the_share_is_of_the_tests_grams_in_one_training_text():

@@ -9,6 +9,7 @@ __all__ = ["MIN_SHARE", "NUM_WORDS", "Overlap", "overlaps", "word_grams"]
 
 NUM_WORDS = 13
 MIN_SHARE = 0.3
+_FEWEST = 4  # words of a text that is looked for inside longer ones; a shorter one must be the whole of another
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -39,6 +40,8 @@ def overlaps(tests: Sequence[str], trains: Iterable[str], *, min_share: float = 
 
     .. math:: \max_t \frac{|G(\text{test}) \cap G(t)|}{|G(\text{test})|} > \text{min\_share}
 
+    A text of fewer than 13 words is one run, which is looked for in the training texts at its own length.
+
     Args:
         tests: the texts to be looked for.
         trains: the texts to look in.
@@ -59,9 +62,11 @@ def overlaps(tests: Sequence[str], trains: Iterable[str], *, min_share: float = 
     for test, own in enumerate(grams):
         for gram in own:
             wanted.setdefault(gram, []).append(test)
+    sizes = {NUM_WORDS, *(len(gram) for gram in wanted if len(gram) >= _FEWEST)}
     best: dict[int, Overlap] = {}
     for train, text in enumerate(trains):
-        shared = Counter(test for gram in word_grams(text) for test in wanted.get(gram, ()))
+        found_here = frozenset().union(*(word_grams(text, size) for size in sizes))
+        shared = Counter(test for gram in found_here for test in wanted.get(gram, ()))
         for test, count in shared.items():
             found = Overlap(test, train, count / len(grams[test]))
             if found.share > min_share and (test not in best or found.share > best[test].share):
