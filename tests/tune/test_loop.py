@@ -3,7 +3,8 @@
 import torch
 from tune.priors import draw, part
 
-from edge_grpo.tune.loop import search
+from edge_grpo.tune.composition import delta_width, safe_width
+from edge_grpo.tune.loop import search, search_composed
 
 
 def table(candidates):
@@ -42,3 +43,38 @@ def test_weights_change_what_is_best():
     _, looks, _ = run(weights=weights)
     second = table(torch.linspace(0, 1, 60, dtype=torch.float64)[:, None])[1]
     assert max(second[looks]) > second.max() - 0.05
+
+
+def composed(composition, width, **options):
+    candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
+    values, looks = table(candidates), []
+    priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.08, variance=0.5)]
+
+    def observe(index):
+        looks.append(index)
+        return values[:, index]
+
+    found = search_composed(
+        priors, composition, width, candidates, observe, start=[30], rounds=15, scale=5.0, **options
+    )
+    return found, looks, composition(values)
+
+
+def test_a_linear_composition_is_the_linear_search():
+    linear = lambda f: f[0] + f[1]  # noqa: E731
+    found, looks, _ = composed(linear, lambda own: delta_width(linear, own))
+    candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
+    priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.08, variance=0.5)]
+    values = table(candidates)
+    same = search(priors, candidates, lambda index: values[:, index], start=[30], rounds=15, scale=5.0)
+    assert [each.chosen for each in found] == [each.chosen for each in same] == looks[1:]
+
+
+def test_a_bent_whole_is_searched_with_either_width():
+    bent = lambda f: f[0] * f[1].exp()  # noqa: E731
+    for width, union in ((lambda own: delta_width(bent, own), 1), (lambda own: safe_width(own, [2.1, 2.1]), 2)):
+        _, looks, whole = composed(bent, width, union=union)
+        assert max(whole[looks]) > whole.max() - 0.1
+    safe, *_ = composed(bent, lambda own: safe_width(own, [2.1, 2.1]), union=2, maximize=False)
+    plain, *_ = composed(bent, lambda own: safe_width(own, [2.1, 2.1]), maximize=False)
+    assert all(one.beta > two.beta for one, two in zip(safe, plain, strict=True))

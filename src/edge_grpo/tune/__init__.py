@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edge_grpo.tune.composition import delta_width, plug_in_mean, safe_width
     from edge_grpo.tune.fit import PriorSettings, fit_part, fit_parts, fit_prior, make_part, sum_kernel
     from edge_grpo.tune.kernels import StationarySettings, SumSettings, make_kernel
-    from edge_grpo.tune.loop import search
+    from edge_grpo.tune.loop import search, search_composed
     from edge_grpo.tune.posterior import Decomposed, Gaussian, Mixed, Part, aggregate
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "plug_in_mean",
     "safe_width",
     "search",
+    "search_composed",
     "sum_kernel",
 ]
 
@@ -43,7 +44,7 @@ _PLACES = {
     "composition": ("delta_width", "plug_in_mean", "safe_width"),
     "fit": ("PriorSettings", "fit_part", "fit_parts", "fit_prior", "make_part", "sum_kernel"),
     "kernels": ("StationarySettings", "SumSettings", "make_kernel"),
-    "loop": ("search",),
+    "loop": ("search", "search_composed"),
     "posterior": ("Decomposed", "Gaussian", "Mixed", "Part", "aggregate"),
 }
 _MODULES = {name: f"{__name__}.{place}" for place, names in _PLACES.items() for name in names}

@@ -8,9 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_grpo.tune.acquisition import beta_finite, confidence_bound
-from edge_grpo.tune.posterior import Decomposed, Part, Posterior, aggregate
+from edge_grpo.tune.composition import Composition, plug_in_mean
+from edge_grpo.tune.posterior import Decomposed, Gaussian, Part, Posterior, aggregate
 
-__all__ = ["Round", "search"]
+__all__ = ["Round", "search", "search_composed"]
+
+Belief = Callable[[list[int], Tensor], tuple[Tensor, Tensor]]
+"""From the candidates looked at and the values seen of each part, [parts, n], to mean and width at every candidate."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,76 @@ def search(
         arXiv:2107.03003, algorithm 2 (D-GPUCB); ties go to the first candidate.
     """
     weights = torch.ones(len(parts), len(candidates), dtype=candidates.dtype) if weights is None else weights
+
+    def belief(looked: list[int], seen: Tensor) -> tuple[Tensor, Tensor]:
+        posterior: Posterior
+        if decomposed:
+            posterior = Decomposed(parts, candidates[looked], seen)
+        else:
+            own = weights[:, looked]
+            posterior = aggregate(parts, candidates[looked], (own * seen).sum(0), weights=own)
+        whole = posterior.whole_at(candidates, weights)
+        return whole.mean, whole.variance.clamp(min=0).sqrt()
+
+    betas = [beta_finite(len(candidates), step, delta=delta, scale=scale) for step in range(1, rounds + 1)]
+    return _search(belief, observe, start, betas, maximize=maximize)
+
+
+def search_composed(
+    parts: Sequence[Part],
+    composition: Composition,
+    width: Callable[[Sequence[Gaussian]], Tensor],
+    candidates: Float[Tensor, "candidates dims"],
+    observe: Callable[[int], Float[Tensor, " parts"]],
+    *,
+    start: Sequence[int],
+    rounds: int,
+    union: int = 1,
+    maximize: bool = True,
+    delta: float = 0.05,
+    scale: float = 1.0,
+) -> list[Round]:
+    r"""Search the best candidate of a nonlinear whole, :math:`g(f_1, \dots, f_J)`, by looking at its parts.
+
+    .. math:: x_t = \arg\max_x g(\mu_1(x), \dots, \mu_J(x)) + \sqrt{\beta_t}\,w(x)
+
+    Args:
+        parts: priors.
+        composition: :math:`g`.
+        width: :math:`w` of the parts' posteriors: a safe width or the delta method of
+            :mod:`edge_grpo.tune.composition`.
+        candidates: where one may look.
+        observe: noisy values of all parts at a candidate; called once a look, in order.
+        start: looked at before the first round.
+        rounds: how often the bound decides.
+        union: parts that the bound must hold for at once: J for a safe width, 1 otherwise.
+        maximize: False searches for the least value.
+        delta: chance that the bound fails.
+        scale: by which the squared width is divided.
+
+    Source:
+        arXiv:2107.03003, the generalised algorithm; widths as in :mod:`edge_grpo.tune.composition`.
+    """
+
+    def belief(looked: list[int], seen: Tensor) -> tuple[Tensor, Tensor]:
+        own = Decomposed(parts, candidates[looked], seen).parts_at(candidates)
+        return plug_in_mean(composition, own), width(own)
+
+    sizes = range(1, rounds + 1)
+    betas = [beta_finite(len(candidates), step, delta=delta, parts=union, scale=scale) for step in sizes]
+    return _search(belief, observe, start, betas, maximize=maximize)
+
+
+def _search(
+    belief: Belief, observe: Callable[[int], Tensor], start: Sequence[int], betas: Sequence[float], *, maximize: bool
+) -> list[Round]:
+    """Look at the start, then at the highest bound, once for every width."""
     looked = list(start)
     values = [observe(index) for index in looked]
     found = []
-    for step in range(1, rounds + 1):
-        points, seen = candidates[looked], torch.stack(values, dim=1)
-        posterior: Posterior
-        if decomposed:
-            posterior = Decomposed(parts, points, seen)
-        else:
-            own = weights[:, looked]
-            posterior = aggregate(parts, points, (own * seen).sum(0), weights=own)
-        whole = posterior.whole_at(candidates, weights)
-        beta = beta_finite(len(candidates), step, delta=delta, scale=scale)
-        bound = confidence_bound(whole.mean, whole.variance.clamp(min=0).sqrt(), beta, maximize=maximize)
+    for step, beta in enumerate(betas, start=1):
+        mean, width = belief(looked, torch.stack(values, dim=1))
+        bound = confidence_bound(mean, width, beta, maximize=maximize)
         chosen = int(bound.argmax())
         found.append(Round(step, beta, chosen, float(bound[chosen])))
         looked.append(chosen)
