@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from edge_grpo.commands.evaluation import Settings, compare_models, evaluate
 from edge_grpo.commands.grade import grade
 from edge_grpo.commands.screening import screen
+from edge_grpo.commands.tuning import tune
 from edge_grpo.errors import ConfigError, EdgeGrpoError
 from edge_grpo.interrupt import Terminated, terminable
 
@@ -30,6 +31,7 @@ app.command("eval")(evaluate)
 app.command()(compare_models)
 app.command()(screen)
 app.command()(grade)
+app.command()(tune)
 
 
 _UsageError: type[Exception] = cast(

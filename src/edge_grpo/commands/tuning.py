@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edge_grpo.disk import write_whole
@@ -39,13 +40,13 @@ def tune(
     Cut off and started again, the same command goes on: what is finished is kept, a trial that was running goes on from
     its checkpoint. Ctrl-C ends running trials in order.
     """
-    from edge_grpo.tune.kernels import require  # noqa: PLC0415 - torch is slow to import
+    from edge_grpo.tune.kernels import StationarySettings, make_kernel  # noqa: PLC0415 - torch is slow to import
     from edge_grpo.tune.page import page  # noqa: PLC0415
     from edge_grpo.tune.space import load_space  # noqa: PLC0415
     from edge_grpo.tune.study import BEST, Study  # noqa: PLC0415
     from edge_grpo.tune.suggest import suggest  # noqa: PLC0415
 
-    require()
+    make_kernel(StationarySettings(), dims=1)  # the extra is missed now, not after the first trials
     wanted = load_space(space)
     wanted = replace(wanted, trials=trials) if trials else wanted
     study = Study(wanted, decomposed=decomposed is YesNo.true, folder=out, name=Path(space).stem)
@@ -70,3 +71,53 @@ def tune(
     console.print(_next_line(then), markup=False, highlight=False, soft_wrap=True)
     best = study.folder / BEST
     console.print(f"page: {study.folder / 'page.html'}   best: {best}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _line(space: Any, known: Sequence[Any], trial: Any) -> str:
+    """A trial that is over, in one line."""
+    from edge_grpo.tune.page import brief  # noqa: PLC0415
+    from edge_grpo.tune.record import best_of  # noqa: PLC0415
+
+    settings = "  ".join(f"{name.rpartition('.')[2]} {brief(value)}" for name, value in trial.settings.items())
+    best = best_of(known)
+    came = f"{trial.whole:.4f}" if trial.whole is not None else f"{_MARK[trial.state]} ({trial.reason})"
+    so_far = f"  best {best.whole:.4f}" if best else ""
+    return f"{trial.number}/{space.trials}  {settings}  {came}  {trial.seconds:.0f} s{so_far}"
+
+
+def _table(space: Any, trials: Sequence[Any]) -> Table:
+    """All trials with parts and whole; the best in bold."""
+    from edge_grpo.tune.page import brief  # noqa: PLC0415
+    from edge_grpo.tune.record import best_of  # noqa: PLC0415
+
+    best, parts = best_of(trials), list(space.objective.parts)
+    names = ["", *(name.rpartition(".")[2] for name in space.space), *parts, "whole", "best", "s"]
+    rows = []
+    for place, trial in enumerate(trials, 1):
+        so_far = best_of(trials[:place])
+        rows.append(
+            [
+                str(trial.number),
+                *(brief(trial.settings[name]) for name in space.space),
+                *(f"{trial.parts[name]:.3f}" if name in trial.parts else "-" for name in parts),
+                f"{trial.whole:.4f}" if trial.whole is not None else trial.state,
+                f"{so_far.whole:.4f}" if so_far else "-",
+                f"{trial.seconds:.0f}",
+            ]
+        )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, *cells in zip(names, *rows, strict=True):
+        table.add_column(escape(name), justify="right", overflow="fold", min_width=max(map(len, cells), default=0))
+    for trial, cells in zip(trials, rows, strict=True):
+        table.add_row(*map(escape, cells), style="bold" if trial is best else None)
+    return table
+
+
+def _next_line(then: Any) -> str:
+    """What would be tried next."""
+    from edge_grpo.tune.space import shown  # noqa: PLC0415
+
+    if then is None:
+        return "every point of the space has been tried"
+    words = " ".join(f"{name}={shown(value)}" for name, value in then.point.items())
+    return f"next: {words}" + ("" if then.mean is None else f"   expected {then.mean:.4f} +- {then.deviation:.4f}")

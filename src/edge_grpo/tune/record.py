@@ -1,0 +1,110 @@
+"""What became of the trials of a study: one line of ``trials.jsonl`` each, on the disk before the next one begins."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from edge_grpo.disk import write_whole
+from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.tune.space import Value
+
+__all__ = ["FILE", "State", "Trial", "append", "best_of", "read"]
+
+FILE = "trials.jsonl"
+State = Literal["finished", "failed", "late", "stopped"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial: what was set and what came of it.
+
+    ``state``: ``finished``, or ``failed``, ``late`` (over its time), ``stopped`` (hopeless), each with a ``reason`` and
+    no ``parts``. ``parts`` are scores, ``whole`` is their weighted sum. ``seconds`` are those of its last process.
+    ``curve``: held-out accuracy while it was trained, as (step, accuracy).
+    """
+
+    number: int
+    settings: Mapping[str, Value]
+    state: State
+    parts: Mapping[str, float] = field(default_factory=dict)
+    whole: float | None = None
+    seconds: float = 0.0
+    reason: str = ""
+    curve: tuple[tuple[int, float], ...] = ()
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """The finished trial with the highest whole, the first of equals."""
+    finished = [trial for trial in trials if trial.whole is not None]
+    return max(finished, key=lambda trial: (trial.whole or 0.0, -trial.number)) if finished else None
+
+
+def append(folder: Path, trial: Trial) -> None:
+    """Write a trial down, in one write, and wait until it is on the disk.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    path = folder / FILE
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(trial), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); make room, and the same command goes on from here"
+        ) from None
+
+
+def read(folder: Path) -> list[Trial]:
+    """The trials that are over, by number; a last line that a kill cut off is taken out of the file.
+
+    Raises:
+        DataError: another line is damaged, or two are of one trial.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole, _, rest = content.rpartition(b"\n")
+    trials: dict[int, Trial] = {}
+    for number, trial in enumerate(_parsed(path, whole), 1):
+        if trial.number in trials:
+            raise DataError(f"{path}, line {number}: trial {trial.number} is there already; take one of the lines out")
+        trials[trial.number] = trial
+    if rest:
+        write_whole(path, (whole + b"\n").decode("utf-8") if whole else "")
+    return [trials[number] for number in sorted(trials)]
+
+
+def _parsed(path: Path, content: bytes) -> Iterator[Trial]:
+    for number, line in enumerate(content.split(b"\n") if content else [], 1):
+        try:
+            yield _checked(_ADAPTER.validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = ".".join(map(str, first["loc"])) + ": " + first["msg"] if first["loc"] else first["msg"]
+        except ValueError as error:
+            reason = str(error)
+        else:
+            continue
+        raise DataError(
+            f"{path}, line {number}: not a trial ({reason}); mend the line, or take it out to try that trial again"
+        )
+
+
+def _checked(trial: Trial) -> Trial:
+    """Raise ValueError where the state and the scores do not fit."""
+    finished = trial.state == "finished"
+    if finished != (trial.whole is not None) or finished != bool(trial.parts):
+        raise ValueError(f"state '{trial.state}' beside whole {trial.whole} and {len(trial.parts)} parts")
+    return trial
+
+
+_ADAPTER = TypeAdapter(Trial)

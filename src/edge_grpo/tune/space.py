@@ -1,0 +1,369 @@
+"""What is searched: settings with their ranges, the score, the budget; and the cube in which the search sees them."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edge_grpo.config import Config, load_config, read_yaml
+from edge_grpo.errors import ConfigError
+from edge_grpo.explain import shortened
+from edge_grpo.settings import settings
+
+__all__ = [
+    "Categorical",
+    "Continuous",
+    "EarlyStop",
+    "Integer",
+    "Log",
+    "Objective",
+    "Point",
+    "Range",
+    "Space",
+    "Value",
+    "config_at",
+    "decode",
+    "dims",
+    "encode",
+    "load_space",
+    "point_at",
+    "shown",
+    "words_at",
+]
+
+Value = bool | int | float | str
+Point = Mapping[str, Value]
+"""A value for every setting that is searched, by its dotted name."""
+
+_KINDS = Literal["continuous", "log", "integer", "categorical"]
+_DIGITS = 6  # of the values that are tried: what is written down and read again is what was tried
+
+
+@settings
+class Continuous:
+    """A number from ``low`` to ``high``; ``also`` names settings that get the same value."""
+
+    type: Literal["continuous"] = "continuous"
+    low: float
+    high: float
+    also: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject an empty range."""
+        _check_range(self.low, self.high)
+
+    def value(self, place: float) -> float:
+        """The value at a place in [0, 1], in six digits."""
+        return _rounded(self.low + place * (self.high - self.low), self.low, self.high)
+
+    def place(self, value: float) -> float:
+        """Where in [0, 1] a value is."""
+        return (value - self.low) / (self.high - self.low)
+
+
+@settings
+class Log:
+    """A positive number from ``low`` to ``high`` of which the order of magnitude matters."""
+
+    type: Literal["log"] = "log"
+    low: float = Field(gt=0)
+    high: float
+    also: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject an empty range."""
+        _check_range(self.low, self.high)
+
+    def value(self, place: float) -> float:
+        """The value at a place in [0, 1], in six digits."""
+        return _rounded(self.low * (self.high / self.low) ** place, self.low, self.high)
+
+    def place(self, value: float) -> float:
+        """Where in [0, 1] a value is."""
+        return math.log(value / self.low) / math.log(self.high / self.low)
+
+
+@settings
+class Integer:
+    """A whole number from ``low`` to ``high``, both included and all equally likely; ``log``: small ones more so."""
+
+    type: Literal["integer"] = "integer"
+    low: int
+    high: int
+    log: bool = False
+    also: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject an empty range."""
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} and high {self.high}: wanted low < high")
+        if self.log and self.low < 1:
+            raise ValueError(f"low {self.low}: wanted at least 1 with log")
+
+    def value(self, place: float) -> int:
+        """The whole number nearest to a place in [0, 1]; the ends get as much room as the others."""
+        if self.log:
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            found = round(math.exp(low + place * (high - low)))
+        else:
+            found = self.low + math.floor(place * (self.high - self.low + 1))
+        return min(max(found, self.low), self.high)
+
+    def place(self, value: int) -> float:
+        """The middle of its room in [0, 1]."""
+        if self.log:
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            return (math.log(value) - low) / (high - low)
+        return (value - self.low + 0.5) / (self.high - self.low + 1)
+
+
+@settings
+class Categorical:
+    """One of several values, none nearer to another than to a third."""
+
+    type: Literal["categorical"] = "categorical"
+    values: tuple[Value, ...] = Field(min_length=2)
+    also: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject a value that is there twice."""
+        if len({shown(value) for value in self.values}) < len(self.values):
+            raise ValueError(f"values {list(self.values)}: one of them is there twice")
+
+    def value(self, place: float) -> Value:
+        """The value in whose share of [0, 1] a place is."""
+        return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
+
+    def index(self, value: Value) -> int:
+        """Which of the values it is; 1 is not True here."""
+        return [shown(each) for each in self.values].index(shown(value))
+
+
+Range = Annotated[Continuous | Log | Integer | Categorical, Field(discriminator="type")]
+
+
+@settings
+class Objective:
+    """The weighted sum of the scores of parts, as `edge-grpo eval` computes them.
+
+    ``weights``: part -> weight. The parts are the benchmarks of ``suite`` (looked for in ``data_dir``) or, without one,
+    numbers of operands of the built-in arithmetic, each with ``problems`` held-out expressions. ``metric`` is
+    ``pass@1/greedy`` or ``avg@k`` of k sampled answers.
+    """
+
+    weights: dict[str | int, float] = Field(min_length=1)
+    suite: str = ""
+    data_dir: str = ""
+    metric: str = "pass@1/greedy"
+    problems: int = Field(default=100, ge=1)
+
+    def __post_init__(self) -> None:
+        """Reject an unknown metric and weights that say nothing."""
+        if not re.fullmatch(r"pass@1/greedy|avg@[1-9]\d{0,3}", self.metric):
+            raise ValueError(f"metric {shortened(self.metric)!r}: wanted pass@1/greedy or avg@k, such as avg@4")
+        if not all(self.weights.values()):
+            raise ValueError(f"weights {dict(self.weights)}: wanted none that is 0; leave such a part out")
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Weights by the name of the part."""
+        return {str(name): weight for name, weight in self.weights.items()}
+
+    @property
+    def samples(self) -> int:
+        """Sampled answers a problem."""
+        return int(self.metric.removeprefix("avg@")) if self.metric.startswith("avg@") else 0
+
+
+@settings
+class EarlyStop:
+    """The median rule: a trial ends where its best held-out accuracy so far lies below the median of the others'.
+
+    It is compared with trials that have finished, at equal steps from ``after_steps`` on, once there are
+    ``after_trials`` of them. Needs ``eval.every``.
+
+    Source: Golovin et al. 2017, Google Vizier, section 3.2.2; the best in place of the mean so far.
+    """
+
+    enabled: bool = False
+    after_steps: int = Field(default=1, ge=1)
+    after_trials: int = Field(default=5, ge=2)
+
+
+@settings
+class Space:
+    """A search: ``space`` over the settings that are fixed (``base``, a file, with ``settings`` on top of it).
+
+    ``initial`` of the ``trials`` are spread evenly (Sobol); each later one is where the upper confidence bound is
+    highest, with the theory's squared width divided by ``scale`` and holding but for a chance of ``delta``.
+    ``trial_s`` bounds the seconds of a trial (0: no bound).
+    """
+
+    base: str = ""
+    settings: tuple[str, ...] = ()
+    space: dict[str, Range] = Field(min_length=1)
+    objective: Objective
+    trials: int = Field(default=20, ge=1)
+    initial: int = Field(default=6, ge=2)
+    seed: int = Field(default=0, ge=0)
+    trial_s: float = Field(default=0.0, ge=0)
+    scale: float = Field(default=5.0, gt=0)
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    candidates: int = Field(default=512, ge=2, le=4096)
+    early_stop: EarlyStop = Field(default_factory=EarlyStop)
+
+    def __post_init__(self) -> None:
+        """Reject a setting that has two ranges."""
+        names = [name for key, each in self.space.items() for name in (key, *each.also)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"space: {', '.join(twice)} is there twice; a setting has one range")
+
+
+def load_space(path: str) -> Space:
+    """Read a space file, and check that every setting which it names exists and takes its values.
+
+    ``base`` and ``suite`` are looked for beside the file, else in the current folder.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+    """
+    tree = read_yaml(path)
+    for name in ("space", "objective"):
+        if name not in tree:
+            raise ConfigError(f"{path}: no '{name}:' in it; wanted that section, see docs/tuning.md")
+    try:
+        space = TypeAdapter(Space).validate_python(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {'; '.join(_explained(error))}") from None
+    beside = Path(path).expanduser().parent
+    objective = replace(space.objective, suite=_found(space.objective.suite, beside))
+    space = replace(space, base=_found(space.base, beside), objective=objective)
+    for name in (name for key, each in space.space.items() for name in (key, *each.also)):
+        if name.partition(".")[0] == "run":
+            raise ConfigError(f"{path}: space.{name}: where runs are kept is the study's own; leave it out")
+    try:
+        base = load_config(space.base or None, space.settings)
+        if space.early_stop.enabled and not base.eval.every:
+            raise ConfigError("early_stop: eval.every is 0; set how many steps lie between two evaluations")
+        for words in _one_by_one(space):
+            load_config(space.base or None, [*space.settings, *words])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {'; '.join(str(error).splitlines())}") from None
+    return space
+
+
+def words_at(space: Space, point: Point) -> list[str]:
+    """The values of a point as ``key=value`` words, sections before what is in them."""
+    named = {name: point[key] for key, each in space.space.items() for name in (key, *each.also)}
+    return [f"{name}={shown(value)}" for name, value in sorted(named.items(), key=lambda item: item[0].count("."))]
+
+
+def config_at(space: Space, point: Point) -> Config:
+    """The configuration of a point.
+
+    Raises:
+        ConfigError: these values do not go together.
+    """
+    return load_config(space.base or None, [*space.settings, *words_at(space, point)])
+
+
+def shown(value: Value) -> str:
+    """A value as YAML that reads as the same value again.
+
+    Example:
+        >>> shown(1e-5), shown(True), shown("all"), shown(3)
+        ('1.0e-05', 'true', '"all"', '3')
+    """
+    if isinstance(value, str):
+        quoted: str = yaml.safe_dump(value, default_style='"', width=math.inf)
+        return quoted.strip()
+    text = json.dumps(value)
+    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
+
+
+def dims(space: Space) -> int:
+    """Coordinates of a point: one a range, one a value of a categorical one."""
+    return sum(len(each.values) if isinstance(each, Categorical) else 1 for each in space.space.values())
+
+
+def point_at(space: Space, places: Sequence[float]) -> dict[str, Value]:
+    """The point at some places in [0, 1], one a range."""
+    return {name: each.value(place) for (name, each), place in zip(space.space.items(), places, strict=True)}
+
+
+def encode(space: Space, point: Point) -> list[float]:
+    r"""The coordinates of a point, each in [0, 1]; a categorical one has a 1 at its value and 0 elsewhere.
+
+    The inverse of :func:`decode`: exactly so for every point that :func:`decode` or :func:`point_at` returns.
+    """
+    found: list[float] = []
+    for name, each in space.space.items():
+        value: Any = point[name]
+        if isinstance(each, Categorical):
+            index = each.index(value)
+            found += [float(place == index) for place in range(len(each.values))]
+        else:
+            found.append(min(max(each.place(value), 0.0), 1.0))
+    return found
+
+
+def decode(space: Space, coordinates: Sequence[float]) -> dict[str, Value]:
+    """The point of some coordinates; the highest of a categorical range's (the first of equals) decides."""
+    rest, point = list(coordinates), {}
+    for name, each in space.space.items():
+        if isinstance(each, Categorical):
+            own, rest = rest[: len(each.values)], rest[len(each.values) :]
+            point[name] = each.values[own.index(max(own))]
+        else:
+            point[name] = each.value(rest.pop(0))
+    return point
+
+
+def _one_by_one(space: Space) -> Iterator[list[str]]:
+    """The words that show whether each setting takes both ends of its range, or all of its values."""
+    for name, each in space.space.items():
+        values = each.values if isinstance(each, Categorical) else (each.low, each.high)
+        for value in values:
+            yield [f"{own}={shown(value)}" for own in (name, *each.also)]
+
+
+def _found(path: str, beside: Path) -> str:
+    """A path that stands in a space file: beside that file if it is there, else as it is."""
+    return str(beside / path) if path and (beside / path).exists() else path
+
+
+def _check_range(low: float, high: float) -> None:
+    if high - low <= 1e-3 * max(abs(low), abs(high)):
+        raise ValueError(f"low {low:g} and high {high:g}: wanted low < high, and not the same in three digits")
+
+
+def _rounded(value: float, low: float, high: float) -> float:
+    return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
+
+
+def _explained(error: ValidationError) -> list[str]:
+    """One line on each thing that is wrong with a space file."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"] if part not in get_args(_KINDS)) or "search"
+        came, kind = item["input"], item["type"]
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if kind in ("union_tag_invalid", "union_tag_not_found"):
+            came = came.get("type", "none") if isinstance(came, Mapping) else came
+            lines.append(f"{where}: got type {shortened(repr(came))}, wanted one of {', '.join(get_args(_KINDS))}")
+        elif kind == "unexpected_keyword_argument":
+            lines.append(f"{where}: no such setting")
+        elif kind in ("missing", "missing_argument"):
+            lines.append(f"{where}: is missing")
+        elif kind == "value_error":
+            lines.append(f"{where}: {message}")
+        else:
+            lines.append(f"{where}: got {shortened(repr(came))}, wanted {message[0].lower() + message[1:]}")
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,351 @@
+"""A search over settings, trial by trial, in a folder that knows what is done: kill it anywhere and start it again."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import edge_grpo
+from edge_grpo.config import Config, changes, load_config, located, to_tree, to_yaml
+from edge_grpo.disk import remove_tree, take_lock, write_whole
+from edge_grpo.errors import ConfigError
+from edge_grpo.models import resolve
+from edge_grpo.rundir import RunFolder
+from edge_grpo.suite import Benchmark
+from edge_grpo.tune import record
+from edge_grpo.tune.record import State, Trial, best_of
+from edge_grpo.tune.space import EarlyStop, Space, Value, config_at, shown, words_at
+from edge_grpo.tune.suggest import suggest
+from edge_grpo.tune.trial import LOG, RESULT, RUN, TASK, benchmarks_of
+
+__all__ = ["BEST", "Study", "curve_of", "hopeless"]
+
+BEST = "best.yaml"
+_COMMAND = (sys.executable, "-m", "edge_grpo.tune.trial")
+_POLL_S = 0.2
+_GRACE_S = 20.0  # for a trial to write its checkpoint and end
+_ACCURACY = "eval/accuracy"
+
+
+def hopeless(curve: Sequence[tuple[int, float]], others: Sequence[Sequence[tuple[int, float]]], rule: EarlyStop) -> str:
+    """Why a trial should end by the median rule, or nothing if it should not.
+
+    Args:
+        curve: its held-out accuracy so far, as (step, accuracy).
+        others: the same of the trials that have finished.
+        rule: from which step, and with how many others.
+    """
+    if not rule.enabled or not curve or curve[-1][0] < rule.after_steps:
+        return ""
+    step, best = curve[-1][0], max(accuracy for _, accuracy in curve)
+    reached = [[accuracy for at, accuracy in other if at <= step] for other in others if other and other[-1][0] >= step]
+    if len(reached) < rule.after_trials:
+        return ""
+    median = statistics.median(max(own) for own in reached)
+    if best >= median:
+        return ""
+    return (
+        f"best held-out accuracy {best:.1%} up to step {step}, below the median {median:.1%} of {len(reached)} trials"
+    )
+
+
+def curve_of(run: Path) -> tuple[tuple[int, float], ...]:
+    """Held-out accuracy of a run so far, as (step, accuracy)."""
+    rows = RunFolder(run, tensorboard=False).rows()
+    return tuple((row["step"], float(row[_ACCURACY])) for row in rows if row.get(_ACCURACY) is not None)
+
+
+@dataclass
+class _Running:
+    """A trial that has a process."""
+
+    number: int
+    settings: dict[str, Value]
+    folder: Path
+    process: subprocess.Popen[bytes]
+    began: float = field(default_factory=time.monotonic)
+    ending: tuple[State, str] | None = None  # why it was told to end
+    deadline: float = math.inf
+
+    def end(self, state: State, reason: str) -> None:
+        """Tell it to end in order, within a grace."""
+        self.ending, self.deadline = (state, reason), time.monotonic() + _GRACE_S
+        self.process.terminate()
+
+    def close(self) -> None:
+        """Let go of a process that has ended."""
+        if self.process.stdin:
+            self.process.stdin.close()
+
+
+class Study:
+    """The trials of one space in one folder.
+
+    Args:
+        space: what is searched.
+        decomposed: whether the search sees the parts or their sum alone.
+        folder: of the study; empty = one under ``runs/tune`` that is named after ``name`` and all that the trials
+            depend on, so that the same command finds it again.
+        name: of the space.
+
+    Raises:
+        ConfigError: a part of the objective is not to be found, or the base model.
+    """
+
+    def __init__(self, space: Space, *, decomposed: bool = True, folder: str = "", name: str = "space") -> None:
+        self.space, self.decomposed = space, decomposed
+        self.base = load_config(space.base or None, space.settings)
+        self.identity = _identity(space, self.base, benchmarks_of(space.objective, self.base), decomposed=decomposed)
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
+        self.folder = Path(folder).expanduser() if folder else Path("runs") / "tune" / f"{name}-{digest}"
+
+    def trials(self) -> list[Trial]:
+        """Those that are over, by number."""
+        return record.read(self.folder)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Make the folder and keep other processes out of it while inside.
+
+        Raises:
+            ConfigError: another process is at work there, it holds another study, or it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file, _ = take_lock(self.folder / ".lock")
+        except BlockingIOError:
+            raise ConfigError(f"--out: {self.folder}: another process is at work there; wait for it") from None
+        except OSError as error:
+            raise ConfigError(f"--out: {self.folder} cannot be written ({error.strerror}); name another") from None
+        with file:
+            _check_identity(self.folder, self.identity)
+            yield
+
+    def run(self, *, jobs: int = 1, on_trial: Callable[[Sequence[Trial], Trial], None]) -> list[Trial]:
+        """Try until there are as many trials as the space wants, or nothing new is left to try.
+
+        What was begun and is not over goes on first. However this is left, running trials end in order before.
+
+        Args:
+            jobs: trials side by side, one thread each.
+            on_trial: told of all trials and the new one, whenever one is over.
+
+        Raises:
+            ConfigError: as many trials as are spread evenly have failed, and none has finished.
+        """
+        running: list[_Running] = []
+        trials = self._recovered()
+        try:
+            while True:
+                self._refuse_hopeless_study(trials)
+                while len(running) < jobs and (task := self._next(trials, running)):
+                    running.append(self._start(*task))
+                if not running:
+                    return trials
+                for own in [each for each in running if self._is_over(each, trials)]:
+                    own.close()
+                    running.remove(own)
+                    trial = self._outcome(own)
+                    record.append(self.folder, trial)
+                    trials = sorted([*trials, trial], key=lambda each: each.number)
+                    self._tidy(trials)
+                    self._write_best(trials)
+                    on_trial(trials, trial)
+                time.sleep(_POLL_S)
+        finally:
+            _end_all(running)
+
+    def _recovered(self) -> list[Trial]:
+        """The trials that are over, with those whose scores are there and only the line is missing."""
+        trials = self.trials()
+        known = {trial.number for trial in trials}
+        for result in sorted((self.folder / "trials").glob(f"*/{RESULT}")):
+            task = json.loads((result.parent / TASK).read_text(encoding="utf-8"))
+            if task["number"] not in known:
+                trials.append(self._finished(task["number"], task["settings"], result.parent))
+                record.append(self.folder, trials[-1])
+        return sorted(trials, key=lambda trial: trial.number)
+
+    def _refuse_hopeless_study(self, trials: Sequence[Trial]) -> None:
+        if len(trials) >= min(self.space.initial, self.space.trials) and best_of(trials) is None:
+            raise ConfigError(
+                f"{self.folder}: none of {len(trials)} trials has finished; the last one: {trials[-1].state} "
+                f"({trials[-1].reason}); mend that and take their lines out of {record.FILE}, or name another --out"
+            )
+
+    def _next(self, trials: Sequence[Trial], running: Sequence[_Running]) -> tuple[int, dict[str, Value]] | None:
+        """The number and the settings of the trial that begins now, None where there is none."""
+        known = {trial.number for trial in trials} | {own.number for own in running}
+        number = next(number for number in range(1, self.space.trials + 2) if number not in known)
+        if number > self.space.trials:
+            return None
+        begun = self.folder / "trials" / f"{number:04d}" / TASK
+        if begun.exists():
+            settings: dict[str, Value] = json.loads(begun.read_text(encoding="utf-8"))["settings"]
+            return number, settings
+        pending = [own.settings for own in running]
+        found = suggest(self.space, trials, pending, number=number, decomposed=self.decomposed)
+        return (number, found.point) if found else None
+
+    def _start(self, number: int, settings: dict[str, Value]) -> _Running:
+        folder = self.folder / "trials" / f"{number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / TASK).exists():
+            task = {
+                "number": number,
+                "settings": settings,
+                "base": self.space.base,
+                "words": self._words(settings, folder),
+                "objective": asdict(self.space.objective),
+            }
+            write_whole(folder / TASK, json.dumps(task, indent=1) + "\n")
+        with (folder / LOG).open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - this Python, this package
+                [*_COMMAND, str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C comes here alone, and is passed on in order
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            )
+        return _Running(number, settings, folder, process)
+
+    def _words(self, settings: Mapping[str, Value], folder: Path) -> list[str]:
+        """The settings of a trial, on top of the base; held-out problems serve the median rule alone."""
+        quiet = () if self.space.early_stop.enabled else ("eval.every=0", "eval.at_start=false", "eval.at_end=false")
+        own = (f"run.dir={shown(str(folder / RUN))}", "run.tensorboard=false")
+        return [*self.space.settings, *words_at(self.space, settings), *quiet, *own]
+
+    def _is_over(self, own: _Running, trials: Sequence[Trial]) -> bool:
+        """Whether its process has ended; on the way it is told to end where it is late or hopeless."""
+        if own.process.poll() is not None:
+            return True
+        seconds = time.monotonic() - own.began
+        if own.ending is None and self.space.trial_s and seconds > self.space.trial_s:
+            own.end("late", f"not done after {self.space.trial_s:g} s")
+        if own.ending is None and self.space.early_stop.enabled:
+            others = [trial.curve for trial in trials if trial.state == "finished"]
+            why = hopeless(curve_of(own.folder / RUN), others, self.space.early_stop)
+            if why:
+                own.end("stopped", why)
+        if time.monotonic() > own.deadline:
+            own.process.kill()
+        return False
+
+    def _outcome(self, own: _Running) -> Trial:
+        """What became of a trial whose process has ended; scores that are there count, however it ended."""
+        if (own.folder / RESULT).exists():
+            return self._finished(own.number, own.settings, own.folder)
+        state, reason = own.ending or ("failed", _last_line(own.folder / LOG, own.process.returncode))
+        seconds = time.monotonic() - own.began
+        return Trial(own.number, own.settings, state, {}, None, seconds, reason, curve_of(own.folder / RUN))
+
+    def _finished(self, number: int, settings: Mapping[str, Value], folder: Path) -> Trial:
+        """A trial that has left its scores."""
+        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        parts: dict[str, float] = found["parts"]
+        whole = sum(weight * parts[name] for name, weight in self.space.objective.parts.items())
+        return Trial(number, settings, "finished", parts, whole, found["seconds"], "", curve_of(folder / RUN))
+
+    def _write_best(self, trials: Sequence[Trial]) -> None:
+        """The configuration of the best trial, for `edge-grpo train`."""
+        best = best_of(trials)
+        if best:
+            tree = located(to_tree(config_at(self.space, best.settings)))
+            text = f"# trial {best.number}, {self.space.objective.metric}: {best.whole:.4f}\n{to_yaml(tree)}"
+            write_whole(self.folder / BEST, text)
+
+    def _tidy(self, trials: Sequence[Trial]) -> None:
+        """Keep the weights of the best trial alone; answers, metrics and rollouts stay."""
+        best = best_of(trials)
+        for trial in trials:
+            run = self.folder / "trials" / f"{trial.number:04d}" / RUN
+            for folder in (run / "checkpoints", *([] if trial is best else [run / "final"])):
+                remove_tree(folder)
+
+
+def _end_all(running: Sequence[_Running]) -> None:
+    """Tell trials to end in order, and wait for it; kill those that do not."""
+    for own in running:
+        own.process.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    try:
+        for own in running:
+            own.process.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        for own in running:
+            if own.process.poll() is None:
+                own.process.kill()
+                own.process.wait()
+            own.close()
+
+
+def _last_line(log: Path, code: int) -> str:
+    """The last thing that a trial said, or the signal that ended it."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}")[:500]
+
+
+def _identity(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, decomposed: bool) -> dict[str, Any]:
+    """All that the trials depend on, as plain values; how many of them there are may change."""
+    tree = {name: value for name, value in asdict(space).items() if name != "trials"}
+    settings = located(to_tree(base))
+    found = {
+        "edge_grpo": edge_grpo.__version__,
+        "decomposed": decomposed,
+        "space": tree,
+        "base": {name: section for name, section in settings.items() if name != "run"},
+        "weights": _digest_of_model(base.model.path),
+        "problems": {each.name: _digest([(p.id, p.prompt, p.answers) for p in each.problems]) for each in benchmarks},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def _digest_of_model(path: str) -> str:
+    """Of the files of a model folder; a hub model is told by its name."""
+    folder = Path(resolve(path))
+    if not folder.is_dir():
+        return path
+    content = hashlib.sha256()
+    for file in sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja")):
+        content.update(file.name.encode())
+        with file.open("rb") as stream:
+            content.update(hashlib.file_digest(stream, "sha256").digest())
+    return content.hexdigest()[:12]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write the identity of a new study, compare that of an old one."""
+    path = folder / "identity.json"
+    try:
+        if not path.exists():
+            if any(name != ".lock" for name in os.listdir(folder)):
+                raise ConfigError(f"--out: {folder} holds other files and no study; name another folder")
+            write_whole(path, json.dumps(identity, indent=1) + "\n")
+            return
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        different = changes(stored, identity)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"--out: {path} cannot be read or written ({error}); name another folder") from None
+    if different:
+        named = "; ".join(f"{name} was {was!r}, is {now!r}" for name, (was, now) in list(different.items())[:3])
+        raise ConfigError(f"--out: {folder} holds another study ({named}); name another folder, or none")

@@ -1,0 +1,152 @@
+"""One trial in a process of its own: train with the settings, ask all parts, and leave the scores in its folder.
+
+``python -m edge_grpo.tune.trial FOLDER`` reads ``trial.json`` and writes ``result.json``. It ends in order when whoever
+started it is gone, which its standard input tells.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_grpo import train as loop
+from edge_grpo.answers import Asker, Draws, answer_all
+from edge_grpo.config import Config, load_config
+from edge_grpo.data import arithmetic
+from edge_grpo.disk import take_lock, write_whole
+from edge_grpo.errors import ConfigError, EdgeGrpoError
+from edge_grpo.interrupt import terminable
+from edge_grpo.models import load_policy
+from edge_grpo.rewards.compose import Rewards
+from edge_grpo.scores import scores_of
+from edge_grpo.suite import Benchmark, load_suite
+from edge_grpo.tune.space import Objective
+
+__all__ = ["LOG", "RESULT", "RUN", "TASK", "benchmarks_of", "main", "run"]
+
+TASK, RESULT, RUN, LOG = "trial.json", "result.json", "run", "log.txt"
+_ANSWERS = "answers"
+_LOCK_S = 60.0  # in which a process that nobody waits for any more should have ended
+
+
+def benchmarks_of(objective: Objective, config: Config) -> tuple[Benchmark, ...]:
+    """What the parts of the objective ask.
+
+    Raises:
+        ConfigError: a part is no benchmark of the suite, or no number of operands with so many expressions.
+        DataError: a benchmark is not to be found.
+    """
+    if objective.suite:
+        found = {each.name: each for each in load_suite(objective.suite, config.data, data_dir=objective.data_dir)}
+        missing = [name for name in objective.parts if name not in found]
+        if missing:
+            raise ConfigError(
+                f"objective.weights: {', '.join(missing)} not in {objective.suite}; it has {', '.join(found)}"
+            )
+        return tuple(found[name] for name in objective.parts)
+    return tuple(_arithmetic(name, objective.problems, config) for name in objective.parts)
+
+
+def _arithmetic(name: str, count: int, config: Config) -> Benchmark:
+    if not name.isdecimal() or int(name) < 2:
+        raise ConfigError(
+            f"objective.weights: '{name}' is no number of operands of the built-in arithmetic (2 or more); "
+            "benchmarks want a suite"
+        )
+    own = replace(config.data.arithmetic, operands={int(name): 1.0})
+    try:
+        return Benchmark(name, "", tuple(arithmetic.problems(own, count=count, on_held_out=True)))
+    except ConfigError as error:
+        raise ConfigError(f"objective.problems: with {name} operands, {error}") from None
+
+
+def run(folder: Path) -> int:
+    """Train, or go on; then ask; then write the scores. Returns the signal that stopped the training, 0 for none.
+
+    Raises:
+        EdgeGrpoError: the settings do not work.
+    """
+    began = time.monotonic()
+    task = json.loads((folder / TASK).read_text(encoding="utf-8"))
+    config, objective = load_config(task["base"] or None, task["words"]), Objective(**task["objective"])
+    place = folder / RUN
+    result = loop.resume(place, config) if (place / "config.yaml").exists() else loop.train(config)
+    if result.signal:
+        return result.signal
+    parts = _parts(replace(config, model=replace(config.model, path=str(result.folder / "final"))), objective, folder)
+    write_whole(folder / RESULT, json.dumps({"parts": parts, "seconds": time.monotonic() - began}) + "\n")
+    return 0
+
+
+def _parts(config: Config, objective: Objective, folder: Path) -> dict[str, float]:
+    """The score of each part, as `edge-grpo eval` has it."""
+    draws = Draws(
+        greedy=not objective.samples,
+        samples=objective.samples,
+        temperature=config.eval.temperature or config.rollout.temperature,
+        top_p=config.eval.top_p,
+        max_new_tokens=config.eval.max_new_tokens or config.rollout.max_new_tokens,
+        seed=config.eval.seed,
+    )
+    with Rewards(config.reward) as rewards:
+        asker = Asker(load_policy(config.model), config, draws, rewards)
+        asked = [asker.encode(each) for each in benchmarks_of(objective, config)]
+        answers = answer_all(asker, asked, folder / _ANSWERS, progress=_unseen)
+    names = [each.name for each in asked]
+    return _chosen(scores_of(answers, names)["benchmarks"], names, objective.metric)
+
+
+def _unseen(done: int, total: int) -> None:
+    """Nobody looks on."""
+
+
+def _chosen(scores: Mapping[str, Any], names: Sequence[str], metric: str) -> dict[str, float]:
+    missing = [name for name in names if metric not in scores[name]["scores"]]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: no {metric}, since the grader failed on every answer")
+    return {name: float(scores[name]["scores"][metric]["value"]) for name in names}
+
+
+def _watch() -> None:
+    """End in order when the other end of standard input is closed, be it by a kill."""
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(words: Sequence[str]) -> int:
+    """The process: its exit code is 0, 2 for an error told in one line, or 128 + a signal's number."""
+    folder = Path(words[0])
+    torch.set_num_threads(1)
+    threading.Thread(target=_watch, daemon=True).start()
+    with ExitStack() as stack:
+        stack.enter_context(terminable())
+        began = time.monotonic()
+        while True:
+            try:
+                stack.enter_context(take_lock(folder / ".lock")[0])
+                break
+            except BlockingIOError:
+                if time.monotonic() - began > _LOCK_S:
+                    sys.stderr.write(f"{folder}: another process is at work there\n")
+                    return 2
+                time.sleep(0.1)
+        try:
+            stopped = run(folder)
+        except (EdgeGrpoError, OSError) as error:
+            sys.stderr.write(" ".join(str(error).split()) + "\n")
+            return 2
+    return 128 + stopped if stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

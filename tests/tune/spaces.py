@@ -1,0 +1,44 @@
+"""A space file and trials that several test files use."""
+
+from pathlib import Path
+
+from edge_grpo.tune.record import Trial
+from edge_grpo.tune.space import load_space
+
+TEXT = """
+settings: [train.steps=2, eval.every=1]
+space:
+  train.learning_rate: {type: log, low: 1.0e-5, high: 1.0e-3}
+  method.clip_low: {type: continuous, low: 0.05, high: 0.4, also: [method.clip_high]}
+  train.passes: {type: integer, low: 1, high: 4}
+  method.correction.amount: {type: categorical, values: [none, balanced, all]}
+objective:
+  weights: {3: 0.5, 4: 2}
+  problems: 4
+trials: 8
+initial: 3
+"""
+
+
+def write_space(folder, text=TEXT, name="space.yaml"):
+    """The path of a space file with this text."""
+    path = Path(folder) / name
+    path.write_text(text)
+    return str(path)
+
+
+def space_of(folder, text=TEXT):
+    """The space of such a file."""
+    return load_space(write_space(folder, text))
+
+
+def scores(settings):
+    """Made-up scores of both parts."""
+    rate = settings["train.learning_rate"] * 1000
+    return {"3": round(0.9 - rate / 4, 4), "4": round(rate * (1 - settings["method.clip_low"]), 4)}
+
+
+def finished(number, settings):
+    """A trial with such scores."""
+    parts = scores(settings)
+    return Trial(number, dict(settings), "finished", parts, 0.5 * parts["3"] + 2 * parts["4"], 1.0)

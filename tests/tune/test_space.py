@@ -1,0 +1,169 @@
+"""Spaces: both ways between values and the cube, and every mistake in a file told in one line."""
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from tune.spaces import TEXT, space_of, write_space
+
+from edge_grpo.config import load_config
+from edge_grpo.errors import ConfigError
+from edge_grpo.tune.space import (
+    Categorical,
+    Continuous,
+    Integer,
+    Log,
+    config_at,
+    decode,
+    dims,
+    encode,
+    load_space,
+    point_at,
+    shown,
+    words_at,
+)
+
+places = st.lists(st.floats(0, 1), min_size=4, max_size=4)
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    return space_of(tmp_path_factory.mktemp("space"))
+
+
+@given(places=places)
+def test_the_cube_and_the_values_are_exact_both_ways(space, places):
+    point = point_at(space, places)
+    coordinates = encode(space, point)
+    assert len(coordinates) == dims(space) == 6
+    assert all(0 <= number <= 1 for number in coordinates)
+    assert decode(space, coordinates) == point
+    assert encode(space, decode(space, coordinates)) == coordinates
+    assert sorted(coordinates[3:]) == [0.0, 0.0, 1.0]
+
+
+@given(place=st.floats(0, 1))
+def test_values_lie_where_they_should(place):
+    assert Log(low=1e-5, high=1e-1).value(place) == pytest.approx(1e-5 * 1e4**place, rel=1e-5)
+    assert Continuous(low=-2, high=2).value(place) == pytest.approx(4 * place - 2, abs=1e-5)
+
+
+def test_ends_are_reached_and_whole_numbers_have_equal_room():
+    assert [Log(low=2e-5, high=2e-3).value(place) for place in (0, 1)] == [2e-5, 2e-3]
+    drawn = [Integer(low=3, high=6).value((i + 0.5) / 400) for i in range(400)]
+    assert [drawn.count(value) for value in (3, 4, 5, 6)] == [100] * 4
+    logs = Integer(low=1, high=64, log=True)
+    assert {logs.value(place / 1000) for place in range(1001)} == set(range(1, 65))
+    assert [logs.value(logs.place(value)) for value in range(1, 65)] == list(range(1, 65))
+    assert [Categorical(values=(True, 1, "1")).value(place) for place in (0, 0.5, 1)] == [True, 1, "1"]
+    assert [Categorical(values=(True, 1, "1")).index(value) for value in (True, 1, "1")] == [0, 1, 2]
+
+
+@given(value=st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.integers() | st.text(max_size=5))
+def test_a_written_value_reads_as_the_same(value):
+    found = yaml.safe_load(shown(value))
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_point_becomes_a_configuration(space):
+    point = point_at(space, [0.5, 0.5, 0.9, 0.5])
+    config = config_at(space, point)
+    assert config.train.learning_rate == pytest.approx(1e-4)
+    assert config.method.clip_low == config.method.clip_high == 0.225
+    assert (config.train.passes, config.method.correction.amount, config.train.steps) == (4, "balanced", 2)
+    assert config == load_config(None, [*space.settings, *words_at(space, point)])
+
+
+def test_a_method_is_set_before_its_settings(tmp_path):
+    space = space_of(
+        tmp_path,
+        "space:\n  method.clip_low: {type: continuous, low: 0.1, high: 0.3}\n"
+        "  method: {type: categorical, values: [grpo, dapo]}\nobjective: {weights: {3: 1}}\n",
+    )
+    assert words_at(space, {"method": "dapo", "method.clip_low": 0.2}) == ['method="dapo"', "method.clip_low=0.2"]
+    config = config_at(space, {"method": "dapo", "method.clip_low": 0.125})
+    assert (config.method.kind, config.method.clip_low) == ("dapo", 0.125)
+
+
+def test_base_and_suite_are_found_beside_the_file(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "base.yaml").write_text("train: {steps: 7}\n")
+    write_space(tmp_path / "below", "base: base.yaml\n" + TEXT.replace("train.steps=2, ", ""))
+    monkeypatch.chdir(tmp_path)
+    space = load_space("below/space.yaml")
+    assert config_at(space, point_at(space, [0.5] * 4)).train.steps == 7
+
+
+def changed(path, value):
+    """The space file with another value somewhere; None takes it away."""
+    tree = yaml.safe_load(TEXT)
+    section = tree
+    for key in path[:-1]:
+        section = section.setdefault(key, {})
+    if value is None:
+        del section[path[-1]]
+    else:
+        section[path[-1]] = value
+    return yaml.safe_dump(tree)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ["space", "train.learning_rat"],
+            {"type": "log", "low": 1e-5, "high": 1},
+            "did you mean 'train.learning_rate'",
+        ),
+        (["space", "train.steps"], {"type": "lin", "low": 1, "high": 2}, "got type 'lin', wanted one of continuous"),
+        (["space", "train.steps"], 3, "space.train.steps: got 3"),
+        (["space", "train.steps"], {"type": "integer", "low": 0}, "space.train.steps.high: is missing"),
+        (["space", "train.steps"], {"type": "integer", "low": 2, "high": 1}, "wanted low < high"),
+        (["space", "train.steps"], {"type": "integer", "low": 0, "high": 9, "log": True}, "wanted at least 1 with log"),
+        (["space", "train.steps"], {"type": "integer", "low": 0, "high": 9, "hgih": 9}, "hgih: no such setting"),
+        (
+            ["space", "train.steps"],
+            {"type": "continuous", "low": 1.5, "high": 9},
+            "train.steps: got 1.5, wanted a whole",
+        ),
+        (["space", "train.beta1"], {"type": "continuous", "low": 0.5, "high": 1.5}, "train.beta1: got 1.5"),
+        (["space", "train.beta1"], {"type": "log", "low": 0, "high": 0.5}, "low: got 0, wanted greater than 0"),
+        (["space", "train.beta1"], {"type": "log", "low": 0.5, "high": 0.50001}, "not the same in three digits"),
+        (["space", "method.correction.amount", "values"], ["none", "al"], "got 'al'"),
+        (["space", "train.schedule"], {"type": "categorical", "values": ["linear", "linear"]}, "there twice"),
+        (["space", "method.clip_high"], {"type": "continuous", "low": 0.1, "high": 0.2}, "clip_high is there twice"),
+        (["space", "run.dir"], {"type": "categorical", "values": ["a", "b"]}, "space.run.dir: where runs are kept"),
+        (["space"], None, "no 'space:' in it"),
+        (["objective"], None, "no 'objective:' in it"),
+        (["objective", "weights"], {"3": "x"}, "objective.weights.3: got 'x'"),
+        (["objective", "weights"], {"3": 0}, "wanted none that is 0"),
+        (["objective", "metric"], "maj@4", "metric 'maj@4': wanted pass@1/greedy or avg@k"),
+        (["trails"], 3, "trails: no such setting"),
+        (["trials"], 0, "trials: got 0"),
+        (["settings"], ["train.steps"], "'train.steps': wanted section.setting=value"),
+        (["base"], "gone.yaml", "gone.yaml: no such configuration file"),
+        (["early_stop"], {"enabled": True, "after": 2}, "early_stop.after: no such setting"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, path, value, message):
+    name = write_space(tmp_path, changed(path, value))
+    with pytest.raises(ConfigError) as error:
+        load_space(name)
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{name}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_early_stopping_wants_evaluations(tmp_path):
+    text = TEXT.replace("eval.every=1", "eval.every=0")
+    with pytest.raises(ConfigError, match=r"eval\.every is 0"):
+        space_of(tmp_path, text + "early_stop: {enabled: true}\n")
+    assert space_of(tmp_path, TEXT + "early_stop: {enabled: true}\n").early_stop.enabled
+
+
+def test_infinite_ends_are_no_range(tmp_path):
+    with pytest.raises(ConfigError, match="finite"):
+        space_of(tmp_path, changed(["space", "train.beta1"], {"type": "continuous", "low": 0.0, "high": math.inf}))

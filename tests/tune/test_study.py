@@ -1,0 +1,300 @@
+"""Studies with made-up trials in real processes: killed, late, failed, side by side, stopped, and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import PROBLEM
+from tune.spaces import TEXT, scores, space_of
+
+from edge_grpo.config import load_config
+from edge_grpo.errors import ConfigError
+from edge_grpo.interrupt import Terminated
+from edge_grpo.suite import Benchmark
+from edge_grpo.tune import study as module
+from edge_grpo.tune.record import FILE, Trial, append, read
+from edge_grpo.tune.space import EarlyStop
+from edge_grpo.tune.study import BEST, Study, hopeless
+
+STAND_IN = """
+import json, os, pathlib, sys, time
+sys.path.insert(0, {tests!r})
+folder = pathlib.Path(sys.argv[1])
+task = json.loads((folder / "trial.json").read_text())
+number = task["number"]
+with (folder / "begun").open("a") as file:
+    file.write("x")
+{first}
+rate, clip = task["settings"]["train.learning_rate"] * 1000, task["settings"]["method.clip_low"]
+parts = {{"3": round(0.9 - rate / 4, 4), "4": round(rate * (1 - clip), 4)}}
+(folder / "run" / "final").mkdir(parents=True, exist_ok=True)
+(folder / "result.json").write_text(json.dumps({{"parts": parts, "seconds": 1.0}}))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A trial that takes no time; with lines that it runs first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    monkeypatch.setattr(module, "benchmarks_of", lambda *_: [Benchmark(name, "", (PROBLEM,)) for name in ("3", "4")])
+
+    def write(first=""):
+        path = tmp_path / "stand_in.py"
+        path.write_text(STAND_IN.format(tests=str(Path(__file__).parents[1]), first=textwrap.dedent(first)))
+        monkeypatch.setattr(module, "_COMMAND", (sys.executable, str(path)))
+
+    write()
+    return write
+
+
+def run(study, jobs=1):
+    told = []
+    with study.opened():
+        trials = study.run(jobs=jobs, on_trial=lambda known, trial: told.append((len(known), trial.number)))
+    return trials, told
+
+
+def even(space, trials=3):
+    """A space without a model: as many trials as are spread evenly."""
+    return replace(space, trials=trials, initial=max(2, trials))
+
+
+def test_a_study_runs_is_named_after_itself_and_has_a_best_configuration(tmp_path, stand_in):
+    study = Study(even(space_of(tmp_path)), name="mine")
+    trials, told = run(study)
+    assert study.folder.parent == Path("runs/tune")
+    assert study.folder.name.startswith("mine-")
+    assert told == [(1, 1), (2, 2), (3, 3)]
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    for trial in trials:
+        assert trial.parts == scores(trial.settings)
+        assert trial.whole == pytest.approx(0.5 * trial.parts["3"] + 2 * trial.parts["4"])
+    best = max(trials, key=lambda trial: trial.whole)
+    config = load_config(str(study.folder / BEST))
+    assert config.train.learning_rate == best.settings["train.learning_rate"]
+    assert (config.train.steps, config.run.dir) == (2, "")
+    kept = [path.parent.parent.name for path in study.folder.glob("trials/*/run/final")]
+    assert kept == [f"{best.number:04d}"]  # the weights of the best alone
+
+
+def test_nothing_finished_is_done_twice_and_more_trials_may_follow(tmp_path, stand_in):
+    space = space_of(tmp_path)
+    first, _ = run(Study(even(space, 2), folder="s"))
+    again, told = run(Study(even(space, 2), folder="s"))
+    assert (again, told) == (first, [])
+    more = replace(even(space, 2), trials=3)
+    trials, told = run(Study(more, folder="s"))
+    assert trials[:2] == first
+    assert told == [(3, 3)]
+    assert [(Path("s/trials") / f"{n:04d}" / "begun").read_text() for n in (1, 2, 3)] == ["x"] * 3
+
+
+def test_another_study_in_the_folder_is_refused(tmp_path, stand_in):
+    space = even(space_of(tmp_path), 2)
+    run(Study(space, folder="s"))
+    for other, named in (
+        (Study(replace(space, seed=1), folder="s"), r"space\.seed was 0, is 1"),
+        (Study(space, folder="s", decomposed=False), "decomposed was True, is False"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            run(other)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes").write_text("")
+    with pytest.raises(ConfigError, match="holds other files and no study"):
+        run(Study(space, folder="taken"))
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path, stand_in):
+    study = Study(even(space_of(tmp_path), 2), folder="s")
+    with study.opened(), pytest.raises(ConfigError, match="another process is at work there"):
+        run(study)
+
+
+def test_a_failed_trial_is_told_with_its_last_line_and_a_killed_one_with_its_signal(tmp_path, stand_in):
+    stand_in("""
+        if number == 1:
+            print("and so on", "no such thing: <b>", sep="\\n", file=sys.stderr)
+            sys.exit(2)
+        if number == 2:
+            os.kill(os.getpid(), 9)
+    """)
+    trials, _ = run(Study(even(space_of(tmp_path)), folder="s"))
+    assert [(trial.state, trial.reason) for trial in trials] == [
+        ("failed", "no such thing: <b>"),
+        ("failed", "ended by SIGKILL (out of memory?)"),
+        ("finished", ""),
+    ]
+    assert read(Path("s")) == trials
+
+
+def test_where_all_fail_the_study_ends(tmp_path, stand_in):
+    stand_in("sys.exit('no room')")
+    study = Study(replace(space_of(tmp_path), trials=8, initial=2), folder="s")
+    with pytest.raises(ConfigError, match=r"none of 2 trials has finished; the last one: failed \(no room\)"):
+        run(study)
+    stand_in()
+    (tmp_path / "s" / FILE).write_text("")
+    assert [trial.state for trial in run(Study(even(study.space, 2), folder="t"))[0]] == ["finished"] * 2
+
+
+def test_a_late_trial_is_ended_in_order(tmp_path, stand_in):
+    stand_in("""
+        if number == 1:
+            time.sleep(60)
+    """)
+    study = Study(replace(even(space_of(tmp_path), 2), trial_s=1.0), folder="s")
+    trials, _ = run(study)
+    assert [trial.state for trial in trials] == ["late", "finished"]
+    assert trials[0].reason == "not done after 1 s"
+    assert trials[0].seconds < 30
+
+
+def test_a_late_trial_that_does_not_end_is_killed(tmp_path, stand_in, monkeypatch):
+    monkeypatch.setattr(module, "_GRACE_S", 0.2)
+    stand_in("""
+        import signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if number == 1:
+            time.sleep(60)
+    """)
+    trials, _ = run(Study(replace(even(space_of(tmp_path), 2), trial_s=1.0), folder="s"))
+    assert [trial.state for trial in trials] == ["late", "finished"]
+
+
+def test_trials_side_by_side_are_different_and_all_there(tmp_path, stand_in):
+    stand_in("time.sleep(0.3)")
+    trials, told = run(Study(even(space_of(tmp_path), 4), folder="s"), jobs=2)
+    assert [trial.number for trial in trials] == [1, 2, 3, 4]
+    assert sorted(number for _, number in told) == [1, 2, 3, 4]
+    assert len({str(trial.settings) for trial in trials}) == 4
+    alone, _ = run(Study(even(space_of(tmp_path), 4), folder="t"))
+    assert [trial.settings for trial in alone] == [trial.settings for trial in trials]
+
+
+def test_what_was_begun_goes_on_with_the_same_settings(tmp_path, stand_in):
+    stand_in("""
+        if number == 2 and len((folder / "begun").read_text()) == 1:
+            os.kill(os.getppid(), 15)
+            time.sleep(60)
+    """)
+    space = even(space_of(tmp_path), 3)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: (_ for _ in ()).throw(Terminated(number)))
+    try:
+        with pytest.raises(Terminated):
+            run(Study(space, folder="s"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [trial.number for trial in read(Path("s"))] == [1]
+    settings = json.loads(Path("s/trials/0002/trial.json").read_text())["settings"]
+    trials, told = run(Study(space, folder="s"))
+    assert told == [(2, 2), (3, 3)]
+    assert trials[1].settings == settings
+    assert [(Path("s/trials") / f"{n:04d}" / "begun").read_text() for n in (1, 2, 3)] == ["x", "xx", "x"]
+
+
+def test_scores_that_nobody_wrote_down_are_taken_without_a_second_try(tmp_path, stand_in):
+    space = even(space_of(tmp_path), 2)
+    whole, _ = run(Study(space, folder="s"))
+    path = tmp_path / "s" / FILE
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second[:-20])  # a kill in the midst of writing
+    trials, told = run(Study(space, folder="s"))
+    assert trials == read(Path("s")) == whole
+    assert told == []
+    assert Path("s/trials/0002/begun").read_text() == "x"
+
+
+SEARCH = """
+import sys
+from edge_grpo.tune import study
+study._COMMAND, study._POLL_S = (sys.executable, sys.argv[2]), 0.01
+from edge_grpo.tune.space import load_space
+own = study.Study(load_space(sys.argv[1]), folder="s")
+with own.opened():
+    own.run(jobs=2, on_trial=lambda known, trial: None)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_it_ends_in_the_same_trials(tmp_path, stand_in):
+    """Ten kills of the searching process itself; jobs of it that live on are not waited for."""
+    stand_in("time.sleep(0.3)")
+    text = TEXT.replace("trials: 8", "trials: 6").replace("initial: 3", "initial: 6")
+    space = space_of(tmp_path, text)
+    (tmp_path / "search.py").write_text(SEARCH)
+    command = [sys.executable, "search.py", "space.yaml", "stand_in.py"]
+    kept: list[Trial] = []
+    for delay in range(10):
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        began = time.monotonic()
+        while time.monotonic() - began < 60 and not (tmp_path / "s" / "trials").exists():
+            time.sleep(0.02)
+        if delay:
+            time.sleep(2.5 + 0.25 * delay)
+        process.kill()
+        process.wait()
+        now = read(tmp_path / "s")
+        assert {trial.number: trial for trial in kept}.items() <= {trial.number: trial for trial in now}.items()
+        kept = now
+    assert subprocess.run(command, check=False).returncode == 0
+    trials = read(tmp_path / "s")
+    alone, _ = run(Study(space, folder="t"))
+    assert [(t.number, t.settings, t.parts) for t in trials] == [(t.number, t.settings, t.parts) for t in alone]
+
+
+def test_the_median_rule():
+    rule = EarlyStop(enabled=True, after_steps=4, after_trials=3)
+    others = [((2, 0.2), (4, level), (6, 0.9)) for level in (0.4, 0.5, 0.6)]
+    assert hopeless(((2, 0.1), (4, 0.4)), others, rule).startswith("best held-out accuracy 40.0% up to step 4, below")
+    assert not hopeless(((2, 0.1), (4, 0.5)), others, rule)  # not below
+    assert not hopeless(((2, 0.55), (4, 0.1)), others, rule)  # its best so far counts
+    assert not hopeless(((2, 0.0),), others, rule)  # too early
+    assert not hopeless(((4, 0.0),), others[:2], rule)  # too few to compare with
+    assert not hopeless(((8, 0.0),), others, rule)  # none of them got that far
+    assert not hopeless(((4, 0.0),), others, EarlyStop(after_steps=4, after_trials=3))
+    assert not hopeless((), others, rule)
+
+
+def test_a_hopeless_trial_is_stopped(tmp_path, stand_in):
+    stand_in("""
+        (folder / "run").mkdir(exist_ok=True)
+        level = 0.5 if number < 3 else 0.25
+        (folder / "run" / "metrics.jsonl").write_text(json.dumps({"step": 1, "eval/accuracy": level}) + "\\n")
+        if number == 3:
+            time.sleep(60)
+    """)
+    rule = EarlyStop(enabled=True, after_trials=2)
+    trials, _ = run(Study(replace(even(space_of(tmp_path)), early_stop=rule), folder="s"))
+    assert [trial.state for trial in trials] == ["finished", "finished", "stopped"]
+    assert trials[2].curve == ((1, 0.25),)
+    assert "below the median 50.0% of 2 trials" in trials[2].reason
+    assert read(Path("s")) == trials
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("{3: 1, medium: 2}", "'medium' is no number of operands"),
+        ("{1: 1}", "'1' is no number of operands"),
+        ("{2: 1}", "with 2 operands, data.arithmetic: only"),
+    ],
+)
+def test_parts_that_are_not_there_are_told_first(tmp_path, weights, message):
+    text = TEXT.replace("{3: 0.5, 4: 2}", weights).replace("problems: 4", "problems: 900")
+    with pytest.raises(ConfigError, match=message):
+        Study(space_of(tmp_path, text))
+
+
+def test_a_full_disk_ends_it_in_one_line(tmp_path, stand_in, monkeypatch):
+    study = Study(even(space_of(tmp_path), 2), folder="s")
+    monkeypatch.setattr("edge_grpo.tune.record.append", lambda folder, trial: append(folder / "gone", trial))
+    with pytest.raises(ConfigError, match="cannot be written"):
+        run(study)

@@ -1,0 +1,123 @@
+"""Suggestions: the same from the same trials, never a point twice, wiser than chance, and fair to both searches."""
+
+import pytest
+import torch
+from tune.spaces import TEXT, finished, space_of
+
+from edge_grpo.tune.record import Trial
+from edge_grpo.tune.suggest import WHOLE, believe, suggest
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    return space_of(tmp_path_factory.mktemp("space"))
+
+
+@pytest.fixture(scope="module")
+def trials(space):
+    found = []
+    for number in range(1, 7):
+        point = suggest(space, found, number=min(number, 3)).point
+        found.append(finished(number, point))
+    return found
+
+
+def test_the_first_ones_are_spread_and_the_same_again(space):
+    firsts = []
+    for number in (1, 2, 3):
+        pending = [first.point for first in firsts]
+        firsts.append(suggest(space, [], pending, number=number))
+    assert [first.why for first in firsts] == ["initial"] * 3
+    assert len({str(first.point) for first in firsts}) == 3
+    as_trials = [finished(number, first.point) for number, first in enumerate(firsts[:2], 1)]
+    assert suggest(space, as_trials, number=3) == firsts[2]
+
+
+def test_the_same_trials_give_the_same_next_one_in_whatever_order(space, trials):
+    first = suggest(space, trials, number=7)
+    assert first == suggest(space, trials[::-1], number=7)
+    assert first.why == "bound"
+    assert first.point not in [trial.settings for trial in trials]
+
+
+def test_a_pending_trial_is_kept_away_from(space, trials):
+    first = suggest(space, trials, number=7)
+    second = suggest(space, trials, [first.point], number=7)
+    assert second.point != first.point
+    belief = believe(space, trials)
+    then = belief.with_pending([first.point])
+    near, far = belief.whole_at([first.point]), then.whole_at([first.point])
+    assert float(far.mean) == pytest.approx(float(near.mean), abs=1e-6)
+    assert float(far.variance) < float(near.variance)
+
+
+def test_the_belief_sums_its_parts(space, trials):
+    belief, points = believe(space, trials), [trial.settings for trial in trials]
+    parts = belief.parts_at(points)
+    assert list(parts) == ["3", "4"]
+    mean = 0.5 * parts["3"].mean + 2 * parts["4"].mean
+    variance = 0.25 * parts["3"].variance + 4 * parts["4"].variance
+    torch.testing.assert_close(belief.whole_at(points).mean, mean)
+    torch.testing.assert_close(belief.whole_at(points).variance, variance)
+
+
+def test_without_decomposition_only_the_sum_is_seen(space, trials):
+    belief = believe(space, trials, decomposed=False)
+    assert belief.names == (WHOLE,)
+    assert belief.values[0].tolist() == pytest.approx([trial.whole for trial in trials])
+    other = [
+        Trial(t.number, t.settings, t.state, {"3": t.parts["3"] + 4 * 0.1, "4": t.parts["4"] - 0.1}, t.whole)
+        for t in trials
+    ]
+    same = suggest(space, other, number=7, decomposed=False)
+    assert same.point == suggest(space, trials, number=7, decomposed=False).point
+
+
+@pytest.mark.parametrize("state", ["failed", "late", "stopped"])
+def test_what_has_not_finished_counts_as_the_worst_of_each_part(space, trials, state):
+    bad = Trial(7, {**trials[0].settings, "train.passes": 4}, state, reason="x")
+    belief = believe(space, [*trials, bad])
+    worst = [min(trial.parts[name] for trial in trials) for name in ("3", "4")]
+    assert belief.values[:, -1].tolist() == worst
+    assert believe(space, [trials[0], bad]) is None
+
+
+def test_a_part_that_should_be_low_fails_high(tmp_path):
+    space = space_of(tmp_path, TEXT.replace("4: 2", "4: -2"))
+    points = [suggest(space, [], number=1).point] * 2
+    trials = [finished(number, point) for number, point in enumerate(points, 1)]
+    trials[1] = Trial(2, points[1], "finished", {"3": 0.1, "4": 0.9}, -1.75)
+    belief = believe(space, [*trials, Trial(3, points[0], "failed")])
+    assert belief.values[:, -1].tolist() == [min(trials[0].parts["3"], 0.1), max(trials[0].parts["4"], 0.9)]
+
+
+def test_a_small_space_is_exhausted(tmp_path):
+    text = (
+        "space:\n  train.passes: {type: integer, low: 1, high: 2}\n"
+        "  train.schedule: {type: categorical, values: [linear, cosine]}\n"
+        "objective: {weights: {3: 1}}\ninitial: 2\n"
+    )
+    space, trials = space_of(tmp_path, text), []
+    while found := suggest(space, trials, number=len(trials) + 1):
+        trials.append(Trial(len(trials) + 1, found.point, "finished", {"3": 0.1 * len(trials)}, 0.1 * len(trials)))
+    assert len({str(trial.settings) for trial in trials}) == len(trials) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decomposed", [True, False])
+def test_it_finds_a_high_place(tmp_path, decomposed):
+    """12 trials come within 3 % of the optimum, where 12 even ones stay 6 % away."""
+    text = (
+        "space:\n  train.beta1: {type: continuous, low: 0.0, high: 0.99}\n"
+        "  train.weight_decay: {type: continuous, low: 0.0, high: 1.0}\n"
+        "objective: {weights: {3: 1, 4: 1}}\ninitial: 4\ncandidates: 256\n"
+    )
+    space, trials = space_of(tmp_path, text), []
+    for number in range(1, 13):
+        point = suggest(space, trials, number=number, decomposed=decomposed).point
+        x, y = point["train.beta1"] / 0.99, point["train.weight_decay"]
+        parts = {"3": 1 - (x - 0.3) ** 2 - 0.2 * y**2, "4": 1 - 0.1 * x - (y - 0.8) ** 2}
+        trials.append(Trial(number, point, "finished", parts, sum(parts.values())))
+    x, y = 0.25, 2 / 3  # where the gradient is zero
+    optimum = 2 - (x - 0.3) ** 2 - 0.2 * y**2 - 0.1 * x - (y - 0.8) ** 2
+    assert max(trial.whole for trial in trials) > 0.97 * optimum
