@@ -53,7 +53,8 @@ def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], 
         CheckpointError: the disk is full or not writable.
     """
     final = folder / f"step_{progress.step:06d}"
-    if not _fault(final):  # the state before a step is the same whenever it is saved
+    if final.is_dir():  # the state before a step is the same whenever it is saved
+        verify(final)
         return final
     draft = folder / f".draft_{progress.step:06d}"
     with saving(final, folder.parent):

@@ -1,6 +1,7 @@
 """Random and hostile texts through extraction and the whole of grading: no crash, no error, no deadline missed."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 
 from edge_grpo.records import Problem, Verdict
 from edge_grpo.rewards import Rewards, RewardSettings, boxed_answer
+from edge_grpo.rewards.comparer import How
 
 VECTORS = Path(__file__).parents[1] / "golden" / "vectors"
-BATCH = 50  # rows in an example, so that 20,000 rows are 400 examples
+BATCH = 50  # rows graded together
 DEADLINE_S = 2.0
 
 PIECES = [
@@ -43,6 +45,15 @@ HUGE = st.builds(
 )
 
 
+def golden_references() -> list[str]:
+    """The reference answers of the golden rows."""
+    cases = [
+        case for path in sorted(VECTORS.glob("grader_case*.json")) for case in json.loads(path.read_text())["cases"]
+    ]
+    golds = [case["inputs"]["gold"] for case in cases]
+    return sorted({gold.strip() for gold in golds if isinstance(gold, str) and gold.strip() and len(gold) < 300})
+
+
 def golden_texts() -> list[str]:
     """The contents of the boxes of the golden rows, and their references."""
     texts: set[str] = set()
@@ -54,7 +65,9 @@ def golden_texts() -> list[str]:
     return sorted(text for text in texts if len(text) < 300)
 
 
-GOLDEN = st.sampled_from(golden_texts())
+GOLDEN_TEXTS = golden_texts()
+GOLDEN = st.sampled_from(GOLDEN_TEXTS)
+REFERENCES = golden_references()
 
 
 @st.composite
@@ -68,7 +81,42 @@ def mutated(draw):
 
 
 ANSWERS = st.one_of(LATEX, mutated(), mutated(), UNICODE, NESTED, HUGE)
-ROWS = st.lists(st.tuples(ANSWERS, st.one_of(GOLDEN, ANSWERS), st.booleans()), min_size=BATCH, max_size=BATCH)
+ROWS = st.lists(st.tuples(ANSWERS, st.one_of(GOLDEN, ANSWERS), st.just(False)), min_size=BATCH, max_size=BATCH)
+
+
+def random_answer(rng: random.Random) -> str:
+    """As the strategies above, but hardly ever the same twice."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        return "".join(rng.choices(PIECES, k=rng.randint(1, 25)))
+    if kind == 1:
+        return "".join(chr(rng.randrange(0x110000)) for _ in range(rng.randint(1, 30)))
+    if kind == 2:
+        opening, closing = rng.choice([("{", "}"), ("(", ")"), (r"\sqrt{", "}"), (r"\frac{1}{", "}"), ("2^{", "}")])
+        depth = rng.randint(1, 300)
+        return opening * depth + rng.choice(["7", "x", r"\pi"]) + closing * (depth - rng.choice([0, 0, 0, 1]))
+    if kind == 3:
+        one, two = ("".join(rng.choices("0123456789", k=rng.randint(1, 40))) for _ in range(2))
+        return rng.choice(["{0}.{1}", "{0}/{1}", "{0}^{{{1}}}", "{0}**{1}", "{0}!", "{0}e{1}"]).format(one, two)
+    text = rng.choice(GOLDEN_TEXTS)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randint(0, len(text))
+        text = text[:place] + rng.choice([*PIECES, ""]) + text[place + rng.randint(0, 2) :]
+    return text
+
+
+def random_rows(seed: int) -> list[tuple[str, str, bool]]:
+    """Answers with a reference; every tenth is the reference itself in other blanks and signs, and must be right."""
+    rng, rows = random.Random(seed), []
+    for number in range(BATCH):
+        gold = rng.choice(GOLDEN_TEXTS) if rng.random() < 0.8 else random_answer(rng)
+        if number % 10:
+            rows.append((random_answer(rng), gold, False))
+        else:
+            gold = rng.choice(REFERENCES)
+            wrapped = f"${gold}$" if "$" not in gold and rng.random() < 0.5 else f" {gold}  "
+            rows.append((wrapped, gold, True))
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -78,33 +126,37 @@ def rewards():
 
 
 def check(rewards, rows, seen):
-    texts = [f"so \\boxed{{{answer}}} or \\boxed{{{answer}}}." if boxed else answer for answer, _, boxed in rows]
+    """Nine of ten answers stand in a box."""
+    texts = [answer if n % 10 == 9 else f"so \\boxed{{{answer}}}." for n, (answer, *_) in enumerate(rows)]
     problems = [Problem(str(number), "?", (gold,)) for number, (_, gold, _) in enumerate(rows)]
     grades = rewards.grade(problems, texts, [True] * len(rows))
-    for text, problem, grade in zip(texts, problems, grades, strict=True):
+    for text, problem, grade, (_, _, same) in zip(texts, problems, grades, rows, strict=True):
         shown = (text[:200], problem.answers, grade.note)
         assert grade.verdict is not Verdict.ERROR, shown
         assert grade.seconds <= DEADLINE_S + 1.0, (grade.seconds, shown)
         assert (grade.verdict is Verdict.UNPARSED) == (boxed_answer(text) is None), shown
         assert "died" not in grade.note, shown
-    seen.append(len(rows))
+        assert grade.correct or not same, shown
+        seen.add((text, *problem.answers))
 
 
-def fuzz(examples):
-    return settings(
-        max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=False, database=None
-    )
+def fuzz(rewards, *, examples, seeds):
+    """Hypothesis looks for the odd, the random rows for the many."""
+    seen = set()
+    look = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    look(given(ROWS)(lambda rows: check(rewards, rows, seen)))()
+    for seed in range(seeds):
+        check(rewards, random_rows(seed), seen)
+    return len(seen)
 
 
 def test_some_inputs(rewards):
-    seen = []
-    fuzz(4)(given(ROWS)(lambda rows: check(rewards, rows, seen)))()
-    assert sum(seen) >= 4 * BATCH
+    assert fuzz(rewards, examples=2, seeds=4) >= 4 * BATCH
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_twenty_thousand_inputs(rewards):
-    seen = []
-    fuzz(400)(given(ROWS)(lambda rows: check(rewards, rows, seen)))()
-    assert sum(seen) >= 20_000
+    before = rewards.decided.get(How.WORKER, 0)
+    assert fuzz(rewards, examples=60, seeds=440) >= 20_000  # different ones
+    assert rewards.decided[How.WORKER] - before >= 10_000  # that went through every stage

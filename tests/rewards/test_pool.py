@@ -295,3 +295,29 @@ def test_closing_at_any_moment_ends_cleanly() -> None:
                 ends.append(len(one.result()) if failure is None else str(failure))
     own.close()
     assert set(ends) <= {20, "reward: the grading processes were closed while answers were graded"}
+
+
+FORK = """
+import os, sys, time
+child = os.fork()
+if child == 0:
+    print("child", pool.run(pow, [(2, 4)], 5.0)[0].value, flush=True)
+    sys.exit(0)
+print("status", os.waitpid(child, 0)[1], flush=True)
+print("parent", pool.run(pow, [(2, 6)], 5.0)[0].value, flush=True)
+"""
+
+
+def test_a_forked_child_has_workers_of_its_own_and_leaves_its_parents_alone(tmp_path: Path) -> None:
+    script = start_script(tmp_path, FORK)
+    out, err = script.communicate(timeout=60)
+    assert (out.split("\n")[2:], err, script.returncode) == (["child 16", "status 0", "parent 64", ""], "", 0)
+
+
+def test_a_large_request_to_a_stopped_worker_is_late(pool: GraderPool) -> None:
+    with GraderPool(workers=1) as single:
+        os.kill(single.run(os.getpid, [()], 5.0)[0].value, signal.SIGSTOP)
+        (outcome,) = single.run(len, [(b"x" * 3_000_000,)], timeout_s=0.5)
+        assert outcome.ending is Ending.LATE
+        assert outcome.seconds < 1.5
+        assert single.run(len, [(b"x" * 3_000_000,)], timeout_s=5.0)[0].value == 3_000_000

@@ -60,7 +60,7 @@ _VERDICTS = {
     Ending.RAISED: Verdict.ERROR,
     Ending.LATE: Verdict.TIMEOUT,
     Ending.CRASHED: Verdict.TIMEOUT,
-    Ending.KILLED: Verdict.TIMEOUT,
+    Ending.KILLED: Verdict.ERROR,  # from outside, again and again: not the answer's doing
 }
 
 

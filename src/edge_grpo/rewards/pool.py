@@ -10,13 +10,15 @@ Only killing a process ends a big-integer computation; alarms and threads do not
 - A call whose worker dies before the deadline is repeated in a fresh one, and what the attempts take counts together.
   A worker that is killed from outside (SIGKILL, which no answer can send) is not the call's fault, so there are more
   attempts then; one that crashes three times is.
-- Several threads may use one pool at the same time; each gets its own outcomes.
+- Several threads may use one pool at the same time; each gets its own outcomes. In a forked child a pool starts workers
+  of its own.
 - The main program is not imported again in the workers, so a script needs no ``if __name__ == "__main__"`` guard.
 - Each worker has a limit of address space, ignores Ctrl-C (the parent decides what that means), and ends by itself
   if the parent is gone.
 """
 
 import atexit
+import os
 import threading
 import weakref
 from collections import Counter
@@ -55,6 +57,7 @@ class GraderPool:
         self.memory_mb = memory_mb
         self._crew: _Crew | None = None
         self._lock = threading.Lock()
+        _POOLS.add(self)
 
     def __enter__(self) -> "GraderPool":
         return self
@@ -205,7 +208,12 @@ class _Crew:
         if known:
             worker.close()
 
+    def forget(self) -> None:
+        for worker in self._living:
+            worker.forget()
 
+
+_POOLS: weakref.WeakSet[GraderPool] = weakref.WeakSet()
 _CREWS: weakref.WeakSet[_Crew] = weakref.WeakSet()
 
 
@@ -214,3 +222,15 @@ def _end_all() -> None:
     """Before multiprocessing waits for its children."""
     for crew in list(_CREWS):
         crew.end()
+
+
+def _after_fork() -> None:
+    """In a forked child, which has none of the threads and must not end its parent's workers: pools start anew."""
+    for crew in _CREWS:
+        crew.forget()
+    _CREWS.clear()
+    for pool in _POOLS:
+        pool._crew, pool._lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import multiprocessing
+import os
 import pickle
 import resource
 import signal
@@ -14,7 +15,7 @@ import struct
 import threading
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing import forkserver, popen_forkserver, spawn
@@ -28,6 +29,7 @@ PRELOAD = ["edge_grpo.rewards.warm"]
 START_UP_S = 120.0  # allowed for the start of a worker on a busy machine
 GRACE_S = 0.5  # after the deadline, until the parent kills a worker that has outlived its own timer
 HEADER = struct.Struct("d")
+PIPE_HOLDS = 32_768  # bytes that an empty pipe takes at once, whatever its other end does
 READY = b"ready"
 
 _processes = threading.Lock()  # multiprocessing's list of children is not made for several threads
@@ -110,7 +112,7 @@ class Worker:
                 parent, should the call have changed the timer.
         """
         began = time.monotonic()
-        with contextlib.suppress(EOFError, OSError):
+        with contextlib.suppress(EOFError, OSError), self._watched(timeout_s + GRACE_S, len(request)):
             self._connection.send_bytes(HEADER.pack(timeout_s) + request)
             wait([self._connection, self._process.sentinel], timeout_s + GRACE_S)
             if self._connection.poll(0):
@@ -123,6 +125,23 @@ class Worker:
         killed = self._process.exitcode == -signal.SIGKILL
         note = f"the process died (exit code {self._process.exitcode})"
         return Outcome(Ending.KILLED if killed else Ending.CRASHED, note=note, seconds=seconds)
+
+    @contextlib.contextmanager
+    def _watched(self, limit_s: float, size: int) -> Iterator[None]:
+        """Kill the process after a time, where a request is so large that sending it may already hang."""
+        if size <= PIPE_HOLDS:
+            yield
+            return
+        timer = threading.Timer(limit_s, self.kill)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def forget(self) -> None:
+        """Let go of a process that belongs to the process this one was forked from."""
+        _children.discard(self._process)
 
     @property
     def lives(self) -> bool:
@@ -216,3 +235,17 @@ class _WorkerContext(ForkServerContext):
 
 
 _CONTEXT = _WorkerContext()
+
+_children: set[Any] = vars(multiprocessing.process)["_children"]
+
+
+def _after_fork() -> None:
+    """In a forked child: another lock, since a thread that is not here may have held it, and a server of its own."""
+    global _processes  # noqa: PLW0603
+    _processes = threading.Lock()
+    server: Any = vars(forkserver)["_forkserver"]
+    server._lock = threading.Lock()
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+
+
+os.register_at_fork(after_in_child=_after_fork)
