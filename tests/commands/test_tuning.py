@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from support import PROBLEM
 
+from edge_grpo.suite import Benchmark
 from edge_grpo.tune import study
 from edge_grpo.tune.space import load_space
 
@@ -43,6 +45,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setattr(study, "_COMMAND", (sys.executable, str(tmp_path / "stand_in.py")))
     monkeypatch.setattr(study, "_POLL_S", 0.01)
+    monkeypatch.setattr(study, "benchmarks_of", lambda *_: [Benchmark("3", "", (PROBLEM,))])  # drawing them is slow
     return tmp_path
 
 
@@ -138,3 +141,14 @@ def test_ctrl_c_ends_trials_in_order_and_they_go_on(tmp_path, model):
     trials = [json.loads(line) for line in (tmp_path / "o" / "trials.jsonl").read_text().splitlines()]
     assert [trial["state"] for trial in trials] == ["finished"] * 2
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [*range(1, 41)]
+
+
+def test_a_wide_table_loses_no_column(command, place):
+    parts = ", ".join(f"{count}: 1" for count in range(3, 12))
+    (place / "s.yaml").write_text(SPACE.replace("3: 0.5, 4: 0.5", parts))
+    (place / "stand_in.py").write_text(
+        STAND_IN.replace('{"3": 0.25 + rate / 4, "4": 0.5}', "{str(n): 0.111 * (n - 2) for n in range(3, 12)}")
+    )
+    _, out, _ = command("tune", "s.yaml", "--trials", "2")
+    row = next(line for line in out.splitlines() if "0.111" in line)
+    assert row.split()[3:] == [f"{0.111 * n:.3f}" for n in range(1, 10)] + ["4.995", "4.995", "2"]

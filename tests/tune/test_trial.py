@@ -119,7 +119,9 @@ def test_the_process_ends_in_order_when_nobody_waits_for_it(tmp_path, model):
 def test_an_error_is_one_line_and_exit_code_2(tmp_path, model):
     write_task(tmp_path, model + "-gone", Objective(weights={3: 1}, problems=3))
     process = start(tmp_path)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
+    assert process.wait(120) == 2
+    errors = process.stderr.read()
+    process.stdin.close()
+    process.stderr.close()
     assert errors.count("\n") == 1
     assert "tiny-gone" in errors

@@ -10,6 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from edge_grpo.disk import write_whole
@@ -67,10 +68,17 @@ def tune(
         console.print(where, markup=False, highlight=False, soft_wrap=True)
         known = study.run(jobs=jobs, on_trial=tell)
         then = write_page(known)
-    console.print(_table(wanted, known))
+    _print_whole(console, _table(wanted, known))
     console.print(_next_line(then), markup=False, highlight=False, soft_wrap=True)
     best = study.folder / BEST
     console.print(f"page: {study.folder / 'page.html'}   best: {best}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """A table with all its columns: where there is no room for them, its lines are longer than the terminal's."""
+    least = Measurement.get(Console(width=10_000), Console(width=10_000).options, table).minimum
+    wide = console if least <= console.width else Console(width=least, file=console.file)
+    wide.print(table, soft_wrap=wide is not console)
 
 
 def _line(space: Any, known: Sequence[Any], trial: Any) -> str:
@@ -100,8 +108,8 @@ def _table(space: Any, trials: Sequence[Any]) -> Table:
                 str(trial.number),
                 *(brief(trial.settings[name]) for name in space.space),
                 *(f"{trial.parts[name]:.3f}" if name in trial.parts else "-" for name in parts),
-                f"{trial.whole:.4f}" if trial.whole is not None else trial.state,
-                f"{so_far.whole:.4f}" if so_far else "-",
+                f"{trial.whole:.3f}" if trial.whole is not None else trial.state,
+                f"{so_far.whole:.3f}" if so_far else "-",
                 f"{trial.seconds:.0f}",
             ]
         )

@@ -24,12 +24,12 @@ _STYLE = """
   --grid: #8886; }
 @media (prefers-color-scheme: dark) { :root { --line: #79b8ff; --band: #79b8ff33; --dot: #bbb; --best: #ff7b72;
   --next: #56d364; } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1150px; padding: 0 1em; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1250px; padding: 0 1em; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .15em .7em; text-align: right; white-space: nowrap; }
 th { border-bottom: 1px solid var(--grid); font-weight: 600; }
-th:last-child, td:last-child { text-align: left; white-space: normal; min-width: 12em; }
+th:last-child, td:last-child { text-align: left; white-space: normal; min-width: 6em; }
 .panels th { text-align: left; white-space: normal; border: 0; min-width: 5em; }
 .panels td { padding: 0; min-width: 0; }
 .best { color: var(--best); font-weight: 600; }
@@ -95,7 +95,7 @@ def page(
 def _summary(
     space: Space, trials: Sequence[Trial], best: Trial | None, then: Suggestion | None, *, decomposed: bool
 ) -> list[str]:
-    weights = " + ".join(f"{weight:g} &middot; {escape(name)}" for name, weight in space.objective.parts.items())
+    weights = " + ".join(f"{weight:g} &times; <b>{escape(name)}</b>" for name, weight in space.objective.parts.items())
     sees = "every part" if decomposed else "the sum alone"
     lines = [f"<p>Score: {weights} ({escape(space.objective.metric)}). The search sees {sees}.</p>"]
     finished = sum(trial.state == "finished" for trial in trials)
@@ -168,7 +168,7 @@ def _row(belief: Belief, name: str, trials: Sequence[Trial], found: Sequence[Gau
     ends = torch.cat([_bound(own, sign) for own in found for sign in (-2.0, 2.0)])
     low, high = min(float(ends.min()), *values), max(float(ends.max()), *values)
     weight = belief.space.objective.parts.get(name)
-    title = name if weight is None else f"{name} (weight {weight:g})"
+    title = name if weight is None else f"part {name} (weight {weight:g})"
     return _Row(title, list(zip(trials, values, strict=True)), low, max(high, low + 1e-9))
 
 
