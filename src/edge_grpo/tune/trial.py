@@ -33,7 +33,7 @@ from edge_grpo.tune.space import Objective
 
 __all__ = ["LOG", "RESULT", "RUN", "TASK", "benchmarks_of", "main", "run"]
 
-TASK, RESULT, RUN, LOG = "trial.json", "result.json", "run", "log.txt"
+TASK, RESULT, RUN, LOG = "trial.json", "result.json", "run", "trial.log"
 _ANSWERS = "answers"
 _LOCK_S = 60.0  # in which a process that nobody waits for any more should have ended
 
