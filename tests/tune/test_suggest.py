@@ -1,5 +1,7 @@
 """Suggestions: the same from the same trials, never a point twice, wiser than chance, and fair to both searches."""
 
+import statistics
+
 import pytest
 import torch
 from tune.spaces import TEXT, finished, space_of
@@ -73,12 +75,12 @@ def test_without_decomposition_only_the_sum_is_seen(space, trials):
     assert same.point == suggest(space, trials, number=7, decomposed=False).point
 
 
-@pytest.mark.parametrize("state", ["failed", "late", "stopped"])
-def test_what_has_not_finished_counts_as_the_worst_of_each_part(space, trials, state):
+@pytest.mark.parametrize(("state", "counted"), [("failed", min), ("late", min), ("stopped", statistics.median)])
+def test_what_has_not_finished_counts_on_each_part(space, trials, state, counted):
     bad = Trial(7, {**trials[0].settings, "train.passes": 4}, state, reason="x")
     belief = believe(space, [*trials, bad])
-    worst = [min(trial.parts[name] for trial in trials) for name in ("3", "4")]
-    assert belief.values[:, -1].tolist() == worst
+    expected = [counted([trial.parts[name] for trial in trials]) for name in ("3", "4")]
+    assert belief.values[:, -1].tolist() == expected
     assert believe(space, [trials[0], bad]) is None
 
 

@@ -123,7 +123,7 @@ def _legend(best: Trial, count: int) -> str:
         f"<p>Each panel varies one setting, the others are those of trial {best.number}. Line: mean; band: two "
         f"standard deviations of the mean score, without noise. Dots: the {count} trials, wherever their "
         "other settings are; "
-        '<span class="best">red</span>: the best; crosses: not finished, at the worst score, which they count as; '
+        '<span class="best">red</span>: the best; crosses: not finished, at the score that they count as; '
         '<span class="next">green</span>: the next one.</p>'
     )
 

@@ -1,6 +1,7 @@
 """Which settings to try next: evenly spread ones first, then where the upper confidence bound is highest."""
 
 import random
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -86,7 +87,8 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
     """What the trials say, or None where fewer than two have finished.
 
     The priors, Matern 5/2 with a lengthscale for each coordinate, are fitted to what was observed, each name alone.
-    One that has not finished (failed, late, stopped) counts as the worst score seen so far, on each part.
+    One that has failed or was late counts as the worst score seen so far, on each part; one that was stopped as the
+    median of those that have finished, since all that is known of it is that it lay below theirs.
 
     Args:
         space: where they were.
@@ -97,10 +99,12 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
     if len(finished) < 2:
         return None
     weights = space.objective.parts
-    worst = {
-        name: (min if weight > 0 else max)(trial.parts[name] for trial in finished) for name, weight in weights.items()
-    }
-    rows = [[(trial.parts or worst)[name] for name in weights] for trial in trials]
+    seen = {name: [trial.parts[name] for trial in finished] for name in weights}
+    worst = {name: (min if weight > 0 else max)(seen[name]) for name, weight in weights.items()}
+    middle = {name: statistics.median(own) for name, own in seen.items()}
+    rows = [
+        [(trial.parts or (middle if trial.state == "stopped" else worst))[name] for name in weights] for trial in trials
+    ]
     names, own = tuple(weights), torch.tensor([*weights.values()], dtype=torch.float64)
     values = torch.tensor(rows, dtype=torch.float64).T.contiguous()
     if not decomposed:
