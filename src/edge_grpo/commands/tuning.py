@@ -63,7 +63,7 @@ def tune(
         write_page(known)
 
     with study.opened():
-        known = study.trials()
+        known = study.recovered()
         where = f"study: {study.folder}" + (f", {len(known)} trials are over already" if known else "")
         console.print(where, markup=False, highlight=False, soft_wrap=True)
         known = study.run(jobs=jobs, on_trial=tell)

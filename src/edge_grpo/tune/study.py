@@ -109,10 +109,6 @@ class Study:
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
         self.folder = Path(folder).expanduser() if folder else Path("runs") / "tune" / f"{name}-{digest}"
 
-    def trials(self) -> list[Trial]:
-        """Those that are over, by number."""
-        return record.read(self.folder)
-
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Make the folder and keep other processes out of it while inside.
@@ -144,7 +140,7 @@ class Study:
             ConfigError: as many trials as are spread evenly have failed, and none has finished.
         """
         running: list[_Running] = []
-        trials = self._recovered()
+        trials = self.recovered()
         try:
             while True:
                 self._refuse_hopeless_study(trials)
@@ -165,9 +161,9 @@ class Study:
         finally:
             _end_all(running)
 
-    def _recovered(self) -> list[Trial]:
+    def recovered(self) -> list[Trial]:
         """The trials that are over, with those whose scores are there and only the line is missing."""
-        trials = self.trials()
+        trials = record.read(self.folder)
         known = {trial.number for trial in trials}
         for result in sorted((self.folder / "trials").glob(f"*/{RESULT}")):
             task = json.loads((result.parent / TASK).read_text(encoding="utf-8"))
