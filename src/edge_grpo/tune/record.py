@@ -24,8 +24,9 @@ class Trial:
     """One trial: what was set and what came of it.
 
     ``state``: ``finished``, or ``failed``, ``late`` (over its time), ``stopped`` (hopeless), each with a ``reason`` and
-    no ``parts``. ``parts`` are scores, ``whole`` is their weighted sum. ``seconds`` are those of
-    training and answering in its last process (of a trial that has not finished: of that whole process). ``curve``: held-out accuracy while it was trained, as (step, accuracy).
+    no ``parts``. ``parts`` are scores, ``whole`` is their weighted sum. ``seconds`` are those of training and answering
+    in its last process (of a trial that has not finished: of that whole process). ``curve``: held-out accuracy while it
+    was trained, as (step, accuracy).
     """
 
     number: int
