@@ -38,6 +38,8 @@ def command(monkeypatch, capsys, tmp_path):
             code = stop.code or 0
         else:
             code = 0
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a stopped command leaves it to the system
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
