@@ -1,11 +1,9 @@
 """``edge-grpo grade``: the verdicts of training for a file, its table, its output, and bad rows."""
 
 import json
-import sys
 
 import pytest
 
-from edge_grpo import cli
 from edge_grpo.commands import grade as module
 from edge_grpo.records import Problem
 from edge_grpo.rewards import Rewards, RewardSettings
@@ -21,21 +19,10 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(name="command")
+def grade_command(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["edge-grpo", "grade", *map(str, words)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return lambda *words: command("grade", *map(str, words))
 
 
 def write(path, rows):
