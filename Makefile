@@ -23,7 +23,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check pytest test-slow docs compare compare-methods bench clean distclean
+.PHONY: help setup demo test check pytest test-slow docs compare compare-methods tune-evidence bench clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -72,6 +72,9 @@ compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo
 
 compare-methods: setup ## Train every method on three seeds and write docs/results/methods.md (an hour, resumable)
 	$(BIN)/edge-grpo compare-methods $(ARGS)
+
+tune-evidence: setup ## Measure what seeing the parts brings and write docs/results/decomposed_gp.md (resumable)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decomposed_gp.py $(ARGS)
 
 $(BENCH): $(SETUP)
 	@echo "Installing the extra 'bench'"

@@ -1,0 +1,160 @@
+"""What seeing the parts of a sum brings, and how long it takes: writes docs/results/decomposed_gp.md.
+
+    .venv/bin/python benchmarks/decomposed_gp.py            every draw (about a quarter of an hour), then the page
+    .venv/bin/python benchmarks/decomposed_gp.py --timing   seconds of a posterior, printed only
+
+Every finished draw is a line of runs/decomposed_gp/draws.jsonl, so a run that was stopped goes on where it was.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from decomposed_gp_page import page
+
+from edge_grpo.tune import Decomposed, PriorSettings, StationarySettings, beta_finite, confidence_bound, make_part
+from edge_grpo.tune.experiments import epidemic, synthetic, weather
+
+ROOT = Path(__file__).resolve().parents[1]
+DRAWS = ROOT / "runs" / "decomposed_gp" / "draws.jsonl"
+PAGE = ROOT / "docs" / "results" / "decomposed_gp.md"
+SCALES = (5.0, 1.0)
+MEASURES: dict[str, Callable[..., dict[str, float]]] = {
+    "regression": synthetic.regression,
+    "regret": synthetic.regret,
+    "epidemic": lambda _, *rest: epidemic.regret(*rest),
+    "weather": weather.regret,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some draws of one experiment: its name, the case, the divisor of beta (none for regression), how many."""
+
+    name: str
+    case: str
+    scale: float | None
+    draws: int
+
+    def key(self, draw: int) -> str:
+        """Of one draw."""
+        return f"{self.name}/{self.case}/{self.scale}/{draw}"
+
+
+JOBS = [
+    *(Job("regression", case, None, 200) for case in synthetic.CASES),
+    *(Job("regret", case, s, 40) for case in ("heterogeneous", "near", "identical", "random5") for s in SCALES),
+    *(Job("epidemic", "budget", scale, 30) for scale in SCALES),
+    *(Job("weather", season, scale, 30) for season in weather.SEASONS for scale in SCALES),
+]
+
+
+def identity() -> str:
+    """Of the code that the numbers come from."""
+    names = ("draws", "epidemic", "synthetic", "weather")
+    modules = [f"experiments.{name}" for name in names]
+    modules += ["acquisition", "composition", "fit", "kernels", "loop", "posterior"]
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(Path(find_spec(f"edge_grpo.tune.{module}").origin).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def finished(path: Path) -> dict[str, dict[str, float]]:
+    """Values by key; a line that a kill cut off is dropped from the file."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"code": identity()}) + "\n", encoding="utf-8")
+    whole = path.read_text(encoding="utf-8")
+    whole = whole[: whole.rfind("\n") + 1]
+    path.write_text(whole, encoding="utf-8")
+    first, *lines = whole.splitlines()
+    if json.loads(first) != {"code": identity()}:
+        sys.exit(f"{path}: its draws come from other code; delete it, or give another --draws FILE")
+    rows = [json.loads(line) for line in lines]
+    return {row["key"]: row["values"] for row in rows}
+
+
+def measure(path: Path, jobs: list[Job]) -> dict[str, dict[str, float]]:
+    """All draws; those that are missing are made and written down."""
+    done = finished(path)
+    with path.open("a", encoding="utf-8") as file:
+        for job in jobs:
+            began, fresh = time.perf_counter(), 0
+            for draw in range(job.draws):
+                if job.key(draw) in done:
+                    continue
+                rest = () if job.scale is None else (job.scale,)
+                values = MEASURES[job.name](job.case, draw, *rest)
+                done[job.key(draw)] = values
+                file.write(json.dumps({"key": job.key(draw), "values": values}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                fresh += 1
+            print(f"{job.key(job.draws)}: {fresh} draws made in {time.perf_counter() - began:.0f} s", flush=True)
+    return done
+
+
+def timing(repetitions: int = 7) -> list[str]:
+    """Seconds of 500 observations x 5 parts x 1,000 candidates, and of one part with others beside it."""
+    chance = torch.Generator().manual_seed(0)
+    points, candidates = (torch.rand(n, 4, generator=chance, dtype=torch.float64) for n in (500, 1000))
+    values = torch.randn(5, 500, generator=chance, dtype=torch.float64)
+    kinds = ("rbf", "matern12", "matern32", "matern52", "rq")
+    parts = [make_part(PriorSettings(kernel=StationarySettings(type=k, lengthscale=0.3)), dims=4) for k in kinds]
+
+    def next_point() -> int:
+        whole = Decomposed(parts, points, values).whole_at(candidates)
+        deviation = whole.variance.clamp(min=0).sqrt()
+        return int(confidence_bound(whole.mean, deviation, beta_finite(1000, 1, scale=5)).argmax())
+
+    def copies(count: int) -> Callable[[], object]:
+        return lambda: Decomposed(parts[:1] * count, points, values[:1].repeat(count, 1)).parts_at(candidates)
+
+    tasks: dict[str, Callable[[], object]] = {"posterior of the whole and acquisition, 5 parts": next_point}
+    tasks |= {f"posterior of {n} equal part{'s' * (n > 1)}, a part": copies(n) for n in (1, 2, 5, 10)}
+    found: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(repetitions + 1):  # the first time warms up
+        for name, task in tasks.items():
+            began = time.perf_counter()
+            task()
+            found[name].append((time.perf_counter() - began) / (int(name.split()[2]) if "equal" in name else 1))
+    lines = [
+        "",
+        "## Time",
+        "",
+        f"500 observations, 1,000 candidates, 4 dimensions, float64; {torch.get_num_threads()} ",
+    ]
+    lines[-1] += f"thread(s) of {os.cpu_count()} cores ({platform.machine()}), median of {repetitions}, seconds."
+    lines += ["", "| what | median | least | most |", "|---|---|---|---|"]
+    kept = {name: own[1:] for name, own in found.items()}
+    return lines + [f"| {n} | {statistics.median(s):.3f} | {min(s):.3f} | {max(s):.3f} |" for n, s in kept.items()]
+
+
+def main() -> None:
+    """Measure, or time."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--draws", type=Path, default=DRAWS)
+    parser.add_argument("--timing", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.timing:
+        print("\n".join(timing()))
+        return
+    done = measure(arguments.draws, JOBS)
+    rows = {(job.name, job.case, job.scale): [done[job.key(draw)] for draw in range(job.draws)] for job in JOBS}
+    PAGE.write_text(page(rows, timing()), encoding="utf-8")
+    print(f"written: {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What seeing the parts brings, measured: synthetic draws, an epidemic, the weather."""
