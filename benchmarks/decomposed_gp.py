@@ -1,6 +1,7 @@
 """What seeing the parts of a sum brings, and how long it takes: writes docs/results/decomposed_gp.md.
 
-    .venv/bin/python benchmarks/decomposed_gp.py            every draw (about a quarter of an hour), then the page
+    .venv/bin/python benchmarks/decomposed_gp.py            every draw (about a quarter of an hour), the studies of
+                                                            tune_arithmetic.py (at most an hour), then the page
     .venv/bin/python benchmarks/decomposed_gp.py --timing   seconds of a posterior, printed only
 
 Every finished draw is a line of runs/decomposed_gp/draws.jsonl, so a run that was stopped goes on where it was.
@@ -20,8 +21,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from decomposed_gp_page import page
+import tune_arithmetic
+from decomposed_gp_page import page, table
 
+from edge_grpo.interrupt import terminable
 from edge_grpo.tune import Decomposed, PriorSettings, StationarySettings, beta_finite, confidence_bound, make_part
 from edge_grpo.tune.experiments import epidemic, synthetic, weather
 
@@ -129,22 +132,21 @@ def timing(repetitions: int = 7) -> list[str]:
             began = time.perf_counter()
             task()
             found[name].append((time.perf_counter() - began) / (int(name.split()[2]) if "equal" in name else 1))
-    lines = [
-        "",
-        "## Time",
-        "",
-        f"500 observations, 1,000 candidates, 4 dimensions, float64; {torch.get_num_threads()} ",
-    ]
-    lines[-1] += f"thread(s) of {os.cpu_count()} cores ({platform.machine()}), median of {repetitions}, seconds."
-    lines += ["", "| what | median | least | most |", "|---|---|---|---|"]
     kept = {name: own[1:] for name, own in found.items()}
-    return lines + [f"| {n} | {statistics.median(s):.3f} | {min(s):.3f} | {max(s):.3f} |" for n, s in kept.items()]
+    rows = [[n, *(f"{of(s):.3f}" for of in (statistics.median, min, max))] for n, s in kept.items()]
+    return [
+        "\n## Time\n",
+        f"500 observations, 1,000 candidates, 4 dimensions, float64; {torch.get_num_threads()} thread(s) of "
+        f"{os.cpu_count()} cores ({platform.machine()}), median of {repetitions}, seconds.",
+        *table(["what", "median", "least", "most"], rows),
+    ]
 
 
 def main() -> None:
     """Measure, or time."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--draws", type=Path, default=DRAWS)
+    parser.add_argument("--studies", type=Path, default=tune_arithmetic.STUDIES)
     parser.add_argument("--timing", action="store_true")
     arguments = parser.parse_args()
     if arguments.timing:
@@ -152,7 +154,11 @@ def main() -> None:
         return
     done = measure(arguments.draws, JOBS)
     rows = {(job.name, job.case, job.scale): [done[job.key(draw)] for draw in range(job.draws)] for job in JOBS}
-    PAGE.write_text(page(rows, timing()), encoding="utf-8")
+    clock = timing()
+    with terminable():
+        repeats = tune_arithmetic.measure(arguments.studies)
+    used = tune_arithmetic.section(repeats, tune_arithmetic.seconds(arguments.studies))
+    PAGE.write_text(page(rows, used, clock), encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)}")
 
 

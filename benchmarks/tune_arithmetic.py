@@ -10,19 +10,20 @@ on. Only the commands that users have are run; what is finished is kept, so a ru
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from scipy.stats import t as student
+from decomposed_gp_page import SAME, signed, table
 
+from edge_grpo.compare.runs import t_interval
 from edge_grpo.data import arithmetic
 from edge_grpo.interrupt import terminable
 from edge_grpo.tune.record import Trial, best_of, read
@@ -33,7 +34,6 @@ STUDIES = ROOT / "runs" / "tune_arithmetic"
 REPEATS, TRIALS, FRESH = 5, 16, 240  # FRESH problems a part judge what a search chose
 ARMS = {"parts": ("true", 5.0), "sum": ("false", 5.0), "parts, wide": ("true", 1.0), "sum, wide": ("false", 1.0)}
 PAIRS = (("parts", "sum"), ("parts, wide", "sum, wide"))
-EPS = 1e-12
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ class Searched:
     fresh: float
 
     def best_after(self, count: int) -> float:
-        """The highest score among the first trials."""
-        best = best_of(self.trials[:count])
-        return -math.inf if best is None or best.whole is None else best.whole
+        """The highest score among the first trials; what has not finished counts as 0."""
+        return max(one.whole or 0.0 for one in self.trials[:count])
 
 
 Repeat = Mapping[str, Searched]
@@ -146,78 +145,82 @@ def _name(arm: str) -> str:
 
 
 def section(repeats: Sequence[Repeat], elapsed: float) -> Iterator[str]:
-    """What came out, as a section of the page."""
-    trials = [one for repeat in repeats for study in repeat.values() for one in study.trials]
-    states = ", ".join(
-        f"{sum(one.state == state for one in trials)} {state}"
-        for state in ("finished", "failed", "late", "stopped")
-        if any(one.state == state for one in trials)
-    )
-    own = sorted(one.seconds for one in trials)
+    """What came out, as a section of the page.
+
+    Args:
+        repeats: all studies.
+        elapsed: seconds by the clock that they took.
+    """
     space = yaml.safe_load(SPACE.read_text(encoding="utf-8"))
-    count = len(next(iter(repeats[0].values())).trials)
-    yield from ["", "## In use: tuning the built-in arithmetic", ""]
-    yield f"`benchmarks/tune_arithmetic.py` runs `edge-grpo tune` on `{SPACE.relative_to(ROOT)}`: {len(repeats)} repeats,"
-    yield f"each with its own seed of the search and of training, and four studies of {count} trials, of which the first"
-    yield f"{space['initial']} are the same. {len(trials)} trials ({states}), {statistics.median(own):.0f} s a trial in the"
-    yield f"middle and {own[-1]:.0f} s at most; {elapsed / 60:.0f} minutes in all on two cores, a study on each."
-    same = sum(
-        tuple(study.trials[place].parts.items()) == tuple(repeat["parts"].trials[place].parts.items())
-        for repeat in repeats
-        for study in list(repeat.values())[1:]
-        for place in range(space["initial"])
-    )
-    total = len(repeats) * (len(ARMS) - 1) * space["initial"]
-    yield f"Trials that two studies share came out the same, to the last problem, in {same} of {total} cases."
-    yield ""
-    yield f"Score: share of {space['objective']['problems']} problems right, mean over {_listed(space)} operands. *Average*:"
-    yield f"of the trials that the search chose ({space['initial'] + 1} to {count}; one that failed counts as 0). *Fresh*:"
-    yield f"what the chosen model gets right of {FRESH} other problems a part. Differences are from the parts minus from the"
-    yield "sum, so above 0 the parts help; intervals are Student's, 95 %, over repeats. *Wide* is the theory's beta, the"
-    yield "other one is divided by 5."
-    yield ""
-    yield "| beta | what | from the parts | from the sum | difference | repeats better | equal |"
-    yield "|---|---|---|---|---|---|---|"
-    for pair, name in zip(PAIRS, ("divided by 5", "wide"), strict=True):
-        for what, values in _measures(repeats, pair, count, space["initial"]).items():
-            fine, coarse = ([100 * one for one in side] for side in values)
-            gains = [a - b for a, b in zip(fine, coarse, strict=True)]
-            low, high = _interval(gains)
-            better, equal = sum(gain > EPS for gain in gains), sum(abs(gain) <= EPS for gain in gains)
-            yield (
-                f"| {name} | {what} | {statistics.mean(fine):.1f} % | {statistics.mean(coarse):.1f} % | "
-                f"{statistics.mean(gains):+.1f} ({low:+.1f} to {high:+.1f}) | {better} of {len(gains)} | {equal} |"
-            )
-    yield from ["", "Every repeat, fresh problems:", ""]
-    yield f"| repeat | {' | '.join(ARMS)} |"
-    yield "|---" * (len(ARMS) + 1) + "|"
-    for number, repeat in enumerate(repeats):
-        yield f"| {number} | {' | '.join(f'{100 * repeat[arm].fresh:.1f} %' for arm in ARMS)} |"
-
-
-def _listed(space: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    initial, problems = space["initial"], space["objective"]["problems"]
+    trials = [one for repeat in repeats for study in repeat.values() for one in study.trials]
+    count = len(repeats[0]["parts"].trials)
+    took = [one.seconds for one in trials]
+    counts = Counter(one.state for one in trials)
+    states = ", ".join(f"{number} {state}" for state, number in counts.items())
+    same, shared = _shared(repeats, initial)
     *others, last = map(str, space["objective"]["weights"])
-    return f"{', '.join(others)} and {last}"
+    yield f"""
+## In use: tuning the built-in arithmetic
+
+`edge-grpo tune` on `configs/tune/arithmetic.yaml`, by `benchmarks/tune_arithmetic.py`: learning rate, clip range and
+correction, {space["trial_s"]:g} s a trial at most. {len(repeats)} repeats, each with its own seed of the search and of
+training, and with four studies of {count} trials, of which the first {initial} are the same evenly spread ones.
+{len(trials)} trials: {states}; training and answering took {statistics.median(took):.0f} s (median), {max(took):.0f} s
+at most. {elapsed / 60:.0f} minutes in all, two studies at a time on two cores. What two studies both tried at first got
+the same scores in {same} of {shared} cases.
+
+The score is the share of {problems} held-out problems each with {", ".join(others)} and {last} operands that is right,
+their mean. *Best of n*: the highest score among the first n trials. *Chosen*: the mean over trials {initial + 1} to
+{count}, those that the search chose; what has not finished counts as 0. *Fresh*: what the best trial's model gets right
+of {FRESH} other problems a part. Differences are those of percentages, from the parts minus from the sum, so above 0
+the parts help; intervals are Student's, 95 %, over the {len(repeats)} repeats."""
+    found = (
+        [f"{ARMS[pair[0]][1]:g}", what, *_paired(values)]
+        for pair in PAIRS
+        for what, values in _measures(repeats, pair, count, initial).items()
+    )
+    head = ["beta divided by", "what", "from the parts", "from the sum", "difference", "better", "equal", "worse"]
+    yield from table(head, found)
+    yield "\nFresh, repeat by repeat (wide: beta divided by 1):"
+    rows = [[str(number), *(f"{repeat[arm].fresh:.1%}" for arm in ARMS)] for number, repeat in enumerate(repeats)]
+    yield from table(["repeat", *ARMS], rows)
+
+
+def _shared(repeats: Sequence[Repeat], initial: int) -> tuple[int, int]:
+    """How often an evenly spread trial came out as in the first study, and of how many times."""
+    pairs = [
+        (study.trials[place].parts, repeat["parts"].trials[place].parts)
+        for repeat in repeats
+        for arm, study in repeat.items()
+        if arm != "parts"
+        for place in range(initial)
+    ]
+    return sum(one == two for one, two in pairs), len(pairs)
 
 
 def _measures(repeats: Sequence[Repeat], pair: Sequence[str], count: int, initial: int) -> dict[str, list[list[float]]]:
     """What is compared: for each arm of the pair a value a repeat."""
-    after = sorted({*range(initial + 2, count, 4), count})
 
-    def average(study: Searched) -> float:
+    def chosen(study: Searched) -> float:
         return statistics.mean(one.whole or 0.0 for one in study.trials[initial:])
 
+    after = sorted({*range(initial + 2, count, 4), count})
     found = {f"best of {n}": [[one[arm].best_after(n) for one in repeats] for arm in pair] for n in after}
-    found["average"] = [[average(one[arm]) for one in repeats] for arm in pair]
+    found["chosen"] = [[chosen(one[arm]) for one in repeats] for arm in pair]
     found["fresh"] = [[one[arm].fresh for one in repeats] for arm in pair]
     return found
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of a mean."""
-    mean, count = statistics.mean(values), len(values)
-    half = float(student.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
-    return mean - half, mean + half
+def _paired(values: Sequence[Sequence[float]]) -> list[str]:
+    """The cells of a comparison: both means, their difference with its interval, and in how many repeats."""
+    fine, coarse = ([100 * one for one in arm] for arm in values)
+    gains = [a - b for a, b in zip(fine, coarse, strict=True)]
+    mean, low, high = (signed(one, 1) for one in t_interval(gains))
+    signs = [sum(gain > SAME for gain in gains), sum(abs(gain) <= SAME for gain in gains), 0]
+    signs[2] = len(gains) - sum(signs)
+    means = (f"{statistics.mean(arm):.1f} %" for arm in (fine, coarse))
+    return [*means, f"{mean} ({low} to {high})", *map(str, signs)]
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Models from disk: adapters, stop tokens, and clear refusals."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from safetensors.torch import load_file, save_file
 from support import save_tiny, tiny_model, tiny_policy
 
 from edge_grpo.errors import ConfigError, EngineError
-from edge_grpo.models import LoraSettings, ModelSettings, check_fit, load_policy, load_tokenizer, stop_token_ids
+from edge_grpo.models import (
+    LoraSettings,
+    ModelSettings,
+    check_fit,
+    fingerprint,
+    load_policy,
+    load_tokenizer,
+    stop_token_ids,
+)
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +241,31 @@ def test_what_cannot_fit_is_refused():
         check_fit(policy, [(1, 99999)], 1)
     with pytest.raises(ConfigError, match="exceed the model's context"):
         check_fit(policy, [(1, 2, 3)], 510)
+
+
+def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path):
+    copied(folder, tmp_path)
+    before = fingerprint(ModelSettings(path=str(tmp_path)))
+    assert before == fingerprint(ModelSettings(path=str(folder)))
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    assert fingerprint(ModelSettings(path=str(tmp_path))) != before
+
+
+def test_a_hub_model_is_told_by_its_commit(monkeypatch):
+    def published(path, **_):
+        assert path == "me/model"
+        return SimpleNamespace(_commit_hash="abc")
+
+    monkeypatch.setattr("edge_grpo.models.AutoConfig.from_pretrained", published)
+    assert fingerprint(ModelSettings(path="me/model")) == "abc"
+
+
+def test_a_hub_model_that_cannot_be_reached_has_none(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("We couldn't connect\nand more")
+
+    monkeypatch.setattr("edge_grpo.models.AutoConfig.from_pretrained", unreachable)
+    with pytest.raises(EngineError, match=r"no model could be loaded from 'me/model' \(We couldn't connect"):
+        fingerprint(ModelSettings(path="me/model"))

@@ -2,21 +2,20 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import edge_grpo
+from edge_grpo import kept
 from edge_grpo.collect import Prompted
-from edge_grpo.config import Config, changes
+from edge_grpo.config import Config
 from edge_grpo.data.templates import encode_problems
-from edge_grpo.disk import take_lock, write_whole
-from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.disk import write_whole
+from edge_grpo.errors import DataError
 from edge_grpo.evaluate import grader
-from edge_grpo.models import check_fit, resolve, stop_token_ids
+from edge_grpo.models import check_fit, fingerprint, stop_token_ids
 from edge_grpo.policy import Policy
 from edge_grpo.records import Grade, Problem, Rollout, Verdict
 from edge_grpo.rewards import own
@@ -28,7 +27,17 @@ from edge_grpo.rollout.engine import Engine, Request, Sampling
 from edge_grpo.settings import settings
 from edge_grpo.suite import Benchmark
 
-__all__ = ["Answer", "Asked", "Asker", "Draws", "Progress", "answer_all", "read_answers"]
+__all__ = [
+    "Answer",
+    "Asked",
+    "Asker",
+    "Draws",
+    "Progress",
+    "answer_all",
+    "draws_of",
+    "read_answers",
+    "training_draws",
+]
 
 GREEDY = "greedy"
 SAMPLED = "sampled"
@@ -45,6 +54,37 @@ class Draws:
     top_k: int = 0
     max_new_tokens: int = 96
     seed: int = 0
+
+
+def draws_of(config: Config, samples: int | None) -> Draws:
+    """How problems are evaluated: greedily, and by the ``eval`` section, whose temperature 0 means the rollout's.
+
+    Args:
+        config: the settings.
+        samples: sampled answers a problem; None = ``eval.samples`` if that asks for several or a temperature is set.
+    """
+    wanted = config.eval.samples if config.eval.samples > 1 or config.eval.temperature > 0 else 0
+    return Draws(
+        samples=wanted if samples is None else samples,
+        temperature=config.eval.temperature or config.rollout.temperature,
+        top_p=config.eval.top_p,
+        max_new_tokens=config.eval.max_new_tokens or config.rollout.max_new_tokens,
+        seed=config.eval.seed,
+    )
+
+
+def training_draws(config: Config, samples: int) -> Draws:
+    """So many answers a problem as training samples them, by the ``rollout`` section."""
+    rollout = config.rollout
+    return Draws(
+        greedy=False,
+        samples=samples,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        max_new_tokens=rollout.max_new_tokens,
+        seed=config.train.seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +173,7 @@ class Asker:
         data, reward = self.config.data, asdict(self.config.reward) | {"code": _code(self.config.reward.function)}
         told = {
             "edge_grpo": edge_grpo.__version__,
-            "weights": fingerprint(self.config.model.path, self.policy),
+            "weights": fingerprint(self.config.model),
             "model": {"device": self.policy.device.type, "dtype": self.config.model.dtype},
             "data": {
                 name: getattr(data, name) for name in ("template", "system_prompt", "over_long", "max_prompt_tokens")
@@ -218,8 +258,8 @@ def answer_all(asker: Asker, asked: Sequence[Asked], folder: Path, *, progress: 
     identity = asker.identity(asked)
     counts, items = asker.counts, [(each.name, item) for each in asked for item in each.problems]
     total = len(items) * sum(counts.values())
-    with _locked(folder):
-        _check_identity(folder, asker.config.model.path, identity, total)
+    with kept.opened(folder):
+        kept.check_identity(folder, identity, what="evaluation", model=asker.config.model.path, answers=total)
         done = _whole_units(folder, counts)
         num_done = sum(counts[decoding] for *_, decoding in done)
         progress(num_done, total)
@@ -229,7 +269,7 @@ def answer_all(asker: Asker, asked: Sequence[Asked], folder: Path, *, progress: 
             at_once = max(1, asker.config.rollout.max_rows // counts[decoding])
             for start in range(0, len(missing), at_once):
                 answers = asker.ask(name, missing[start : start + at_once], decoding)
-                _append(folder / "answers.jsonl", answers)
+                kept.append(folder / "answers.jsonl", answers)
                 num_done += len(answers)
                 progress(num_done, total)
     stored: dict[tuple[str, str], list[Answer]] = {}
@@ -265,19 +305,6 @@ def read_answers(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
         ) from None
 
 
-def _append(path: Path, answers: Sequence[Answer]) -> None:
-    """In one write, so that a kill cuts off at most its end."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); make room, and the same command goes on from here"
-        ) from None
-
-
 def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str, str]]:
     """(benchmark, problem, decoding) with all their answers; others, cut off by a kill, are taken out of the file."""
     path = folder / "answers.jsonl"
@@ -299,38 +326,6 @@ def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str,
     return set(whole)
 
 
-def _check_identity(folder: Path, model: str, identity: Mapping[str, Any], total: int) -> None:
-    """Write the identity of a new evaluation, compare that of an old one."""
-    path = folder / "identity.json"
-    try:
-        if not path.exists():
-            write_whole(path, json.dumps({"model": model, "answers": total, "identity": identity}, indent=2) + "\n")
-            return
-        stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--out: {path} cannot be read or written ({error}); name another folder") from None
-    different = changes(stored, identity)
-    if different:
-        named = "; ".join(f"{name} was {was!r}, is {now!r}" for name, (was, now) in list(different.items())[:3])
-        raise ConfigError(
-            f"--out: {folder} holds the answers of another evaluation ({named}); name another folder, or none"
-        )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes out of it while inside (where the file system knows locks)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file, _ = take_lock(folder / ".lock")
-    except BlockingIOError:
-        raise ConfigError(f"--out: {folder}: another process is at work there; wait for it") from None
-    except OSError as error:
-        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); name another folder") from None
-    with file:
-        yield
-
-
 def _digest(asked: Asked) -> str:
     """Twelve hex digits that change with anything of the problems that an answer or its grade may depend on."""
     content = [[item.prompt_ids, asdict(item.problem)] for item in asked.problems]
@@ -346,19 +341,3 @@ def _code(function: str) -> str:
         if place and file.is_file():
             return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     return ""
-
-
-def fingerprint(path: str, policy: Policy) -> str:
-    """Twelve hex digits that change with the files of a model folder; of a hub model, its commit.
-
-    All bytes are read: some seconds for a model of several gigabytes.
-    """
-    folder = Path(resolve(path))
-    if not folder.is_dir():
-        return str(getattr(policy.model.config, "_commit_hash", None) or path)
-    content = hashlib.sha256()
-    for file in sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja")):
-        content.update(file.name.encode())
-        with file.open("rb") as stream:
-            content.update(hashlib.file_digest(stream, "sha256").digest())
-    return content.hexdigest()[:12]

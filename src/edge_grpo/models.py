@@ -1,5 +1,6 @@
 """Models from disk or hub: their settings, loading, adapters, stop tokens, and what cannot fit."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "ModelSettings",
     "check_fit",
     "context_length",
+    "fingerprint",
     "load_policy",
     "load_tokenizer",
     "resolve",
@@ -150,14 +152,20 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
             _check_weights(network, found)
             _check_generation_config(Path(folder))
     except Exception as error:
-        _refuse_code(model.path, error)
-        pickles = sorted(path.name for path in Path(folder).glob("*.bin")) if Path(folder).is_dir() else []
-        hint = f"; {pickles[0]} is a pickle, which is never read: save the model as safetensors" if pickles else ""
-        raise EngineError(
-            f"model.path: no model could be loaded from '{model.path}' ({_first_line(error).rstrip('.')}{hint}); give "
-            f"a Hugging Face folder, a hub name that can be reached, or '{BUNDLED}'"
-        ) from error
+        raise _not_loaded(model.path, error) from error
     return network
+
+
+def _not_loaded(path: str, error: Exception) -> EngineError:
+    """What to raise where no model could be loaded."""
+    _refuse_code(path, error)
+    folder = Path(resolve(path))
+    pickles = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
+    hint = f"; {pickles[0]} is a pickle, which is never read: save the model as safetensors" if pickles else ""
+    return EngineError(
+        f"model.path: no model could be loaded from '{path}' ({_first_line(error).rstrip('.')}{hint}); give "
+        f"a Hugging Face folder, a hub name that can be reached, or '{BUNDLED}'"
+    )
 
 
 def _check_weights(network: PreTrainedModel, found: Mapping[str, Iterable[Any]]) -> None:
@@ -227,6 +235,30 @@ def resolve(path: str) -> str:
             raise EngineError(f"model.path: no folder '{path}'; give a Hugging Face folder, a hub name, or '{BUNDLED}'")
         return str(folder)
     return path
+
+
+def fingerprint(model: ModelSettings) -> str:
+    """Twelve hex digits that change with the files of a model folder; of a hub model, its commit.
+
+    All bytes are read: some seconds for a model of several gigabytes.
+
+    Raises:
+        EngineError: there is no such model.
+    """
+    folder = Path(resolve(model.path))
+    if not folder.is_dir():
+        try:
+            with quiet_failures():
+                config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        except Exception as error:
+            raise _not_loaded(model.path, error) from error
+        return str(getattr(config, "_commit_hash", None) or model.path)
+    content = hashlib.sha256()
+    for file in sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja")):
+        content.update(file.name.encode())
+        with file.open("rb") as stream:
+            content.update(hashlib.file_digest(stream, "sha256").digest())
+    return content.hexdigest()[:12]
 
 
 def _first_line(error: BaseException) -> str:

@@ -53,7 +53,7 @@ def test_a_suite_gives_a_table_and_json_and_goes_on(command, model, suite):
     assert results("e") == found
     code, _, err = command(*words, "eval.top_p=0.5")
     assert code == 2
-    assert "e holds the answers of another evaluation (eval.top_p was 1.0, is 0.5)" in err
+    assert "e holds another evaluation (eval.top_p was 1.0, is 0.5)" in err
 
 
 def test_without_a_folder_the_same_command_finds_its_answers(command, model, suite):

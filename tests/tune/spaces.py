@@ -4,6 +4,7 @@ from pathlib import Path
 
 from edge_grpo.tune.record import Trial
 from edge_grpo.tune.space import load_space
+from edge_grpo.tune.suggest import suggest
 
 TEXT = """
 settings: [train.steps=2, eval.every=1]
@@ -42,3 +43,11 @@ def finished(number, settings):
     """A trial with such scores."""
     parts = scores(settings)
     return Trial(number, dict(settings), "finished", parts, 0.5 * parts["3"] + 2 * parts["4"], 1.0)
+
+
+def searched(space, count):
+    """So many finished trials, of which the first two are spread evenly."""
+    found = []
+    for number in range(1, count + 1):
+        found.append(finished(number, suggest(space, found, number=min(number, 3)).point))
+    return found

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tune.spaces import TEXT, finished, space_of
+from tune.spaces import TEXT, searched, space_of
 
 from edge_grpo.tune.page import brief, page
 from edge_grpo.tune.record import Trial
@@ -53,9 +53,7 @@ def space(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trials(space):
-    found = []
-    for number in range(1, 5):
-        found.append(finished(number, suggest(space, found, number=min(number, 3)).point))
+    found = searched(space, 4)
     return [*found, Trial(5, {**found[0].settings, "train.passes": 3}, "failed", reason="<script>alert(1)</script>")]
 
 

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 import torch
-from tune.spaces import TEXT, finished, space_of
+from tune.spaces import TEXT, finished, searched, space_of
 
 from edge_grpo.tune.record import Trial
 from edge_grpo.tune.suggest import WHOLE, believe, suggest
@@ -17,11 +17,7 @@ def space(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trials(space):
-    found = []
-    for number in range(1, 7):
-        point = suggest(space, found, number=min(number, 3)).point
-        found.append(finished(number, point))
-    return found
+    return searched(space, 6)
 
 
 def test_the_first_ones_are_spread_and_the_same_again(space):

@@ -16,7 +16,7 @@ from edge_grpo.rewards.compose import Rewards
 from edge_grpo.rundir import RunFolder
 from edge_grpo.suite import Benchmark
 
-__all__ = ["Answered", "ask", "config_for", "draws_of", "training_draws"]
+__all__ = ["Answered", "ask", "config_for"]
 
 
 @dataclass(frozen=True)
@@ -46,37 +46,6 @@ def config_for(words: Sequence[str] | None, model: str) -> Config:
         base = RunFolder.read_config(folder.parent)[0] | {"method": "edge_grpo"}  # the method has no say here
     config = load_config(path, overrides, base=base)
     return replace(config, model=replace(config.model, path=model)) if model else config
-
-
-def draws_of(config: Config, samples: int | None) -> Draws:
-    """How problems are evaluated: greedily, and by the ``eval`` section, whose temperature 0 means the rollout's.
-
-    Args:
-        config: the settings.
-        samples: sampled answers a problem; None = ``eval.samples`` if that asks for several or a temperature is set.
-    """
-    wanted = config.eval.samples if config.eval.samples > 1 or config.eval.temperature > 0 else 0
-    return Draws(
-        samples=wanted if samples is None else samples,
-        temperature=config.eval.temperature or config.rollout.temperature,
-        top_p=config.eval.top_p,
-        max_new_tokens=config.eval.max_new_tokens or config.rollout.max_new_tokens,
-        seed=config.eval.seed,
-    )
-
-
-def training_draws(config: Config, samples: int) -> Draws:
-    """So many answers a problem as training samples them, by the ``rollout`` section."""
-    rollout = config.rollout
-    return Draws(
-        greedy=False,
-        samples=samples,
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-        max_new_tokens=rollout.max_new_tokens,
-        seed=config.train.seed,
-    )
 
 
 def ask(

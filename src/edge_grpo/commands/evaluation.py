@@ -51,7 +51,8 @@ def evaluate(
     Cut off and started again, the same command goes on where it was. A run's `final` folder is evaluated with the
     settings of its run (template, budget). Sampled answers are drawn at eval.temperature, else the rollout's.
     """
-    from edge_grpo.commands.asking import ask, config_for, draws_of  # noqa: PLC0415 - torch is slow to import
+    from edge_grpo.answers import draws_of  # noqa: PLC0415 - torch is slow to import
+    from edge_grpo.commands.asking import ask, config_for  # noqa: PLC0415
     from edge_grpo.scores import scores_of  # noqa: PLC0415
 
     config = config_for(settings, model)
@@ -97,8 +98,8 @@ def compare_models(
     Models are evaluated first, as by `edge-grpo eval` with the same options; what is answered already is not asked
     again.
     """
-    from edge_grpo.answers import read_answers  # noqa: PLC0415 - torch is slow to import
-    from edge_grpo.commands.asking import ask, config_for, draws_of  # noqa: PLC0415
+    from edge_grpo.answers import draws_of, read_answers  # noqa: PLC0415
+    from edge_grpo.commands.asking import ask, config_for  # noqa: PLC0415
     from edge_grpo.paired import check_alike, compare  # noqa: PLC0415
 
     console, path, evaluated = Console(), target(out), []

@@ -36,7 +36,8 @@ def screen(
     Answers are drawn as training draws them (rollout.temperature, rollout.max_new_tokens, ...) and kept: another band,
     or a screening that was cut off, takes no answer twice.
     """
-    from edge_grpo.commands.asking import ask, config_for, training_draws  # noqa: PLC0415 - torch is slow to import
+    from edge_grpo.answers import training_draws  # noqa: PLC0415 - torch is slow to import
+    from edge_grpo.commands.asking import ask, config_for  # noqa: PLC0415
     from edge_grpo.screen import in_band, load_rows, parse_band, rates, write_rows  # noqa: PLC0415
 
     band = parse_band(keep_rate)

@@ -1,16 +1,15 @@
 """What became of the trials of a study: one line of ``trials.jsonl`` each, on the disk before the next one begins."""
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from edge_grpo import kept
 from edge_grpo.disk import write_whole
-from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.errors import DataError
 from edge_grpo.tune.space import Value
 
 __all__ = ["FILE", "State", "Trial", "append", "best_of", "read"]
@@ -51,16 +50,7 @@ def append(folder: Path, trial: Trial) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    path = folder / FILE
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(trial), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); make room, and the same command goes on from here"
-        ) from None
+    kept.append(folder / FILE, [trial])
 
 
 def read(folder: Path) -> list[Trial]:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import edge_grpo
-from edge_grpo.config import Config, changes, load_config, located, to_tree, to_yaml
-from edge_grpo.disk import remove_tree, take_lock, write_whole
+from edge_grpo import kept
+from edge_grpo.config import Config, load_config, located, to_tree, to_yaml
+from edge_grpo.disk import remove_tree, write_whole
 from edge_grpo.errors import ConfigError
-from edge_grpo.models import resolve
+from edge_grpo.models import fingerprint
 from edge_grpo.rundir import RunFolder
 from edge_grpo.suite import Benchmark
 from edge_grpo.tune import record
@@ -116,15 +117,8 @@ class Study:
         Raises:
             ConfigError: another process is at work there, it holds another study, or it cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file, _ = take_lock(self.folder / ".lock")
-        except BlockingIOError:
-            raise ConfigError(f"--out: {self.folder}: another process is at work there; wait for it") from None
-        except OSError as error:
-            raise ConfigError(f"--out: {self.folder} cannot be written ({error.strerror}); name another") from None
-        with file:
-            _check_identity(self.folder, self.identity)
+        with kept.opened(self.folder):
+            kept.check_identity(self.folder, self.identity, what="study")
             yield
 
     def run(self, *, jobs: int = 1, on_trial: Callable[[Sequence[Trial], Trial], None]) -> list[Trial]:
@@ -305,43 +299,12 @@ def _identity(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, de
         "decomposed": decomposed,
         "space": tree,
         "base": {name: section for name, section in settings.items() if name != "run"},
-        "weights": _digest_of_model(base.model.path),
+        "weights": fingerprint(base.model),
         "problems": {each.name: _digest([(p.id, p.prompt, p.answers) for p in each.problems]) for each in benchmarks},
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 
 
-def _digest_of_model(path: str) -> str:
-    """Of the files of a model folder; a hub model is told by its name."""
-    folder = Path(resolve(path))
-    if not folder.is_dir():
-        return path
-    content = hashlib.sha256()
-    for file in sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja")):
-        content.update(file.name.encode())
-        with file.open("rb") as stream:
-            content.update(hashlib.file_digest(stream, "sha256").digest())
-    return content.hexdigest()[:12]
-
-
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
-
-
-def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write the identity of a new study, compare that of an old one."""
-    path = folder / "identity.json"
-    try:
-        if not path.exists():
-            if any(name != ".lock" for name in os.listdir(folder)):
-                raise ConfigError(f"--out: {folder} holds other files and no study; name another folder")
-            write_whole(path, json.dumps(identity, indent=1) + "\n")
-            return
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        different = changes(stored, identity)
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"--out: {path} cannot be read or written ({error}); name another folder") from None
-    if different:
-        named = "; ".join(f"{name} was {was!r}, is {now!r}" for name, (was, now) in list(different.items())[:3])
-        raise ConfigError(f"--out: {folder} holds another study ({named}); name another folder, or none")

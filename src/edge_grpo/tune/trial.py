@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from edge_grpo import train as loop
-from edge_grpo.answers import Asker, Draws, answer_all
+from edge_grpo.answers import Asker, answer_all, draws_of
 from edge_grpo.config import Config, load_config
 from edge_grpo.data import arithmetic
 from edge_grpo.disk import take_lock, write_whole
@@ -89,14 +89,7 @@ def run(folder: Path) -> int:
 
 def _parts(config: Config, objective: Objective, folder: Path) -> dict[str, float]:
     """The score of each part, as `edge-grpo eval` has it."""
-    draws = Draws(
-        greedy=not objective.samples,
-        samples=objective.samples,
-        temperature=config.eval.temperature or config.rollout.temperature,
-        top_p=config.eval.top_p,
-        max_new_tokens=config.eval.max_new_tokens or config.rollout.max_new_tokens,
-        seed=config.eval.seed,
-    )
+    draws = replace(draws_of(config, objective.samples), greedy=not objective.samples)
     with Rewards(config.reward) as rewards:
         asker = Asker(load_policy(config.model), config, draws, rewards)
         asked = [asker.encode(each) for each in benchmarks_of(objective, config)]

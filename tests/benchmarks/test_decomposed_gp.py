@@ -1,0 +1,100 @@
+"""The evidence of the decomposed process: what is finished is kept, and every number on the page is of the draws."""
+
+import json
+
+import decomposed_gp
+import pytest
+from decomposed_gp import Job
+from decomposed_gp_page import page, signed
+
+from edge_grpo.tune.experiments import synthetic
+
+JOBS = [Job("regression", "near", None, 2), Job("regret", "near", 5.0, 2)]
+
+
+@pytest.fixture
+def measures(monkeypatch):
+    """Draws that are counted, the third of which is cut off."""
+    made = []
+
+    def measure(case, draw, *rest):
+        made.append((case, draw, *rest))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return {"value": 10.0 * draw + sum(rest)}
+
+    monkeypatch.setattr(decomposed_gp, "MEASURES", {"regression": measure, "regret": measure})
+    return made
+
+
+def test_what_is_finished_is_kept_and_the_rest_is_made(tmp_path, measures):
+    path = tmp_path / "folder" / "draws.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        decomposed_gp.measure(path, JOBS)
+    with path.open("a") as file:
+        file.write('{"key": "regret/near/5.0/1", "val')  # a kill in the middle of a line
+    values = decomposed_gp.measure(path, JOBS)
+    assert measures == [("near", 0), ("near", 1), ("near", 0, 5.0), ("near", 0, 5.0), ("near", 1, 5.0)]
+    assert values == {
+        "regression/near/None/0": {"value": 0.0},
+        "regression/near/None/1": {"value": 10.0},
+        "regret/near/5.0/0": {"value": 5.0},
+        "regret/near/5.0/1": {"value": 15.0},
+    }
+    assert decomposed_gp.measure(path, JOBS) == values == decomposed_gp.finished(path)
+    assert len(measures) == 5
+
+
+def test_draws_of_other_code_are_never_mixed_in(tmp_path):
+    path = tmp_path / "draws.jsonl"
+    path.write_text(json.dumps({"code": "of another day"}) + "\n")
+    with pytest.raises(SystemExit, match="come from other code"):
+        decomposed_gp.finished(path)
+
+
+def test_times_are_in_a_table():
+    section = "\n".join(decomposed_gp.timing(1))
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| posterior")]
+    assert len(rows) == 5
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+def regression(least=0.0):
+    """Two draws: the error falls from 2 to 1 and from 2 to 2."""
+    return [
+        {f"{name}_{count}": value for count in synthetic.COUNTS for name, value in own.items()}
+        for own in (
+            {"sum": 2.0, "parts": 1.0, "least": least, "most": 0.5, "mean": 0.25},
+            {"sum": 2.0, "parts": 2.0, "least": 0.1, "most": 0.25, "mean": 0.5},
+        )
+    ]
+
+
+def written(**changed):
+    rows = {("regression", case, None): regression() for case in synthetic.CASES}
+    rows["regret", "near", 5.0] = [{"parts": 1.0, "sum": 2.0}, {"parts": 2.0, "sum": 1.5}]
+    rows["epidemic", "budget", 5.0] = [{"parts": 10.0, "sum": 12.0, "own": 9.0}] * 2
+    rows["weather", "hottest", 1.0] = [{"delta": 1.0, "safe": 4.0, "sum": 2.0}] * 2
+    for case, values in changed.items():
+        rows["regression", case, None] = values
+    return page(rows, ["\n## In use"], ["\n## Time"]).splitlines()
+
+
+def test_every_number_of_the_page_is_of_the_draws():
+    lines = written()
+    assert "| near | 2 | 0.0e+00 | 5.0e-01 | none | 5.0e-01 |" in lines
+    assert "| near | 3 | 2.000 | 1.500 | +25.0 % (0.0 to +50.0) | 50 % (9 to 91) | 1 of 2 |" in lines
+    assert "| near | 5 | 2 | 1.500 | 1.750 | +0.250 (-0.500 to +1.000) | 1 of 2 |" in lines
+    assert "| 5 | sum of kernels | 2 | 10.0 | 12.0 | +2.0 (+2.0 to +2.0) | 2 of 2 |" in lines
+    assert "| 5 | own kernel | 2 | 10.0 | 9.0 | -1.0 (-1.0 to -1.0) | 0 of 2 |" in lines
+    assert "| hottest | 1 | safe | 2 | 4.00 | 2.00 | -2.00 (-2.00 to -2.00) | 0 of 2 |" in lines
+    assert lines.index("## In use") < lines.index("## Time")
+
+
+def test_a_variance_that_grew_is_told():
+    (line,) = [line for line in written(near=regression(least=-1e-9)) if line.startswith("| near | 2 |")]
+    assert line == "| near | 2 | -1.0e-09 | 5.0e-01 | **some** | 5.0e-01 |"
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert [signed(value, 1) for value in (0.04, -0.04, 0.06, -0.06)] == ["0.0", "0.0", "+0.1", "-0.1"]
