@@ -158,7 +158,7 @@ def main() -> None:
     with terminable():
         repeats = tune_arithmetic.measure(arguments.studies)
     used = tune_arithmetic.section(repeats, tune_arithmetic.seconds(arguments.studies))
-    PAGE.write_text(page(rows, used, clock), encoding="utf-8")
+    PAGE.write_text(page(rows, used, clock, tune_arithmetic.gains(repeats)), encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)}")
 
 

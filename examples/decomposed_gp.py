@@ -30,7 +30,7 @@ def measured(index: int, generator: torch.Generator) -> torch.Tensor:
     return truth[:, index] + NOISE**0.5 * torch.randn(2, generator=generator, dtype=torch.float64)
 
 
-# %% Fit a kernel to each part alone, from 40 measurements at random points that are not used again.
+# %% Fit a kernel to each part alone, from 40 measurements at random points, which serve the kernels alone.
 generator = torch.Generator().manual_seed(0)
 seen = torch.randperm(201, generator=generator)[:40].tolist()
 values = torch.stack([measured(index, generator) for index in seen], dim=1)

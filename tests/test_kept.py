@@ -68,7 +68,7 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{", "{}", '{"identity": 3}'])
 def test_a_damaged_identity_is_one_line(tmp_path, content):
     (tmp_path / "identity.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"identity\.json cannot be read or written"):
+    with pytest.raises(ConfigError, match=r"identity\.json is not what a study writes there"):
         check_identity(tmp_path, IDENTITY, what="study")
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "Draws",
     "Progress",
     "answer_all",
+    "code_digest",
     "draws_of",
     "read_answers",
     "training_draws",
@@ -170,7 +171,7 @@ class Asker:
 
     def identity(self, asked: Sequence[Asked]) -> dict[str, Any]:
         """All that the answers depend on, as JSON has it: two evaluations are the same where this is."""
-        data, reward = self.config.data, asdict(self.config.reward) | {"code": _code(self.config.reward.function)}
+        data, reward = self.config.data, asdict(self.config.reward) | {"code": code_digest(self.config.reward.function)}
         told = {
             "edge_grpo": edge_grpo.__version__,
             "weights": fingerprint(self.config.model),
@@ -332,7 +333,7 @@ def _digest(asked: Asked) -> str:
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12]
 
 
-def _code(function: str) -> str:
+def code_digest(function: str) -> str:
     """Twelve hex digits of the file that a reward function lies in; empty for one of an installed module."""
     place = own.locate(function).rpartition(":")[0] if function else ""
     folder, _, name = place.rpartition("/")

@@ -1,9 +1,10 @@
 """Files that outlive a kill and a power cut: whole or not there, and on the disk before anything relies on them."""
 
 import fcntl
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 
 from edge_grpo.errors import CheckpointError
 
-__all__ = ["flush", "flush_tree", "is_open_as", "remove_tree", "saving", "take_lock", "write_whole"]
+__all__ = ["digest", "flush", "flush_tree", "is_open_as", "remove_tree", "saving", "take_lock", "write_whole"]
 
 
 def flush(path: Path) -> None:
@@ -39,6 +40,16 @@ def write_whole(path: Path, text: str) -> None:
     flush(draft)
     draft.replace(path)
     flush(path.parent)
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Twelve hex digits that change with the names of some files, taken in order, or with any of their bytes."""
+    content = hashlib.sha256()
+    for file in sorted(files):
+        content.update(file.name.encode())
+        with file.open("rb") as stream:
+            content.update(hashlib.file_digest(stream, "sha256").digest())
+    return content.hexdigest()[:12]
 
 
 def remove_tree(folder: Path) -> None:

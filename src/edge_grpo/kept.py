@@ -58,8 +58,10 @@ def check_identity(folder: Path, identity: Mapping[str, Any], *, what: str, **mo
             write_whole(path, json.dumps({**more, "identity": identity}, indent=2) + "\n")
             return
         different = changes(json.loads(path.read_text(encoding="utf-8"))["identity"], identity)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
         raise ConfigError(f"--out: {path} cannot be read or written ({error}); name another folder") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"--out: {path} is not what a {what} writes there; name another folder") from None
     if different:
         named = "; ".join(f"{name} was {was!r}, is {now!r}" for name, (was, now) in list(different.items())[:3])
         raise ConfigError(f"--out: {folder} holds another {what} ({named}); name another folder, or none")

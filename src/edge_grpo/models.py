@@ -1,6 +1,5 @@
 """Models from disk or hub: their settings, loading, adapters, stop tokens, and what cannot fit."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from edge_grpo.disk import digest
 from edge_grpo.errors import ConfigError, EngineError
 from edge_grpo.policy import Policy, causal
 from edge_grpo.quiet import quiet_failures
@@ -253,12 +253,7 @@ def fingerprint(model: ModelSettings) -> str:
         except Exception as error:
             raise _not_loaded(model.path, error) from error
         return str(getattr(config, "_commit_hash", None) or model.path)
-    content = hashlib.sha256()
-    for file in sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja")):
-        content.update(file.name.encode())
-        with file.open("rb") as stream:
-            content.update(hashlib.file_digest(stream, "sha256").digest())
-    return content.hexdigest()[:12]
+    return digest(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
 
 
 def _first_line(error: BaseException) -> str:

@@ -77,7 +77,8 @@ def written(**changed):
     rows["weather", "hottest", 1.0] = [{"delta": 1.0, "safe": 4.0, "sum": 2.0}] * 2
     for case, values in changed.items():
         rows["regression", case, None] = values
-    return page(rows, ["\n## In use"], ["\n## Time"]).splitlines()
+    gains = {"arithmetic, fresh": [0.1, 0.11, 0.12], "arithmetic, chosen": [0.1, -0.1, 0.0]}
+    return page(rows, ["\n## In use"], ["\n## Time"], gains).splitlines()
 
 
 def test_every_number_of_the_page_is_of_the_draws():
@@ -91,9 +92,27 @@ def test_every_number_of_the_page_is_of_the_draws():
     assert lines.index("## In use") < lines.index("## Time")
 
 
+def test_the_summary_follows_from_the_draws():
+    lines = written()
+    assert "- The variance: in no draw is it larger from the parts, at any point (least difference 0.0e+00)." in lines
+    assert "- The error, near: +25.0 to +25.0 % lower from the parts." in lines
+    found = {line.split(":")[0]: line for line in lines if line.startswith("- From the parts")}
+    assert found["- From the parts better"] == (
+        "- From the parts better: epidemic, against the sum of kernels, beta / 5; hottest, delta method, beta / 1; "
+        "arithmetic, fresh."
+    )
+    assert found["- From the parts worse"] == (
+        "- From the parts worse: epidemic, against its own kernel, beta / 5; hottest, safe width, beta / 1."
+    )
+    assert found["- From the parts not told apart"] == (
+        "- From the parts not told apart: near, beta / 5; arithmetic, chosen."
+    )
+
+
 def test_a_variance_that_grew_is_told():
     (line,) = [line for line in written(near=regression(least=-1e-9)) if line.startswith("| near | 2 |")]
     assert line == "| near | 2 | -1.0e-09 | 5.0e-01 | **some** | 5.0e-01 |"
+    assert any(line.startswith("- The variance: **it is larger") for line in written(near=regression(least=-1e-9)))
 
 
 def test_what_rounds_to_zero_has_no_sign():

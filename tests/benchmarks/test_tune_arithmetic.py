@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tune_arithmetic
 import yaml
-from tune_arithmetic import ARMS, Searched, measure, seconds, section
+from tune_arithmetic import ARMS, Searched, gains, measure, seconds, section
 
 from edge_grpo.config import load_config
 from edge_grpo.tune.record import Trial
@@ -32,6 +32,7 @@ if words[0] == "tune":
     parts = {{"3": 1.0, "4": 0.5, "5": 0.0, "6": 0.5}}
     trial = {{"number": 1, "settings": {{}}, "state": "finished", "parts": parts, "whole": 0.5, "seconds": 3}}
     (out / "trials.jsonl").write_text(json.dumps(trial) + "\\n")
+    (out / "best.yaml").write_text("# trial 1, pass@1/greedy: 0.5")
 else:
     scores = {{part: {{"scores": {{"pass@1/greedy": {{"value": 0.8}}}}}} for part in "3456"}}
     (out / "results.json").write_text(json.dumps({{"benchmarks": scores}}))
@@ -69,6 +70,18 @@ def test_every_arm_of_every_repeat_is_searched_and_judged(tmp_path, stand_in):
     )
     assert all(space.settings[-1] == f"train.seed={space.seed}" for space in spaces)
     assert seconds(tmp_path / "studies") > 0
+    for path in (tmp_path / "studies").glob("repeat-*/*/trials.jsonl"):  # all three, as a whole study has
+        trial = json.loads(path.read_text())
+        path.write_text("".join(json.dumps({**trial, "number": n}) + "\n" for n in (1, 2, 3)))
+    before = len(calls())
+    assert [repeat["sum"].fresh for repeat in measure(tmp_path / "studies", 2, 3)] == [pytest.approx(0.8)] * 2
+    assert len(calls()) == before  # nothing is left to do
+
+
+def test_what_is_compared_has_a_name_and_a_sign():
+    found = gains(repeats())
+    assert found["arithmetic, fresh, beta / 5"] == pytest.approx([0.1, -0.1])
+    assert found["arithmetic, chosen, beta / 1"] == pytest.approx([0.0, 0.0])
 
 
 def test_the_judging_problems_were_never_scored_on(tmp_path):
@@ -143,8 +156,9 @@ def repeats():
 def test_the_tables_say_what_came_out():
     text = "\n".join(section(repeats(), 3000.0))
     lines = text.splitlines()
-    assert "64 trials: 63 finished, 1 late; training and answering took 10 s (median), 31 s" in lines
-    assert "at most. 50 minutes in all" in text
+    assert "ones. 64 trials: 63 finished, 1 late; training and answering took 10 s (median)," in lines
+    assert "31 s at most, the start of the process not counted. 50 minutes in all, two" in text
+    assert "61 minutes in all (**more than the hour that was wanted**)" in "\n".join(section(repeats(), 3660.0))
     assert "the same scores in 35 of 36 cases" in text
     assert "| 5 | best of 8 | 80.0 % | 70.0 % | +10.0 (-117.1 to +137.1) | 1 | 1 | 0 |" in lines
     assert "| 5 | chosen | 70.0 % | 47.5 % | +22.5 (-263.4 to +308.4) | 1 | 1 | 0 |" in lines

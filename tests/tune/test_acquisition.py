@@ -24,10 +24,15 @@ def test_the_width_over_a_box():
     assert beta_box(d, t, scale=4) == pytest.approx(beta_box(d, t) / 4)
 
 
-@pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"scale": 0.0}])
+@pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"scale": 0.0}, {"step": 0}])
 def test_impossible_widths_are_refused(wrong):
-    with pytest.raises(ConfigError, match="wanted 0 < delta < 1 and scale > 0"):
-        beta_finite(3, 1, **wrong)
+    options = {"step": 1, **wrong}
+    with pytest.raises(ConfigError, match="wanted step >= 1, 0 < delta < 1 and scale > 0"):
+        beta_finite(3, **options)
+    with pytest.raises(ConfigError, match="wanted step >= 1, 0 < delta < 1 and scale > 0"):
+        beta_box(3, **options)
+    with pytest.raises(ConfigError, match=r"with b 1e-09 it is .*, wanted a square; raise b"):
+        beta_box(3, 1, b=1e-9)
     with pytest.raises(ConfigError, match="raise a"):
         beta_box(1, 1, a=0.001)
 

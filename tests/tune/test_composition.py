@@ -1,8 +1,10 @@
 """Nonlinear wholes: safe widths hold, the delta method is exact where it should be."""
 
+import pytest
 import torch
 from tune.priors import draw, part
 
+from edge_grpo.errors import ShapeError
 from edge_grpo.tune.composition import (
     delta_width,
     exact_product,
@@ -55,3 +57,9 @@ def test_the_moments_of_a_product():
     mean, variance = exact_product(one, two)
     assert abs(float(product.mean() - mean)) < 0.01
     assert abs(float(product.var() - variance)) < 0.02
+
+
+def test_a_bound_a_part_is_wanted():
+    for width in (safe_width, safe_width_cauchy, unsafe_width):
+        with pytest.raises(ShapeError, match="1 bounds came for 2 parts; give one a part"):
+            width(parts(), [1.0])

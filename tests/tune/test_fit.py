@@ -116,10 +116,14 @@ def test_a_start_far_from_the_data_does_no_harm():
         assert likelihood(far, points, values) > likelihood(near, points, values) - 1.0
 
 
-def test_noise_far_below_the_values_is_fitted_and_kept():
+def test_noise_far_below_the_values_is_raised_until_it_can_be_used():
     points = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
-    found = fit_prior(points, 1e4 * torch.sin(4 * points[:, 0]), kernel=RBF, noise=1e-9)
-    assert found.noise == 1e-9
+    values = 1e4 * torch.sin(4 * points[:, 0])
+    part = fit_part(points, values, kernel=RBF, noise=1e-9)
+    assert part.noise == pytest.approx(1e-6 * float(values.var()))
+    found = Decomposed([part], points, values[None]).whole_at(points)
+    torch.testing.assert_close(found.mean, values, rtol=0, atol=20.0)
+    assert fit_prior(points, values, kernel=RBF, noise=50.0 + float(values.var())).noise == 50.0 + float(values.var())
 
 
 def test_few_observations_are_enough_for_a_guarded_guess():
@@ -133,7 +137,8 @@ def test_few_observations_are_enough_for_a_guarded_guess():
 def test_single_precision_is_fitted_in_double():
     points = draw(10, 8, 1)
     values = torch.sin(3 * points[:, 0])
-    assert fit_part(points.float(), values.float()).covariance(points, points).dtype == torch.float64
+    part = fit_part(points.float(), values.float())
+    assert part.covariance(points, points).dtype == torch.float64
 
 
 @pytest.mark.parametrize(("known", "noise"), [(None, 0.0003), (0.2, 0.2)])
@@ -163,7 +168,7 @@ def test_what_cannot_be_fitted_is_one_line(monkeypatch):
         fit_parts(points, draw(16, 2, 4), kernels=[RBF])
     with pytest.raises(ConfigError, match="came noise 0, wanted a variance above 0"):
         fit_prior(points, values, noise=0.0)
-    with pytest.raises(ConfigError, match="lengthscale: 3 came for inputs of 2 dimensions"):
+    with pytest.raises(ConfigError, match="lengthscale: 3 came for 2 dimensions"):
         fit_prior(points, values, kernel=StationarySettings(lengthscale=(1.0, 1.0, 1.0)))
     with pytest.raises(ValidationError):
         PriorSettings(noise=0)

@@ -51,7 +51,7 @@ def test_settings_are_told_apart_by_their_type():
 
 
 def test_what_cannot_be_made_is_one_line(monkeypatch):
-    with pytest.raises(ConfigError, match="lengthscale: 2 came for inputs of 3 dimensions; give one or 3"):
+    with pytest.raises(ConfigError, match="lengthscale: 2 came for 3 dimensions; give 3, or one number"):
         make_kernel(StationarySettings(lengthscale=(1.0, 2.0)), dims=3)
     monkeypatch.setitem(sys.modules, "gpytorch.kernels", None)
     with pytest.raises(ConfigError, match="needs the extra 'tune'"):

@@ -1,8 +1,12 @@
 """Searches over candidates find good ones, and the parts' values are asked for in order."""
 
+import math
+
+import pytest
 import torch
 from tune.priors import draw, part
 
+from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.tune.composition import delta_width, safe_width
 from edge_grpo.tune.loop import search, search_composed
 
@@ -78,3 +82,11 @@ def test_a_bent_whole_is_searched_with_either_width():
     safe, *_ = composed(bent, lambda own: safe_width(own, [2.1, 2.1]), union=2, maximize=False)
     plain, *_ = composed(bent, lambda own: safe_width(own, [2.1, 2.1]), maximize=False)
     assert all(one.beta > two.beta for one, two in zip(safe, plain, strict=True))
+
+
+def test_a_search_needs_a_start_and_finite_values():
+    candidates, priors = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None], [part()]
+    with pytest.raises(ConfigError, match="search: start is empty"):
+        search(priors, candidates, lambda _: torch.zeros(1), start=[], rounds=1)
+    with pytest.raises(DataError, match="1 of 1 numbers are not finite"):
+        search(priors, candidates, lambda _: torch.tensor([math.nan]), start=[0], rounds=1)

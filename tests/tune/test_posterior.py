@@ -1,11 +1,13 @@
 """Posteriors of parts and whole: what is proved of them holds, in every draw."""
 
+import math
+
 import pytest
 import torch
 from tune.priors import KINDS, draw, part
 
-from edge_grpo.errors import ShapeError
-from edge_grpo.tune.posterior import Decomposed, Mixed, aggregate
+from edge_grpo.errors import ConfigError, DataError, ShapeError
+from edge_grpo.tune.posterior import Decomposed, Mixed, Part, aggregate
 
 
 def problem(seed, *, parts=3, points=6, at=9, dims=2):
@@ -87,6 +89,39 @@ def test_the_order_of_rows_does_not_matter():
         two = model(points[order], values[:, order], weights[:, order]).whole_at(at, to)
         torch.testing.assert_close(one.mean, two.mean, rtol=0, atol=1e-11)
         torch.testing.assert_close(one.covariance, two.covariance, rtol=0, atol=1e-11)
+
+
+def test_single_precision_is_computed_in_double():
+    priors, points, values, weights, at, to = problem(8)
+    single = [numbers.float() for numbers in (points, values, weights, at, to)]
+    as_double = [numbers.double() for numbers in single]
+    for points, values, weights, at, to in (single, as_double):
+        fine = Decomposed(priors, points, values)
+        coarse = aggregate(priors, points, (weights.double() * values).sum(0), weights=weights)
+        found = [fine.whole_at(at, to), fine.whole_at(at), coarse.whole_at(at, to), fine.parts_at(at)[0]]
+        found += [coarse.whole_at(at), coarse.parts_at(at)[1]]
+        if points is single[0]:
+            first = found
+    for one, two in zip(first, found, strict=True):
+        assert one.mean.dtype == torch.float64
+        assert torch.equal(one.mean, two.mean)
+        assert torch.equal(one.covariance, two.covariance)
+
+
+def test_what_cannot_be_is_one_line():
+    priors, points, values, weights, *_ = problem(9)
+    values[1, 2] = math.nan
+    with pytest.raises(DataError, match="1 of 18 numbers are not finite; leave their points out"):
+        Decomposed(priors, points, values)
+    with pytest.raises(DataError, match="1 of 6 numbers are not finite"):
+        Mixed(priors, points, weights, values[1])
+    smooth = [part(lengthscale=5.0, variance=1e6, noise=1e-12)]
+    close = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None]
+    with pytest.raises(DataError, match="40 observations with noise of variance 1e-12 or more lie too close together"):
+        Decomposed(smooth, close, close.T)
+    for wrong in ({"noise": 0.0}, {"noise": math.nan}, {"mean": math.inf}):
+        with pytest.raises(ConfigError, match="wanted a number and a variance above 0"):
+            Part(priors[0].kernel, **wrong)
 
 
 def test_wrong_shapes_are_named():

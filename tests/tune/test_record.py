@@ -5,7 +5,7 @@ import json
 import pytest
 
 from edge_grpo.errors import ConfigError, DataError
-from edge_grpo.tune.record import FILE, Trial, append, best_of, read
+from edge_grpo.tune.record import FILE, Trial, append, best_of, mend, read
 
 ONE = Trial(1, {"train.passes": 2, "method": "grpo"}, "finished", {"3": 0.5}, 0.25, 3.0, "", ((1, 0.5), (2, 0.75)))
 TWO = Trial(2, {"train.passes": 3, "method": "grpo"}, "failed", reason="no such file: «x»")
@@ -27,7 +27,10 @@ def test_a_line_that_a_kill_cut_off_is_taken_out(tmp_path, cut):
     before = (tmp_path / FILE).read_bytes()
     append(tmp_path, TWO)
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-cut])
+    cut_off = (tmp_path / FILE).read_bytes()
     assert read(tmp_path) == [ONE]
+    assert (tmp_path / FILE).read_bytes() == cut_off  # who reads does not write
+    mend(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
     append(tmp_path, TWO)
     assert read(tmp_path) == [ONE, TWO]
@@ -36,6 +39,7 @@ def test_a_line_that_a_kill_cut_off_is_taken_out(tmp_path, cut):
 def test_a_first_line_that_was_cut_off_leaves_nothing(tmp_path):
     (tmp_path / FILE).write_bytes(b'{"number": 1, "sett')
     assert read(tmp_path) == []
+    mend(tmp_path)
     assert (tmp_path / FILE).read_bytes() == b""
 
 
@@ -65,6 +69,9 @@ def test_rubbish_and_doubles_are_told(tmp_path):
     (tmp_path / FILE).write_bytes(b"\xff\n")
     with pytest.raises(DataError, match="line 1"):
         read(tmp_path)
+    (tmp_path / FILE).write_bytes(b"\xff\ncut")
+    with pytest.raises(DataError, match="it is no text"):
+        mend(tmp_path)
     (tmp_path / FILE).unlink()
     append(tmp_path, ONE)
     append(tmp_path, ONE)

@@ -16,10 +16,10 @@ from edge_grpo.tune.space import (
     Integer,
     Log,
     config_at,
-    decode,
     dims,
     encode,
     load_space,
+    misfit,
     point_at,
     shown,
     words_at,
@@ -39,8 +39,9 @@ def test_the_cube_and_the_values_are_exact_both_ways(space, places):
     coordinates = encode(space, point)
     assert len(coordinates) == dims(space) == 6
     assert all(0 <= number <= 1 for number in coordinates)
-    assert decode(space, coordinates) == point
-    assert encode(space, decode(space, coordinates)) == coordinates
+    places_of = [each.place(point[name]) for name, each in list(space.space.items())[:3]]
+    assert point_at(space, [*places_of, places[3]]) == point
+    assert not misfit(space, point)
     assert sorted(coordinates[3:]) == [0.0, 0.0, 1.0]
 
 
@@ -140,6 +141,10 @@ def changed(path, value):
         (["objective"], None, "no 'objective:' in it"),
         (["objective", "weights"], {"3": "x"}, "objective.weights.3: got 'x'"),
         (["objective", "weights"], {"3": 0}, "wanted none that is 0"),
+        (["objective", "weights"], {3: 1, "3": 1}, "a part is there twice"),
+        (["objective", "weights"], {"whole": 1}, "'whole' is what their sum is called"),
+        (["space", "train.steps"], {"type": "integer", "low": 1, "high": 9, "log": 3}, "train.steps.log: got 3"),
+        (["candidates"], 4096, "candidates: got 4096"),
         (["objective", "metric"], "maj@4", "metric 'maj@4': wanted pass@1/greedy or avg@k"),
         (["trails"], 3, "trails: no such setting"),
         (["trials"], 0, "trials: got 0"),
@@ -167,3 +172,25 @@ def test_early_stopping_wants_evaluations(tmp_path):
 def test_infinite_ends_are_no_range(tmp_path):
     with pytest.raises(ConfigError, match="finite"):
         space_of(tmp_path, changed(["space", "train.beta1"], {"type": "continuous", "low": 0.0, "high": math.inf}))
+
+
+def test_a_searched_method_leaves_the_fixed_settings_of_it_in_force(tmp_path):
+    text = TEXT.replace("settings: [", "settings: [method.beta=0.25, ").replace(
+        "space:", "space:\n  method: {type: categorical, values: [grpo, dapo]}", 1
+    )
+    text = "\n".join(line for line in text.splitlines() if "correction" not in line)
+    space = space_of(tmp_path, text)
+    for place, kind in ((0.0, "grpo"), (0.9, "dapo")):
+        config = config_at(space, point_at(space, [place, 0.5, 0.5, 0.5]))
+        assert (config.method.kind, config.method.beta) == (kind, 0.25)
+
+
+def test_files_are_found_beside_the_space_or_here(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/base.yaml").write_text("train: {steps: 3}\n")
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    text = "base: base.yaml\n" + TEXT.replace("objective:", "objective:\n  data_dir: data\n  suite: gone.yaml")
+    space = space_of(tmp_path / "there", text)
+    assert space.base == str(tmp_path / "there/base.yaml")
+    assert (space.objective.data_dir, space.objective.suite) == (str(tmp_path / "data"), "gone.yaml")

@@ -1,13 +1,14 @@
 """Suggestions: the same from the same trials, never a point twice, wiser than chance, and fair to both searches."""
 
-import statistics
+from dataclasses import replace
 
 import pytest
 import torch
 from tune.spaces import TEXT, finished, searched, space_of
 
 from edge_grpo.tune.record import Trial
-from edge_grpo.tune.suggest import WHOLE, believe, suggest
+from edge_grpo.tune.space import WHOLE
+from edge_grpo.tune.suggest import believe, suggest
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +72,25 @@ def test_without_decomposition_only_the_sum_is_seen(space, trials):
     assert same.point == suggest(space, trials, number=7, decomposed=False).point
 
 
-@pytest.mark.parametrize(("state", "counted"), [("failed", min), ("late", min), ("stopped", statistics.median)])
-def test_what_has_not_finished_counts_on_each_part(space, trials, state, counted):
+@pytest.mark.parametrize(("state", "place"), [("failed", 0), ("late", 0), ("stopped", 2)])
+def test_what_has_not_finished_counts_as_one_that_has(space, trials, state, place):
+    """As the worst of six, or as the lower one of the two in the middle; to both searches alike."""
     bad = Trial(7, {**trials[0].settings, "train.passes": 4}, state, reason="x")
+    like = sorted(trials, key=lambda trial: trial.whole)[place]
     belief = believe(space, [*trials, bad])
-    expected = [counted([trial.parts[name] for trial in trials]) for name in ("3", "4")]
-    assert belief.values[:, -1].tolist() == expected
+    assert belief.values[:, -1].tolist() == [like.parts[name] for name in ("3", "4")]
+    alone = believe(space, [*trials, bad], decomposed=False)
+    assert alone.values[:, -1].tolist() == [pytest.approx(like.whole)]
     assert believe(space, [trials[0], bad]) is None
+
+
+def test_a_failure_is_never_worse_than_what_was_seen(space, trials):
+    points = [trial.settings for trial in trials]
+    seen = [({"3": 0.9, "4": 0.1}, 0.65), ({"3": 0.1, "4": 0.3}, 0.65)]
+    two = [Trial(n, point, "finished", *own) for n, (point, own) in enumerate(zip(points, seen, strict=False), 1)]
+    for decomposed in (True, False):
+        belief = believe(space, [*two, Trial(3, points[2], "failed")], decomposed=decomposed)
+        assert float((belief.weights @ belief.values)[-1]) == pytest.approx(0.65)
 
 
 def test_a_part_that_should_be_low_fails_high(tmp_path):
@@ -86,36 +99,43 @@ def test_a_part_that_should_be_low_fails_high(tmp_path):
     trials = [finished(number, point) for number, point in enumerate(points, 1)]
     trials[1] = Trial(2, points[1], "finished", {"3": 0.1, "4": 0.9}, -1.75)
     belief = believe(space, [*trials, Trial(3, points[0], "failed")])
-    assert belief.values[:, -1].tolist() == [min(trials[0].parts["3"], 0.1), max(trials[0].parts["4"], 0.9)]
+    assert belief.values[:, -1].tolist() == [0.1, 0.9]
 
 
-def test_a_small_space_is_exhausted(tmp_path):
+@pytest.mark.parametrize("initial", [2, 99])
+def test_a_small_space_is_tried_to_its_last_point(tmp_path, initial):
+    """Whether by the bound or evenly, although evenly spread candidates hardly reach the last ones."""
     text = (
-        "space:\n  train.passes: {type: integer, low: 1, high: 2}\n"
+        "space:\n  train.passes: {type: integer, low: 1, high: 13}\n"
         "  train.schedule: {type: categorical, values: [linear, cosine]}\n"
-        "objective: {weights: {3: 1}}\ninitial: 2\n"
+        f"objective: {{weights: {{3: 1}}}}\ninitial: {initial}\ncandidates: 8\n"
     )
     space, trials = space_of(tmp_path, text), []
     while found := suggest(space, trials, number=len(trials) + 1):
         trials.append(Trial(len(trials) + 1, found.point, "finished", {"3": 0.1 * len(trials)}, 0.1 * len(trials)))
-    assert len({str(trial.settings) for trial in trials}) == len(trials) == 4
+    assert len({str(trial.settings) for trial in trials}) == len(trials) == 26
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decomposed", [True, False])
 def test_it_finds_a_high_place(tmp_path, decomposed):
-    """12 trials come within 3 % of the optimum, where 12 even ones stay 6 % away."""
+    """12 trials come within 3 % of the optimum of a narrow peak, where 12 even ones do not."""
     text = (
         "space:\n  train.beta1: {type: continuous, low: 0.0, high: 0.99}\n"
         "  train.weight_decay: {type: continuous, low: 0.0, high: 1.0}\n"
         "objective: {weights: {3: 1, 4: 1}}\ninitial: 4\ncandidates: 256\n"
     )
-    space, trials = space_of(tmp_path, text), []
-    for number in range(1, 13):
-        point = suggest(space, trials, number=number, decomposed=decomposed).point
-        x, y = point["train.beta1"] / 0.99, point["train.weight_decay"]
-        parts = {"3": 1 - (x - 0.3) ** 2 - 0.2 * y**2, "4": 1 - 0.1 * x - (y - 0.8) ** 2}
-        trials.append(Trial(number, point, "finished", parts, sum(parts.values())))
+    space = space_of(tmp_path, text)
+
+    def best(initial):
+        trials = []
+        for number in range(1, 13):
+            point = suggest(replace(space, initial=initial), trials, number=number, decomposed=decomposed).point
+            x, y = point["train.beta1"] / 0.99, point["train.weight_decay"]
+            parts = {"3": 1 - 10 * ((x - 0.3) ** 2 + 0.2 * y**2), "4": 1 - 10 * (0.1 * x + (y - 0.8) ** 2)}
+            trials.append(Trial(number, point, "finished", parts, sum(parts.values())))
+        return max(trial.whole for trial in trials)
+
     x, y = 0.25, 2 / 3  # where the gradient is zero
-    optimum = 2 - (x - 0.3) ** 2 - 0.2 * y**2 - 0.1 * x - (y - 0.8) ** 2
-    assert max(trial.whole for trial in trials) > 0.97 * optimum
+    optimum = 2 - 10 * ((x - 0.3) ** 2 + 0.2 * y**2 + 0.1 * x + (y - 0.8) ** 2)
+    assert best(initial=4) > 0.97 * optimum > best(initial=12)

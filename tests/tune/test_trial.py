@@ -11,7 +11,9 @@ from support import save_tiny
 from tune.spaces import space_of
 
 from edge_grpo.config import load_config
+from edge_grpo.disk import remove_tree
 from edge_grpo.errors import ConfigError
+from edge_grpo.tune import trial as module
 from edge_grpo.tune.space import Objective
 from edge_grpo.tune.trial import RESULT, TASK, benchmarks_of, run
 
@@ -33,9 +35,10 @@ def model(tmp_path_factory):
     return str(save_tiny(tmp_path_factory.mktemp("trial") / "tiny"))
 
 
-def write_task(folder, model, objective, *words):
-    own = [*FAST, f"model.path={model}", f"run.dir={folder / 'run'}", *words]
-    task = {"number": 1, "settings": {}, "base": "", "words": own, "objective": asdict(objective)}
+def write_task(folder, model, objective, *words, searched=()):
+    own = [*FAST, f"model.path={model}", *words]
+    task = {"number": 1, "settings": {}, "base": "", "words": [*own, *searched], "exam": own}
+    task["objective"] = asdict(objective)
     (folder / TASK).write_text(json.dumps(task))
 
 
@@ -77,7 +80,46 @@ def test_values_that_do_not_go_together_are_told(tmp_path, model):
         run(tmp_path)
 
 
-def test_the_space_of_the_repository_is_right(tmp_path):
+def test_all_trials_sit_the_same_exam(tmp_path, model, monkeypatch):
+    seen = []
+    plain = module.Asker
+
+    def asker(policy, config, draws, rewards):
+        seen.append((draws.temperature, draws.max_new_tokens, config.reward.accuracy_weight))
+        return plain(policy, config, draws, rewards)
+
+    monkeypatch.setattr(module, "Asker", asker)
+    searched = ("rollout.temperature=0.3", "rollout.max_new_tokens=5", "reward.accuracy_weight=2")
+    objective = Objective(weights={3: 1}, problems=3, metric="avg@2")
+    for name, words in (("a", ()), ("b", (*searched, "data.arithmetic.operands={4: 1.0}", "data.arithmetic.seed=9"))):
+        (tmp_path / name).mkdir()
+        write_task(tmp_path / name, model, objective, searched=words)
+        assert run(tmp_path / name) == 0
+    assert seen == [(1.0, 6, 1.0)] * 2
+    prompts = [
+        {json.loads(line)["prompt"] for line in (tmp_path / name / "answers/answers.jsonl").read_text().splitlines()}
+        for name in "ab"
+    ]
+    assert prompts[0] == prompts[1]
+    trained = load_config(str(tmp_path / "b" / "run" / "config.yaml"))
+    assert (trained.rollout.temperature, trained.data.arithmetic.seed) == (0.3, 9)
+
+
+def test_tried_again_it_is_asked_again(tmp_path, model):
+    """As after its line and its scores were taken out, when its weights are gone already."""
+    write_task(tmp_path, model, Objective(weights={3: 1}, problems=3))
+    assert run(tmp_path) == 0
+    answers = tmp_path / "answers" / "answers.jsonl"
+    before = answers.stat().st_ino
+    for gone in (tmp_path / "run" / "checkpoints", tmp_path / "run" / "final"):
+        remove_tree(gone)
+    (tmp_path / RESULT).unlink()
+    (tmp_path / "old").hardlink_to(answers)  # or its number might be given to the new one
+    assert run(tmp_path) == 0
+    assert answers.stat().st_ino != before
+
+
+def test_the_metric_says_how_often_it_is_asked(tmp_path):
     space = space_of(tmp_path)
     assert replace(space.objective, metric="avg@4").samples == 4
     assert space.objective.samples == 0

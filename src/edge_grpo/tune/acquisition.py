@@ -22,6 +22,9 @@ def beta_finite(num_candidates: int, step: int, *, delta: float = 0.05, parts: i
         parts: :math:`J` of the union bound over parts; 1 for a linear sum.
         scale: :math:`s`; the theory's width (1) explores too much, the authors' code divides by 5.
 
+    Raises:
+        ConfigError: ``step``, ``delta`` or ``scale`` is out of range.
+
     Source:
         Srinivas et al. 2010, arXiv:0912.3995, theorem 1; official code of arXiv:2107.03003.
 
@@ -29,7 +32,7 @@ def beta_finite(num_candidates: int, step: int, *, delta: float = 0.05, parts: i
         >>> round(beta_finite(25, 1), 6)
         13.424617
     """
-    _check(delta, scale)
+    _check(step, delta, scale)
     return 2.0 * math.log(parts * num_candidates * step**2 * math.pi**2 / (6.0 * delta)) / scale
 
 
@@ -47,15 +50,21 @@ def beta_box(dims: int, step: int, *, delta: float = 0.05, a: float = 1.0, b: fl
             :math:`a e^{-(L/b)^2}`.
         scale: :math:`s`.
 
+    Raises:
+        ConfigError: ``step``, ``delta``, ``a``, ``b`` or ``scale`` is out of range.
+
     Source:
         Srinivas et al. 2010, arXiv:0912.3995, theorem 2.
     """
-    _check(delta, scale)
+    _check(step, delta, scale)
     inside = math.log(4 * dims * a / delta)
     if inside <= 0:
         raise ConfigError(f"beta_box: 4 d a / delta is {4 * dims * a / delta:g}, wanted more than 1; raise a")
     box = 2 * dims * math.log(step**2 * dims * b * math.sqrt(inside))
-    return (2 * math.log(2 * step**2 * math.pi**2 / (3 * delta)) + box) / scale
+    beta = 2 * math.log(2 * step**2 * math.pi**2 / (3 * delta)) + box
+    if beta < 0:
+        raise ConfigError(f"beta_box: with b {b:g} it is {beta:g}, wanted a square; raise b")
+    return beta / scale
 
 
 def confidence_bound(
@@ -78,6 +87,9 @@ def confidence_bound(
     return (mean if maximize else -mean) + math.sqrt(beta) * deviation
 
 
-def _check(delta: float, scale: float) -> None:
-    if not 0 < delta < 1 or scale <= 0:
-        raise ConfigError(f"beta: came delta {delta:g} and scale {scale:g}, wanted 0 < delta < 1 and scale > 0")
+def _check(step: int, delta: float, scale: float) -> None:
+    if step < 1 or not 0 < delta < 1 or not scale > 0:
+        raise ConfigError(
+            f"beta: came step {step}, delta {delta:g} and scale {scale:g}, wanted step >= 1, 0 < delta < 1 and "
+            "scale > 0"
+        )

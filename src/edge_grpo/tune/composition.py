@@ -1,4 +1,8 @@
-r"""A whole that is a nonlinear function of its parts, :math:`f = g(f_1, \dots, f_J)`: plug-in mean and safe widths."""
+r"""A whole that is a nonlinear function of its parts, :math:`f = g(f_1, \dots, f_J)`: plug-in mean and safe widths.
+
+All widths take the parts for independent, which they are where each is observed (:class:`Decomposed`). What was seen of
+their sum makes them correlated, and of that these know nothing.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_grpo.errors import ShapeError
 from edge_grpo.tune.posterior import Gaussian
 
 __all__ = [
@@ -45,10 +50,18 @@ def safe_width(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Float[Tens
 
     .. math:: \sum_j B_j \sigma_j, \qquad |\partial g / \partial f_j| \le B_j
 
-    To be used with ``beta_finite(parts=J)``, which bounds all parts at once.
+    To be used with ``beta_finite(parts=J)``, which bounds all parts at once. A whole that jumps has no such bounds.
+
+    Args:
+        parts: their posteriors at the points.
+        bounds: :math:`B_j`, units of the whole per unit of the part.
+
+    Raises:
+        ShapeError: there are not as many bounds as parts.
 
     Source: derived from the union bound; the paper's generalised theorem is of this kind.
     """
+    _check(parts, bounds)
     return torch.stack([b * part.variance.clamp(min=0).sqrt() for b, part in zip(bounds, parts, strict=True)]).sum(0)
 
 
@@ -60,13 +73,14 @@ def safe_width_cauchy(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Flo
 
 def unsafe_width(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Float[Tensor, " points"]:
     r"""What the authors' code takes, without the factor J: :math:`\sqrt{\sum_j c_j^2 v_j}`; no guarantee."""
+    _check(parts, bounds)
     return torch.stack([b**2 * part.variance for b, part in zip(bounds, parts, strict=True)]).sum(0).clamp(min=0).sqrt()
 
 
 def delta_width(composition: Composition, parts: Sequence[Gaussian]) -> Float[Tensor, " points"]:
     r"""The delta method: to first order around the means, :math:`\sqrt{\sum_j (\partial g / \partial f_j)^2 v_j}`.
 
-    Local, no guarantee; exact for a linear composition.
+    Local, no guarantee; exact for a linear composition of independent parts.
     """
     slopes = jacobian(composition, parts).T
     variances = torch.stack([part.variance for part in parts])
@@ -80,3 +94,8 @@ def exact_product(left: Gaussian, right: Gaussian) -> tuple[Float[Tensor, " poin
     """
     variance = left.mean**2 * right.variance + right.mean**2 * left.variance + left.variance * right.variance
     return left.mean * right.mean, variance
+
+
+def _check(parts: Sequence[Gaussian], bounds: Sequence[float]) -> None:
+    if len(bounds) != len(parts):
+        raise ShapeError(f"{len(bounds)} bounds came for {len(parts)} parts; give one a part")

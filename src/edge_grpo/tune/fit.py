@@ -78,7 +78,8 @@ def fit_prior(
         points: where the part was observed, in any units.
         values: what was observed, in any units.
         kernel: its form, and where the fit starts.
-        noise: the known variance of the noise, squared units of the values; None fits it.
+        noise: the known variance of the noise, squared units of the values; None fits it. One below a millionth of
+            the variance of the values is raised to that, where covariances of near points still have full rank.
 
     Raises:
         DataError: there are fewer than 2 observations, some are not finite, or no start ends anywhere.
@@ -97,6 +98,7 @@ def fit_prior(
     low, width = points.amin(0), points.amax(0) - points.amin(0)
     width = torch.where(width > 0, width, 1.0)
     inputs, targets = (points - low) / width, (values - center) / spread
+    noise = None if noise is None else max(noise, _LEAST * spread**2)
     known = None if noise is None else noise / spread**2
     starts = (_start(kernel, width, spread), _spread_start(kernel, len(width)))
     ends = [_maximized(inputs, targets, start, known) for start in starts]
@@ -117,7 +119,7 @@ def fit_part(
     kernel: KernelSettings = MATERN,
     noise: float | None = None,
 ) -> Part:
-    """One part with the prior that :func:`fit_prior` finds."""
+    """One part with the prior that :func:`fit_prior` finds; the same arguments and errors."""
     return make_part(fit_prior(points, values, kernel=kernel, noise=noise), dims=points.shape[1])
 
 
@@ -155,7 +157,7 @@ def _maximized(inputs: Tensor, targets: Tensor, start: KernelSettings, noise: fl
         prior = gpytorch.priors.LogNormalPrior(-4.0, 1.0)
         likelihood = gpytorch.likelihoods.GaussianLikelihood(prior, noise_constraint=at_least)
     else:
-        known = torch.full_like(targets[:, None], max(noise, _LEAST))
+        known = torch.full_like(targets[:, None], noise)
     covariance = _with_priors(start, inputs.shape[1])
     model = botorch.models.SingleTaskGP(
         inputs, targets[:, None], known, likelihood=likelihood, covar_module=covariance, outcome_transform=None
@@ -205,7 +207,8 @@ def _start(kernel: KernelSettings, width: Tensor, spread: float) -> KernelSettin
     for term in _terms(kernel):
         given = term.lengthscale if isinstance(term.lengthscale, tuple) else (term.lengthscale,) * len(width)
         if len(given) != len(width):
-            raise ConfigError(f"lengthscale: {len(given)} came for inputs of {len(width)} dimensions; give one or all")
+            wanted = f"give {len(width)}, or one number"
+            raise ConfigError(f"lengthscale: {len(given)} came for {len(width)} dimensions; {wanted}")
         scales = tuple(_within(_START_LENGTHS, own / float(w)) for own, w in zip(given, width, strict=True))
         made.append(_changed(term, _within(_START_VARIANCES, term.variance / spread**2), scales))
     return _like(kernel, made)

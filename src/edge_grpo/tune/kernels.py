@@ -58,7 +58,7 @@ def make_kernel(kernel: StationarySettings | SumSettings, *, dims: int) -> Any:
         return kernels.AdditiveKernel(*(make_kernel(term, dims=dims) for term in kernel.terms))
     scales = kernel.lengthscale if isinstance(kernel.lengthscale, tuple) else (kernel.lengthscale,) * dims
     if len(scales) != dims:
-        raise ConfigError(f"lengthscale: {len(scales)} came for inputs of {dims} dimensions; give one or {dims}")
+        raise ConfigError(f"lengthscale: {len(scales)} came for {dims} dimensions; give {dims}, or one number")
     if kernel.type == "rbf":
         base = kernels.RBFKernel(ard_num_dims=dims)
     elif kernel.type == "rq":

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_grpo.errors import ConfigError
 from edge_grpo.tune.acquisition import beta_finite, confidence_bound
 from edge_grpo.tune.composition import Composition, plug_in_mean
 from edge_grpo.tune.posterior import Decomposed, Gaussian, Part, Posterior, aggregate
@@ -19,7 +20,10 @@ Belief = Callable[[list[int], Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Round:
-    """One round: its number from 1, the width, the candidate looked at, and the bound that it had."""
+    """One round: its number from 1, the squared width, the candidate looked at, and the bound that it had.
+
+    Where the least value is searched for, the bound is the lower one with its sign turned.
+    """
 
     step: int
     beta: float
@@ -56,10 +60,18 @@ def search(
         delta: chance that the bound fails.
         scale: by which the squared width is divided.
 
+    Returns:
+        the rounds, in order.
+
+    Raises:
+        ConfigError: there is no start, or ``delta`` or ``scale`` is out of range.
+        ShapeError: ``observe`` or ``weights`` do not fit the parts.
+        DataError: a value is not finite, or candidates lie too close together for their noise.
+
     Source:
-        arXiv:2107.03003, algorithm 2 (D-GPUCB); ties go to the first candidate.
+        arXiv:2107.03003, D-GPUCB; ties go to the first candidate.
     """
-    weights = torch.ones(len(parts), len(candidates), dtype=candidates.dtype) if weights is None else weights
+    weights = torch.ones(len(parts), len(candidates), dtype=torch.float64) if weights is None else weights
 
     def belief(looked: list[int], seen: Tensor) -> tuple[Tensor, Tensor]:
         posterior: Posterior
@@ -107,6 +119,14 @@ def search_composed(
         delta: chance that the bound fails.
         scale: by which the squared width is divided.
 
+    Returns:
+        the rounds, in order.
+
+    Raises:
+        ConfigError: there is no start, or ``delta`` or ``scale`` is out of range.
+        ShapeError: ``observe`` does not fit the parts.
+        DataError: a value is not finite, or candidates lie too close together for their noise.
+
     Source:
         arXiv:2107.03003, the generalised algorithm; widths as in :mod:`edge_grpo.tune.composition`.
     """
@@ -124,6 +144,8 @@ def _search(
     belief: Belief, observe: Callable[[int], Tensor], start: Sequence[int], betas: Sequence[float], *, maximize: bool
 ) -> list[Round]:
     """Look at the start, then at the highest bound, once for every width."""
+    if not start:
+        raise ConfigError("search: start is empty; name at least one candidate to look at first")
     looked = list(start)
     values = [observe(index) for index in looked]
     found = []

@@ -12,8 +12,8 @@ import torch
 
 from edge_grpo.tune.posterior import Gaussian
 from edge_grpo.tune.record import Trial, best_of
-from edge_grpo.tune.space import Categorical, Point, Range, Space, Value
-from edge_grpo.tune.suggest import WHOLE, Belief, Suggestion, believe
+from edge_grpo.tune.space import WHOLE, Categorical, Point, Range, Space, Value
+from edge_grpo.tune.suggest import Belief, Suggestion, believe
 
 __all__ = ["brief", "page"]
 

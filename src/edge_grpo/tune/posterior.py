@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.errors import ConfigError, DataError, ShapeError
 
 __all__ = ["Decomposed", "Gaussian", "Mixed", "Part", "Posterior", "aggregate"]
 
@@ -21,6 +21,13 @@ class Part:
     kernel: Any  # a GPyTorch kernel, see edge_grpo.tune.kernels.make_kernel
     mean: float = 0.0
     noise: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Reject a part that is observed without noise, or is nowhere."""
+        if not (0 < self.noise < math.inf and math.isfinite(self.mean)):
+            raise ConfigError(
+                f"part: came mean {self.mean:g} and noise {self.noise:g}, wanted a number and a variance above 0"
+            )
 
     def covariance(self, left: Float[Tensor, "m dims"], right: Float[Tensor, "n dims"]) -> Float[Tensor, "m n"]:
         """Prior covariances of the part at two sets of points."""
@@ -63,7 +70,13 @@ class _Conditioned:
 
     def __init__(self, covariance: Tensor, noise: Tensor, residual: Tensor) -> None:
         self.covariance, self.noise, self.residual = covariance, noise, residual
-        self.factor = torch.linalg.cholesky(covariance + torch.diag(noise))
+        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(noise))
+        if int(failed):
+            raise DataError(
+                f"posterior: {len(noise)} observations with noise of variance {float(noise.min()):g} or more lie too "
+                "close together for their kernel; give more noise, or leave out some"
+            )
+        self.factor = factor
         self.weights = torch.cholesky_solve(residual[:, None], self.factor)[:, 0]
 
     def given(self, prior_mean: Tensor | float, prior: Tensor, cross: Tensor) -> Gaussian:
@@ -102,14 +115,17 @@ class Decomposed:
 
     Raises:
         ShapeError: the numbers of parts, points and values do not fit.
+        DataError: a value is not finite, or points lie too close together for their noise.
 
     Source:
-        Wang et al. 2021, arXiv:2107.03003 (D-GPUCB). Without jitter, in the dtype of the points.
+        Wang et al. 2021, arXiv:2107.03003 (D-GPUCB). In float64, without jitter; the authors' code scales the values of
+        each part to deviation 1 first, and its noise with them.
     """
 
     def __init__(
         self, parts: Sequence[Part], points: Float[Tensor, "n dims"], values: Float[Tensor, "parts n"]
     ) -> None:
+        points, values = points.double(), values.double()
         _check(parts, points, values)
         self.parts, self.points = tuple(parts), points
         self._each = [
@@ -119,6 +135,7 @@ class Decomposed:
 
     def parts_at(self, points: Float[Tensor, "points dims"]) -> list[Gaussian]:
         """Each part at some points."""
+        points = points.double()
         return [
             each.given(part.mean, part.covariance(points, points), part.covariance(points, self.points))
             for part, each in zip(self.parts, self._each, strict=True)
@@ -160,6 +177,7 @@ class Mixed:
 
     Raises:
         ShapeError: the numbers of parts, points and values do not fit.
+        DataError: a weight or a value is not finite, or points lie too close together for their noise.
 
     Source:
         arXiv:2107.03003 for rows of the whole; mixed rows are derived here.
@@ -174,13 +192,16 @@ class Mixed:
         *,
         noise: Float[Tensor, " n"] | None = None,
     ) -> None:
+        points, weights, values = points.double(), weights.double(), values.double()
         _check(parts, points, weights)
         if values.shape != points.shape[:1]:
             raise ShapeError(f"{len(points)} points, but values of shape {tuple(values.shape)}")
+        _check_finite(values)
         self.parts, self.points, self.weights = tuple(parts), points, weights
         pairs = list(zip(parts, weights, strict=True))
         if noise is None:
             noise = torch.stack([own**2 * part.noise for part, own in pairs]).sum(0)
+        noise = noise.double()
         covariance = torch.stack([own[:, None] * part.covariance(points, points) * own for part, own in pairs]).sum(0)
         mean = torch.stack([own * part.mean for part, own in pairs]).sum(0)
         self.noise = noise
@@ -188,6 +209,7 @@ class Mixed:
 
     def parts_at(self, points: Float[Tensor, "points dims"]) -> list[Gaussian]:
         """Each part at some points."""
+        points = points.double()
         return [
             self._rows.given(part.mean, part.covariance(points, points), part.covariance(points, self.points) * own)
             for part, own in zip(self.parts, self.weights, strict=True)
@@ -197,6 +219,7 @@ class Mixed:
         self, points: Float[Tensor, "points dims"], weights: Float[Tensor, "parts points"] | None = None
     ) -> Gaussian:
         """The weighted sum of the parts at some points; no weights stand for ones."""
+        points = points.double()
         at_points = _weights(weights, self.parts, points)
         triples = list(zip(self.parts, self.weights, at_points, strict=True))
         cross = [g[:, None] * part.covariance(points, self.points) * own for part, own, g in triples]
@@ -223,19 +246,33 @@ def aggregate(
     weights: Float[Tensor, "parts n"] | None = None,
     noise: Float[Tensor, " n"] | None = None,
 ) -> Mixed:
-    """The ordinary Gaussian process of the whole, with the kernel that its parts imply; no weights stand for ones.
+    r"""The ordinary Gaussian process of the whole, with the kernel that its parts imply.
+
+    .. math:: k(x, x') = \sum_j g_j(x)\, k_j(x, x')\, g_j(x'), \qquad \sigma^2(x) = \sum_j g_j(x)^2 \sigma_j^2
+
+    Args:
+        parts: their priors.
+        points: where the whole was observed.
+        values: what was observed of it.
+        weights: :math:`g_j` at the points; None = ones.
+        noise: as in :class:`Mixed`.
+
+    Raises:
+        ShapeError: the numbers of parts, points and values do not fit.
+        DataError: a weight or a value is not finite, or points lie too close together for their noise.
 
     Source:
-        arXiv:2107.03003, the baseline: the same priors, but only the sum is seen.
+        arXiv:2107.03003, the baseline: the same priors, but only the sum is seen. The authors' code takes an upper
+        bound, the largest part's noise times the sum of the largest squared weights; this is the exact noise.
     """
     return Mixed(parts, points, _weights(weights, parts, points), values, noise=noise)
 
 
 def _weights(weights: Tensor | None, parts: Sequence[Part], points: Tensor) -> Tensor:
     if weights is None:
-        return torch.ones(len(parts), len(points), dtype=points.dtype)
+        return torch.ones(len(parts), len(points), dtype=torch.float64)
     _check(parts, points, weights)
-    return weights
+    return weights.double()
 
 
 def _check(parts: Sequence[Part], points: Tensor, rows: Tensor) -> None:
@@ -244,3 +281,10 @@ def _check(parts: Sequence[Part], points: Tensor, rows: Tensor) -> None:
             f"{len(parts)} parts and {len(points)} points want numbers of shape {(len(parts), len(points))}, "
             f"got {tuple(rows.shape)}"
         )
+    _check_finite(rows)
+
+
+def _check_finite(numbers: Tensor) -> None:
+    bad = int((~torch.isfinite(numbers)).sum())
+    if bad:
+        raise DataError(f"posterior: {bad} of {numbers.numel()} numbers are not finite; leave their points out")

@@ -12,7 +12,7 @@ from edge_grpo.disk import write_whole
 from edge_grpo.errors import DataError
 from edge_grpo.tune.space import Value
 
-__all__ = ["FILE", "State", "Trial", "append", "best_of", "read"]
+__all__ = ["FILE", "State", "Trial", "append", "best_of", "mend", "read"]
 
 FILE = "trials.jsonl"
 State = Literal["finished", "failed", "late", "stopped"]
@@ -54,28 +54,42 @@ def append(folder: Path, trial: Trial) -> None:
 
 
 def read(folder: Path) -> list[Trial]:
-    """The trials that are over, by number; a last line that a kill cut off is taken out of the file.
+    """The trials that are over, by number, but for a last line that a kill cut off.
 
     Raises:
         DataError: another line is damaged, or two are of one trial.
     """
     path = folder / FILE
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole, _, rest = content.rpartition(b"\n")
     trials: dict[int, Trial] = {}
-    for number, trial in enumerate(_parsed(path, whole), 1):
+    for number, trial in enumerate(_parsed(path, _whole_lines(path)), 1):
         if trial.number in trials:
             raise DataError(f"{path}, line {number}: trial {trial.number} is there already; take one of the lines out")
         trials[trial.number] = trial
-    if rest:
-        write_whole(path, (whole + b"\n").decode("utf-8") if whole else "")
     return [trials[number] for number in sorted(trials)]
 
 
+def mend(folder: Path) -> None:
+    """Take a last line that a kill cut off out of the file; only for whoever alone writes there.
+
+    Raises:
+        DataError: the file is no text.
+    """
+    path = folder / FILE
+    whole = _whole_lines(path)
+    if path.exists() and len(whole) < path.stat().st_size:
+        try:
+            write_whole(path, whole.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: it is no text; take it out of the way to try all trials again") from None
+
+
+def _whole_lines(path: Path) -> bytes:
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
+
+
 def _parsed(path: Path, content: bytes) -> Iterator[Trial]:
-    for number, line in enumerate(content.split(b"\n") if content else [], 1):
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             yield _checked(_ADAPTER.validate_json(line))
         except ValidationError as error:

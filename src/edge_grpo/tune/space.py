@@ -17,6 +17,7 @@ from edge_grpo.explain import shortened
 from edge_grpo.settings import settings
 
 __all__ = [
+    "WHOLE",
     "Categorical",
     "Continuous",
     "EarlyStop",
@@ -28,10 +29,10 @@ __all__ = [
     "Space",
     "Value",
     "config_at",
-    "decode",
     "dims",
     "encode",
     "load_space",
+    "misfit",
     "point_at",
     "shown",
     "words_at",
@@ -40,6 +41,9 @@ __all__ = [
 Value = bool | int | float | str
 Point = Mapping[str, Value]
 """A value for every setting that is searched, by its dotted name."""
+
+WHOLE = "whole"
+"""The name of the weighted sum beside those of the parts."""
 
 _KINDS = Literal["continuous", "log", "integer", "categorical"]
 _DIGITS = 6  # of the values that are tried: what is written down and read again is what was tried
@@ -169,6 +173,10 @@ class Objective:
             raise ValueError(f"metric {shortened(self.metric)!r}: wanted pass@1/greedy or avg@k, such as avg@4")
         if not all(self.weights.values()):
             raise ValueError(f"weights {dict(self.weights)}: wanted none that is 0; leave such a part out")
+        if len(self.parts) < len(self.weights):
+            raise ValueError(f"weights {dict(self.weights)}: a part is there twice")
+        if WHOLE in self.parts:
+            raise ValueError(f"weights: '{WHOLE}' is what their sum is called; name that benchmark otherwise")
 
     @property
     def parts(self) -> dict[str, float]:
@@ -215,7 +223,7 @@ class Space:
     trial_s: float = Field(default=0.0, ge=0)
     scale: float = Field(default=5.0, gt=0)
     delta: float = Field(default=0.05, gt=0, lt=1)
-    candidates: int = Field(default=512, ge=2, le=4096)
+    candidates: int = Field(default=512, ge=2, le=2048)
     early_stop: EarlyStop = Field(default_factory=EarlyStop)
 
     def __post_init__(self) -> None:
@@ -229,7 +237,7 @@ class Space:
 def load_space(path: str) -> Space:
     """Read a space file, and check that every setting which it names exists and takes its values.
 
-    ``base`` and ``suite`` are looked for beside the file, else in the current folder.
+    ``base``, ``suite`` and ``data_dir`` are looked for beside the file, else in the current folder.
 
     Raises:
         ConfigError: one line for each thing that is wrong.
@@ -243,7 +251,8 @@ def load_space(path: str) -> Space:
     except ValidationError as error:
         raise ConfigError(f"{path}: {'; '.join(_explained(error))}") from None
     beside = Path(path).expanduser().parent
-    objective = replace(space.objective, suite=_found(space.objective.suite, beside))
+    suite, data_dir = (_found(own, beside) for own in (space.objective.suite, space.objective.data_dir))
+    objective = replace(space.objective, suite=suite, data_dir=data_dir)
     space = replace(space, base=_found(space.base, beside), objective=objective)
     for name in (name for key, each in space.space.items() for name in (key, *each.also)):
         if name.partition(".")[0] == "run":
@@ -253,16 +262,20 @@ def load_space(path: str) -> Space:
         if space.early_stop.enabled and not base.eval.every:
             raise ConfigError("early_stop: eval.every is 0; set how many steps lie between two evaluations")
         for words in _one_by_one(space):
-            load_config(space.base or None, [*space.settings, *words])
+            load_config(space.base or None, words)
     except ConfigError as error:
         raise ConfigError(f"{path}: {'; '.join(str(error).splitlines())}") from None
     return space
 
 
 def words_at(space: Space, point: Point) -> list[str]:
-    """The values of a point as ``key=value`` words, sections before what is in them."""
-    named = {name: point[key] for key, each in space.space.items() for name in (key, *each.also)}
-    return [f"{name}={shown(value)}" for name, value in sorted(named.items(), key=lambda item: item[0].count("."))]
+    """The fixed settings and the values of a point, or of some of its settings, as ``key=value`` words.
+
+    Sections stand before what is in them, so a ``method`` that is searched leaves the fixed settings of it in force.
+    """
+    named = {name: point[key] for key, each in space.space.items() if key in point for name in (key, *each.also)}
+    words = [*space.settings, *(f"{name}={shown(value)}" for name, value in named.items())]
+    return sorted(words, key=lambda word: word.partition("=")[0].count("."))
 
 
 def config_at(space: Space, point: Point) -> Config:
@@ -271,7 +284,23 @@ def config_at(space: Space, point: Point) -> Config:
     Raises:
         ConfigError: these values do not go together.
     """
-    return load_config(space.base or None, [*space.settings, *words_at(space, point)])
+    return load_config(space.base or None, words_at(space, point))
+
+
+def misfit(space: Space, point: Point) -> str:
+    """Why a point is none of this space, or nothing."""
+    if set(point) != set(space.space):
+        return f"it sets {', '.join(sorted(point)) or 'nothing'}, the space has {', '.join(sorted(space.space))}"
+    for name, each in space.space.items():
+        value: Any = point[name]
+        if isinstance(each, Categorical):
+            fits = shown(value) in map(shown, each.values)
+        else:
+            kinds = int if isinstance(each, Integer) else (int, float)
+            fits = isinstance(value, kinds) and not isinstance(value, bool) and each.low <= value <= each.high
+        if not fits:
+            return f"{name} is {shortened(repr(value))}, which is not in the range of the space"
+    return ""
 
 
 def shown(value: Value) -> str:
@@ -299,10 +328,7 @@ def point_at(space: Space, places: Sequence[float]) -> dict[str, Value]:
 
 
 def encode(space: Space, point: Point) -> list[float]:
-    r"""The coordinates of a point, each in [0, 1]; a categorical one has a 1 at its value and 0 elsewhere.
-
-    The inverse of :func:`decode`: exactly so for every point that :func:`decode` or :func:`point_at` returns.
-    """
+    """The coordinates of a point, each in [0, 1]; a categorical one has a 1 at its value and 0 elsewhere."""
     found: list[float] = []
     for name, each in space.space.items():
         value: Any = point[name]
@@ -314,29 +340,18 @@ def encode(space: Space, point: Point) -> list[float]:
     return found
 
 
-def decode(space: Space, coordinates: Sequence[float]) -> dict[str, Value]:
-    """The point of some coordinates; the highest of a categorical range's (the first of equals) decides."""
-    rest, point = list(coordinates), {}
-    for name, each in space.space.items():
-        if isinstance(each, Categorical):
-            own, rest = rest[: len(each.values)], rest[len(each.values) :]
-            point[name] = each.values[own.index(max(own))]
-        else:
-            point[name] = each.value(rest.pop(0))
-    return point
-
-
 def _one_by_one(space: Space) -> Iterator[list[str]]:
-    """The words that show whether each setting takes both ends of its range, or all of its values."""
+    """The words of configurations in which each setting has one end of its range, or one of its values."""
     for name, each in space.space.items():
         values = each.values if isinstance(each, Categorical) else (each.low, each.high)
         for value in values:
-            yield [f"{own}={shown(value)}" for own in (name, *each.also)]
+            yield words_at(space, {name: value})
 
 
 def _found(path: str, beside: Path) -> str:
-    """A path that stands in a space file: beside that file if it is there, else as it is."""
-    return str(beside / path) if path and (beside / path).exists() else path
+    """The absolute path of what stands in a space file: beside that file if it is there, else in this folder."""
+    places = [place.resolve() for place in (beside / path, Path(path).expanduser()) if path and place.exists()]
+    return str(places[0]) if places else path
 
 
 def _check_range(low: float, high: float) -> None:
@@ -352,7 +367,9 @@ def _explained(error: ValidationError) -> list[str]:
     """One line on each thing that is wrong with a space file."""
     lines = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part not in get_args(_KINDS)) or "search"
+        loc = item["loc"]
+        kind_at = 2 if loc[:1] == ("space",) else -1  # the kind of a range stands between its setting and what is in it
+        where = ".".join(str(part) for place, part in enumerate(loc) if place != kind_at) or "search"
         came, kind = item["input"], item["type"]
         message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if kind in ("union_tag_invalid", "union_tag_not_found"):

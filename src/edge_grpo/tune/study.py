@@ -13,19 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import edge_grpo
 from edge_grpo import kept
-from edge_grpo.config import Config, load_config, located, to_tree, to_yaml
+from edge_grpo.config import load_config, located, to_tree, to_yaml
 from edge_grpo.disk import remove_tree, write_whole
-from edge_grpo.errors import ConfigError
-from edge_grpo.models import fingerprint
+from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.rundir import RunFolder
-from edge_grpo.suite import Benchmark
 from edge_grpo.tune import record
+from edge_grpo.tune.identity import identity_of
 from edge_grpo.tune.record import State, Trial, best_of
-from edge_grpo.tune.space import EarlyStop, Space, Value, config_at, shown, words_at
+from edge_grpo.tune.space import EarlyStop, Space, Value, config_at, misfit, words_at
 from edge_grpo.tune.suggest import suggest
 from edge_grpo.tune.trial import LOG, RESULT, RUN, TASK, benchmarks_of
 
@@ -34,7 +31,9 @@ __all__ = ["BEST", "Study", "curve_of", "hopeless"]
 BEST = "best.yaml"
 _COMMAND = (sys.executable, "-m", "edge_grpo.tune.trial")
 _POLL_S = 0.2
-_GRACE_S = 20.0  # for a trial to write its checkpoint and end
+_GRACE_S = 20.0  # for a trial that is over to end in order
+_PATIENCE_S = 600.0  # for trials that will go on to finish their step and write a checkpoint
+_TOLD_TO_END = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes
 _ACCURACY = "eval/accuracy"
 
 
@@ -100,13 +99,15 @@ class Study:
         name: of the space.
 
     Raises:
-        ConfigError: a part of the objective is not to be found, or the base model.
+        ConfigError: a setting is wrong, or a part of the objective is not to be found.
+        DataError: a benchmark is not to be found.
+        EngineError: a model is not to be found.
     """
 
     def __init__(self, space: Space, *, decomposed: bool = True, folder: str = "", name: str = "space") -> None:
         self.space, self.decomposed = space, decomposed
         self.base = load_config(space.base or None, space.settings)
-        self.identity = _identity(space, self.base, benchmarks_of(space.objective, self.base), decomposed=decomposed)
+        self.identity = identity_of(space, self.base, benchmarks_of(space.objective, self.base), decomposed=decomposed)
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
         self.folder = Path(folder).expanduser() if folder else Path("runs") / "tune" / f"{name}-{digest}"
 
@@ -116,9 +117,11 @@ class Study:
 
         Raises:
             ConfigError: another process is at work there, it holds another study, or it cannot be written.
+            DataError: its ``trials.jsonl`` is damaged.
         """
         with kept.opened(self.folder):
             kept.check_identity(self.folder, self.identity, what="study")
+            record.mend(self.folder)
             yield
 
     def run(self, *, jobs: int = 1, on_trial: Callable[[Sequence[Trial], Trial], None]) -> list[Trial]:
@@ -131,43 +134,72 @@ class Study:
             on_trial: told of all trials and the new one, whenever one is over.
 
         Raises:
-            ConfigError: as many trials as are spread evenly have failed, and none has finished.
+            ConfigError: as many trials as are spread evenly have failed, or all there can be, and none has finished.
+            DataError: a file of the study is damaged.
         """
         running: list[_Running] = []
         trials = self.recovered()
+        self._settle(trials)
         try:
             while True:
-                self._refuse_hopeless_study(trials)
+                self._refuse_hopeless_study(trials, self.space.initial)
                 while len(running) < jobs and (task := self._next(trials, running)):
                     running.append(self._start(*task))
                 if not running:
+                    self._refuse_hopeless_study(trials, 1)
                     return trials
                 for own in [each for each in running if self._is_over(each, trials)]:
                     own.close()
                     running.remove(own)
                     trial = self._outcome(own)
+                    if trial is None:
+                        continue
                     record.append(self.folder, trial)
                     trials = sorted([*trials, trial], key=lambda each: each.number)
-                    self._tidy(trials)
-                    self._write_best(trials)
+                    self._settle(trials)
                     on_trial(trials, trial)
                 time.sleep(_POLL_S)
         finally:
             _end_all(running)
 
     def recovered(self) -> list[Trial]:
-        """The trials that are over, with those whose scores are there and only the line is missing."""
+        """The trials that are over, with those whose scores are there and only the line is missing.
+
+        Raises:
+            DataError: a file of the study is damaged.
+        """
         trials = record.read(self.folder)
+        for trial in trials:
+            self._check(trial, f"{self.folder / record.FILE}: trial {trial.number}")
         known = {trial.number for trial in trials}
         for result in sorted((self.folder / "trials").glob(f"*/{RESULT}")):
-            task = json.loads((result.parent / TASK).read_text(encoding="utf-8"))
-            if task["number"] not in known:
-                trials.append(self._finished(task["number"], task["settings"], result.parent))
+            number, settings = self._task(result.parent)
+            if number not in known:
+                trials.append(self._finished(number, settings, result.parent))
                 record.append(self.folder, trials[-1])
         return sorted(trials, key=lambda trial: trial.number)
 
-    def _refuse_hopeless_study(self, trials: Sequence[Trial]) -> None:
-        if len(trials) >= min(self.space.initial, self.space.trials) and best_of(trials) is None:
+    def _check(self, trial: Trial, where: str) -> None:
+        """Refuse a trial that is none of this space."""
+        wrong, parts = misfit(self.space, trial.settings), set(self.space.objective.parts)
+        if not wrong and trial.state == "finished" and set(trial.parts) != parts:
+            wrong = f"it scores {', '.join(sorted(trial.parts))}, the objective has {', '.join(sorted(parts))}"
+        if wrong:
+            raise DataError(f"{where}: {wrong}; mend that, or take it out to try that trial again")
+
+    def _task(self, folder: Path) -> tuple[int, dict[str, Value]]:
+        """The number and the settings of a trial that was begun."""
+        path = folder / TASK
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            number, settings = int(told["number"]), dict(told["settings"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not the task of a trial ({error}); delete {folder} to try it again") from None
+        self._check(Trial(number, settings, "failed"), str(path))
+        return number, settings
+
+    def _refuse_hopeless_study(self, trials: Sequence[Trial], enough: int) -> None:
+        if len(trials) >= min(enough, self.space.trials) and best_of(trials) is None:
             raise ConfigError(
                 f"{self.folder}: none of {len(trials)} trials has finished; the last one: {trials[-1].state} "
                 f"({trials[-1].reason}); mend that and take their lines out of {record.FILE}, or name another --out"
@@ -179,10 +211,9 @@ class Study:
         number = next(number for number in range(1, self.space.trials + 2) if number not in known)
         if number > self.space.trials:
             return None
-        begun = self.folder / "trials" / f"{number:04d}" / TASK
-        if begun.exists():
-            settings: dict[str, Value] = json.loads(begun.read_text(encoding="utf-8"))["settings"]
-            return number, settings
+        begun = self.folder / "trials" / f"{number:04d}"
+        if (begun / TASK).exists():
+            return self._task(begun)
         pending = [own.settings for own in running]
         found = suggest(self.space, trials, pending, number=number, decomposed=self.decomposed)
         return (number, found.point) if found else None
@@ -195,7 +226,8 @@ class Study:
                 "number": number,
                 "settings": settings,
                 "base": self.space.base,
-                "words": self._words(settings, folder),
+                "words": self._words(settings),
+                "exam": list(self.space.settings),
                 "objective": asdict(self.space.objective),
             }
             write_whole(folder / TASK, json.dumps(task, indent=1) + "\n")
@@ -210,11 +242,10 @@ class Study:
             )
         return _Running(number, settings, folder, process)
 
-    def _words(self, settings: Mapping[str, Value], folder: Path) -> list[str]:
+    def _words(self, settings: Mapping[str, Value]) -> list[str]:
         """The settings of a trial, on top of the base; held-out problems serve the median rule alone."""
         quiet = () if self.space.early_stop.enabled else ("eval.every=0", "eval.at_start=false", "eval.at_end=false")
-        own = (f"run.dir={shown(str(folder / RUN))}", "run.tensorboard=false")
-        return [*self.space.settings, *words_at(self.space, settings), *quiet, *own]
+        return [*words_at(self.space, settings), *quiet, "run.tensorboard=false"]
 
     def _is_over(self, own: _Running, trials: Sequence[Trial]) -> bool:
         """Whether its process has ended; on the way it is told to end where it is late or hopeless."""
@@ -232,20 +263,35 @@ class Study:
             own.process.kill()
         return False
 
-    def _outcome(self, own: _Running) -> Trial:
-        """What became of a trial whose process has ended; scores that are there count, however it ended."""
+    def _outcome(self, own: _Running) -> Trial | None:
+        """What became of a trial whose process has ended; scores that are there count, however it ended.
+
+        None where somebody else told it to end: it is not over, and goes on.
+        """
         if (own.folder / RESULT).exists():
             return self._finished(own.number, own.settings, own.folder)
+        if own.ending is None and own.process.returncode in _TOLD_TO_END:
+            return None
         state, reason = own.ending or ("failed", _last_line(own.folder / LOG, own.process.returncode))
         seconds = time.monotonic() - own.began
         return Trial(own.number, own.settings, state, {}, None, seconds, reason, curve_of(own.folder / RUN))
 
     def _finished(self, number: int, settings: Mapping[str, Value], folder: Path) -> Trial:
         """A trial that has left its scores."""
-        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        parts: dict[str, float] = found["parts"]
+        path = folder / RESULT
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            parts = {name: float(found["parts"][name]) for name in self.space.objective.parts}
+            seconds = float(found["seconds"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not the scores of a trial ({error}); delete it to ask again") from None
         whole = sum(weight * parts[name] for name, weight in self.space.objective.parts.items())
-        return Trial(number, settings, "finished", parts, whole, found["seconds"], "", curve_of(folder / RUN))
+        return Trial(number, settings, "finished", parts, whole, seconds, "", curve_of(folder / RUN))
+
+    def _settle(self, trials: Sequence[Trial]) -> None:
+        """Leave what belongs to the trials that are over: the best configuration, and its weights alone."""
+        self._tidy(trials)
+        self._write_best(trials)
 
     def _write_best(self, trials: Sequence[Trial]) -> None:
         """The configuration of the best trial, for `edge-grpo train`."""
@@ -268,7 +314,7 @@ def _end_all(running: Sequence[_Running]) -> None:
     """Tell trials to end in order, and wait for it; kill those that do not."""
     for own in running:
         own.process.terminate()
-    deadline = time.monotonic() + _GRACE_S
+    deadline = time.monotonic() + _PATIENCE_S
     try:
         for own in running:
             own.process.wait(max(0.1, deadline - time.monotonic()))
@@ -288,23 +334,3 @@ def _last_line(log: Path, code: int) -> str:
         return f"ended by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}")[:500]
-
-
-def _identity(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, decomposed: bool) -> dict[str, Any]:
-    """All that the trials depend on, as plain values; how many of them there are may change."""
-    tree = {name: value for name, value in asdict(space).items() if name != "trials"}
-    settings = located(to_tree(base))
-    found = {
-        "edge_grpo": edge_grpo.__version__,
-        "decomposed": decomposed,
-        "space": tree,
-        "base": {name: section for name, section in settings.items() if name != "run"},
-        "weights": fingerprint(base.model),
-        "problems": {each.name: _digest([(p.id, p.prompt, p.answers) for p in each.problems]) for each in benchmarks},
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(found))
-    return plain
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]

@@ -1,7 +1,8 @@
 """Which settings to try next: evenly spread ones first, then where the upper confidence bound is highest."""
 
+import itertools
+import math
 import random
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -16,12 +17,11 @@ from edge_grpo.tune.acquisition import beta_finite, confidence_bound
 from edge_grpo.tune.fit import fit_part
 from edge_grpo.tune.posterior import Decomposed, Gaussian, Part
 from edge_grpo.tune.record import Trial
-from edge_grpo.tune.space import Categorical, Point, Range, Space, Value, dims, encode, point_at, shown
+from edge_grpo.tune.space import WHOLE, Categorical, Integer, Point, Range, Space, Value, dims, encode, point_at, shown
 
-__all__ = ["WHOLE", "Belief", "Suggestion", "believe", "suggest"]
+__all__ = ["Belief", "Suggestion", "believe", "suggest"]
 
-WHOLE = "whole"
-_MOST_EVEN = 4096  # evenly spread points that are looked through for new ones
+_MOST_EVEN = 2048  # evenly spread points that are looked through for new ones
 _NUM_BEST, _NUM_NEIGHBOURS = 3, 48  # so many near each of the best
 _REACH, _SWITCH = 0.1, 0.3  # how near: standard deviation in [0, 1]; chance that a category is drawn anew
 
@@ -87,8 +87,8 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
     """What the trials say, or None where fewer than two have finished.
 
     The priors, Matern 5/2 with a lengthscale for each coordinate, are fitted to what was observed, each name alone.
-    One that has failed or was late counts as the worst score seen so far, on each part; one that was stopped as the
-    median of those that have finished, since all that is known of it is that it lay below theirs.
+    One that has failed or was late counts as if it had the scores of the worst one that has finished; one that was
+    stopped as if it had those of the middle one (the lower of two), since all that is known of it is that it lay below.
 
     Args:
         space: where they were.
@@ -98,10 +98,8 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
     finished = [trial for trial in trials if trial.whole is not None]
     if len(finished) < 2:
         return None
-    weights = space.objective.parts
-    seen = {name: [trial.parts[name] for trial in finished] for name in weights}
-    worst = {name: (min if weight > 0 else max)(seen[name]) for name, weight in weights.items()}
-    middle = {name: statistics.median(own) for name, own in seen.items()}
+    weights, ranked = space.objective.parts, sorted(finished, key=lambda trial: (trial.whole or 0.0, trial.number))
+    worst, middle = ranked[0].parts, ranked[(len(ranked) - 1) // 2].parts
     rows = [
         [(trial.parts or (middle if trial.state == "stopped" else worst))[name] for name in weights] for trial in trials
     ]
@@ -122,7 +120,8 @@ def suggest(
 
     .. math:: x_t = \arg\max_x \mu(x) + \sqrt{\beta_t}\,\sigma(x)
 
-    over evenly spread candidates and neighbours of the best trials, none of which was tried before.
+    over evenly spread candidates and neighbours of the best trials, or over all points where there are few; none of
+    them was tried before.
 
     Args:
         space: what is searched.
@@ -135,15 +134,16 @@ def suggest(
         None where every point of the space has been tried.
 
     Source:
-        arXiv:2107.03003, algorithm 2.
+        arXiv:2107.03003, D-GPUCB.
     """
     trials = sorted(trials, key=lambda trial: trial.number)
     tried = {_key(point) for point in (*(trial.settings for trial in trials), *pending)}
     belief = believe(space, trials, decomposed=decomposed) if number > space.initial else None
     if belief is None:
-        point = next((each for each in _even(space, _MOST_EVEN, "initial") if _key(each) not in tried), None)
+        spread = (*_even(space, _MOST_EVEN, "initial"), *_whole_grid(space))
+        point = next((each for each in spread if _key(each) not in tried), None)
         return None if point is None else Suggestion(point, "initial")
-    candidates = {_key(point): point for point in _candidates(space, trials, number)}
+    candidates = {_key(point): point for point in _whole_grid(space) or _candidates(space, trials, number)}
     new = [point for key, point in candidates.items() if key not in tried]
     if not new:
         return None
@@ -152,6 +152,21 @@ def suggest(
     beta = beta_finite(len(new), number - space.initial, delta=space.delta, scale=space.scale)
     chosen = int(confidence_bound(whole.mean, deviation, beta).argmax())
     return Suggestion(new[chosen], "bound", float(whole.mean[chosen]), float(deviation[chosen]))
+
+
+def _whole_grid(space: Space) -> list[dict[str, Value]]:
+    """All points of a space that has few; else none."""
+    values: list[Sequence[Value]] = []
+    for each in space.space.values():
+        if isinstance(each, Categorical):
+            values.append(each.values)
+        elif isinstance(each, Integer) and each.high - each.low < _MOST_EVEN:
+            values.append(range(each.low, each.high + 1))
+        else:
+            return []
+    if math.prod(map(len, values)) > _MOST_EVEN:
+        return []
+    return [dict(zip(space.space, point, strict=True)) for point in itertools.product(*values)]
 
 
 def _candidates(space: Space, trials: Sequence[Trial], number: int) -> Iterator[dict[str, Value]]:

@@ -1,7 +1,8 @@
 """One trial in a process of its own: train with the settings, ask all parts, and leave the scores in its folder.
 
 ``python -m edge_grpo.tune.trial FOLDER`` reads ``trial.json`` and writes ``result.json``. It ends in order when whoever
-started it is gone, which its standard input tells.
+started it is gone, which its standard input tells. What is asked, and how, comes from the fixed settings alone: all
+trials sit the same exam.
 """
 
 import json
@@ -22,20 +23,19 @@ from edge_grpo import train as loop
 from edge_grpo.answers import Asker, answer_all, draws_of
 from edge_grpo.config import Config, load_config
 from edge_grpo.data import arithmetic
-from edge_grpo.disk import take_lock, write_whole
+from edge_grpo.disk import remove_tree, take_lock, write_whole
 from edge_grpo.errors import ConfigError, EdgeGrpoError
 from edge_grpo.interrupt import terminable
 from edge_grpo.models import load_policy
 from edge_grpo.rewards.compose import Rewards
 from edge_grpo.scores import scores_of
 from edge_grpo.suite import Benchmark, load_suite
-from edge_grpo.tune.space import Objective
+from edge_grpo.tune.space import Objective, shown
 
 __all__ = ["LOG", "RESULT", "RUN", "TASK", "benchmarks_of", "main", "run"]
 
 TASK, RESULT, RUN, LOG = "trial.json", "result.json", "run", "trial.log"
 _ANSWERS = "answers"
-_LOCK_S = 60.0  # in which a process that nobody waits for any more should have ended
 
 
 def benchmarks_of(objective: Objective, config: Config) -> tuple[Benchmark, ...]:
@@ -77,12 +77,16 @@ def run(folder: Path) -> int:
     """
     began = time.monotonic()
     task = json.loads((folder / TASK).read_text(encoding="utf-8"))
-    config, objective = load_config(task["base"] or None, task["words"]), Objective(**task["objective"])
-    place = folder / RUN
+    base, place = task["base"] or None, folder.absolute() / RUN
+    config = load_config(base, [*task["words"], f"run.dir={shown(str(place))}"])
+    exam, objective = load_config(base, task["exam"]), Objective(**task["objective"])
+    if not (place / "final").exists():
+        remove_tree(folder / _ANSWERS)  # of a model that was thrown away
     result = loop.resume(place, config) if (place / "config.yaml").exists() else loop.train(config)
     if result.signal:
         return result.signal
-    parts = _parts(replace(config, model=replace(config.model, path=str(result.folder / "final"))), objective, folder)
+    model = replace(exam.model, path=str(result.folder / "final"))
+    parts = _parts(replace(exam, model=model), objective, folder)
     write_whole(folder / RESULT, json.dumps({"parts": parts, "seconds": time.monotonic() - began}) + "\n")
     return 0
 
@@ -123,15 +127,11 @@ def main(words: Sequence[str]) -> int:
     threading.Thread(target=_watch, daemon=True).start()
     with ExitStack() as stack:
         stack.enter_context(terminable())
-        began = time.monotonic()
-        while True:
+        while True:  # an earlier process that nobody waits for any more finishes its step first
             try:
                 stack.enter_context(take_lock(folder / ".lock")[0])
                 break
             except BlockingIOError:
-                if time.monotonic() - began > _LOCK_S:
-                    sys.stderr.write(f"{folder}: another process is at work there\n")
-                    return 2
                 time.sleep(0.1)
         try:
             stopped = run(folder)

@@ -101,7 +101,8 @@ def regret(season: str, draw: int, scale: float) -> dict[str, float]:
     """Average regrets, degrees Fahrenheit, of searching one day's most extreme station of 250.
 
     Returns:
-        ``delta``: D-GPUCB with the delta method; ``safe``: with the safe width; ``sum``: GP-UCB on the perceived
+        ``delta``: D-GPUCB with the delta method; ``safe``: with the safe width of that day's steepest slopes, which
+        guarantees nothing here, since perceived temperature jumps at 50 and 70; ``sum``: GP-UCB on the perceived
         temperature of the same noisy readings.
     """
     known, maximize = fitted(season), season == "hottest"
