@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import tune_arithmetic
-from decomposed_gp_page import page, table
+from decomposed_gp_page import SCALES, page, table
 
 from edge_grpo.interrupt import terminable
 from edge_grpo.tune import Decomposed, PriorSettings, StationarySettings, beta_finite, confidence_bound, make_part
@@ -31,7 +31,6 @@ from edge_grpo.tune.experiments import epidemic, synthetic, weather
 ROOT = Path(__file__).resolve().parents[1]
 DRAWS = ROOT / "runs" / "decomposed_gp" / "draws.jsonl"
 PAGE = ROOT / "docs" / "results" / "decomposed_gp.md"
-SCALES = (5.0, 1.0)
 MEASURES: dict[str, Callable[..., dict[str, float]]] = {
     "regression": synthetic.regression,
     "regret": synthetic.regret,

@@ -8,20 +8,23 @@ from edge_grpo.tune.experiments import synthetic
 
 Values = Mapping[str, float]
 Rows = Mapping[tuple[str, str, float | None], Sequence[Values]]
+Gains = Mapping[tuple[str, float | None], Sequence[float]]
+SCALES = (5.0, 1.0)  # divisors of beta
 SAME = 1e-9  # errors that differ by less are called equal
 EXACT = 1e-12
 FEW = 10  # repeats, up to which Student's interval is taken
 PAIRED = ("draws", "D-GPUCB", "GP-UCB", "difference", "draws better")
 
 
-def page(rows: Rows, used: Iterable[str], timing: Iterable[str], gains: Mapping[str, Sequence[float]]) -> str:
+def page(rows: Rows, used: Iterable[str], timing: Iterable[str], gains: Gains) -> str:
     """The whole page.
 
     Args:
         rows: the draws.
         used: the section of the real use.
         timing: the section of the time.
-        gains: paired differences of the real use, above 0 where the parts help, by what was compared.
+        gains: paired differences of the real use, above 0 where the parts help, by what was compared and the divisor
+            of beta.
     """
     sections = (_variance(rows), _errors(rows), _regrets(rows), _social(rows), used, timing)
     return "\n".join(line for part in (_head(), _summary(rows, gains), *sections) for line in part) + "\n"
@@ -42,7 +45,7 @@ see the same function, first point and noise. Intervals are 95 %, by the bootstr
 shares. Nothing was tuned for either arm; $\\delta = 0.05$, $\\beta$ over the finite set of candidates."""
 
 
-def _summary(rows: Rows, used: Mapping[str, Sequence[float]]) -> Iterator[str]:
+def _summary(rows: Rows, used: Gains) -> Iterator[str]:
     """What came out, in words that follow from the draws."""
     least = min(
         one[f"least_{count}"] for case in synthetic.CASES for one in _of(rows, case) for count in synthetic.COUNTS
@@ -57,35 +60,36 @@ def _summary(rows: Rows, used: Mapping[str, Sequence[float]]) -> Iterator[str]:
     for case in synthetic.CASES:
         means = [_reduction(rows, case, count)[0] for count in synthetic.COUNTS]
         low, high = (signed(end, 1) for end in (min(means), max(means)))
-        yield f"- The error, {case}: {low} to {high} % lower from the parts."
-    found = {"better": [], "worse": [], "not told apart": []}
-    for label, gains in {**_comparisons(rows), **used}.items():
-        low, high = _interval(gains)
-        found["better" if low > SAME else "worse" if high < -SAME else "not told apart"].append(label)
-    yield from (f"- From the parts {verdict}: {'; '.join(labels) or 'none'}." for verdict, labels in found.items())
+        yield f"- The error, {case}: by {low} to {high} % lower from the parts."
     yield """
-*Better* and *worse* are those whose interval leaves out 0; none is corrected for there being many. With the theory's
-beta (divided by 1) no gain was expected."""
+Searching with the parts against searching with the sum, by what the tables below compare (*better* and *worse*: the
+interval leaves out 0; none is corrected for there being many). With the theory's beta (/ 1) no gain was expected."""
+    found = {**_comparisons(rows), **used}
+    labels = dict.fromkeys(label for label, _ in found)
+    verdicts = ([label, *(_verdict(found.get((label, scale))) for scale in SCALES)] for label in labels)
+    yield from table(["from the parts", *(f"beta / {scale:g}" for scale in SCALES)], verdicts)
 
 
-def _comparisons(rows: Rows) -> dict[str, list[float]]:
-    """Paired differences of regret by what was compared."""
+def _comparisons(rows: Rows) -> dict[tuple[str, float | None], list[float]]:
+    """Paired differences of regret, by what was compared and the divisor of beta."""
     arms = {
-        "regret": {"": ("parts", "sum")},
-        "epidemic": {", against the sum of kernels": ("parts", "sum"), ", against its own kernel": ("parts", "own")},
-        "weather": {", delta method": ("delta", "sum"), ", safe width": ("safe", "sum")},
+        "regret": {"regret": ("parts", "sum")},
+        "epidemic": {"against the sum of kernels": ("parts", "sum"), "against its own kernel": ("parts", "own")},
+        "weather": {"delta method": ("delta", "sum"), "safe width": ("safe", "sum")},
     }
     return {
-        f"{name if name == 'epidemic' else case}{text}, beta / {scale:g}": [one[coarse] - one[fine] for one in draws]
+        (f"{name if name == 'epidemic' else case}, {text}", scale): [one[coarse] - one[fine] for one in draws]
         for (name, case, scale), draws in rows.items()
         if name in arms
         for text, (fine, coarse) in arms[name].items()
     }
 
 
-def _interval(gains: Sequence[float]) -> tuple[float, float]:
-    """Of the mean difference: Student's for few repeats, else the bootstrap."""
-    return t_interval(gains)[1:] if len(gains) <= FEW else bootstrap(gains)
+def _verdict(gains: Sequence[float] | None) -> str:
+    if gains is None:
+        return "-"
+    low, high = t_interval(gains)[1:] if len(gains) <= FEW else bootstrap(gains)
+    return "**better**" if low > SAME else "**worse**" if high < -SAME else "not told apart"
 
 
 def _of(rows: Rows, case: str) -> Sequence[Values]:

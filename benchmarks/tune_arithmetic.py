@@ -225,11 +225,11 @@ def _measures(repeats: Sequence[Repeat], pair: Sequence[str], count: int, initia
     return found
 
 
-def gains(repeats: Sequence[Repeat]) -> dict[str, list[float]]:
-    """Paired differences between the arms, by what was compared."""
+def gains(repeats: Sequence[Repeat]) -> dict[tuple[str, float | None], list[float]]:
+    """Paired differences between the arms, by what was compared and the divisor of beta."""
     count, initial = len(repeats[0]["parts"].trials), yaml.safe_load(SPACE.read_text(encoding="utf-8"))["initial"]
     return {
-        f"arithmetic, {what}, beta / {ARMS[pair[0]][1]:g}": [a - b for a, b in zip(*values, strict=True)]
+        (f"arithmetic, {what}", ARMS[pair[0]][1]): [a - b for a, b in zip(*values, strict=True)]
         for pair in PAIRS
         for what, values in _measures(repeats, pair, count, initial).items()
     }

@@ -79,6 +79,9 @@ def plot_curves(
         ylabel: what is drawn.
         xlabel: over what.
         title: above the picture.
+
+    Raises:
+        ConfigError: the ending is unknown, or the extra 'tune' is not installed.
     """
     figure, (axis,) = _panels(path, 1)
     for name, rows in curves.items():

@@ -94,6 +94,9 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
         space: where they were.
         trials: those that are over.
         decomposed: a process of each part, or one of the weighted sum.
+
+    Raises:
+        DataError: no prior is to be found for these scores.
     """
     finished = [trial for trial in trials if trial.whole is not None]
     if len(finished) < 2:
