@@ -33,6 +33,7 @@ DRAWS = ROOT / "runs" / "decomposed_gp" / "draws.jsonl"
 PAGE = ROOT / "docs" / "results" / "decomposed_gp.md"
 MEASURES: dict[str, Callable[..., dict[str, float]]] = {
     "regression": synthetic.regression,
+    "fitted": synthetic.fitted,
     "regret": synthetic.regret,
     "epidemic": lambda _, *rest: epidemic.regret(*rest),
     "weather": weather.regret,
@@ -55,6 +56,7 @@ class Job:
 
 JOBS = [
     *(Job("regression", case, None, 200) for case in synthetic.CASES),
+    *(Job("fitted", case, None, 40) for case in ("heterogeneous", "near", "random5")),
     *(Job("regret", case, s, 40) for case in ("heterogeneous", "near", "identical", "random5") for s in SCALES),
     *(Job("epidemic", "budget", scale, 30) for scale in SCALES),
     *(Job("weather", season, scale, 30) for season in weather.SEASONS for scale in SCALES),

@@ -58,7 +58,7 @@ def _summary(rows: Rows, used: Gains) -> Iterator[str]:
 
 - The variance: {held} (least difference {least:.1e})."""
     for case in synthetic.CASES:
-        means = [_reduction(rows, case, count)[0] for count in synthetic.COUNTS]
+        means = [_reduction(_of(rows, case), count)[0] for count in synthetic.COUNTS]
         low, high = (signed(end, 1) for end in (min(means), max(means)))
         yield f"- The error, {case}: by {low} to {high} % lower from the parts."
     yield """
@@ -96,10 +96,10 @@ def _of(rows: Rows, case: str) -> Sequence[Values]:
     return rows["regression", case, None]
 
 
-def _reduction(rows: Rows, case: str, count: int) -> tuple[float, float, float]:
+def _reduction(draws: Sequence[Values], count: int) -> tuple[float, float, float]:
     """By how many percent the error is lower from the parts, and the interval of that."""
-    gains = [one[f"sum_{count}"] - one[f"parts_{count}"] for one in _of(rows, case)]
-    whole = sum(one[f"sum_{count}"] for one in _of(rows, case)) / len(gains)
+    gains = [one[f"sum_{count}"] - one[f"parts_{count}"] for one in draws]
+    whole = sum(one[f"sum_{count}"] for one in draws) / len(gains)
     mean, low, high = (100 * one / whole for one in (sum(gains) / len(gains), *bootstrap(gains)))
     return mean, low, high
 
@@ -135,12 +135,11 @@ Root mean squared error on the grid: the mean over draws from the sum
 and from the parts, how much lower the latter is (mean paired difference over the former mean),
 and in what share of the draws it is lower (differences below 1e-9 are equal)."""
 
-    def cells(case: str, count: int) -> list[str]:
-        draws = _of(rows, case)
+    def cells(draws: Sequence[Values], case: str, count: int) -> list[str]:
         gains = [one[f"sum_{count}"] - one[f"parts_{count}"] for one in draws]
         whole = sum(one[f"sum_{count}"] for one in draws) / len(draws)
         better, equal = sum(g > SAME for g in gains), sum(abs(g) <= SAME for g in gains)
-        mean, low, high = _reduction(rows, case, count)
+        mean, low, high = _reduction(draws, count)
         share = " to ".join(f"{100 * end:.0f}" for end in wilson(better, len(draws)))
         return [
             case,
@@ -153,7 +152,14 @@ and in what share of the draws it is lower (differences below 1e-9 are equal).""
         ]
 
     head = ["parts", "observations", "from the sum", "from the parts", "reduction", "draws better", "draws equal"]
-    yield from table(head, (cells(case, count) for case in synthetic.CASES for count in synthetic.COUNTS))
+    yield from table(
+        head, (cells(_of(rows, case), case, count) for case in synthetic.CASES for count in synthetic.COUNTS)
+    )
+    yield """
+With known priors, that is. The same with a Matern 5/2 prior fitted to each part, or to the sum, from the
+observations alone, as `edge-grpo tune` does; nothing is proved of these."""
+    fitted = [(case, draws) for (name, case, _), draws in rows.items() if name == "fitted"]
+    yield from table(head, (cells(draws, case, count) for case, draws in fitted for count in synthetic.FITTED))
 
 
 def _regrets(rows: Rows) -> Iterator[str]:

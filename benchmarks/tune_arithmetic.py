@@ -59,8 +59,8 @@ def measure(folder: Path, repeats: int = REPEATS, trials: int = TRIALS) -> list[
     for repeat in range(repeats):
         own = folder / f"repeat-{repeat}"
         for pair in PAIRS:
-            missing = [arm for arm in pair if not _is_over(own / _name(arm), trials)]
-            _timed(folder, [_study(own, arm, repeat, trials) for arm in missing])
+            studies = {arm: _study(own, arm, repeat, trials) for arm in pair}
+            _timed(folder, [words for arm, words in studies.items() if not _is_over(own / _name(arm), trials)])
         for pair in PAIRS:
             missing = [arm for arm in pair if not (own / _name(arm) / "fresh" / "results.json").exists()]
             _timed(folder, [_judgement(own / _name(arm), _suite(folder)) for arm in missing])
@@ -81,7 +81,10 @@ def _study(own: Path, arm: str, repeat: int, trials: int) -> list[str]:
     tree["settings"] = [*tree["settings"], f"train.seed={repeat}"]
     own.mkdir(parents=True, exist_ok=True)
     path = own / f"{_name(arm)}.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    text = yaml.safe_dump(tree, sort_keys=False)
+    if _text(path) not in ("", text):
+        sys.exit(f"{path}: its studies are of another space; delete {own.parent}, or give another --studies DIR")
+    path.write_text(text, encoding="utf-8")
     return ["tune", str(path), "--decomposed", decomposed, "--out", str(own / _name(arm))]
 
 

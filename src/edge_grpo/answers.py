@@ -287,7 +287,7 @@ def read_answers(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
     """
     path, rerun = folder / "answers.jsonl", "finish it with the same `edge-grpo eval` again"
     try:
-        told = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+        told = json.loads((folder / kept.IDENTITY).read_text(encoding="utf-8"))
         lines = path.read_bytes().split(b"\n")
         if lines[-1] or len(lines) - 1 != told["answers"]:
             raise DataError(f"{folder}: {len(lines) - 1} of {told['answers']} answers are there; {rerun}")

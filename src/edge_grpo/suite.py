@@ -87,7 +87,7 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
             looked = " or ".join(str(place / sources[-1].path) for place in places)
             raise DataError(
                 f"{path}: benchmark '{name}': there is no file {looked}; put it there, name its folder with "
-                "--data-dir, or add a hub dataset as another source"
+                "--data-dir (objective.data_dir in a space file), or add a hub dataset as another source"
             )
         loaded = load_problems(source.path, source.fields, split=source.split, bad_rows=data.bad_rows)
         found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped))

@@ -72,6 +72,7 @@ def regression(least=0.0):
 
 def written(**changed):
     rows = {("regression", case, None): regression() for case in synthetic.CASES}
+    rows["fitted", "near", None] = [{f"{arm}_{n}": 2.0 for arm in ("sum", "parts") for n in synthetic.FITTED}] * 3
     rows["regret", "near", 5.0] = [{"parts": 1.0, "sum": 2.0}, {"parts": 2.0, "sum": 1.5}]
     rows["epidemic", "budget", 5.0] = [{"parts": 10.0, "sum": 12.0, "own": 9.0}] * 2
     rows["weather", "hottest", 1.0] = [{"delta": 1.0, "safe": 4.0, "sum": 2.0}] * 2
@@ -85,6 +86,7 @@ def test_every_number_of_the_page_is_of_the_draws():
     lines = written()
     assert "| near | 2 | 0.0e+00 | 5.0e-01 | none | 5.0e-01 |" in lines
     assert "| near | 3 | 2.000 | 1.500 | +25.0 % (0.0 to +50.0) | 50 % (9 to 91) | 1 of 2 |" in lines
+    assert "| near | 40 | 2.000 | 2.000 | 0.0 % (0.0 to 0.0) | 0 % (0 to 56) | 3 of 3 |" in lines
     assert "| near | 5 | 2 | 1.500 | 1.750 | +0.250 (-0.500 to +1.000) | 1 of 2 |" in lines
     assert "| 5 | sum of kernels | 2 | 10.0 | 12.0 | +2.0 (+2.0 to +2.0) | 2 of 2 |" in lines
     assert "| 5 | own kernel | 2 | 10.0 | 9.0 | -1.0 (-1.0 to -1.0) | 0 of 2 |" in lines

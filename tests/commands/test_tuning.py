@@ -13,7 +13,7 @@ from support import PROBLEM
 
 from edge_grpo.suite import Benchmark
 from edge_grpo.tune import study
-from edge_grpo.tune.space import load_space
+from edge_grpo.tune.space_file import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = """

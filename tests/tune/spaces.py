@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edge_grpo.tune.record import Trial
-from edge_grpo.tune.space import load_space
+from edge_grpo.tune.space_file import load_space
 from edge_grpo.tune.suggest import suggest
 
 TEXT = """

@@ -33,6 +33,12 @@ def test_impossible_widths_are_refused(wrong):
         beta_box(3, **options)
     with pytest.raises(ConfigError, match=r"with b 1e-09 it is .*, wanted a square; raise b"):
         beta_box(3, 1, b=1e-9)
+    for dims, a, b in ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, -1)):
+        with pytest.raises(ConfigError, match="wanted all of them above 0"):
+            beta_box(dims, 1, a=a, b=b)
+    for candidates, parts in ((0, 1), (3, 0)):
+        with pytest.raises(ConfigError, match="wanted at least one of each"):
+            beta_finite(candidates, 1, parts=parts)
     with pytest.raises(ConfigError, match="raise a"):
         beta_box(1, 1, a=0.001)
 

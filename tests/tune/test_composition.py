@@ -1,10 +1,12 @@
 """Nonlinear wholes: safe widths hold, the delta method is exact where it should be."""
 
+import math
+
 import pytest
 import torch
 from tune.priors import draw, part
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.errors import ConfigError, ShapeError
 from edge_grpo.tune.composition import (
     delta_width,
     exact_product,
@@ -59,7 +61,16 @@ def test_the_moments_of_a_product():
     assert abs(float(product.var() - variance)) < 0.02
 
 
+def test_a_composition_gives_one_number_a_point():
+    for call in (plug_in_mean, jacobian, delta_width):
+        with pytest.raises(ShapeError, match=r"from \(2, 8\) came \(2, 8\), wanted \(8,\): one number a point"):
+            call(lambda f: f, parts())
+
+
 def test_a_bound_a_part_is_wanted():
     for width in (safe_width, safe_width_cauchy, unsafe_width):
+        for wrong in (-1.0, math.nan, math.inf):
+            with pytest.raises(ConfigError, match="wanted none below 0, and finite ones"):
+                width(parts(), [1.0, wrong])
         with pytest.raises(ShapeError, match="1 bounds came for 2 parts; give one a part"):
             width(parts(), [1.0])

@@ -164,6 +164,8 @@ def test_what_cannot_be_fitted_is_one_line(monkeypatch):
         fit_prior(points.index_fill(0, torch.tensor(0), math.nan), values.index_fill(0, torch.tensor(1), math.inf))
     with pytest.raises(Exception, match="values"):  # a ShapeError, or jaxtyping's where types are checked as in here
         fit_prior(points, values[:3])
+    with pytest.raises(ShapeError, match=r"came, wanted \(parts, 4\)"):
+        fit_parts(points, draw(16, 0, 4))
     with pytest.raises(ShapeError, match="1 kernels came for 2 parts"):
         fit_parts(points, draw(16, 2, 4), kernels=[RBF])
     with pytest.raises(ConfigError, match="came noise 0, wanted a variance above 0"):

@@ -46,7 +46,9 @@ def test_it_changes_with_the_content_of_what_is_named(place, file):
 
 
 def test_models_that_are_searched_count_too(place):
-    text = NAMING.replace("space:", "space:\n  model.path: {type: categorical, values: [one, two]}", 1)
+    text = NAMING.replace("model.path=one, ", "").replace(
+        "space:", "space:\n  model.path: {type: categorical, values: [one, two]}", 1
+    )
     before = told(place, text)
     weights = bytearray((place / "two/model.safetensors").read_bytes())
     weights[-1] ^= 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tune.priors import draw, part
 
-from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.errors import ConfigError, DataError, ShapeError
 from edge_grpo.tune.composition import delta_width, safe_width
 from edge_grpo.tune.loop import search, search_composed
 
@@ -86,7 +86,13 @@ def test_a_bent_whole_is_searched_with_either_width():
 
 def test_a_search_needs_a_start_and_finite_values():
     candidates, priors = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None], [part()]
-    with pytest.raises(ConfigError, match="search: start is empty"):
-        search(priors, candidates, lambda _: torch.zeros(1), start=[], rounds=1)
+    for wrong in ({"start": []}, {"start": [5]}, {"start": [-1]}, {"rounds": -1}):
+        options = {"start": [0], "rounds": 1, **wrong}
+        with pytest.raises(ConfigError, match="wanted one index or more of 5 candidates, and no fewer than 0 rounds"):
+            search(priors, candidates, lambda _: torch.zeros(1), **options)
+        with pytest.raises(ConfigError, match="wanted one index or more of 5 candidates"):
+            search_composed(priors, len, len, candidates, lambda _: torch.zeros(1), **options)
+    with pytest.raises(ShapeError, match="1 parts and 1 points want numbers of shape"):
+        search(priors, candidates, lambda _: torch.zeros(2), start=[0], rounds=1)
     with pytest.raises(DataError, match="1 of 1 numbers are not finite"):
         search(priors, candidates, lambda _: torch.tensor([math.nan]), start=[0], rounds=1)

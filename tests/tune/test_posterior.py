@@ -7,7 +7,7 @@ import torch
 from tune.priors import KINDS, draw, part
 
 from edge_grpo.errors import ConfigError, DataError, ShapeError
-from edge_grpo.tune.posterior import Decomposed, Mixed, Part, aggregate
+from edge_grpo.tune.posterior import Decomposed, Mixed, Part, aggregate, checked_points
 
 
 def problem(seed, *, parts=3, points=6, at=9, dims=2):
@@ -130,3 +130,29 @@ def test_wrong_shapes_are_named():
         Decomposed(priors, points, values[:2])
     with pytest.raises(ShapeError, match="6 points, but values of shape"):
         Mixed(priors, points, weights, values[0, :5])
+
+
+def test_points_of_another_form_are_named():
+    priors, points, values, _, at, _ = problem(10)
+    for wrong in (at[:, 0], at[:, :1], at[None]):
+        with pytest.raises(ShapeError, match=r"points of shape .* came, wanted \(points, 2\)"):
+            checked_points(priors, wrong)  # where types are checked, as in here, jaxtyping comes first elsewhere
+    with pytest.raises(ShapeError, match=r"for one dimension write points\[:, None\]"):
+        checked_points(priors, at[:, 0])
+    with pytest.raises(ShapeError, match=r"wanted \(points, 2\)"):
+        Decomposed(priors, points[:, :1], values)
+    with pytest.raises(ShapeError, match=r"wanted \(points, 2\)"):
+        Decomposed(priors, points, values).whole_at(at[:, :1])
+    at[1, 0] = math.inf
+    with pytest.raises(DataError, match="1 of 18 numbers are not finite"):
+        Decomposed(priors, points, values).whole_at(at)
+    with pytest.raises(ShapeError, match="there are no parts; give one prior or more"):
+        Decomposed([], points, values[:0])
+
+
+def test_every_row_is_observed_with_noise():
+    priors, points, values, weights, *_ = problem(12)
+    with pytest.raises(ShapeError, match=r"at least -0.1, wanted a variance above 0 for each of 6 rows"):
+        Mixed(priors, points, weights, values[0], noise=torch.tensor([0.1] * 5 + [-0.1], dtype=torch.float64))
+    with pytest.raises(ShapeError, match="a row without weights has none"):
+        Mixed(priors, points, weights * torch.tensor([1.0, 1, 1, 1, 1, 0], dtype=torch.float64), values[0])

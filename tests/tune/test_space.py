@@ -1,15 +1,12 @@
 """Spaces: both ways between values and the cube, and every mistake in a file told in one line."""
 
-import math
-
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from tune.spaces import TEXT, space_of, write_space
+from tune.spaces import TEXT, space_of
 
 from edge_grpo.config import load_config
-from edge_grpo.errors import ConfigError
 from edge_grpo.tune.space import (
     Categorical,
     Continuous,
@@ -18,7 +15,6 @@ from edge_grpo.tune.space import (
     config_at,
     dims,
     encode,
-    load_space,
     misfit,
     point_at,
     shown,
@@ -89,91 +85,6 @@ def test_a_method_is_set_before_its_settings(tmp_path):
     assert (config.method.kind, config.method.clip_low) == ("dapo", 0.125)
 
 
-def test_base_and_suite_are_found_beside_the_file(tmp_path, monkeypatch):
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "base.yaml").write_text("train: {steps: 7}\n")
-    write_space(tmp_path / "below", "base: base.yaml\n" + TEXT.replace("train.steps=2, ", ""))
-    monkeypatch.chdir(tmp_path)
-    space = load_space("below/space.yaml")
-    assert config_at(space, point_at(space, [0.5] * 4)).train.steps == 7
-
-
-def changed(path, value):
-    """The space file with another value somewhere; None takes it away."""
-    tree = yaml.safe_load(TEXT)
-    section = tree
-    for key in path[:-1]:
-        section = section.setdefault(key, {})
-    if value is None:
-        del section[path[-1]]
-    else:
-        section[path[-1]] = value
-    return yaml.safe_dump(tree)
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        (
-            ["space", "train.learning_rat"],
-            {"type": "log", "low": 1e-5, "high": 1},
-            "did you mean 'train.learning_rate'",
-        ),
-        (["space", "train.steps"], {"type": "lin", "low": 1, "high": 2}, "got type 'lin', wanted one of continuous"),
-        (["space", "train.steps"], 3, "space.train.steps: got 3"),
-        (["space", "train.steps"], {"type": "integer", "low": 0}, "space.train.steps.high: is missing"),
-        (["space", "train.steps"], {"type": "integer", "low": 2, "high": 1}, "wanted low < high"),
-        (["space", "train.steps"], {"type": "integer", "low": 0, "high": 9, "log": True}, "wanted at least 1 with log"),
-        (["space", "train.steps"], {"type": "integer", "low": 0, "high": 9, "hgih": 9}, "hgih: no such setting"),
-        (
-            ["space", "train.steps"],
-            {"type": "continuous", "low": 1.5, "high": 9},
-            "train.steps: got 1.5, wanted a whole",
-        ),
-        (["space", "train.beta1"], {"type": "continuous", "low": 0.5, "high": 1.5}, "train.beta1: got 1.5"),
-        (["space", "train.beta1"], {"type": "log", "low": 0, "high": 0.5}, "low: got 0, wanted greater than 0"),
-        (["space", "train.beta1"], {"type": "log", "low": 0.5, "high": 0.50001}, "not the same in three digits"),
-        (["space", "method.correction.amount", "values"], ["none", "al"], "got 'al'"),
-        (["space", "train.schedule"], {"type": "categorical", "values": ["linear", "linear"]}, "there twice"),
-        (["space", "method.clip_high"], {"type": "continuous", "low": 0.1, "high": 0.2}, "clip_high is there twice"),
-        (["space", "run.dir"], {"type": "categorical", "values": ["a", "b"]}, "space.run.dir: where runs are kept"),
-        (["space"], None, "no 'space:' in it"),
-        (["objective"], None, "no 'objective:' in it"),
-        (["objective", "weights"], {"3": "x"}, "objective.weights.3: got 'x'"),
-        (["objective", "weights"], {"3": 0}, "wanted none that is 0"),
-        (["objective", "weights"], {3: 1, "3": 1}, "a part is there twice"),
-        (["objective", "weights"], {"whole": 1}, "'whole' is what their sum is called"),
-        (["space", "train.steps"], {"type": "integer", "low": 1, "high": 9, "log": 3}, "train.steps.log: got 3"),
-        (["candidates"], 4096, "candidates: got 4096"),
-        (["objective", "metric"], "maj@4", "metric 'maj@4': wanted pass@1/greedy or avg@k"),
-        (["trails"], 3, "trails: no such setting"),
-        (["trials"], 0, "trials: got 0"),
-        (["settings"], ["train.steps"], "'train.steps': wanted section.setting=value"),
-        (["base"], "gone.yaml", "gone.yaml: no such configuration file"),
-        (["early_stop"], {"enabled": True, "after": 2}, "early_stop.after: no such setting"),
-    ],
-)
-def test_mistakes_are_one_line(tmp_path, path, value, message):
-    name = write_space(tmp_path, changed(path, value))
-    with pytest.raises(ConfigError) as error:
-        load_space(name)
-    assert message in str(error.value)
-    assert str(error.value).startswith(f"{name}: ")
-    assert "\n" not in str(error.value)
-
-
-def test_early_stopping_wants_evaluations(tmp_path):
-    text = TEXT.replace("eval.every=1", "eval.every=0")
-    with pytest.raises(ConfigError, match=r"eval\.every is 0"):
-        space_of(tmp_path, text + "early_stop: {enabled: true}\n")
-    assert space_of(tmp_path, TEXT + "early_stop: {enabled: true}\n").early_stop.enabled
-
-
-def test_infinite_ends_are_no_range(tmp_path):
-    with pytest.raises(ConfigError, match="finite"):
-        space_of(tmp_path, changed(["space", "train.beta1"], {"type": "continuous", "low": 0.0, "high": math.inf}))
-
-
 def test_a_searched_method_leaves_the_fixed_settings_of_it_in_force(tmp_path):
     text = TEXT.replace("settings: [", "settings: [method.beta=0.25, ").replace(
         "space:", "space:\n  method: {type: categorical, values: [grpo, dapo]}", 1
@@ -183,14 +94,3 @@ def test_a_searched_method_leaves_the_fixed_settings_of_it_in_force(tmp_path):
     for place, kind in ((0.0, "grpo"), (0.9, "dapo")):
         config = config_at(space, point_at(space, [place, 0.5, 0.5, 0.5]))
         assert (config.method.kind, config.method.beta) == (kind, 0.25)
-
-
-def test_files_are_found_beside_the_space_or_here(tmp_path, monkeypatch):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there/base.yaml").write_text("train: {steps: 3}\n")
-    (tmp_path / "data").mkdir()
-    monkeypatch.chdir(tmp_path)
-    text = "base: base.yaml\n" + TEXT.replace("objective:", "objective:\n  data_dir: data\n  suite: gone.yaml")
-    space = space_of(tmp_path / "there", text)
-    assert space.base == str(tmp_path / "there/base.yaml")
-    assert (space.objective.data_dir, space.objective.suite) == (str(tmp_path / "data"), "gone.yaml")

@@ -105,14 +105,15 @@ def test_all_trials_sit_the_same_exam(tmp_path, model, monkeypatch):
     assert (trained.rollout.temperature, trained.data.arithmetic.seed) == (0.3, 9)
 
 
-def test_tried_again_it_is_asked_again(tmp_path, model):
-    """As after its line and its scores were taken out, when its weights are gone already."""
+@pytest.mark.parametrize("gone", [("checkpoints",), ("checkpoints", "final")])
+def test_tried_again_it_is_asked_again(tmp_path, model, gone):
+    """As after its line and its scores were taken out, when it is trained again."""
     write_task(tmp_path, model, Objective(weights={3: 1}, problems=3))
     assert run(tmp_path) == 0
     answers = tmp_path / "answers" / "answers.jsonl"
     before = answers.stat().st_ino
-    for gone in (tmp_path / "run" / "checkpoints", tmp_path / "run" / "final"):
-        remove_tree(gone)
+    for name in gone:
+        remove_tree(tmp_path / "run" / name)
     (tmp_path / RESULT).unlink()
     (tmp_path / "old").hardlink_to(answers)  # or its number might be given to the new one
     assert run(tmp_path) == 0

@@ -43,12 +43,12 @@ def tune(
     """
     from edge_grpo.tune.kernels import StationarySettings, make_kernel  # noqa: PLC0415 - torch is slow to import
     from edge_grpo.tune.page import page  # noqa: PLC0415
-    from edge_grpo.tune.space import load_space  # noqa: PLC0415
+    from edge_grpo.tune.space_file import load_space  # noqa: PLC0415
     from edge_grpo.tune.study import BEST, Study  # noqa: PLC0415
     from edge_grpo.tune.suggest import suggest  # noqa: PLC0415
 
-    make_kernel(StationarySettings(), dims=1)  # the extra is missed now, not after the first trials
     wanted = load_space(space)
+    make_kernel(StationarySettings(), dims=1)  # the extra is missed now, not after the first trials
     wanted = replace(wanted, trials=trials) if trials else wanted
     study = Study(wanted, decomposed=decomposed is YesNo.true, folder=out, name=Path(space).stem)
     console = Console()

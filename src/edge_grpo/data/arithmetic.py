@@ -109,7 +109,10 @@ def draw_expression(rng: random.Random, settings: ArithmeticSettings, *, on_held
         expression = _draw(rng, count, settings)
         if held_out(expression) is on_held_out and _fits(expression, settings.max_value):
             return expression
-    raise ConfigError(f"data.arithmetic: no expression fits {settings}; raise max_value or allow fewer operands")
+    raise ConfigError(
+        f"data.arithmetic: no expression with {' or '.join(map(str, counts))} operands has all results up to "
+        f"{settings.max_value}; raise max_value or allow fewer operands"
+    )
 
 
 def problems(settings: ArithmeticSettings, *, count: int, on_held_out: bool = False) -> list[Problem]:

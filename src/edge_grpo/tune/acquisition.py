@@ -23,7 +23,7 @@ def beta_finite(num_candidates: int, step: int, *, delta: float = 0.05, parts: i
         scale: :math:`s`; the theory's width (1) explores too much, the authors' code divides by 5.
 
     Raises:
-        ConfigError: ``step``, ``delta`` or ``scale`` is out of range.
+        ConfigError: a number is out of range.
 
     Source:
         Srinivas et al. 2010, arXiv:0912.3995, theorem 1; official code of arXiv:2107.03003.
@@ -33,6 +33,8 @@ def beta_finite(num_candidates: int, step: int, *, delta: float = 0.05, parts: i
         13.424617
     """
     _check(step, delta, scale)
+    if num_candidates < 1 or parts < 1:
+        raise ConfigError(f"beta: came {num_candidates} candidates and {parts} parts, wanted at least one of each")
     return 2.0 * math.log(parts * num_candidates * step**2 * math.pi**2 / (6.0 * delta)) / scale
 
 
@@ -57,6 +59,8 @@ def beta_box(dims: int, step: int, *, delta: float = 0.05, a: float = 1.0, b: fl
         Srinivas et al. 2010, arXiv:0912.3995, theorem 2.
     """
     _check(step, delta, scale)
+    if dims < 1 or not a > 0 or not b > 0:
+        raise ConfigError(f"beta_box: came dims {dims}, a {a:g} and b {b:g}, wanted all of them above 0")
     inside = math.log(4 * dims * a / delta)
     if inside <= 0:
         raise ConfigError(f"beta_box: 4 d a / delta is {4 * dims * a / delta:g}, wanted more than 1; raise a")

@@ -4,13 +4,14 @@ All widths take the parts for independent, which they are where each is observed
 their sum makes them correlated, and of that these know nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.errors import ConfigError, ShapeError
 from edge_grpo.tune.posterior import Gaussian
 
 __all__ = [
@@ -33,15 +34,18 @@ def plug_in_mean(composition: Composition, parts: Sequence[Gaussian]) -> Float[T
     .. math:: g(\mu_1, \dots, \mu_J)
 
     Biased wherever g bends: the mean of g is not g of the means (see :func:`exact_product`).
+
+    Raises:
+        ShapeError: the composition does not give one number a point.
     """
-    return composition(torch.stack([part.mean for part in parts]))
+    return _composed(composition, torch.stack([part.mean for part in parts]))
 
 
 def jacobian(composition: Composition, parts: Sequence[Gaussian]) -> Float[Tensor, "points parts"]:
     r"""How the composition changes with each part, :math:`\partial g / \partial f_j` at the means."""
     means = torch.stack([part.mean for part in parts]).detach().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(composition(means).sum(), means)
+        (gradient,) = torch.autograd.grad(_composed(composition, means).sum(), means)
     return gradient.T
 
 
@@ -58,6 +62,7 @@ def safe_width(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Float[Tens
 
     Raises:
         ShapeError: there are not as many bounds as parts.
+        ConfigError: a bound is below 0 or not finite.
 
     Source: derived from the union bound; the paper's generalised theorem is of this kind.
     """
@@ -96,6 +101,19 @@ def exact_product(left: Gaussian, right: Gaussian) -> tuple[Float[Tensor, " poin
     return left.mean * right.mean, variance
 
 
+def _composed(composition: Composition, means: Tensor) -> Tensor:
+    """The composition, which has to give one number a point."""
+    whole = composition(means)
+    if whole.shape != means.shape[1:]:
+        raise ShapeError(
+            f"composition: from {tuple(means.shape)} came {tuple(whole.shape)}, wanted {tuple(means.shape[1:])}: one "
+            "number a point"
+        )
+    return whole
+
+
 def _check(parts: Sequence[Gaussian], bounds: Sequence[float]) -> None:
     if len(bounds) != len(parts):
         raise ShapeError(f"{len(bounds)} bounds came for {len(parts)} parts; give one a part")
+    if not all(0 <= bound < math.inf for bound in bounds):
+        raise ConfigError(f"bounds {list(bounds)}: wanted none below 0, and finite ones")

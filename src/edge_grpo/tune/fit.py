@@ -89,8 +89,8 @@ def fit_prior(
         Rasmussen and Williams 2006, ch. 5; hyperpriors of Hvarfner et al. 2024, arXiv:2402.02229, as in BoTorch's
         ``SingleTaskGP``.
     """
+    points, values = points.double().detach(), values.double().detach()
     _check(points, values, noise)
-    points, values = points.detach().double(), values.detach().double()
     center, spread = float(values.mean()), float(values.std())
     if bool((values == values[0]).all()) or spread == 0:
         unseen = _CONSTANT_NOISE * sum(term.variance for term in _terms(kernel))
@@ -139,8 +139,11 @@ def fit_parts(
         noises: known variances of the noise, one a part; None, in place of one or of all, fits it.
 
     Raises:
-        ShapeError: there are not as many kernels or noises as parts.
+        ShapeError: there are not as many kernels or noises as parts, or the values are no rows of parts.
     """
+    points, values = points.double(), values.double()
+    if values.ndim != 2 or not len(values):
+        raise ShapeError(f"fit: values of shape {tuple(values.shape)} came, wanted (parts, {len(points)})")
     for name, given in (("kernels", kernels), ("noises", noises)):
         if given is not None and len(given) != len(values):
             raise ShapeError(f"{len(given)} {name} came for {len(values)} parts; give one a part")
@@ -259,6 +262,9 @@ def _changed(
 
 
 def _check(points: Tensor, values: Tensor, noise: float | None) -> None:
+    if points.ndim != 2:
+        hint = "; for one dimension write points[:, None]" if points.ndim == 1 else ""
+        raise ShapeError(f"fit: points of shape {tuple(points.shape)} came, wanted (points, dims){hint}")
     if values.shape != points.shape[:1]:
         raise ShapeError(f"fit: {len(points)} points, but values of shape {tuple(values.shape)}; give one a point")
     if len(values) < 2:

@@ -9,22 +9,23 @@ from typing import Any
 
 import edge_grpo
 from edge_grpo.answers import code_digest
-from edge_grpo.config import Config, load_config, located, to_tree
+from edge_grpo.config import Config, located, to_tree
 from edge_grpo.disk import digest
 from edge_grpo.models import fingerprint
 from edge_grpo.suite import Benchmark
-from edge_grpo.tune.space import Categorical, Space, words_at
+from edge_grpo.tune.space import Categorical, Space, config_at
 
 __all__ = ["identity_of"]
 
-_DATA = ("path", "eval_path", "pairs")
+_NAMING = {"model.path", "reward.function", "data.path", "data.eval_path", "data.pairs"}
 
 
 def identity_of(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, decomposed: bool) -> dict[str, Any]:
     """Plain values that change with anything that the trials or the search depend on.
 
-    Settings count with absolute paths, models, data files and reward functions by their content, benchmarks by their
-    problems. How many trials there are may change, and so may the names of the base file and of the suite.
+    What is fixed counts with absolute paths; models, data files and reward functions count by their content, benchmarks
+    by their problems. How many trials there are and how long one may take can change, and so can the names of base and
+    suite.
 
     Args:
         space: what is searched.
@@ -36,14 +37,15 @@ def identity_of(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, 
         ConfigError: a reward function is not where it is said to be.
         EngineError: a model is not to be found.
     """
-    tree = {name: value for name, value in asdict(space).items() if name not in ("trials", "base")}
+    tree = {name: value for name, value in asdict(space).items() if name not in ("trials", "trial_s", "base")}
     tree["objective"] = {name: own for name, own in tree["objective"].items() if name not in ("suite", "data_dir")}
+    named = {pair: config for config in (base, *_others(space)) for pair in _named(config)}
     found = {
         "edge_grpo": edge_grpo.__version__,
         "decomposed": decomposed,
         "space": tree,
         "base": {name: section for name, section in located(to_tree(base)).items() if name != "run"},
-        "content": {name: own for config in (base, *_others(space)) for name, own in _contents(config)},
+        "content": {f"{kind} {name}": _digest_of(kind, config) for (kind, name), config in named.items()},
         "problems": {each.name: _digest([(p.id, p.prompt, p.answers) for p in each.problems]) for each in benchmarks},
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))
@@ -52,22 +54,28 @@ def identity_of(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, 
 
 def _others(space: Space) -> Iterator[Config]:
     """The configurations with each value of a searched setting that names a model, a file or a function."""
-    named = {"model.path", "reward.function", *(f"data.{name}" for name in _DATA)}
     for name, each in space.space.items():
-        if isinstance(each, Categorical) and named & {name, *each.also}:
-            yield from (load_config(space.base or None, words_at(space, {name: value})) for value in each.values)
+        if isinstance(each, Categorical) and _NAMING & {name, *each.also}:
+            yield from (config_at(space, {name: value}) for value in each.values)
 
 
-def _contents(config: Config) -> Iterator[tuple[str, str]]:
-    """Digests of what a configuration names: its model, its data where they are files, its reward function."""
-    yield f"model {config.model.path}", fingerprint(config.model)
-    if config.reward.function:
-        yield f"reward {config.reward.function}", code_digest(config.reward.function)
-    for name in _DATA:
-        place = Path(getattr(config.data, name)).expanduser()
-        if getattr(config.data, name) and place.exists():
-            files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
-            yield f"data {getattr(config.data, name)}", digest(files)
+def _named(config: Config) -> Iterator[tuple[str, str]]:
+    """What a configuration names, as (setting, name)."""
+    for setting in sorted(_NAMING):
+        section, _, own = setting.partition(".")
+        name = getattr(getattr(config, section), own)
+        if name and (section != "data" or Path(name).expanduser().exists()):
+            yield setting, name
+
+
+def _digest_of(setting: str, config: Config) -> str:
+    """Of the model, the reward function, or the data where they are files."""
+    if setting == "model.path":
+        return fingerprint(config.model)
+    if setting == "reward.function":
+        return code_digest(config.reward.function)
+    place = Path(getattr(config.data, setting.removeprefix("data."))).expanduser()
+    return digest([place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()])
 
 
 def _digest(content: Any) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from edge_grpo.errors import ConfigError
 from edge_grpo.settings import settings
 
-__all__ = ["KernelSettings", "StationarySettings", "SumSettings", "make_kernel"]
+__all__ = ["KernelSettings", "StationarySettings", "SumSettings", "dims_of", "make_kernel"]
 
 Positive = Annotated[float, Field(gt=0)]
 _SMOOTHNESS = {"matern12": 0.5, "matern32": 1.5, "matern52": 2.5}
@@ -70,6 +70,16 @@ def make_kernel(kernel: StationarySettings | SumSettings, *, dims: int) -> Any:
     if kernel.type == "rq":
         base.alpha = _double(kernel.alpha)
     return scaled
+
+
+def dims_of(kernel: Any) -> int | None:
+    """The dimensions of the inputs of a kernel that :func:`make_kernel` made; None where it does not say."""
+    while True:
+        inner = getattr(kernel, "base_kernel", None) or next(iter(getattr(kernel, "kernels", ())), None)
+        if inner is None:
+            dims: int | None = getattr(kernel, "ard_num_dims", None)
+            return dims
+        kernel = inner
 
 
 def _gpytorch_kernels() -> Any:

@@ -64,13 +64,14 @@ def search(
         the rounds, in order.
 
     Raises:
-        ConfigError: there is no start, or ``delta`` or ``scale`` is out of range.
+        ConfigError: there is no start, or it, ``rounds``, ``delta`` or ``scale`` is out of range.
         ShapeError: ``observe`` or ``weights`` do not fit the parts.
         DataError: a value is not finite, or candidates lie too close together for their noise.
 
     Source:
         arXiv:2107.03003, D-GPUCB; ties go to the first candidate.
     """
+    _check(candidates, start, rounds)
     weights = torch.ones(len(parts), len(candidates), dtype=torch.float64) if weights is None else weights
 
     def belief(looked: list[int], seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,13 +124,14 @@ def search_composed(
         the rounds, in order.
 
     Raises:
-        ConfigError: there is no start, or ``delta`` or ``scale`` is out of range.
+        ConfigError: there is no start, or it, ``rounds``, ``delta`` or ``scale`` is out of range.
         ShapeError: ``observe`` does not fit the parts.
         DataError: a value is not finite, or candidates lie too close together for their noise.
 
     Source:
         arXiv:2107.03003, the generalised algorithm; widths as in :mod:`edge_grpo.tune.composition`.
     """
+    _check(candidates, start, rounds)
 
     def belief(looked: list[int], seen: Tensor) -> tuple[Tensor, Tensor]:
         own = Decomposed(parts, candidates[looked], seen).parts_at(candidates)
@@ -140,14 +142,20 @@ def search_composed(
     return _search(belief, observe, start, betas, maximize=maximize)
 
 
+def _check(candidates: Tensor, start: Sequence[int], rounds: int) -> None:
+    if rounds < 0 or not start or not all(0 <= index < len(candidates) for index in start):
+        raise ConfigError(
+            f"search: came start {list(start)} and {rounds} rounds, wanted one index or more of {len(candidates)} "
+            "candidates, and no fewer than 0 rounds"
+        )
+
+
 def _search(
     belief: Belief, observe: Callable[[int], Tensor], start: Sequence[int], betas: Sequence[float], *, maximize: bool
 ) -> list[Round]:
     """Look at the start, then at the highest bound, once for every width."""
-    if not start:
-        raise ConfigError("search: start is empty; name at least one candidate to look at first")
     looked = list(start)
-    values = [observe(index) for index in looked]
+    values = [observe(index).double() for index in looked]
     found = []
     for step, beta in enumerate(betas, start=1):
         mean, width = belief(looked, torch.stack(values, dim=1))
@@ -155,5 +163,5 @@ def _search(
         chosen = int(bound.argmax())
         found.append(Round(step, beta, chosen, float(bound[chosen])))
         looked.append(chosen)
-        values.append(observe(chosen))
+        values.append(observe(chosen).double())
     return found

@@ -107,7 +107,11 @@ def _summary(
         )
     if then:
         expected = "" if then.mean is None else f"; expected {then.mean:.4f} &plusmn; {then.deviation:.4f}"
-        why = "spread evenly" if then.why == "initial" else "highest upper confidence bound"
+        why = (
+            "spread evenly"
+            if then.why == "initial"
+            else "highest upper confidence bound, which a point of lower mean may have"
+        )
         lines.append(f'<p><span class="next">Next</span>: {_settings(then.point)} ({why}{expected})</p>')
     else:
         lines.append("<p>Every point of the space has been tried.</p>")

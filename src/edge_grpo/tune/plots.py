@@ -30,7 +30,7 @@ def plot_posterior(
     """Draw every part and the (unweighted) whole over one dimension: means, and bands of two standard deviations.
 
     Args:
-        path: where the picture goes: PNG, SVG or PDF by its ending.
+        path: where the picture goes: PNG, SVG or PDF by its ending; its folder is made.
         posterior: what is drawn.
         at: the points of the horizontal axis, in order.
         observed: where the parts were observed, and their values.
@@ -74,7 +74,7 @@ def plot_curves(
     """Draw the mean of some curves over draws, with a band of two standard errors.
 
     Args:
-        path: where the picture goes: PNG, SVG or PDF by its ending.
+        path: where the picture goes: PNG, SVG or PDF by its ending; its folder is made.
         curves: by name; one row a draw, one column a round, from round 1.
         ylabel: what is drawn.
         xlabel: over what.
@@ -114,6 +114,7 @@ def _panels(path: Path | str, count: int) -> tuple[Any, list[Any]]:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
         raise ConfigError("plots need the extra 'tune': pip install 'edge-grpo[tune]'") from None
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(7, 2.2 * count if count > 1 else 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0])

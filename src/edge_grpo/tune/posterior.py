@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_grpo.errors import ConfigError, DataError, ShapeError
+from edge_grpo.tune.kernels import dims_of
 
-__all__ = ["Decomposed", "Gaussian", "Mixed", "Part", "Posterior", "aggregate"]
+__all__ = ["Decomposed", "Gaussian", "Mixed", "Part", "Posterior", "aggregate", "checked_points"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Decomposed:
 
     Raises:
         ShapeError: the numbers of parts, points and values do not fit.
-        DataError: a value is not finite, or points lie too close together for their noise.
+        DataError: a number is not finite, or points lie too close together for their noise.
 
     Source:
         Wang et al. 2021, arXiv:2107.03003 (D-GPUCB). In float64, without jitter; the authors' code scales the values of
@@ -125,7 +126,7 @@ class Decomposed:
     def __init__(
         self, parts: Sequence[Part], points: Float[Tensor, "n dims"], values: Float[Tensor, "parts n"]
     ) -> None:
-        points, values = points.double(), values.double()
+        points, values = checked_points(parts, points), values.double()
         _check(parts, points, values)
         self.parts, self.points = tuple(parts), points
         self._each = [
@@ -135,7 +136,7 @@ class Decomposed:
 
     def parts_at(self, points: Float[Tensor, "points dims"]) -> list[Gaussian]:
         """Each part at some points."""
-        points = points.double()
+        points = checked_points(self.parts, points)
         return [
             each.given(part.mean, part.covariance(points, points), part.covariance(points, self.points))
             for part, each in zip(self.parts, self._each, strict=True)
@@ -145,6 +146,7 @@ class Decomposed:
         self, points: Float[Tensor, "points dims"], weights: Float[Tensor, "parts points"] | None = None
     ) -> Gaussian:
         """The weighted sum of the parts at some points; no weights stand for ones."""
+        points = checked_points(self.parts, points)
         own = _weights(weights, self.parts, points)
         pairs = list(zip(own, self.parts_at(points), strict=True))
         mean = torch.stack([weight * part.mean for weight, part in pairs]).sum(0)
@@ -177,7 +179,7 @@ class Mixed:
 
     Raises:
         ShapeError: the numbers of parts, points and values do not fit.
-        DataError: a weight or a value is not finite, or points lie too close together for their noise.
+        DataError: a number is not finite, or points lie too close together for their noise.
 
     Source:
         arXiv:2107.03003 for rows of the whole; mixed rows are derived here.
@@ -192,7 +194,7 @@ class Mixed:
         *,
         noise: Float[Tensor, " n"] | None = None,
     ) -> None:
-        points, weights, values = points.double(), weights.double(), values.double()
+        points, weights, values = checked_points(parts, points), weights.double(), values.double()
         _check(parts, points, weights)
         if values.shape != points.shape[:1]:
             raise ShapeError(f"{len(points)} points, but values of shape {tuple(values.shape)}")
@@ -202,6 +204,11 @@ class Mixed:
         if noise is None:
             noise = torch.stack([own**2 * part.noise for part, own in pairs]).sum(0)
         noise = noise.double()
+        if noise.shape != values.shape or not bool((torch.isfinite(noise) & (noise > 0)).all()):
+            raise ShapeError(
+                f"posterior: noise of shape {tuple(noise.shape)}, at least {float(noise.min()):g}, wanted a variance "
+                f"above 0 for each of {len(values)} rows (a row without weights has none)"
+            )
         covariance = torch.stack([own[:, None] * part.covariance(points, points) * own for part, own in pairs]).sum(0)
         mean = torch.stack([own * part.mean for part, own in pairs]).sum(0)
         self.noise = noise
@@ -209,7 +216,7 @@ class Mixed:
 
     def parts_at(self, points: Float[Tensor, "points dims"]) -> list[Gaussian]:
         """Each part at some points."""
-        points = points.double()
+        points = checked_points(self.parts, points)
         return [
             self._rows.given(part.mean, part.covariance(points, points), part.covariance(points, self.points) * own)
             for part, own in zip(self.parts, self.weights, strict=True)
@@ -219,7 +226,7 @@ class Mixed:
         self, points: Float[Tensor, "points dims"], weights: Float[Tensor, "parts points"] | None = None
     ) -> Gaussian:
         """The weighted sum of the parts at some points; no weights stand for ones."""
-        points = points.double()
+        points = checked_points(self.parts, points)
         at_points = _weights(weights, self.parts, points)
         triples = list(zip(self.parts, self.weights, at_points, strict=True))
         cross = [g[:, None] * part.covariance(points, self.points) * own for part, own, g in triples]
@@ -259,20 +266,22 @@ def aggregate(
 
     Raises:
         ShapeError: the numbers of parts, points and values do not fit.
-        DataError: a weight or a value is not finite, or points lie too close together for their noise.
+        DataError: a number is not finite, or points lie too close together for their noise.
 
     Source:
         arXiv:2107.03003, the baseline: the same priors, but only the sum is seen. The authors' code takes an upper
         bound, the largest part's noise times the sum of the largest squared weights; this is the exact noise.
     """
+    points = checked_points(parts, points)
     return Mixed(parts, points, _weights(weights, parts, points), values, noise=noise)
 
 
 def _weights(weights: Tensor | None, parts: Sequence[Part], points: Tensor) -> Tensor:
     if weights is None:
         return torch.ones(len(parts), len(points), dtype=torch.float64)
+    weights = weights.double()
     _check(parts, points, weights)
-    return weights.double()
+    return weights
 
 
 def _check(parts: Sequence[Part], points: Tensor, rows: Tensor) -> None:
@@ -282,6 +291,20 @@ def _check(parts: Sequence[Part], points: Tensor, rows: Tensor) -> None:
             f"got {tuple(rows.shape)}"
         )
     _check_finite(rows)
+
+
+def checked_points(parts: Sequence[Part], points: Tensor) -> Tensor:
+    """Points in float64, checked: a row each, with as many dimensions as the parts have."""
+    if not parts:
+        raise ShapeError("posterior: there are no parts; give one prior or more")
+    points = points.double()
+    dims = dims_of(parts[0].kernel)
+    if points.ndim != 2 or (dims is not None and points.shape[1] != dims):
+        hint = "; for one dimension write points[:, None]" if points.ndim == 1 else ""
+        wanted = "dims" if dims is None else dims
+        raise ShapeError(f"posterior: points of shape {tuple(points.shape)} came, wanted (points, {wanted}){hint}")
+    _check_finite(points)
+    return points
 
 
 def _check_finite(numbers: Tensor) -> None:

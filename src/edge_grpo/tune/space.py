@@ -3,16 +3,13 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from edge_grpo.config import Config, load_config, read_yaml
-from edge_grpo.errors import ConfigError
+from edge_grpo.config import Config, load_config
 from edge_grpo.explain import shortened
 from edge_grpo.settings import settings
 
@@ -31,7 +28,6 @@ __all__ = [
     "config_at",
     "dims",
     "encode",
-    "load_space",
     "misfit",
     "point_at",
     "shown",
@@ -45,7 +41,6 @@ Point = Mapping[str, Value]
 WHOLE = "whole"
 """The name of the weighted sum beside those of the parts."""
 
-_KINDS = Literal["continuous", "log", "integer", "categorical"]
 _DIGITS = 6  # of the values that are tried: what is written down and read again is what was tried
 
 
@@ -231,41 +226,7 @@ class Space:
         names = [name for key, each in self.space.items() for name in (key, *each.also)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"space: {', '.join(twice)} is there twice; a setting has one range")
-
-
-def load_space(path: str) -> Space:
-    """Read a space file, and check that every setting which it names exists and takes its values.
-
-    ``base``, ``suite`` and ``data_dir`` are looked for beside the file, else in the current folder.
-
-    Raises:
-        ConfigError: one line for each thing that is wrong.
-    """
-    tree = read_yaml(path)
-    for name in ("space", "objective"):
-        if name not in tree:
-            raise ConfigError(f"{path}: no '{name}:' in it; wanted that section, see docs/tuning.md")
-    try:
-        space = TypeAdapter(Space).validate_python(tree)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(_explained(error))}") from None
-    beside = Path(path).expanduser().parent
-    suite, data_dir = (_found(own, beside) for own in (space.objective.suite, space.objective.data_dir))
-    objective = replace(space.objective, suite=suite, data_dir=data_dir)
-    space = replace(space, base=_found(space.base, beside), objective=objective)
-    for name in (name for key, each in space.space.items() for name in (key, *each.also)):
-        if name.partition(".")[0] == "run":
-            raise ConfigError(f"{path}: space.{name}: where runs are kept is the study's own; leave it out")
-    try:
-        base = load_config(space.base or None, space.settings)
-        if space.early_stop.enabled and not base.eval.every:
-            raise ConfigError("early_stop: eval.every is 0; set how many steps lie between two evaluations")
-        for words in _one_by_one(space):
-            load_config(space.base or None, words)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {'; '.join(str(error).splitlines())}") from None
-    return space
+            raise ValueError(f"space: {', '.join(twice)} is there twice ('also' counts); a setting has one range")
 
 
 def words_at(space: Space, point: Point) -> list[str]:
@@ -279,7 +240,7 @@ def words_at(space: Space, point: Point) -> list[str]:
 
 
 def config_at(space: Space, point: Point) -> Config:
-    """The configuration of a point.
+    """The configuration of a point, or of some of its settings.
 
     Raises:
         ConfigError: these values do not go together.
@@ -340,20 +301,6 @@ def encode(space: Space, point: Point) -> list[float]:
     return found
 
 
-def _one_by_one(space: Space) -> Iterator[list[str]]:
-    """The words of configurations in which each setting has one end of its range, or one of its values."""
-    for name, each in space.space.items():
-        values = each.values if isinstance(each, Categorical) else (each.low, each.high)
-        for value in values:
-            yield words_at(space, {name: value})
-
-
-def _found(path: str, beside: Path) -> str:
-    """The absolute path of what stands in a space file: beside that file if it is there, else in this folder."""
-    places = [place.resolve() for place in (beside / path, Path(path).expanduser()) if path and place.exists()]
-    return str(places[0]) if places else path
-
-
 def _check_range(low: float, high: float) -> None:
     if high - low <= 1e-3 * max(abs(low), abs(high)):
         raise ValueError(f"low {low:g} and high {high:g}: wanted low < high, and not the same in three digits")
@@ -361,26 +308,3 @@ def _check_range(low: float, high: float) -> None:
 
 def _rounded(value: float, low: float, high: float) -> float:
     return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
-
-
-def _explained(error: ValidationError) -> list[str]:
-    """One line on each thing that is wrong with a space file."""
-    lines = []
-    for item in error.errors():
-        loc = item["loc"]
-        kind_at = 2 if loc[:1] == ("space",) else -1  # the kind of a range stands between its setting and what is in it
-        where = ".".join(str(part) for place, part in enumerate(loc) if place != kind_at) or "search"
-        came, kind = item["input"], item["type"]
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        if kind in ("union_tag_invalid", "union_tag_not_found"):
-            came = came.get("type", "none") if isinstance(came, Mapping) else came
-            lines.append(f"{where}: got type {shortened(repr(came))}, wanted one of {', '.join(get_args(_KINDS))}")
-        elif kind == "unexpected_keyword_argument":
-            lines.append(f"{where}: no such setting")
-        elif kind in ("missing", "missing_argument"):
-            lines.append(f"{where}: is missing")
-        elif kind == "value_error":
-            lines.append(f"{where}: {message}")
-        else:
-            lines.append(f"{where}: got {shortened(repr(came))}, wanted {message[0].lower() + message[1:]}")
-    return list(dict.fromkeys(lines))

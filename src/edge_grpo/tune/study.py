@@ -9,14 +9,15 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edge_grpo import kept
-from edge_grpo.config import load_config, located, to_tree, to_yaml
-from edge_grpo.disk import remove_tree, write_whole
+from edge_grpo.config import located, to_tree, to_yaml
+from edge_grpo.disk import remove_tree, take_lock, write_whole
 from edge_grpo.errors import ConfigError, DataError
 from edge_grpo.rundir import RunFolder
 from edge_grpo.tune import record
@@ -32,7 +33,8 @@ BEST = "best.yaml"
 _COMMAND = (sys.executable, "-m", "edge_grpo.tune.trial")
 _POLL_S = 0.2
 _GRACE_S = 20.0  # for a trial that is over to end in order
-_PATIENCE_S = 600.0  # for trials that will go on to finish their step and write a checkpoint
+_MOST_ENDINGS = 3  # of one trial by somebody else, until it has failed
+_PATIENCE_S = 120.0  # for trials that will go on to finish their step and write a checkpoint
 _TOLD_TO_END = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes
 _ACCURACY = "eval/accuracy"
 
@@ -106,7 +108,7 @@ class Study:
 
     def __init__(self, space: Space, *, decomposed: bool = True, folder: str = "", name: str = "space") -> None:
         self.space, self.decomposed = space, decomposed
-        self.base = load_config(space.base or None, space.settings)
+        self.base = config_at(space, {})
         self.identity = identity_of(space, self.base, benchmarks_of(space.objective, self.base), decomposed=decomposed)
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
         self.folder = Path(folder).expanduser() if folder else Path("runs") / "tune" / f"{name}-{digest}"
@@ -140,6 +142,8 @@ class Study:
         running: list[_Running] = []
         trials = self.recovered()
         self._settle(trials)
+        self._wait_for_earlier(trials)
+        endings: Counter[int] = Counter()
         try:
             while True:
                 self._refuse_hopeless_study(trials, self.space.initial)
@@ -151,9 +155,11 @@ class Study:
                 for own in [each for each in running if self._is_over(each, trials)]:
                     own.close()
                     running.remove(own)
+                    if self._was_told_to_end(own):
+                        endings[own.number] += 1
+                        if endings[own.number] < _MOST_ENDINGS:
+                            continue  # it is not over, and goes on
                     trial = self._outcome(own)
-                    if trial is None:
-                        continue
                     record.append(self.folder, trial)
                     trials = sorted([*trials, trial], key=lambda each: each.number)
                     self._settle(trials)
@@ -171,11 +177,10 @@ class Study:
         trials = record.read(self.folder)
         for trial in trials:
             self._check(trial, f"{self.folder / record.FILE}: trial {trial.number}")
-        known = {trial.number for trial in trials}
+        known = {f"{trial.number:04d}" for trial in trials}
         for result in sorted((self.folder / "trials").glob(f"*/{RESULT}")):
-            number, settings = self._task(result.parent)
-            if number not in known:
-                trials.append(self._finished(number, settings, result.parent))
+            if result.parent.name not in known:
+                trials.append(self._finished(*self._task(result.parent), result.parent))
                 record.append(self.folder, trials[-1])
         return sorted(trials, key=lambda trial: trial.number)
 
@@ -185,7 +190,10 @@ class Study:
         if not wrong and trial.state == "finished" and set(trial.parts) != parts:
             wrong = f"it scores {', '.join(sorted(trial.parts))}, the objective has {', '.join(sorted(parts))}"
         if wrong:
-            raise DataError(f"{where}: {wrong}; mend that, or take it out to try that trial again")
+            raise DataError(
+                f"{where}: {wrong}; mend that, or take the trial's line out of {record.FILE} and delete its folder to "
+                "try it again"
+            )
 
     def _task(self, folder: Path) -> tuple[int, dict[str, Value]]:
         """The number and the settings of a trial that was begun."""
@@ -193,6 +201,8 @@ class Study:
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             number, settings = int(told["number"]), dict(told["settings"])
+            if f"{number:04d}" != folder.name:
+                raise ValueError(f"it is of trial {number}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not the task of a trial ({error}); delete {folder} to try it again") from None
         self._check(Trial(number, settings, "failed"), str(path))
@@ -202,14 +212,15 @@ class Study:
         if len(trials) >= min(enough, self.space.trials) and best_of(trials) is None:
             raise ConfigError(
                 f"{self.folder}: none of {len(trials)} trials has finished; the last one: {trials[-1].state} "
-                f"({trials[-1].reason}); mend that and take their lines out of {record.FILE}, or name another --out"
+                f"({trials[-1].reason}); mend that and take their lines out of {record.FILE}, or, to change "
+                "other settings of the space than trial_s, name another --out"
             )
 
     def _next(self, trials: Sequence[Trial], running: Sequence[_Running]) -> tuple[int, dict[str, Value]] | None:
         """The number and the settings of the trial that begins now, None where there is none."""
         known = {trial.number for trial in trials} | {own.number for own in running}
-        number = next(number for number in range(1, self.space.trials + 2) if number not in known)
-        if number > self.space.trials:
+        number = next((number for number in range(1, self.space.trials + 1) if number not in known), None)
+        if number is None:
             return None
         begun = self.folder / "trials" / f"{number:04d}"
         if (begun / TASK).exists():
@@ -221,16 +232,15 @@ class Study:
     def _start(self, number: int, settings: dict[str, Value]) -> _Running:
         folder = self.folder / "trials" / f"{number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / TASK).exists():
-            task = {
-                "number": number,
-                "settings": settings,
-                "base": self.space.base,
-                "words": self._words(settings),
-                "exam": list(self.space.settings),
-                "objective": asdict(self.space.objective),
-            }
-            write_whole(folder / TASK, json.dumps(task, indent=1) + "\n")
+        task = {
+            "number": number,
+            "settings": settings,
+            "base": self.space.base,
+            "words": self._words(settings),
+            "exam": words_at(self.space, {}),
+            "objective": asdict(self.space.objective),
+        }
+        write_whole(folder / TASK, json.dumps(task, indent=1) + "\n")
         with (folder / LOG).open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - this Python, this package
                 [*_COMMAND, str(folder)],
@@ -263,15 +273,29 @@ class Study:
             own.process.kill()
         return False
 
-    def _outcome(self, own: _Running) -> Trial | None:
-        """What became of a trial whose process has ended; scores that are there count, however it ended.
+    def _was_told_to_end(self, own: _Running) -> bool:
+        """Whether somebody else ended a trial in order, before it had its scores."""
+        return not own.ending and not (own.folder / RESULT).exists() and own.process.returncode in _TOLD_TO_END
 
-        None where somebody else told it to end: it is not over, and goes on.
-        """
+    def _wait_for_earlier(self, trials: Sequence[Trial]) -> None:
+        """Let trials end whose search was killed: they finish their step first, and the time of the next is whole."""
+        over, deadline = {trial.number for trial in trials}, time.monotonic() + _PATIENCE_S
+        for folder in sorted(path.parent for path in (self.folder / "trials").glob(f"*/{TASK}")):
+            while folder.name not in {f"{number:04d}" for number in over}:
+                try:
+                    take_lock(folder / ".lock")[0].close()
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ConfigError(
+                            f"{folder}: a process of an earlier search is still at work there; end it"
+                        ) from None
+                    time.sleep(_POLL_S)
+
+    def _outcome(self, own: _Running) -> Trial:
+        """What became of a trial whose process has ended; scores that are there count, however it ended."""
         if (own.folder / RESULT).exists():
             return self._finished(own.number, own.settings, own.folder)
-        if own.ending is None and own.process.returncode in _TOLD_TO_END:
-            return None
         state, reason = own.ending or ("failed", _last_line(own.folder / LOG, own.process.returncode))
         seconds = time.monotonic() - own.began
         return Trial(own.number, own.settings, state, {}, None, seconds, reason, curve_of(own.folder / RUN))

@@ -66,7 +66,7 @@ def _arithmetic(name: str, count: int, config: Config) -> Benchmark:
     try:
         return Benchmark(name, "", tuple(arithmetic.problems(own, count=count, on_held_out=True)))
     except ConfigError as error:
-        raise ConfigError(f"objective.problems: with {name} operands, {error}") from None
+        raise ConfigError(f"objective: {count} problems with {name} operands: {error}") from None
 
 
 def run(folder: Path) -> int:
@@ -80,8 +80,8 @@ def run(folder: Path) -> int:
     base, place = task["base"] or None, folder.absolute() / RUN
     config = load_config(base, [*task["words"], f"run.dir={shown(str(place))}"])
     exam, objective = load_config(base, task["exam"]), Objective(**task["objective"])
-    if not (place / "final").exists():
-        remove_tree(folder / _ANSWERS)  # of a model that was thrown away
+    if not ((place / "final").exists() and (place / "checkpoints").exists()):
+        remove_tree(folder / _ANSWERS)  # of a model that is trained again
     result = loop.resume(place, config) if (place / "config.yaml").exists() else loop.train(config)
     if result.signal:
         return result.signal

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_grpo.tune.experiments.synthetic import CASES, COUNTS, parts_of, regression, regret
+from edge_grpo.tune.experiments.synthetic import CASES, COUNTS, FITTED, fitted, parts_of, regression, regret
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -27,3 +27,10 @@ def test_draws_repeat_and_random_kernels_differ_between_draws():
 def test_identical_parts_are_searched_alike():
     found = regret("identical", 0, 1.0)
     assert found["parts"] == pytest.approx(found["sum"], abs=1e-9)
+
+
+def test_fitted_priors_see_no_more_than_was_observed():
+    found = fitted("near", 3)
+    assert set(found) == {f"{arm}_{count}" for arm in ("parts", "sum") for count in FITTED}
+    assert found == fitted("near", 3)
+    assert all(found[f"{arm}_40"] < found[f"{arm}_10"] for arm in ("parts", "sum"))

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from edge_grpo.tune.experiments.draws import average_regret, generator, noisy, sample_path, uniform
-from edge_grpo.tune.fit import PriorSettings, make_part
+from edge_grpo.tune.fit import PriorSettings, fit_part, fit_parts, make_part
 from edge_grpo.tune.kernels import KernelSettings, StationarySettings, SumSettings
 from edge_grpo.tune.loop import search
 from edge_grpo.tune.posterior import Decomposed, Part, aggregate
 
-__all__ = ["CASES", "COUNTS", "parts_of", "regression", "regret"]
+__all__ = ["CASES", "COUNTS", "FITTED", "fitted", "parts_of", "regression", "regret"]
 
 CASES = {
     "heterogeneous": "RBF with lengthscale 0.3, and Matern 3/2 with lengthscale 0.03",
@@ -22,6 +22,7 @@ CASES = {
     "proportional": "one RBF with lengthscale 0.1, in parts of variance (and noise) 1, 2 and 0.5 times",
 }
 COUNTS = (3, 5, 10, 20, 40)
+FITTED = (10, 20, 40)
 _GRID, _NOISE, _ROUNDS = 200, 0.01, 60
 
 
@@ -73,6 +74,27 @@ def regression(case: str, draw: int) -> dict[str, float]:
             f"most_{count}": float(gain.max()),
             f"mean_{count}": float((fine.mean - coarse.mean).abs().max()),
         }
+    return found
+
+
+def fitted(case: str, draw: int) -> dict[str, float]:
+    """As :func:`regression`, but with Matern 5/2 priors that are fitted to what was observed, as `edge-grpo tune` does.
+
+    Returns:
+        for n observations of ``FITTED``: ``parts_n`` and ``sum_n``, root mean squared errors of the whole on the grid.
+    """
+    parts, grid, truth, weights = _draw(case, draw)
+    order = torch.randperm(_GRID, generator=generator("points", case, draw))
+    observe = noisy(truth, [part.noise**0.5 for part in parts], "noise", case, draw)
+    values = torch.stack([observe(int(index)) for index in order[: max(FITTED)]], dim=1)
+    whole = (weights * truth).sum(0)
+    found: dict[str, float] = {}
+    for count in FITTED:
+        points, seen = grid[order[:count]], values[:, :count]
+        summed = (weights[:, order[:count]] * seen).sum(0)
+        fine = Decomposed(fit_parts(points, seen), points, seen).whole_at(grid, weights)
+        coarse = Decomposed([fit_part(points, summed)], points, summed[None]).whole_at(grid)
+        found |= {f"parts_{count}": _error(fine.mean, whole), f"sum_{count}": _error(coarse.mean, whole)}
     return found
 
 
