@@ -34,12 +34,12 @@ setup: $(SETUP) ## Create .venv and install the package with pinned dependencies
 
 $(SETUP): pyproject.toml constraints.txt
 	@PYTHON='$(PYTHON)' sh .ci/venv $(VENV)
+	@$(PIP) pip setuptools
 ifneq ($(TORCH_INDEX),)
 	@echo "Installing $(TORCH) from $(TORCH_INDEX)"
 	@$(PIP) --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)'
 endif
 	@echo "Installing edge-grpo and its dependencies into $(VENV) (a minute or more; README.md tells of the small CPU build)"
-	@$(PIP) pip setuptools
 	@$(PIP) --no-build-isolation --editable '.[test,check,tune]'
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo"
