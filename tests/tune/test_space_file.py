@@ -77,7 +77,7 @@ def changed(path, value):
         (["settings"], [{"train.steps": 1}], "settings.0: got {'train.steps': 1}, wanted section.setting=value, such"),
         (["objective", "suite"], "gone.yaml", "objective.suite: there is no gone.yaml, neither in "),
         (["objective", "data_dir"], "gone", "objective.data_dir: there is no gone, neither in "),
-        (["objective", "wieghts"], {"3": 1}, "objective.wieghts: no such setting (did you mean 'weights'?)"),
+        (["objective", "weightz"], {"3": 1}, "objective.weightz: no such setting (did you mean 'weights'?)"),
         (["early_stop"], True, "early_stop: got True, wanted a section, such as {enabled: true}"),
         (["early_stop"], {"enable": True}, "early_stop.enable: no such setting (did you mean 'enabled'?)"),
         (["space", "train.steps"], {"type": "integer", "low": 0}, "space.train.steps.high: is missing"),
