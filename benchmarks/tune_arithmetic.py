@@ -70,7 +70,7 @@ def measure(folder: Path, repeats: int = REPEATS, trials: int = TRIALS) -> list[
 
 
 def seconds(folder: Path) -> float:
-    """By the clock, over all calls of :func:`measure`."""
+    """By the clock, over all calls of :func:`measure` that were not killed outright."""
     return sum(map(float, (folder / "seconds.txt").read_text(encoding="utf-8").split()))
 
 
@@ -143,13 +143,13 @@ def _timed(folder: Path, commands: Sequence[Sequence[str]]) -> None:
     try:
         codes = [each.wait() for each in running]
     finally:
+        with (folder / "seconds.txt").open("a", encoding="utf-8") as file:  # first: a second signal may cut off the rest
+            file.write(f"{time.monotonic() - began:.1f}\n")
         for each in running:
             if each.poll() is None:
                 each.terminate()
         for each in running:
             each.wait()
-        with (folder / "seconds.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{time.monotonic() - began:.1f}\n")
     if any(codes):
         sys.exit(f"edge-grpo {' '.join(commands[codes.index(next(filter(None, codes)))])}: ended with {codes}")
 

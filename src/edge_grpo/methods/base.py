@@ -139,7 +139,11 @@ class Method(ABC):
         return list(groups)
 
     def token_scores(self, x: GroupHidden) -> Float[Tensor, " tokens"]:
-        """A number for every completion token of one group, from hidden states; arrives as ``Scored.token_scores``."""
+        """A number for every completion token of one group, from hidden states; arrives as ``Scored.token_scores``.
+
+        Raises:
+            NotImplementedError: the method asks for them and does not say what they are.
+        """
         raise NotImplementedError(f"{type(self).__name__} wants token scores but computes none")
 
     @abstractmethod

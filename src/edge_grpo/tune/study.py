@@ -140,9 +140,9 @@ class Study:
             DataError: a file of the study is damaged.
         """
         running: list[_Running] = []
+        self._wait_for_earlier()
         trials = self.recovered()
         self._settle(trials)
-        self._wait_for_earlier(trials)
         endings: Counter[int] = Counter()
         try:
             while True:
@@ -277,20 +277,14 @@ class Study:
         """Whether somebody else ended a trial in order, before it had its scores."""
         return not own.ending and not (own.folder / RESULT).exists() and own.process.returncode in _TOLD_TO_END
 
-    def _wait_for_earlier(self, trials: Sequence[Trial]) -> None:
-        """Let trials end whose search was killed: they finish their step first, and the time of the next is whole."""
-        over, deadline = {trial.number for trial in trials}, time.monotonic() + _PATIENCE_S
-        for folder in sorted(path.parent for path in (self.folder / "trials").glob(f"*/{TASK}")):
-            while folder.name not in {f"{number:04d}" for number in over}:
-                try:
-                    take_lock(folder / ".lock")[0].close()
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise ConfigError(
-                            f"{folder}: a process of an earlier search is still at work there; end it"
-                        ) from None
-                    time.sleep(_POLL_S)
+    def _wait_for_earlier(self) -> None:
+        """Let trials end whose search was killed: they finish their step first, and may leave their scores."""
+        deadline = time.monotonic() + _PATIENCE_S
+        for task in (self.folder / "trials").glob(f"*/{TASK}"):
+            while _is_at_work(task.parent):
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"{task.parent}: a process of an earlier search is still at work there; end it")
+                time.sleep(_POLL_S)
 
     def _outcome(self, own: _Running) -> Trial:
         """What became of a trial whose process has ended; scores that are there count, however it ended."""
@@ -332,6 +326,15 @@ class Study:
             run = self.folder / "trials" / f"{trial.number:04d}" / RUN
             for folder in (run / "checkpoints", *([] if trial is best else [run / "final"])):
                 remove_tree(folder)
+
+
+def _is_at_work(folder: Path) -> bool:
+    """Whether a process has the lock of a trial."""
+    try:
+        take_lock(folder / ".lock")[0].close()
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _end_all(running: Sequence[_Running]) -> None:

@@ -1,5 +1,6 @@
 """Draws from known priors: variance, error and regret, from the parts and from their sum."""
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -56,13 +57,9 @@ def regression(case: str, draw: int) -> dict[str, float]:
         ``mean_n``, the largest distance between the two means.
     """
     parts, grid, truth, weights = _draw(case, draw)
-    order = torch.randperm(_GRID, generator=generator("points", case, draw))
-    observe = noisy(truth, [part.noise**0.5 for part in parts], "noise", case, draw)
-    values = torch.stack([observe(int(index)) for index in order[: max(COUNTS)]], dim=1)
     whole = (weights * truth).sum(0)
     found: dict[str, float] = {}
-    for count in COUNTS:
-        looked, seen = order[:count], values[:, :count]
+    for count, looked, seen in _observations(case, draw, COUNTS):
         own = weights[:, looked]
         fine = Decomposed(parts, grid[looked], seen).whole_at(grid, weights)
         coarse = aggregate(parts, grid[looked], (own * seen).sum(0), weights=own).whole_at(grid, weights)
@@ -83,15 +80,11 @@ def fitted(case: str, draw: int) -> dict[str, float]:
     Returns:
         for n observations of ``FITTED``: ``parts_n`` and ``sum_n``, root mean squared errors of the whole on the grid.
     """
-    parts, grid, truth, weights = _draw(case, draw)
-    order = torch.randperm(_GRID, generator=generator("points", case, draw))
-    observe = noisy(truth, [part.noise**0.5 for part in parts], "noise", case, draw)
-    values = torch.stack([observe(int(index)) for index in order[: max(FITTED)]], dim=1)
+    _, grid, truth, weights = _draw(case, draw)
     whole = (weights * truth).sum(0)
     found: dict[str, float] = {}
-    for count in FITTED:
-        points, seen = grid[order[:count]], values[:, :count]
-        summed = (weights[:, order[:count]] * seen).sum(0)
+    for count, looked, seen in _observations(case, draw, FITTED):
+        points, summed = grid[looked], (weights[:, looked] * seen).sum(0)
         fine = Decomposed(fit_parts(points, seen), points, seen).whole_at(grid, weights)
         coarse = Decomposed([fit_part(points, summed)], points, summed[None]).whole_at(grid)
         found |= {f"parts_{count}": _error(fine.mean, whole), f"sum_{count}": _error(coarse.mean, whole)}
@@ -116,6 +109,15 @@ def regret(case: str, draw: int, scale: float) -> dict[str, float]:
         )
         found[name] = average_regret(rounds, (weights * truth).sum(0))
     return found
+
+
+def _observations(case: str, draw: int, counts: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """So many noisy observations of one draw, in one order: their number, where on the grid, and the parts' values."""
+    parts, _, truth, _ = _draw(case, draw)
+    order = torch.randperm(_GRID, generator=generator("points", case, draw))[: max(counts)]
+    observe = noisy(truth, [part.noise**0.5 for part in parts], "noise", case, draw)
+    values = torch.stack([observe(int(index)) for index in order], dim=1)
+    yield from ((count, order[:count], values[:, :count]) for count in counts)
 
 
 def _draw(case: str, draw: int) -> tuple[list[Part], Tensor, Tensor, Tensor]:
