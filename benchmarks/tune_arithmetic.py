@@ -143,8 +143,8 @@ def _timed(folder: Path, commands: Sequence[Sequence[str]]) -> None:
     try:
         codes = [each.wait() for each in running]
     finally:
-        with (folder / "seconds.txt").open("a", encoding="utf-8") as file:  # first: a second signal may cut off the rest
-            file.write(f"{time.monotonic() - began:.1f}\n")
+        with (folder / "seconds.txt").open("a", encoding="utf-8") as file:  # a second signal may come
+            file.write(f"{time.monotonic() - began:.3f}\n")
         for each in running:
             if each.poll() is None:
                 each.terminate()
