@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -257,14 +258,46 @@ def test_closing_in_one_thread_ends_the_calls_of_another() -> None:
 
 
 def test_the_server_that_starts_workers_may_be_killed(pool: GraderPool) -> None:
-    from multiprocessing import forkserver
-
     pool.run(pow, [(2, 2)], 30.0)
-    server = forkserver._forkserver._forkserver_pid
+    server = vars(forkserver)["_forkserver"]._forkserver_pid
     os.kill(server, signal.SIGKILL)
     late, done = pool.run(pow, [NEVER, (2, 2)], 0.5)
     assert (late.ending, done.value) == (Ending.LATE, 4)
     assert pool.run(pow, [(2, 3)] * 4, 5.0)[3].value == 8
+
+
+def test_a_killed_server_that_still_counts_as_living_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment after the kill, connections are refused and the process is not yet there to be waited for."""
+    counts_as_dead = time.monotonic() + 0.5
+    ensure = forkserver.ensure_running
+
+    def ensure_running() -> None:
+        if time.monotonic() < counts_as_dead:
+            raise ConnectionRefusedError
+        ensure()
+
+    monkeypatch.setattr(forkserver, "ensure_running", ensure_running)
+    with GraderPool(workers=2, memory_mb=1024) as own:
+        assert [outcome.value for outcome in own.run(pow, [(2, 2), (2, 3)], 5.0)] == [4, 8]
+    assert time.monotonic() >= counts_as_dead
+
+
+def test_closing_does_not_wait_for_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = threading.Event()
+
+    def ensure_running() -> None:
+        refused.set()
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(forkserver, "ensure_running", ensure_running)
+    monkeypatch.setattr("edge_grpo.rewards.pool.PAUSES_S", (0.0, 3600.0))
+    own = GraderPool(workers=1, memory_mb=1024)
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(own.run, pow, [(2, 2)], 5.0)
+        assert refused.wait(30.0)
+        own.close()
+        with pytest.raises(EngineError, match="were closed"):
+            other.result(timeout=30.0)
 
 
 @pytest.mark.parametrize("jump_s", [-86400.0, 86400.0])

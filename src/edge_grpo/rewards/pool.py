@@ -32,7 +32,8 @@ from edge_grpo.rewards.workers import Ending, Outcome, StartError, Worker, packe
 
 __all__ = ["Ending", "GraderPool", "Outcome"]
 
-MAX_STARTS = 4  # of a worker, before the pool gives up
+PAUSES_S = (0.0, 0.1, 1.0, 5.0)  # before each start of a worker, until the pool gives up: a server that was killed
+# refuses connections before it counts as dead, on a busy machine for some tenths of a second
 ATTEMPTS = {Ending.CRASHED: 3, Ending.KILLED: 20}  # at a call, in a fresh worker each, before it has ended so
 
 
@@ -121,19 +122,19 @@ class _Crew:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
         self._living: set[Worker] = set()
-        self._ended = False
+        self._ended = threading.Event()
         _CREWS.add(self)
 
     def submit(self, function: Callable[..., object], arguments: tuple[Any, ...], timeout_s: float) -> Future[Outcome]:
         with self._lock:
-            if self._ended:
+            if self._ended.is_set():
                 raise CancelledError
             return self._threads.submit(self._call, function, arguments, timeout_s)
 
     def end(self) -> None:
         """Kill the workers and wait for the threads."""
         with self._lock:
-            self._ended = True
+            self._ended.set()
             living = list(self._living)
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in living:
@@ -168,7 +169,7 @@ class _Crew:
         """An idle worker that lives, or a new one."""
         while True:
             with self._lock:
-                if self._ended:
+                if self._ended.is_set():
                     raise CancelledError
                 worker = self._idle.pop() if self._idle else None
             if worker is None:
@@ -179,7 +180,9 @@ class _Crew:
 
     def _start(self) -> Worker:
         reason = ""
-        for _ in range(MAX_STARTS):
+        for pause_s in PAUSES_S:
+            if self._ended.wait(pause_s):
+                raise CancelledError
             try:
                 worker = Worker(self._memory_mb)
             except StartError as error:
@@ -187,7 +190,7 @@ class _Crew:
                 continue
             with self._lock:
                 self._living.add(worker)
-                ended = self._ended
+                ended = self._ended.is_set()
             if ended:
                 self._drop(worker)
                 raise CancelledError
