@@ -6,6 +6,7 @@ import pytest
 import torch
 from tune.spaces import TEXT, finished, searched, space_of
 
+from edge_grpo.errors import DataError
 from edge_grpo.tune.record import Trial
 from edge_grpo.tune.space import WHOLE
 from edge_grpo.tune.suggest import believe, suggest
@@ -48,6 +49,12 @@ def test_a_pending_trial_is_kept_away_from(space, trials):
     near, far = belief.whole_at([first.point]), then.whole_at([first.point])
     assert float(far.mean) == pytest.approx(float(near.mean), abs=1e-6)
     assert float(far.variance) < float(near.variance)
+
+
+def test_scores_that_no_prior_fits_are_named(space, trials, monkeypatch):
+    monkeypatch.setattr("edge_grpo.tune.fit._maximized", lambda *_: None)
+    with pytest.raises(DataError, match=r"^'4': no prior was found for its scores in 6 trials, 0\.1 to 0\.6; "):
+        believe(space, [replace(trial, parts={"3": 0.5, "4": 0.1 * trial.number}) for trial in trials])
 
 
 def test_the_belief_sums_its_parts(space, trials):

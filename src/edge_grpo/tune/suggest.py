@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from edge_grpo.errors import DataError
 from edge_grpo.rng import derive_seed, python_random
 from edge_grpo.tune.acquisition import beta_finite, confidence_bound
 from edge_grpo.tune.fit import fit_part
@@ -111,9 +112,8 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
     if not decomposed:
         names, own, values = (WHOLE,), torch.ones(1, dtype=torch.float64), (own @ values)[None]
     points = _rows(space, [trial.settings for trial in trials])
-    return Belief(
-        space, names, own, tuple(_prior(_numbers(points), tuple(own)) for own in values.tolist()), points, values
-    )
+    priors = tuple(_prior(name, _numbers(points), tuple(of)) for name, of in zip(names, values.tolist(), strict=True))
+    return Belief(space, names, own, priors, points, values)
 
 
 def suggest(
@@ -211,6 +211,13 @@ def _numbers(rows: Tensor) -> tuple[tuple[float, ...], ...]:
 
 
 @lru_cache(maxsize=256)
-def _prior(points: tuple[tuple[float, ...], ...], values: tuple[float, ...]) -> Part:
+def _prior(name: str, points: tuple[tuple[float, ...], ...], values: tuple[float, ...]) -> Part:
     """The fitted prior; remembered, since the page and the next trial ask for the same ones."""
-    return fit_part(torch.tensor(points, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))
+    try:
+        return fit_part(torch.tensor(points, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))
+    except DataError as error:
+        low, high = min(values), max(values)
+        raise DataError(
+            f"{name!r}: no prior was found for its scores in {len(values)} trials, {low:g} to {high:g}; "
+            f"look for outliers in trials.jsonl ({error})"
+        ) from error
