@@ -5,6 +5,7 @@ import torch
 from support import PROBLEM, group, tiny_policy
 
 from edge_grpo.batching import collate
+from edge_grpo.errors import ConfigError
 from edge_grpo.methods import Grpo
 from edge_grpo.metrics import means
 from edge_grpo.records import Grade, Group, Row, Segment, Strategy, Verdict
@@ -192,6 +193,16 @@ def test_token_scores_are_asked_for_group_by_group():
     within = torch.tensor([0, 1, 2, 3] * 3)[:, None]
     wanted = torch.where(scored.mask, scored.old_logprobs + 400.0 + within, 0.0)
     assert torch.allclose(scored.token_scores, wanted, atol=1e-3)
+
+
+def test_token_scores_that_a_method_wants_and_does_not_compute():
+    class Asking(Grpo):
+        wants_token_scores = True
+
+    updater = make(tiny_policy(), micro_batch_rows=3)
+    updater.method = Asking()
+    with pytest.raises(ConfigError, match=r"^Asking\.token_scores: .* write it$"):
+        updater.score(batch())
 
 
 def test_a_bound_on_tokens_brings_the_rate_down_and_ends_the_run():

@@ -1,6 +1,7 @@
 """Workers die alone: deadlines, crashes, memory, Ctrl-C, scripts without a guard, and leaving without closing."""
 
 import asyncio
+import multiprocessing
 import operator
 import os
 import signal
@@ -32,8 +33,10 @@ def seconds_of(start: float) -> float:
     return time.perf_counter() - start
 
 
-def kill_server() -> None:
-    os.kill(vars(forkserver)["_forkserver"]._forkserver_pid, signal.SIGKILL)
+def kill_server() -> int:
+    pid: int = vars(forkserver)["_forkserver"]._forkserver_pid
+    os.kill(pid, signal.SIGKILL)
+    return pid
 
 
 def test_a_late_call_costs_its_deadline_and_nothing_else(pool: GraderPool) -> None:
@@ -273,6 +276,18 @@ def test_the_server_that_starts_workers_may_be_killed(pool: GraderPool) -> None:
     late, done = pool.run(pow, [NEVER, (2, 2)], 0.5)
     assert (late.ending, done.value) == (Ending.LATE, 4)
     assert pool.run(pow, [(2, 3)] * 4, 5.0)[3].value == 8
+
+
+def test_workers_outlive_the_server_that_started_them() -> None:
+    with GraderPool(workers=1, memory_mb=1024) as own:
+        pid = own.run(os.getpid, [()], 30.0)[0].value
+        server = Path(f"/proc/{kill_server()}/stat")
+        while server.exists() and server.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        multiprocessing.active_children()  # which takes them for dead
+        assert [outcome.value for outcome in own.run(os.getpid, [()] * 3, 30.0)] == [pid] * 3
+        assert own.run(exec, [("import os; os._exit(1)",)], 30.0)[0].ending is Ending.CRASHED
+        assert own.run(pow, [(2, 3)], 30.0)[0].value == 8
 
 
 def test_a_killed_server_that_still_counts_as_living_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import pytest
 
@@ -47,6 +48,21 @@ def test_the_parent_ends_a_call_that_took_the_timer_away(worker: Worker) -> None
     assert outcome.ending is Ending.LATE
     assert 0.3 + workers.GRACE_S <= outcome.seconds < 10.0
     assert worker._process.exitcode == -signal.SIGKILL
+
+
+def test_a_deaf_call_ends_where_the_server_was_killed_too(worker: Worker) -> None:
+    worker.call(packed(deaf, (0.0,)), 30.0)
+    server = vars(forkserver)["_forkserver"]._forkserver_pid
+    os.kill(server, signal.SIGKILL)
+    while worker._process.exitcode is None:
+        time.sleep(0.01)
+    outcome = worker.call(packed(deaf, (60.0,)), 0.3)
+    assert outcome.ending is Ending.LATE
+    assert 0.3 + workers.GRACE_S <= outcome.seconds < 10.0
+    began = time.monotonic()
+    while worker.lives and time.monotonic() - began < 10.0:  # until its end of the pipe is closed
+        time.sleep(0.01)
+    assert not worker.lives
 
 
 def test_a_changed_alarm_does_not_last(worker: Worker) -> None:

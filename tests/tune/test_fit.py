@@ -126,6 +126,13 @@ def test_noise_far_below_the_values_is_raised_until_it_can_be_used():
     assert fit_prior(points, values, kernel=RBF, noise=50.0 + float(values.var())).noise == 50.0 + float(values.var())
 
 
+def test_what_is_known_of_the_noise_decides_what_the_kernel_explains():
+    points, values = draw(31, 30, 1), draw(32, 30)
+    rough, smooth = (fit_prior(points, values, kernel=RBF, noise=noise) for noise in (0.01, 1.0))
+    assert rough.kernel.variance > 2 * smooth.kernel.variance
+    assert rough.kernel.lengthscale[0] < smooth.kernel.lengthscale[0]
+
+
 def test_few_observations_are_enough_for_a_guarded_guess():
     points = draw(9, 2, 3)
     found = fit_prior(points, torch.tensor([0.2, 0.5], dtype=torch.float64))

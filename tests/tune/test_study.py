@@ -95,11 +95,19 @@ def test_it_is_the_same_study_from_another_folder(tmp_path, stand_in, monkeypatc
 
 
 def test_trials_side_by_side_are_different_and_all_there(tmp_path, stand_in):
-    stand_in("time.sleep(0.3)")
+    stand_in("""
+        other = folder.parent / f"{number + 1 if number % 2 else number - 1:04d}" / "begun"
+        limit = time.monotonic() + 30
+        while not other.exists():
+            time.sleep(0.01)
+            if time.monotonic() > limit:
+                sys.exit("the other one has not begun")
+    """)
     trials, told = run(Study(even(space_of(tmp_path), 4), folder="s"), jobs=2)
-    assert [trial.number for trial in trials] == [1, 2, 3, 4]
+    assert [(trial.number, trial.reason) for trial in trials] == [(1, ""), (2, ""), (3, ""), (4, "")]
     assert sorted(number for _, number in told) == [1, 2, 3, 4]
     assert len({str(trial.settings) for trial in trials}) == 4
+    stand_in()
     alone, _ = run(Study(even(space_of(tmp_path), 4), folder="t"))
     assert [trial.settings for trial in alone] == [trial.settings for trial in trials]
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.errors import ConfigError
 from edge_grpo.metrics import Metrics
 from edge_grpo.records import Group, Strategy
 from edge_grpo.settings import settings
@@ -142,9 +143,10 @@ class Method(ABC):
         """A number for every completion token of one group, from hidden states; arrives as ``Scored.token_scores``.
 
         Raises:
-            NotImplementedError: the method asks for them and does not say what they are.
+            ConfigError: ``wants_token_scores`` is true, and the method does not say what they are.
         """
-        raise NotImplementedError(f"{type(self).__name__} wants token scores but computes none")
+        name = type(self).__name__
+        raise ConfigError(f"{name}.token_scores: wants_token_scores is true, but no such method is there; write it")
 
     @abstractmethod
     def signal(self, batch: Scored) -> Signal:

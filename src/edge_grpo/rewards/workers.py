@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing import forkserver, popen_forkserver, spawn
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
@@ -31,6 +31,7 @@ GRACE_S = 0.5  # after the deadline, until the parent kills a worker that has ou
 HEADER = struct.Struct("d")
 PIPE_HOLDS = 32_768  # bytes that an empty pipe takes at once, whatever its other end does
 READY = b"ready"
+SERVER_GONE = 255  # the exit code that multiprocessing gives a process, alive or not, whose server was killed
 
 _processes = threading.Lock()  # multiprocessing's list of children is not made for several threads
 
@@ -114,8 +115,7 @@ class Worker:
         began = time.monotonic()
         with contextlib.suppress(EOFError, OSError), self._watched(timeout_s + GRACE_S, len(request)):
             self._connection.send_bytes(HEADER.pack(timeout_s) + request)
-            wait([self._connection, self._process.sentinel], timeout_s + GRACE_S)
-            if self._connection.poll(0):
+            if self._connection.poll(timeout_s + GRACE_S):  # a reply, or the end of the process
                 ending, value, note, seconds = json.loads(self._connection.recv_bytes())
                 return Outcome(Ending(ending), value, note, seconds)
         seconds = time.monotonic() - began
@@ -151,9 +151,13 @@ class Worker:
     def kill(self) -> None:
         """End the process, whatever it does; from any thread, and nothing happens if it has ended."""
         with _processes:
-            if not self._connection.closed:
-                self._process.kill()
-                self._process.join()
+            if self._connection.closed:
+                return
+            if self._process.exitcode == SERVER_GONE and self.lives and self._process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._process.pid, signal.SIGKILL)
+            self._process.kill()
+            self._process.join()
 
     def close(self) -> None:
         """End the process and free what stands for it."""
