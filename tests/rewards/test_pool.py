@@ -319,7 +319,9 @@ def test_closing_does_not_wait_for_the_next_start(monkeypatch: pytest.MonkeyPatc
     with ThreadPoolExecutor(1) as threads:
         other = threads.submit(own.run, pow, [(2, 2)], 5.0)
         assert refused.wait(30.0)
+        began = time.perf_counter()
         own.close()
+        assert seconds_of(began) < 30.0
         with pytest.raises(EngineError, match="were closed"):
             other.result(timeout=30.0)
 
