@@ -24,7 +24,7 @@ import torch
 import tune_arithmetic
 from decomposed_gp_page import SCALES, page, table
 
-from edge_grpo.interrupt import terminable
+from edge_grpo.base.interrupt import terminable
 from edge_grpo.tune import Decomposed, PriorSettings, StationarySettings, beta_finite, confidence_bound, make_part
 from edge_grpo.tune.experiments import epidemic, synthetic, weather
 

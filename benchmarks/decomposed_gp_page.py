@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from edge_grpo.compare.runs import t_interval
-from edge_grpo.intervals import bootstrap, wilson
+from edge_grpo.evaluation.intervals import bootstrap, wilson
 from edge_grpo.tune.experiments import synthetic
 
 Values = Mapping[str, float]

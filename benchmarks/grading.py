@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 
-from edge_grpo.records import Problem
+from edge_grpo.base.records import Problem
 from edge_grpo.rewards import Rewards, RewardSettings
 
 Row = tuple[str, str]  # the content of the box, and the reference answer

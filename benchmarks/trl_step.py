@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
-from edge_grpo.config import load_config
+from edge_grpo.config.tree import load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
-from edge_grpo.data.problems import DataSettings
-from edge_grpo.data.templates import render_prompt
-from edge_grpo.display import Silent
-from edge_grpo.models import load_tokenizer, resolve
+from edge_grpo.data.prompts import render_prompt
+from edge_grpo.data.settings import DataSettings
+from edge_grpo.models.loading import load_tokenizer, resolve
 from edge_grpo.rewards import Rewards
-from edge_grpo.rundir import RunFolder
-from edge_grpo.session import Session
+from edge_grpo.runs.folder import RunFolder
+from edge_grpo.trackers.console import Silent
+from edge_grpo.training.session import Session
 
 PROMPTS, GROUP, BUDGET, RATE = 8, 8, 64, 1e-9
 

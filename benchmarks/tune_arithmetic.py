@@ -23,9 +23,9 @@ from pathlib import Path
 import yaml
 from decomposed_gp_page import SAME, signed, table
 
+from edge_grpo.base.interrupt import terminable
 from edge_grpo.compare.runs import t_interval
 from edge_grpo.data import arithmetic
-from edge_grpo.interrupt import terminable
 from edge_grpo.tune.record import Trial, best_of, read
 
 ROOT = Path(__file__).resolve().parents[1]

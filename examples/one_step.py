@@ -5,20 +5,22 @@ python examples/one_step.py
 
 import random
 
-from edge_grpo.batching import collate
-from edge_grpo.collect import Collector, Prompted, stream
+from edge_grpo.base.metrics import means
+from edge_grpo.config.sections import ModelSettings, TrainSettings
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
-from edge_grpo.data.problems import DataSettings
-from edge_grpo.data.templates import encode_problems
-from edge_grpo.evaluate import grader
+from edge_grpo.data.prompts import encode_problems
+from edge_grpo.data.settings import DataSettings
+from edge_grpo.evaluation.heldout import grader
 from edge_grpo.methods import EdgeGrpo
-from edge_grpo.metrics import means
-from edge_grpo.models import ModelSettings, load_policy, stop_token_ids
+from edge_grpo.models.loading import load_policy, stop_token_ids
 from edge_grpo.rewards import Rewards, RewardSettings
-from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Sampling
-from edge_grpo.update import TrainSettings, Updater, make_optimizer
-from edge_grpo.world import World
+from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.training.batching import collate
+from edge_grpo.training.collect import Collector, stream
+from edge_grpo.training.distributed import World
+from edge_grpo.training.update import Updater, make_optimizer
 
 
 def main() -> None:

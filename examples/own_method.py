@@ -16,12 +16,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from edge_grpo.config import load_config
-from edge_grpo.display import PlainDisplay
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.config.tree import load_config
 from edge_grpo.methods import Method
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.train import resume, train
+from edge_grpo.trackers.console import PlainDisplay
+from edge_grpo.training.loop import resume, train
 
 
 @final

@@ -15,7 +15,7 @@ the rollouts that a run writes, name them:
 
 from collections.abc import Mapping
 
-from edge_grpo.records import Problem
+from edge_grpo.base.records import Problem
 from edge_grpo.rewards import grade_answer
 
 BRIEF = 2000  # characters

@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
     """``edge-grpo WORDS`` in this process and an empty folder; returns exit code, output and errors."""
-    from edge_grpo import cli
+    from edge_grpo.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
 

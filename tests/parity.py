@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edge_grpo.records import Problem
+from edge_grpo.base.records import Problem
 
 
 def parity(completions: Sequence[str], problems: Sequence[Problem]) -> list[dict[str, object]]:

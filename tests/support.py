@@ -12,9 +12,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from edge_grpo.policy import Policy
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.sft import build_tokenizer
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.bundled.make import build_tokenizer
+from edge_grpo.models.policy import Policy
 
 PROBLEM = Problem("p", "Compute 1+1.", ("2",), "=2\n\\boxed{2}")
 

@@ -5,19 +5,21 @@ import statistics
 
 import pytest
 
-from edge_grpo.collect import Collector, Prompted, describe, stream
-from edge_grpo.config import load_config
+from edge_grpo.base.metrics import means
+from edge_grpo.config.sections import ModelSettings
+from edge_grpo.config.tree import load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
-from edge_grpo.data.problems import DataSettings
-from edge_grpo.data.templates import encode_problems
-from edge_grpo.evaluate import grader
+from edge_grpo.data.prompts import encode_problems
+from edge_grpo.data.settings import DataSettings
+from edge_grpo.evaluation.heldout import grader
 from edge_grpo.methods import METHODS, Grpo
-from edge_grpo.metrics import means
-from edge_grpo.models import ModelSettings, load_policy, stop_token_ids
+from edge_grpo.models.loading import load_policy, stop_token_ids
 from edge_grpo.rewards import Rewards, RewardSettings
-from edge_grpo.rollout.decode import DecodeEngine
 from edge_grpo.rollout.engine import Sampling
-from edge_grpo.train import train
+from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.training.collect import Collector, describe, stream
+from edge_grpo.training.loop import train
 
 pytestmark = pytest.mark.slow
 

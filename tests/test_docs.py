@@ -167,7 +167,7 @@ def fill_in(words: tuple[str, ...], place: Path) -> list[str]:
 
 def call(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """``edge-grpo WORDS`` in this process."""
-    from edge_grpo.cli import main
+    from edge_grpo.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["edge-grpo", *words])
     status: object = 0
@@ -183,7 +183,7 @@ def parse_options(words: list[str]) -> None:
     """Let the command line parser read ``edge-grpo WORDS`` without running anything."""
     import typer
 
-    from edge_grpo import cli
+    from edge_grpo.cli import main as cli
 
     (app,) = (value for value in vars(cli).values() if isinstance(value, typer.Typer))
     group = typer.main.get_command(app)

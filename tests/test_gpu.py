@@ -6,9 +6,10 @@ import pytest
 import torch
 from support import save_tiny
 
-from edge_grpo.config import load_config
-from edge_grpo.models import ModelSettings, load_policy
-from edge_grpo.train import resume, train
+from edge_grpo.config.sections import ModelSettings
+from edge_grpo.config.tree import load_config
+from edge_grpo.models.loading import load_policy
+from edge_grpo.training.loop import resume, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -37,7 +38,7 @@ def test_recomputed_layers_and_logits_give_the_plain_gradient(tmp_path, monkeypa
     mask[:, 0] = False
     gradients = []
     for recompute, at_once in ((True, 600), (False, 2**25)):
-        monkeypatch.setattr("edge_grpo.policy._LOGITS_AT_ONCE", at_once)  # 600: several pieces of the head
+        monkeypatch.setattr("edge_grpo.models.policy._LOGITS_AT_ONCE", at_once)  # 600: several pieces of the head
         policy = load_policy(ModelSettings(path=model, dtype="float32", gradient_checkpointing=recompute))
         with policy.training():
             policy.score(ids, torch.ones_like(mask), mask, temperature=1.0).logprobs.sum().backward()

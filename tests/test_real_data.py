@@ -9,10 +9,10 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from edge_grpo import cli
-from edge_grpo.records import Problem, Verdict
+from edge_grpo.base.records import Problem, Verdict
+from edge_grpo.cli import main as cli
 from edge_grpo.rewards import Rewards, RewardSettings
-from edge_grpo.rewards.math import same_answer
+from edge_grpo.rewards.answers.equality import same_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(os.environ.get("EDGE_GRPO_DATA", ROOT.parent / "shared/data"))

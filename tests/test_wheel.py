@@ -69,7 +69,7 @@ def test_the_wheel_holds_the_package_and_the_base_model_and_nothing_else(wheel: 
     assert inside <= names
     assert "edge_grpo/py.typed" in names
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= {
-        name.removeprefix("edge_grpo/base_model/") for name in names
+        name.removeprefix("edge_grpo/bundled/base_model/") for name in names
     }
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"edge_grpo"}

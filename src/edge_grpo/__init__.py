@@ -1,6 +1,6 @@
 """EDGE-GRPO and its family: reinforcement-learning post-training without advantage collapse.
 
-Importing this package is cheap: it imports no torch. Use ``from edge_grpo.train import train`` for the loop,
+Importing this package is cheap: it imports no torch. Use ``from edge_grpo.training.loop import train`` for the loop,
 ``edge_grpo.methods`` for the published methods and ``edge_grpo.functional`` for their pure functions.
 """
 

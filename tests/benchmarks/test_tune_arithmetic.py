@@ -13,7 +13,7 @@ import tune_arithmetic
 import yaml
 from tune_arithmetic import ARMS, Searched, gains, measure, seconds, section
 
-from edge_grpo.config import load_config
+from edge_grpo.config.tree import load_config
 from edge_grpo.tune.record import Trial
 from edge_grpo.tune.space_file import load_space
 from edge_grpo.tune.trial import benchmarks_of

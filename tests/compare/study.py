@@ -1,7 +1,7 @@
 """Made-up runs for the tests of comparisons."""
 
 from edge_grpo.compare.runs import RATES, Measured, Study
-from edge_grpo.config import load_config
+from edge_grpo.config.tree import load_config
 
 
 def measured(arm, seed, right, total=20, rate=1e-4, **figures):

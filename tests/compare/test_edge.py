@@ -5,11 +5,11 @@ import json
 import pytest
 from support import save_tiny
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.compare.edge import ARMS, compare
 from edge_grpo.compare.runs import RATES, job, words
-from edge_grpo.config import load_config
-from edge_grpo.display import Silent
-from edge_grpo.errors import ConfigError
+from edge_grpo.config.tree import load_config
+from edge_grpo.trackers.console import Silent
 
 METHODS = {arm.name: load_config(None, words(arm, [])).method for arm in ARMS}
 

@@ -5,9 +5,9 @@ from support import save_tiny
 
 from edge_grpo.compare.methods import ARMS, TOKENS, compare_methods
 from edge_grpo.compare.runs import RATES, job
-from edge_grpo.config import load_config
-from edge_grpo.display import Silent
+from edge_grpo.config.tree import load_config
 from edge_grpo.methods import METHODS
+from edge_grpo.trackers.console import Silent
 
 
 def test_every_method_is_an_arm_with_its_own_defaults():

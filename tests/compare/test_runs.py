@@ -7,7 +7,7 @@ import pytest
 from compare.study import measured
 
 from edge_grpo.compare.runs import RATES, Arm, Measured, job, paired_difference, t_interval, words
-from edge_grpo.config import load_config
+from edge_grpo.config.tree import load_config
 
 
 def test_t_interval_by_hand():

@@ -4,9 +4,9 @@ import re
 import pytest
 from pydantic import ValidationError
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.data import arithmetic
 from edge_grpo.data.arithmetic import ArithmeticSettings, held_out, problems, solution
-from edge_grpo.errors import ConfigError
 
 SMALL = ArithmeticSettings(operands={2: 1.0, 3: 1.0, 4: 1.0})
 

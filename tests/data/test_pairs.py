@@ -1,13 +1,13 @@
 import json
 
 import pytest
-from data.test_templates import Characters, text
+from data.test_prompts import Characters, text
 
-from edge_grpo.config import parse_tree
+from edge_grpo.base.errors import DataError
+from edge_grpo.base.records import Pair, Segment, Verdict
+from edge_grpo.config.tree import parse_tree
 from edge_grpo.data.pairs import encode_pair, encode_pairs, load_pairs, pair_group
-from edge_grpo.data.problems import DataSettings, PairFieldNames
-from edge_grpo.errors import DataError
-from edge_grpo.records import Pair, Segment, Verdict
+from edge_grpo.data.settings import DataSettings, PairFieldNames
 
 PAIR = Pair("p:1", "1+1?", "2", "3")
 STOP = 3
@@ -80,7 +80,7 @@ WRONG = {
     "empty answer": ({**GIVEN, "rejected": " \n"}, "field 'rejected': empty text"),
     "empty prompt": ({**GIVEN, "prompt": ""}, "field 'prompt': empty text"),
     "number as answer": ({**GIVEN, "chosen": 3}, "field 'chosen': int 3"),
-    "half a character": (r'{"prompt": "?", "chosen": "\ud83d", "rejected": "b"}', "field 'chosen': half a character"),
+    "lone surrogate": (r'{"prompt": "?", "chosen": "\ud83d", "rejected": "b"}', "field 'chosen': lone surrogate"),
     "the same answer": ({**GIVEN, "rejected": "a "}, "fields 'chosen' and 'rejected': the same answer twice"),
     "no messages": ({**GIVEN, "chosen": []}, "field 'chosen': an empty list, wanted messages"),
     "no message": ({**GIVEN, "chosen": ["a"]}, "field 'chosen', message 1: text, wanted an object"),

@@ -3,9 +3,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from edge_grpo.data.problems import DataSettings, FieldNames, load_eval, load_problems, load_train_eval, split
-from edge_grpo.errors import DataError
-from edge_grpo.records import Problem
+from edge_grpo.base.errors import DataError
+from edge_grpo.base.records import Problem
+from edge_grpo.data.problems import load_eval, load_problems, load_train_eval, split
+from edge_grpo.data.settings import DataSettings, FieldNames
 
 ROWS = [
     {"problem": "1+1?", "answer": "2", "solution": "it is 2", "level": 1},
@@ -90,16 +91,16 @@ BAD = {
     "endless integer as solution": (f'{{"problem": "?", "answer": 1, "solution": {LONG}}}', "field 'solution': an int"),
     "endless integer as id": (f'{{"problem": "?", "answer": 1, "id": {LONG}}}', "field 'id': an integer of 5000"),
     "nested too deeply": (f'{{"problem": "?", "answer": {DEEP}}}', "column 1: .* nested too deeply"),
-    "half a character in the prompt": (
+    "lone surrogate in the prompt": (
         r'{"problem": "? \ud83d", "answer": "1"}',
         r"field 'problem': .*\\ud83d\) at pos",
     ),
-    "half a character in the answer": (r'{"problem": "?", "answer": ["1\ude00"]}', "field 'answer': half a character"),
-    "half a character in the solution": (
+    "lone surrogate in the answer": (r'{"problem": "?", "answer": ["1\ude00"]}', "field 'answer': lone surrogate"),
+    "lone surrogate in the solution": (
         r'{"problem": "?", "answer": "1", "solution": "\ud83d"}',
-        "field 'solution': half a character",
+        "field 'solution': lone surrogate",
     ),
-    "half a character in the id": (r'{"problem": "?", "answer": "1", "id": "\ud83d"}', "field 'id': half a character"),
+    "lone surrogate in the id": (r'{"problem": "?", "answer": "1", "id": "\ud83d"}', "field 'id': lone surrogate"),
     "id twice": ({"problem": "?", "answer": "1", "id": "a"}, "field 'id': 'a' is also the id of row 1"),
 }
 
@@ -183,7 +184,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
 
 
 def test_a_system_prompt_is_whole_text():
-    with pytest.raises(ValidationError, match="system_prompt: half a character"):
+    with pytest.raises(ValidationError, match="system_prompt: lone surrogate"):
         DataSettings(system_prompt="Think. \ud83d")
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import SMALL
+from small_runs import SMALL
 from support import save_tiny
 
 HARNESS = Path(__file__).parent / "harness.py"

@@ -85,29 +85,29 @@ def _halve(path):
 
 
 POINTS = {
-    "config": ("edge_grpo.rundir:write_whole", half_text),
-    "loading": ("edge_grpo.session:load_policy", within),
-    "sampling": ("edge_grpo.rollout.decode:draw", before),
-    "grading": ("edge_grpo.rewards.compose:Rewards.grade", within),
-    "scoring": ("edge_grpo.update:Updater.score", after),
-    "shaping": ("edge_grpo.update:Updater.shape", before),
+    "config": ("edge_grpo.runs.folder:write_whole", half_text),
+    "loading": ("edge_grpo.training.session:load_policy", within),
+    "sampling": ("edge_grpo.rollout.hf:draw", before),
+    "grading": ("edge_grpo.rewards.builtin:Rewards.grade", within),
+    "scoring": ("edge_grpo.training.update:Updater.score", after),
+    "shaping": ("edge_grpo.training.update:Updater.shape", before),
     "backward": ("torch:Tensor.backward", before),
-    "optimizer": ("edge_grpo.update:AdamW.step", after),
-    "updated": ("edge_grpo.update:Updater.step", after),
-    "evaluation": ("edge_grpo.session:Session.evaluate", within),
+    "optimizer": ("edge_grpo.training.update:AdamW.step", after),
+    "updated": ("edge_grpo.training.update:Updater.step", after),
+    "evaluation": ("edge_grpo.training.session:Session.evaluate", within),
     "rollouts": ("pyarrow.parquet:write_table", half_table),
-    "metrics": ("edge_grpo.rundir:RunFolder.write_metrics", half_line),
-    "events": ("edge_grpo.events:EventFile.write", before),
-    "row written": ("edge_grpo.session:Session.write", after),
-    "checkpoint": ("edge_grpo.checkpoint:save_file", half_saved),
-    "checksums": ("edge_grpo.checkpoint:_sums", before),
-    "whole draft": ("edge_grpo.checkpoint:flush_tree", after),
-    "renamed": ("edge_grpo.checkpoint:flush", before),
-    "old checkpoint": ("edge_grpo.checkpoint:remove_tree", before),
-    "deletion": ("edge_grpo.disk:shutil.rmtree", one_file),
-    "final": ("edge_grpo.policy:Policy.save", half_model),
-    "final draft": ("edge_grpo.session:flush_tree", after),
-    "final swap": ("edge_grpo.session:remove_tree", after),
+    "metrics": ("edge_grpo.runs.folder:RunFolder.write_metrics", half_line),
+    "events": ("edge_grpo.trackers.tensorboard:EventFile.write", before),
+    "row written": ("edge_grpo.training.session:Session.write", after),
+    "checkpoint": ("edge_grpo.training.checkpoint:save_file", half_saved),
+    "checksums": ("edge_grpo.training.checkpoint:_sums", before),
+    "whole draft": ("edge_grpo.training.checkpoint:flush_tree", after),
+    "renamed": ("edge_grpo.training.checkpoint:flush", before),
+    "old checkpoint": ("edge_grpo.training.checkpoint:remove_tree", before),
+    "deletion": ("edge_grpo.runs.durable:shutil.rmtree", one_file),
+    "final": ("edge_grpo.models.policy:Policy.save", half_model),
+    "final draft": ("edge_grpo.training.session:flush_tree", after),
+    "final swap": ("edge_grpo.training.session:remove_tree", after),
 }
 
 
@@ -182,7 +182,7 @@ def child(job, log, out):
     sys.argv = ["edge-grpo", *job["words"]]
     code = 1
     try:
-        from edge_grpo import cli
+        from edge_grpo.cli import main as cli
 
         cli.main()
     except SystemExit as stop:
@@ -243,8 +243,8 @@ def main():
     import pyarrow.parquet  # noqa: F401
     import tensorboard.compat.proto.event_pb2  # noqa: F401
 
-    import edge_grpo.cli
-    import edge_grpo.train  # noqa: F401
+    import edge_grpo.cli.main
+    import edge_grpo.training.loop  # noqa: F401
 
     for line in sys.stdin:
         answers.write(json.dumps(run(json.loads(line))) + "\n")

@@ -6,9 +6,9 @@ import subprocess
 from contextlib import contextmanager
 
 import pytest
-from runs import rollouts, rows, weights
+from small_runs import rollouts, rows, weights
 
-from edge_grpo.checkpoint import latest, verify
+from edge_grpo.training.checkpoint import latest, verify
 
 
 def mount(*words):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_grpo.records import Problem, Verdict
+from edge_grpo.base.records import Problem, Verdict
 from edge_grpo.rewards import Rewards, RewardSettings, boxed_answer
-from edge_grpo.rewards.comparer import How
+from edge_grpo.rewards.answers.comparer import How
 
 VECTORS = Path(__file__).parents[1] / "golden" / "vectors"
 BATCH = 50  # rows graded together

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, rollouts, rows, weights
+from small_runs import SMALL, rollouts, rows, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from edge_grpo.checkpoint import latest, verify
-from edge_grpo.config import load_config
-from edge_grpo.errors import TrainingError
-from edge_grpo.policy import Policy, TokenScores
-from edge_grpo.train import resume, train
+from edge_grpo.base.errors import TrainingError
+from edge_grpo.config.tree import load_config
+from edge_grpo.models.policy import Policy, TokenScores
+from edge_grpo.training.checkpoint import latest, verify
+from edge_grpo.training.loop import resume, train
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +104,7 @@ def test_weights_that_are_not_finite_are_never_saved(config, monkeypatch):
         monkeypatch.context() as patched,
         pytest.raises(TrainingError, match="after step 3 the weights are not finite"),
     ):
-        patched.setattr("edge_grpo.update.AdamW.step", step)
+        patched.setattr("edge_grpo.training.update.AdamW.step", step)
         train(wanted)
     run = Path(wanted.run.dir)
     assert latest(run / "checkpoints").name == "step_000002"
@@ -116,7 +116,7 @@ def test_weights_that_are_not_finite_are_never_saved(config, monkeypatch):
 def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(config, whole, monkeypatch, value):
     wanted = config()
     run = Path(wanted.run.dir)
-    import edge_grpo.rollout.decode as decode
+    import edge_grpo.rollout.hf as decode
 
     real = decode.draw
 
@@ -134,7 +134,7 @@ def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(
 
 def test_a_masked_vocabulary_is_no_fault(config, monkeypatch):
     """Single tokens may have a logit of -inf; the distribution is as good as any."""
-    import edge_grpo.rollout.decode as decode
+    import edge_grpo.rollout.hf as decode
 
     real = decode.draw
     monkeypatch.setattr(decode, "draw", lambda z, u, s: real(z.index_fill(-1, torch.tensor(7), -INF), u, s))

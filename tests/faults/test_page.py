@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from runs import ROOT
+from small_runs import ROOT
 
 PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
 HERE = Path(__file__).parent

@@ -7,16 +7,16 @@ import threading
 import time
 
 import pytest
-from runs import SMALL, rows, weights
+from small_runs import SMALL, rows, weights
 from support import save_tiny
 
-from edge_grpo import cli
-from edge_grpo.config import load_config
-from edge_grpo.errors import DataError
-from edge_grpo.records import Problem
+from edge_grpo.base.errors import DataError
+from edge_grpo.base.records import Problem
+from edge_grpo.cli import main as cli
+from edge_grpo.config.tree import load_config
 from edge_grpo.rewards import Rewards, RewardSettings
-from edge_grpo.rewards.pool import ATTEMPTS, Ending
-from edge_grpo.train import train
+from edge_grpo.rewards.workers.pool import ATTEMPTS, Ending
+from edge_grpo.training.loop import train
 
 HEAD = """
 import math, os, time

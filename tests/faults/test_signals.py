@@ -5,7 +5,7 @@ import random
 import signal
 
 import pytest
-from runs import rows, weights
+from small_runs import rows, weights
 
 # Where the signal comes, at which call, and how many steps are done when the run has stopped: in the second step, a
 # step before its first update is dropped and a later one finished.

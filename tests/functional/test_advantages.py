@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.base.errors import ShapeError
 from edge_grpo.functional import advantages as adv
 
 NAN = float("nan")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.base.errors import ShapeError
 from edge_grpo.functional.coverage import block_pass_at_k, pass_at_k, uplift_rate
 
 

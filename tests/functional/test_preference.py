@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.base.errors import ShapeError
 from edge_grpo.functional import preference
 
 MARGIN = torch.tensor([-3.0, 0.0, 4.0], dtype=torch.float64)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from edge_grpo.records import Segment
-from edge_grpo.tensors import Scored
+from edge_grpo.base.records import Segment
+from edge_grpo.base.tensors import Scored
 
 
 def scored_rollouts(

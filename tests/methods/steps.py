@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.methods.base import Method
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.training.batching import loss_inputs
 
 PROMPT, WIDTH = 2, 9
 KINDS = [Segment.SAMPLED, Segment.WRONG_PREFIX, Segment.INJECTED, Segment.CONTINUED]

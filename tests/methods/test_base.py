@@ -5,8 +5,8 @@ from jaxtyping import Float
 from methods.steps import make_group
 from torch import Tensor
 
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.methods.base import Method, TopUp
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 
 class Smallest(Method):

@@ -10,10 +10,10 @@ from methods.steps import current, make_step, run_update, with_rubbish
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from edge_grpo.batching import group_micro_batches
+from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.methods import METHODS, Family, Method, MethodConfig
 from edge_grpo.methods.base import Method as Base
-from edge_grpo.tensors import Scored, Signal
+from edge_grpo.training.batching import group_micro_batches
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(MethodConfig)
 EVERYTHING = {

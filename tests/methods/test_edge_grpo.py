@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from methods.steps import current, make_group, make_step, run_update
 from pydantic import ValidationError
 
+from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Grade, Group, Row, Segment, Strategy, Verdict
+from edge_grpo.base.tensors import Scored
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.shaping import entropy_driven_advantage, relative_entropy
 from edge_grpo.methods import Correction, EdgeGrpo, EntropyAdvantage, Grpo, Repair
-from edge_grpo.metrics import means
-from edge_grpo.records import Grade, Group, Row, Segment, Strategy, Verdict
-from edge_grpo.tensors import Scored
 
 REFLECT, ANSWER, REFERENCE, NONE = Strategy.REFLECT, Strategy.ANSWER, Strategy.REFERENCE, Strategy.NONE
 FORCED = {"reflect": 1.0, "answer": 0.0, "reference": 0.0}

@@ -4,11 +4,11 @@ import pytest
 import torch
 from methods.steps import by_hand, current, make_group, make_step, run_update
 
-from edge_grpo.batching import collate, scored
+from edge_grpo.base.metrics import means
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.filters import comparable
 from edge_grpo.methods import Gpg
-from edge_grpo.metrics import means
+from edge_grpo.training.batching import collate, scored
 
 EVERY = [torch.arange(12)]
 

@@ -7,14 +7,14 @@ from methods.steps import by_hand, run_update
 from pydantic import ValidationError
 from torch import Tensor
 
-from edge_grpo.batching import collate
-from edge_grpo.config import parse_tree
-from edge_grpo.data.phrases import REVISION_PHRASES
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.base.tensors import Scored
+from edge_grpo.config.tree import parse_tree
+from edge_grpo.data.prompts import REVISION_PHRASES
 from edge_grpo.methods import Grpo, Mgrpo
-from edge_grpo.metrics import means
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.tensors import Scored
+from edge_grpo.training.batching import collate
 
 FIRST = [True, False, False, True]
 SECOND = [[True, True], [True, False], [False, False], [True, False]]
@@ -217,7 +217,7 @@ def test_settings() -> None:
 
 
 def test_a_phrase_says_something() -> None:
-    for phrase, wanted in (("", "got ''; wanted some text"), (" ", "wanted some text"), ("\ud800", "half a character")):
+    for phrase, wanted in (("", "got ''; wanted some text"), (" ", "wanted some text"), ("\ud800", "lone surrogate")):
         with pytest.raises(ConfigError) as caught:
             parse_tree({"method": {"kind": "mgrpo", "phrases": ["Again.", phrase]}})
         assert str(caught.value).startswith("method.phrases.1: got ")

@@ -6,11 +6,11 @@ from methods.steps import by_hand, current, make_step, run_update
 from pydantic import ValidationError
 from support import tiny_policy
 
+from edge_grpo.base.metrics import means
+from edge_grpo.base.tensors import GroupHidden, Scored
 from edge_grpo.functional import token_weights
 from edge_grpo.methods import Nthr
 from edge_grpo.methods.base import TopUp
-from edge_grpo.metrics import means
-from edge_grpo.tensors import GroupHidden, Scored
 
 RIGHT = [True, False, True, False]
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from methods.steps import current, make_step, pieces, run_update, totals_of
 
+from edge_grpo.base.metrics import means
 from edge_grpo.functional.filters import high_entropy
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.methods import Grpo, TopUp
-from edge_grpo.metrics import means
 
 EVERY = [torch.arange(12)]
 

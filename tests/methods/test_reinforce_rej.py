@@ -5,8 +5,8 @@ import torch
 from methods.steps import by_hand, make_group, make_step
 from torch import Tensor
 
+from edge_grpo.base.tensors import Scored
 from edge_grpo.methods import Reinforce, ReinforceRej
-from edge_grpo.tensors import Scored
 
 
 def step(right: list[bool]) -> Scored:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from methods.steps import current, make_step, run_update
 
+from edge_grpo.base.records import Grade, Verdict
 from edge_grpo.methods import Raft, RaftPp, Reinforce, ReinforceRej
 from edge_grpo.methods.rejection import Rewarded
-from edge_grpo.records import Grade, Verdict
 
 EVERY = [torch.arange(12)]
 FAMILY = [Raft, RaftPp, Reinforce, ReinforceRej]

@@ -10,10 +10,10 @@ from methods.steps import current, make_group, make_step, pieces, run_update, to
 from pydantic import ValidationError
 from torch import Tensor
 
+from edge_grpo.base.metrics import means
+from edge_grpo.base.tensors import Scored
 from edge_grpo.functional.preference import sigmoid_loss
 from edge_grpo.methods import Rpo, TopUp
-from edge_grpo.metrics import means
-from edge_grpo.tensors import Scored
 
 VARIANTS: list[dict[str, Any]] = [
     {},

@@ -5,11 +5,11 @@ import pytest
 import torch
 from methods.steps import by_hand, current, make_step, run_update
 
-from edge_grpo.batching import collate
+from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.base.tensors import Scored
 from edge_grpo.methods import ShareGrpo
-from edge_grpo.metrics import means
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.tensors import Scored
+from edge_grpo.training.batching import collate
 
 
 def answer(token: int, reward: float, prompt: int, *, verdict: Verdict | None = None) -> Row:

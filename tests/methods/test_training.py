@@ -5,15 +5,15 @@ import re
 from fnmatch import fnmatch
 
 import pytest
-from runs import ADAPTER, ROOT, SMALL, documented, resumed, rollouts, rows, weights
 from safetensors.torch import load_file
+from small_runs import ADAPTER, ROOT, SMALL, documented, resumed, rollouts, rows, weights
 from support import save_tiny
 from transformers import AutoModelForCausalLM
 
-from edge_grpo.config import load_config
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.config.tree import load_config
 from edge_grpo.methods import METHODS
-from edge_grpo.train import train
+from edge_grpo.training.loop import train
 
 
 def page_of(kind):

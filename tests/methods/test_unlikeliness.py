@@ -4,13 +4,13 @@ import pytest
 import torch
 from methods.steps import by_hand, make_group, make_step
 
+from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Group
+from edge_grpo.base.tensors import Scored
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.ops import row_mean, row_sum
 from edge_grpo.functional.ranks import unlikeliness_reward
 from edge_grpo.methods import Unlikeliness
-from edge_grpo.metrics import means
-from edge_grpo.records import Group
-from edge_grpo.tensors import Scored
 
 
 def easy_group(right: int, size: int) -> Scored:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_grpo.records import Problem, Verdict
+from edge_grpo.base.records import Problem, Verdict
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.formats import tagged_answer, thinks_then_answers, thinks_then_boxes, tighten
 

@@ -1,6 +1,6 @@
 """Injecting text behind a completion."""
 
-from edge_grpo.records import Rollout, Segment, Span
+from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.rollout.engine import inject
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import PROBLEM
 
-from edge_grpo.suite import Benchmark
+from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.tune import study as module
 
 STAND_IN = """

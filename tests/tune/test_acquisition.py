@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.acquisition import beta_box, beta_finite, confidence_bound
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tune.priors import draw, part
 
-from edge_grpo.errors import ConfigError, ShapeError
+from edge_grpo.base.errors import ConfigError, ShapeError
 from edge_grpo.tune.composition import (
     delta_width,
     exact_product,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tune.priors import draw, part
 
 import edge_grpo.tune as tune
-from edge_grpo.errors import ConfigError, DataError, ShapeError
+from edge_grpo.base.errors import ConfigError, DataError, ShapeError
 from edge_grpo.tune.fit import PriorSettings, fit_part, fit_parts, fit_prior, make_part, sum_kernel
 from edge_grpo.tune.kernels import StationarySettings, SumSettings
 from edge_grpo.tune.posterior import Decomposed, aggregate

@@ -4,8 +4,8 @@ import pytest
 from support import PROBLEM, save_tiny
 from tune.spaces import TEXT, space_of
 
-from edge_grpo.config import load_config
-from edge_grpo.suite import Benchmark
+from edge_grpo.config.tree import load_config
+from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.tune.identity import identity_of
 
 ASKED = (Benchmark("3", "", (PROBLEM,)),)

@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from tune.priors import KINDS, draw
 
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.kernels import KernelSettings, StationarySettings, SumSettings, make_kernel
 
 FORMULAS = {

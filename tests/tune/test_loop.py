@@ -6,7 +6,7 @@ import pytest
 import torch
 from tune.priors import draw, part
 
-from edge_grpo.errors import ConfigError, DataError, ShapeError
+from edge_grpo.base.errors import ConfigError, DataError, ShapeError
 from edge_grpo.tune.composition import delta_width, safe_width
 from edge_grpo.tune.loop import search, search_composed
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tune.priors import draw, part
 
-from edge_grpo.errors import ConfigError, ShapeError
+from edge_grpo.base.errors import ConfigError, ShapeError
 from edge_grpo.tune.plots import plot_curves, plot_posterior
 from edge_grpo.tune.posterior import Decomposed, aggregate
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tune.priors import KINDS, draw, part
 
-from edge_grpo.errors import ConfigError, DataError, ShapeError
+from edge_grpo.base.errors import ConfigError, DataError, ShapeError
 from edge_grpo.tune.posterior import Decomposed, Mixed, Part, aggregate, checked_points
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edge_grpo.errors import ConfigError, DataError
+from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.tune.record import FILE, Trial, append, best_of, mend, read
 
 ONE = Trial(1, {"train.passes": 2, "method": "grpo"}, "finished", {"3": 0.5}, 0.25, 3.0, "", ((1, 0.5), (2, 0.75)))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tune.spaces import TEXT, space_of
 
-from edge_grpo.config import load_config
+from edge_grpo.config.tree import load_config
 from edge_grpo.tune.space import (
     Categorical,
     Continuous,

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tune.spaces import TEXT, space_of, write_space
 
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.space import config_at, point_at
 from edge_grpo.tune.space_file import load_space
 

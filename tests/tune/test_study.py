@@ -8,8 +8,8 @@ import pytest
 from tune.spaces import TEXT, scores, space_of
 from tune.studies import even, run
 
-from edge_grpo.config import load_config
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.config.tree import load_config
 from edge_grpo.tune.record import read
 from edge_grpo.tune.space import EarlyStop
 from edge_grpo.tune.space_file import load_space

@@ -13,9 +13,9 @@ import pytest
 from tune.spaces import TEXT, space_of
 from tune.studies import even, run
 
-from edge_grpo.disk import take_lock
-from edge_grpo.errors import ConfigError, DataError
-from edge_grpo.interrupt import Terminated
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.interrupt import Terminated
+from edge_grpo.runs.durable import take_lock
 from edge_grpo.tune import study as module
 from edge_grpo.tune.record import FILE, Trial, append, read
 from edge_grpo.tune.study import BEST, Study

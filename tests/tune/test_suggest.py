@@ -6,7 +6,7 @@ import pytest
 import torch
 from tune.spaces import TEXT, finished, searched, space_of
 
-from edge_grpo.errors import DataError
+from edge_grpo.base.errors import DataError
 from edge_grpo.tune.record import Trial
 from edge_grpo.tune.space import WHOLE
 from edge_grpo.tune.suggest import believe, suggest

@@ -10,9 +10,9 @@ import pytest
 from support import save_tiny
 from tune.spaces import space_of
 
-from edge_grpo.config import load_config
-from edge_grpo.disk import remove_tree
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.config.tree import load_config
+from edge_grpo.runs.durable import remove_tree
 from edge_grpo.tune import trial as module
 from edge_grpo.tune.space import Objective
 from edge_grpo.tune.trial import RESULT, TASK, benchmarks_of, run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_grpo.compare.edge_page import write_page
 from edge_grpo.compare.runs import Arm, Measured, train_all
-from edge_grpo.display import Display
+from edge_grpo.trackers.console import Display
 
 __all__ = ["ARMS", "STEPS", "compare"]
 

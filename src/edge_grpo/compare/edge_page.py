@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_grpo.compare.runs import Arm, Measured, Study, paired_difference, t_interval
 from edge_grpo.compare.tables import arms_list, figure, rates_table
-from edge_grpo.config import Config, config_hash, to_tree
+from edge_grpo.config.tree import Config, config_hash, to_tree
 
 __all__ = ["write_page"]
 

@@ -1,7 +1,6 @@
 """Training runs that are compared: equal settings, the same three learning rates, several seeds; resumable."""
 
 import functools
-import hashlib
 import json
 import math
 import multiprocessing
@@ -18,18 +17,20 @@ from typing import Any
 import torch
 
 import edge_grpo
-from edge_grpo import train as loop
-from edge_grpo.collect import Prompted, stream
-from edge_grpo.config import Config, config_hash, load_config, to_tree
+from edge_grpo.base.digests import digest
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.records import Problem
+from edge_grpo.bundled.make import Example, train_supervised
+from edge_grpo.config.tree import Config, config_hash, load_config, to_tree
 from edge_grpo.data.problems import load_train_eval
-from edge_grpo.data.templates import encode_problems, encode_text
-from edge_grpo.display import Display
-from edge_grpo.errors import ConfigError
-from edge_grpo.evaluate import evaluate_model
-from edge_grpo.models import load_policy, stop_token_ids
-from edge_grpo.records import Problem
-from edge_grpo.rewards.compose import Rewards
-from edge_grpo.sft import Example, train_supervised
+from edge_grpo.data.prompts import encode_problems, encode_text
+from edge_grpo.evaluation.heldout import evaluate_model
+from edge_grpo.models.loading import load_policy, stop_token_ids
+from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.trackers.console import Display
+from edge_grpo.training import loop
+from edge_grpo.training.collect import stream
 
 __all__ = ["RATES", "Arm", "Measured", "Study", "paired_difference", "t_interval", "train_all"]
 
@@ -266,8 +267,8 @@ def _kept(job: Job) -> dict[str, Any] | None:
 @functools.cache
 def _digest(overrides: tuple[str, ...]) -> str:
     """Of the settings but the folder, and of the bundled model's weights."""
-    weights = (Path(edge_grpo.__file__).parent / "base_model/model.safetensors").read_bytes()
-    return f"{config_hash(to_tree(load_config(None, list(overrides))))}-{hashlib.sha256(weights).hexdigest()[:12]}"
+    weights = (Path(edge_grpo.__file__).parent / "bundled/base_model/model.safetensors").read_bytes()
+    return f"{config_hash(to_tree(load_config(None, list(overrides))))}-{digest(weights)}"
 
 
 def _base(config: Config, folder: str) -> Measured:

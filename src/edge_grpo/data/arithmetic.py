@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from edge_grpo.errors import ConfigError
-from edge_grpo.records import Problem
-from edge_grpo.rng import derive_seed, python_random
-from edge_grpo.settings import settings
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.records import Problem
+from edge_grpo.base.rng import derive_seed, python_random
+from edge_grpo.base.settings import settings
 
 __all__ = [
     "PARAPHRASES",

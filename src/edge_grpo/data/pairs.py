@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edge_grpo.data.problems import DataSettings, PairFieldNames
-from edge_grpo.data.rows import BadRowError, described, is_text, load_records, required, row_id
-from edge_grpo.data.templates import Tokenizer, encode_follow_up, encode_prompt, encode_text
-from edge_grpo.errors import DataError
-from edge_grpo.records import Grade, Group, Pair, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.base.errors import DataError
+from edge_grpo.base.records import Grade, Group, Pair, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.data.prompts import Tokenizer, encode_follow_up, encode_prompt, encode_text
+from edge_grpo.data.readers import BadRowError, described, is_text, load_records, required, row_id
+from edge_grpo.data.settings import DataSettings, PairFieldNames
 
 __all__ = ["EncodedPair", "EncodedPairs", "LoadedPairs", "encode_pair", "encode_pairs", "load_pairs", "pair_group"]
 

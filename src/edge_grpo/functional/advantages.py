@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.base.errors import ShapeError
 from edge_grpo.functional.ops import (
     group_max,
     group_mean,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.base.errors import ShapeError
 
 __all__ = ["block_pass_at_k", "pass_at_k", "uplift_rate"]
 

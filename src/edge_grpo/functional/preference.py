@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from edge_grpo.errors import ShapeError
+from edge_grpo.base.errors import ShapeError
 from edge_grpo.functional.ops import group_size
 
 __all__ = [

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from edge_grpo.errors import ConfigError
-from edge_grpo.metrics import Metrics
-from edge_grpo.records import Group, Strategy
-from edge_grpo.settings import settings
-from edge_grpo.tensors import GroupHidden, LossInputs, Scored, Signal, Totals
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.records import Group, Strategy
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import GroupHidden, LossInputs, Scored, Signal, Totals
 
 __all__ = ["Ask", "Method", "Repair", "TopUp"]
 

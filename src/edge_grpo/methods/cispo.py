@@ -6,12 +6,12 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.functional import losses
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.methods.family import Family
-from edge_grpo.metrics import Metrics
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Totals
 
 __all__ = ["Cispo"]
 

@@ -6,11 +6,11 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Totals
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.methods.base import TopUp
 from edge_grpo.methods.family import ClippedFamily
-from edge_grpo.settings import settings
-from edge_grpo.tensors import Totals
 
 __all__ = ["Dapo"]
 

@@ -6,9 +6,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
 from edge_grpo.functional.discriminative import right_over_hard_wrong
 from edge_grpo.methods.discriminative import Discriminative
-from edge_grpo.settings import settings
 
 __all__ = ["Disco"]
 

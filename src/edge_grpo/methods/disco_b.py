@@ -5,9 +5,9 @@ from typing import Literal, final
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
 from edge_grpo.functional.discriminative import right_over_wrong
 from edge_grpo.methods.discriminative import Discriminative
-from edge_grpo.settings import settings
 
 __all__ = ["DiscoB"]
 

@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.records import Group
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import discriminative as disc
 from edge_grpo.functional.losses import log_ratio
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import masked_sum, where_mask
 from edge_grpo.methods.base import Method, TopUp
-from edge_grpo.metrics import Metrics
-from edge_grpo.records import Group
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 __all__ = ["Discriminative"]
 

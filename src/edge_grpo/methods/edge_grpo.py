@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from edge_grpo.base.records import Group, Row, Segment, Strategy
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import filters, means, shaping, terms
 from edge_grpo.methods.base import Repair
 from edge_grpo.methods.family import ClippedFamily
-from edge_grpo.records import Group, Row, Segment, Strategy
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 __all__ = ["Correction", "EdgeGrpo", "EntropyAdvantage"]
 

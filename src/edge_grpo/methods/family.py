@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional import filters
 from edge_grpo.methods.policy_gradient import Clipped, PolicyGradient
-from edge_grpo.settings import settings
-from edge_grpo.tensors import Scored, Signal
 
 __all__ = ["ClippedFamily", "Family"]
 

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.debiasing import debiasing_factor, useful_share
 from edge_grpo.functional.filters import comparable
@@ -14,8 +16,6 @@ from edge_grpo.functional.losses import policy_gradient_loss
 from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
 from edge_grpo.methods.base import TopUp
 from edge_grpo.methods.policy_gradient import PolicyGradient
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 __all__ = ["Gpg"]
 

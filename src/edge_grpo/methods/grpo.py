@@ -5,10 +5,10 @@ from typing import Literal, final
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Totals
 from edge_grpo.functional.means import mean_over_rows
 from edge_grpo.methods.family import ClippedFamily
-from edge_grpo.settings import settings
-from edge_grpo.tensors import Totals
 
 __all__ = ["Grpo"]
 

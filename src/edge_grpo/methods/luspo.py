@@ -6,10 +6,10 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Totals
 from edge_grpo.functional.means import mean_of_row_sums
 from edge_grpo.methods.family import ClippedFamily
-from edge_grpo.settings import settings
-from edge_grpo.tensors import Totals
 
 __all__ = ["Luspo"]
 

@@ -10,17 +10,17 @@ from jaxtyping import Bool, Float, Int
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from edge_grpo.data.phrases import REVISION_PHRASES
-from edge_grpo.data.texts import half_character
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.records import Group
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.base.text import lone_surrogate
+from edge_grpo.data.prompts import REVISION_PHRASES
 from edge_grpo.functional import filters, means
 from edge_grpo.functional.ops import group_max, where_mask
 from edge_grpo.functional.relative import relative_reward, standardized_reward
 from edge_grpo.methods.base import Ask
 from edge_grpo.methods.policy_gradient import Clipped
-from edge_grpo.metrics import Metrics
-from edge_grpo.records import Group
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 __all__ = ["Mgrpo"]
 
@@ -29,7 +29,7 @@ LAYERS = (1, 2)
 
 def _said(phrase: str) -> str:
     """The phrase, if it says something that a tokenizer can read."""
-    if wrong := half_character(phrase) or ("" if phrase.strip() else "wanted some text"):
+    if wrong := lone_surrogate(phrase) or ("" if phrase.strip() else "wanted some text"):
         raise ValueError(wrong)
     return phrase
 

@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import GroupHidden, Scored, Signal, Totals
 from edge_grpo.functional import filters, means, token_weights
 from edge_grpo.functional.ops import group_mean, row_mean, where_mask
 from edge_grpo.functional.relative import standardized_reward
 from edge_grpo.methods.base import TopUp
 from edge_grpo.methods.policy_gradient import Clipped
-from edge_grpo.settings import settings
-from edge_grpo.tensors import GroupHidden, Scored, Signal, Totals
 
 __all__ = ["Nthr"]
 

@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional import corrections, filters, losses, means, terms
 from edge_grpo.functional.ops import masked_sum, where_mask
 from edge_grpo.methods.base import Method, TopUp
-from edge_grpo.metrics import Metrics
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 __all__ = ["Clipped", "PolicyGradient"]
 

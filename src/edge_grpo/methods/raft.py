@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal, final
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs
 from edge_grpo.functional.losses import policy_gradient_loss
 from edge_grpo.methods.rejection import Positives
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs
 
 __all__ = ["Raft"]
 

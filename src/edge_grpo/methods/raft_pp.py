@@ -7,11 +7,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs
 from edge_grpo.functional import losses
 from edge_grpo.methods.rejection import Positives
-from edge_grpo.metrics import Metrics
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs
 
 __all__ = ["RaftPp"]
 

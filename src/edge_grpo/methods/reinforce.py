@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final
 
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.functional.filters import comparable
 from edge_grpo.functional.ops import where_mask
 from edge_grpo.functional.rejection import standardized
 from edge_grpo.methods.policy_gradient import Clipped
 from edge_grpo.methods.rejection import Rewarded
-from edge_grpo.settings import settings
-from edge_grpo.tensors import Scored, Signal
 
 __all__ = ["Reinforce"]
 

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal, final
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_grpo.base.records import Group
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Scored
 from edge_grpo.functional.rejection import standardized, uniform_groups
 from edge_grpo.methods.policy_gradient import Clipped
 from edge_grpo.methods.rejection import Rejecting
-from edge_grpo.records import Group
-from edge_grpo.settings import settings
-from edge_grpo.tensors import Scored
 
 __all__ = ["ReinforceRej"]
 

@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.records import Grade, Group
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Scored, Signal, Totals
 from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
 from edge_grpo.functional.ops import group_max, where_mask
 from edge_grpo.functional.rejection import signed_reward
 from edge_grpo.methods.policy_gradient import PolicyGradient
-from edge_grpo.records import Grade, Group
-from edge_grpo.settings import settings
-from edge_grpo.tensors import Scored, Signal, Totals
 
 __all__ = ["Positives", "Rejecting", "Rewarded"]
 

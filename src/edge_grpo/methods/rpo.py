@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.records import Group, Row
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import preference
 from edge_grpo.functional.ops import row_mean, row_sum, where_mask
 from edge_grpo.methods.base import Method, TopUp
-from edge_grpo.metrics import Metrics
-from edge_grpo.records import Group, Row
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 __all__ = ["Pairs", "Rpo"]
 

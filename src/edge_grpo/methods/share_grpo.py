@@ -8,15 +8,15 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.records import Group, Row
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import means
 from edge_grpo.functional.dual_clip import dual_clipped, dual_clipped_loss
 from edge_grpo.functional.ops import group_size, where_mask
 from edge_grpo.functional.relative import standardized_reward
 from edge_grpo.methods.policy_gradient import Clipped
-from edge_grpo.metrics import Metrics
-from edge_grpo.records import Group, Row
-from edge_grpo.settings import settings
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
 
 __all__ = ["ShareGrpo"]
 

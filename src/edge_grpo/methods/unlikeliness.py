@@ -8,15 +8,15 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.records import Group, Row
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Scored, Signal, Totals
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.filters import comparable
 from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
 from edge_grpo.functional.ops import row_mean, row_sum, where_mask
 from edge_grpo.functional.ranks import unlikeliness_reward
 from edge_grpo.methods.policy_gradient import Clipped
-from edge_grpo.records import Group, Row
-from edge_grpo.settings import settings
-from edge_grpo.tensors import Scored, Signal, Totals
 
 __all__ = ["Unlikeliness"]
 

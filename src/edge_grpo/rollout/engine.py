@@ -4,32 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from pydantic import Field
 from torch import Tensor
 
-from edge_grpo.records import Rollout, Segment, Span
-from edge_grpo.settings import settings
+from edge_grpo.base.records import Rollout, Segment, Span
 
-__all__ = ["Continuation", "Engine", "Request", "RolloutSettings", "Sampling", "inject"]
-
-
-@settings
-class RolloutSettings:
-    """How completions are sampled in training.
-
-    ``group_size`` completions of each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens;
-    ``top_k`` 0 and ``top_p`` 1 switch truncation off; ``stop`` names further stop tokens besides the model's own;
-    ``max_rows`` bounds how many rows are decoded side by side (memory only: draws do not depend on it).
-    """
-
-    group_size: int = Field(default=8, ge=2)
-    prompts_per_step: int = Field(default=16, ge=1)
-    max_new_tokens: int = Field(default=96, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    stop: tuple[str, ...] = ()
-    max_rows: int = Field(default=256, ge=1)
+__all__ = ["Continuation", "Engine", "Request", "Sampling", "inject"]
 
 
 @dataclass(frozen=True)

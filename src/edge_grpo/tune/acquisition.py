@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
 
 __all__ = ["beta_box", "beta_finite", "confidence_bound"]
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.errors import ConfigError, ShapeError
+from edge_grpo.base.errors import ConfigError, ShapeError
 from edge_grpo.tune.posterior import Gaussian
 
 __all__ = [

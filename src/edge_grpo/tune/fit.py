@@ -10,8 +10,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from edge_grpo.errors import ConfigError, DataError, ShapeError
-from edge_grpo.settings import settings
+from edge_grpo.base.errors import ConfigError, DataError, ShapeError
+from edge_grpo.base.settings import settings
 from edge_grpo.tune.kernels import KernelSettings, StationarySettings, SumSettings, make_kernel
 from edge_grpo.tune.posterior import Part
 

@@ -1,6 +1,5 @@
 """What the trials of a study depend on: two studies are the same where this is."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -8,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import edge_grpo
-from edge_grpo.answers import code_digest
-from edge_grpo.config import Config, located, to_tree
-from edge_grpo.disk import digest
-from edge_grpo.models import fingerprint
-from edge_grpo.suite import Benchmark
+from edge_grpo.base.digests import digest, digest_files
+from edge_grpo.config.tree import Config, located, to_tree
+from edge_grpo.evaluation.store import code_digest
+from edge_grpo.evaluation.suite import Benchmark
+from edge_grpo.models.loading import fingerprint
 from edge_grpo.tune.space import Categorical, Space, config_at
 
 __all__ = ["identity_of"]
@@ -46,7 +45,7 @@ def identity_of(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, 
         "space": tree,
         "base": {name: section for name, section in located(to_tree(base)).items() if name != "run"},
         "content": {f"{kind} {name}": _digest_of(kind, config) for (kind, name), config in named.items()},
-        "problems": {each.name: _digest([(p.id, p.prompt, p.answers) for p in each.problems]) for each in benchmarks},
+        "problems": {each.name: digest([(p.id, p.prompt, p.answers) for p in each.problems]) for each in benchmarks},
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
@@ -75,8 +74,4 @@ def _digest_of(setting: str, config: Config) -> str:
     if setting == "reward.function":
         return code_digest(config.reward.function)
     place = Path(getattr(config.data, setting.removeprefix("data."))).expanduser()
-    return digest([place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()])
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+    return digest_files([place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()])

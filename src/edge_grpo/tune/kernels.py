@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from edge_grpo.errors import ConfigError
-from edge_grpo.settings import settings
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.settings import settings
 
 __all__ = ["KernelSettings", "StationarySettings", "SumSettings", "dims_of", "make_kernel"]
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.errors import ConfigError
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.acquisition import beta_finite, confidence_bound
 from edge_grpo.tune.composition import Composition, plug_in_mean
 from edge_grpo.tune.posterior import Decomposed, Gaussian, Part, Posterior, aggregate

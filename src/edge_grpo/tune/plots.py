@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.errors import ConfigError, ShapeError
+from edge_grpo.base.errors import ConfigError, ShapeError
 from edge_grpo.tune.posterior import Gaussian, Posterior
 
 __all__ = ["plot_curves", "plot_posterior"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.errors import ConfigError, DataError, ShapeError
+from edge_grpo.base.errors import ConfigError, DataError, ShapeError
 from edge_grpo.tune.kernels import dims_of
 
 __all__ = ["Decomposed", "Gaussian", "Mixed", "Part", "Posterior", "aggregate", "checked_points"]

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from edge_grpo import kept
-from edge_grpo.disk import write_whole
-from edge_grpo.errors import DataError
+from edge_grpo.base.errors import DataError
+from edge_grpo.runs import workdir as kept
+from edge_grpo.runs.durable import write_whole
 from edge_grpo.tune.space import Value
 
 __all__ = ["FILE", "State", "Trial", "append", "best_of", "mend", "read"]

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from edge_grpo.config import Config, load_config
-from edge_grpo.explain import shortened
-from edge_grpo.settings import settings
+from edge_grpo.base.settings import settings
+from edge_grpo.config.explain import shortened
+from edge_grpo.config.tree import Config, load_config
 
 __all__ = [
     "WHOLE",

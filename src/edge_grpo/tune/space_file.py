@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from edge_grpo.config import read_yaml
-from edge_grpo.errors import ConfigError
-from edge_grpo.explain import shortened
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.config.explain import shortened
+from edge_grpo.config.tree import read_yaml
 from edge_grpo.tune.space import (
     Categorical,
     Continuous,

@@ -1,6 +1,5 @@
 """A search over settings, trial by trial, in a folder that knows what is done: kill it anywhere and start it again."""
 
-import hashlib
 import json
 import math
 import os
@@ -15,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from edge_grpo import kept
-from edge_grpo.config import located, to_tree, to_yaml
-from edge_grpo.disk import remove_tree, take_lock, write_whole
-from edge_grpo.errors import ConfigError, DataError
-from edge_grpo.rundir import RunFolder
+from edge_grpo.base.digests import digest
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.config.tree import located, to_tree, to_yaml
+from edge_grpo.runs import workdir as kept
+from edge_grpo.runs.durable import remove_tree, take_lock, write_whole
+from edge_grpo.runs.folder import RunFolder
 from edge_grpo.tune import record
 from edge_grpo.tune.identity import identity_of
 from edge_grpo.tune.record import State, Trial, best_of
@@ -110,8 +110,8 @@ class Study:
         self.space, self.decomposed = space, decomposed
         self.base = config_at(space, {})
         self.identity = identity_of(space, self.base, benchmarks_of(space.objective, self.base), decomposed=decomposed)
-        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = Path(folder).expanduser() if folder else Path("runs") / "tune" / f"{name}-{digest}"
+        key = digest(json.dumps(self.identity, sort_keys=True))
+        self.folder = Path(folder).expanduser() if folder else Path("runs") / "tune" / f"{name}-{key}"
 
     @contextmanager
     def opened(self) -> Iterator[None]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from edge_grpo.errors import DataError
-from edge_grpo.rng import derive_seed, python_random
+from edge_grpo.base.errors import DataError
+from edge_grpo.base.rng import derive_seed, python_random
 from edge_grpo.tune.acquisition import beta_finite, confidence_bound
 from edge_grpo.tune.fit import fit_part
 from edge_grpo.tune.posterior import Decomposed, Gaussian, Part

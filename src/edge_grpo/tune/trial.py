@@ -19,17 +19,17 @@ from typing import Any
 
 import torch
 
-from edge_grpo import train as loop
-from edge_grpo.answers import Asker, answer_all, draws_of
-from edge_grpo.config import Config, load_config
+from edge_grpo.base.errors import ConfigError, EdgeGrpoError
+from edge_grpo.base.interrupt import terminable
+from edge_grpo.config.tree import Config, load_config
 from edge_grpo.data import arithmetic
-from edge_grpo.disk import remove_tree, take_lock, write_whole
-from edge_grpo.errors import ConfigError, EdgeGrpoError
-from edge_grpo.interrupt import terminable
-from edge_grpo.models import load_policy
-from edge_grpo.rewards.compose import Rewards
-from edge_grpo.scores import scores_of
-from edge_grpo.suite import Benchmark, load_suite
+from edge_grpo.evaluation.scores import scores_of
+from edge_grpo.evaluation.store import Asker, answer_all, draws_of
+from edge_grpo.evaluation.suite import Benchmark, load_suite
+from edge_grpo.models.loading import load_policy
+from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.runs.durable import remove_tree, take_lock, write_whole
+from edge_grpo.training import loop
 from edge_grpo.tune.space import Objective, shown
 
 __all__ = ["LOG", "RESULT", "RUN", "TASK", "benchmarks_of", "main", "run"]

@@ -10,10 +10,10 @@ from golden.handlers.wording import meaning, numbered, squeezed
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.methods import Disco, DiscoB
 from edge_grpo.methods.discriminative import Discriminative
-from edge_grpo.tensors import LossInputs, Totals
+from edge_grpo.training.batching import loss_inputs
 
 SCORES = {"logl": "log_likelihood", "lratio": "likelihood_ratio"}
 ESTIMATORS: dict[str, Any] = {"kl": "k1", "k1": "k1", "low_var_kl": "k3", "k3": "k3"}

@@ -11,19 +11,20 @@ from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import collate, scored
-from edge_grpo.collect import Collector, Prompted
-from edge_grpo.data.problems import DataSettings
-from edge_grpo.data.templates import encode_prompt
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Segment, Span, Verdict
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.data.prompts import encode_prompt
+from edge_grpo.data.settings import DataSettings
 from edge_grpo.functional.advantages import group_centered, group_normalized
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.functional.ops import row_mean
 from edge_grpo.functional.shaping import relative_entropy
 from edge_grpo.methods import Bnpo, Correction, DrGrpo, EdgeGrpo, EntropyAdvantage, Grpo
 from edge_grpo.methods.base import Method, Repair
-from edge_grpo.records import Grade, Group, Problem, Rollout, Segment, Span, Verdict
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.training.batching import collate, scored
+from edge_grpo.training.collect import Collector
 
 LOSSES = {"grpo": Grpo, "bnpo": Bnpo, "dr_grpo": DrGrpo}
 

@@ -10,14 +10,14 @@ from golden.handlers.wording import is_scaled, squeezed
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.debiasing import debiasing_factor, useful_share
 from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
 from edge_grpo.functional.terms import k3_kl
 from edge_grpo.methods import Gpg
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.training.batching import loss_inputs
 
 Place = tuple[int, int]  # round and group
 

@@ -10,14 +10,14 @@ from golden.cases import Case
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.tensors import Totals
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional import losses
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import group_size, group_std, masked_mean, masked_std, row_mean
 from edge_grpo.methods import Bnpo, Cispo, Dapo, DrGrpo, Grpo, Luspo, Sapo, Vespo
 from edge_grpo.methods.family import ClippedFamily, Family
-from edge_grpo.tensors import Totals
+from edge_grpo.training.batching import loss_inputs
 
 CLIPPED = {"grpo": Grpo, "bnpo": Bnpo, "dr_grpo": DrGrpo, "dapo": Dapo, "luspo": Luspo}
 

@@ -8,11 +8,11 @@ from golden.cases import Case, tensor
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import collate, loss_inputs
+from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.base.tensors import Scored, Signal, Totals
 from edge_grpo.methods import Mgrpo
-from edge_grpo.metrics import means
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.tensors import Scored, Signal, Totals
+from edge_grpo.training.batching import collate, loss_inputs
 
 STD: dict[int, Any] = {0: "population", 1: "sample"}
 ROLLOUT = {"reward", "correct", "logp_new", "logp_old", "logp_ref"}

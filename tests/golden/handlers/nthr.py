@@ -9,12 +9,12 @@ from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.tensors import Scored, Totals
 from edge_grpo.functional import token_weights
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.functional.ops import group_mean, row_mean
 from edge_grpo.methods import Nthr
-from edge_grpo.tensors import Scored, Totals
+from edge_grpo.training.batching import loss_inputs
 
 ETA: dict[str, Any] = {
     "2abs": "balance",

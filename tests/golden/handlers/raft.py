@@ -9,13 +9,13 @@ from golden.handlers.wording import aggregation, meaning, numbered
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import losses
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import group_size, where_mask
 from edge_grpo.methods import Raft, RaftPp, Reinforce, ReinforceRej
 from edge_grpo.methods.rejection import Rewarded
-from edge_grpo.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.training.batching import loss_inputs
 
 
 class Release:

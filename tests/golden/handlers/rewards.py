@@ -9,10 +9,10 @@ from typing import Any
 
 from golden.cases import Case
 
-from edge_grpo.rewards.compose import RewardSettings
-from edge_grpo.rewards.extract import boxed_answer
-from edge_grpo.rewards.math import grade_answer
-from edge_grpo.rewards.pool import Ending, GraderPool
+from edge_grpo.rewards.answers.equality import grade_answer
+from edge_grpo.rewards.answers.extract import boxed_answer
+from edge_grpo.rewards.builtin import RewardSettings
+from edge_grpo.rewards.workers.pool import Ending, GraderPool
 
 DEFAULTS = RewardSettings()
 

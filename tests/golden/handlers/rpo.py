@@ -10,13 +10,13 @@ from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.metrics import means
+from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.functional.preference import implicit_reward
 from edge_grpo.methods import Rpo
 from edge_grpo.methods.rpo import Pairs
-from edge_grpo.metrics import means
-from edge_grpo.tensors import LossInputs, Totals
+from edge_grpo.training.batching import loss_inputs
 
 LOSSES: dict[str, Literal["sigmoid", "hinge", "ipo", "robust"]] = {
     "sigmoid": "sigmoid",

@@ -10,14 +10,14 @@ from golden.handlers.wording import require_unbiased
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.base.tensors import Scored, Totals
 from edge_grpo.methods import ShareGrpo
-from edge_grpo.metrics import means
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.rewards.extract import boxed_answer
+from edge_grpo.rewards.answers.equality import same_answer
+from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.formats import tagged_answer, thinks_then_answers, thinks_then_boxes, tighten
-from edge_grpo.rewards.math import same_answer
-from edge_grpo.tensors import Scored, Totals
+from edge_grpo.training.batching import loss_inputs
 
 RELEASE = "unbiased, global over Q*Q*n rows, local over n"
 MEAN_EPS = 1e-8  # in the release's mean over tokens

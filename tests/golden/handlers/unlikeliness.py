@@ -9,15 +9,15 @@ from golden.handlers.wording import aggregation, numbered, require_unbiased
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.batching import loss_inputs
+from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.functional import losses
 from edge_grpo.functional.coverage import block_pass_at_k, pass_at_k, uplift_rate
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import masked_mean, masked_std, row_mean
 from edge_grpo.functional.ranks import unlikeliness_reward
 from edge_grpo.methods import Unlikeliness
-from edge_grpo.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.tensors import LossInputs, Totals
+from edge_grpo.training.batching import loss_inputs
 
 
 class Release:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.rng import derive_seed
+from edge_grpo.base.rng import derive_seed
 from edge_grpo.tune.loop import Round
 
 __all__ = ["average_regret", "generator", "noisy", "sample_path", "uniform"]

@@ -1,0 +1,13 @@
+"""What any text must satisfy before a tokenizer or a file sees it."""
+
+__all__ = ["lone_surrogate"]
+
+
+def lone_surrogate(text: str) -> str:
+    """Describe the first lone surrogate in a text, which no tokenizer or file accepts; empty if there is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        return f"lone surrogate {half} at position {error.start}, wanted valid Unicode text"
+    return ""

@@ -1,0 +1,1 @@
+"""The small base model inside this package, and the recipe that makes it."""

@@ -1,0 +1,255 @@
+"""From the text of a problem to prompt tokens, and from injected text to its tokens."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.records import Problem
+from edge_grpo.data.settings import DataSettings
+
+__all__ = [
+    "QWEN_MATH_SYSTEM",
+    "REVISION_PHRASES",
+    "Encoded",
+    "Tokenizer",
+    "check_count",
+    "draw_variants",
+    "encode_follow_up",
+    "encode_problems",
+    "encode_prompt",
+    "encode_text",
+    "encode_variants",
+    "render_prompt",
+    "wordings",
+]
+
+QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
+"""System prompt of Qwen2.5-Math and of the EDGE-GRPO release."""
+
+REVISION_PHRASES = (
+    "I may be wrong. Check again.",
+    "Is that right? Look once more.",
+    "Maybe there is another way.",
+    "Did you overlook something?",
+    "Go through it again, step by step.",
+)
+"""What the user may say after an answer, right or wrong, to have it revised in a second turn."""
+
+
+_ENCODED_WHOLE = 100_000  # characters, which take a fraction of a second; ten millions take gigabytes
+_MARK = "\ue000answer\ue000"  # stands for an answer while a conversation is rendered
+
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    chat_template: Any
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token's text with its id."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any:
+        """A conversation as the model was trained to see it."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Problems with their prompt tokens, in order, and what the rule for over-long prompts did."""
+
+    problems: tuple[Problem, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    num_skipped: int = 0
+    num_truncated: int = 0
+
+
+def encode_text(tokenizer: Tokenizer, text: str, *, most: int | None = None) -> tuple[int, ...]:
+    """Token ids of injected text, without special tokens.
+
+    Args:
+        tokenizer: the model's.
+        text: the text.
+        most: how many tokens are of use: of a huge text with more of them, the first ones, at least ``most`` + 1.
+    """
+    return tuple(_encode(tokenizer, text, special=False, most=most, tail=False))
+
+
+def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
+    """The text of a prompt under ``data.template``, up to where the model is to go on.
+
+    Raises:
+        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
+    """
+    return _render(tokenizer, [_turn("user", prompt)], data)
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tuple[int, ...]:
+    """Token ids of a prompt under ``data.template``; only ``plain`` lets the tokenizer add its own first token.
+
+    Of a huge prompt with more than ``data.max_prompt_tokens`` of them the last ones, more than that many.
+
+    Raises:
+        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
+        DataError: the prompt has no tokens.
+    """
+    text, special = render_prompt(tokenizer, prompt, data), data.template == "plain"
+    ids = tuple(_encode(tokenizer, text, special=special, most=data.max_prompt_tokens, tail=True))
+    if not ids:
+        raise DataError(f"the prompt {prompt[:100]!r} has no tokens")
+    return ids
+
+
+def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: DataSettings) -> Encoded:
+    """Encode the prompts of many problems and apply the rule for over-long ones.
+
+    Raises:
+        DataError: a prompt is over-long and the rule is ``error``, or every prompt is and the rule is ``skip``.
+    """
+    kept: list[Problem] = []
+    prompts: list[tuple[int, ...]] = []
+    over_long: list[tuple[Problem, tuple[int, ...]]] = []
+    for problem in problems:
+        ids = encode_prompt(tokenizer, problem.prompt, data)
+        if len(ids) > data.max_prompt_tokens:
+            over_long.append((problem, ids))
+            if data.over_long != "truncate":
+                continue
+            ids = ids[-data.max_prompt_tokens :]
+        kept.append(problem)
+        prompts.append(ids)
+    if over_long and data.over_long == "error":
+        (problem, ids), most = over_long[0], max(len(ids) for _, ids in over_long)
+        more = f"; {len(over_long)} prompts are over-long, the longest has {most}" if len(over_long) > 1 else ""
+        raise DataError(
+            f"problem {problem.id!r}: its prompt has {_count(ids, problem.prompt)} tokens, data.max_prompt_tokens is "
+            f"{data.max_prompt_tokens}{more}; raise it, or set data.over_long=skip or truncate"
+        )
+    if over_long and not kept:
+        raise DataError(
+            f"all {len(over_long)} prompts exceed data.max_prompt_tokens = {data.max_prompt_tokens}; raise it"
+        )
+    counts = (0, len(over_long)) if data.over_long == "truncate" else (len(over_long), 0)
+    return Encoded(tuple(kept), tuple(prompts), *counts)
+
+
+def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) -> tuple[tuple[int, ...], ...]:
+    """Token ids of a problem's other wordings, under the same rule for over-long ones, but never left out.
+
+    Raises:
+        DataError: one is over-long and is not to be truncated.
+    """
+    found = [encode_prompt(tokenizer, text, data) for text in problem.variants]
+    longest = max(map(len, found), default=0)
+    count = _count(range(longest), max(problem.variants, key=len, default=""))
+    if longest > data.max_prompt_tokens and data.over_long != "truncate":
+        raise DataError(
+            f"problem {problem.id!r}: a variant of its prompt has {count} tokens, data.max_prompt_tokens "
+            f"is {data.max_prompt_tokens}; raise it, or set data.over_long=truncate"
+        )
+    return tuple(ids[-data.max_prompt_tokens :] for ids in found)
+
+
+def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tuple[int, ...]:
+    """Token ids to put behind an answer (without its stop token) so that the user says ``text`` and the model goes on.
+
+    Prompt, answer and these ids together are the prompt of a second turn; the answer's ids are never decoded.
+
+    Raises:
+        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails or drops earlier answers.
+    """
+    turns = [_turn("user", "."), _turn("assistant", _MARK), _turn("user", text)]
+    before, mark, after = _render(tokenizer, turns, data).rpartition(_MARK)
+    if not mark or not before:
+        raise ConfigError("data.template: the chat template does not show an earlier answer; use another template")
+    return encode_text(tokenizer, after)
+
+
+def _encode(tokenizer: Tokenizer, text: str, *, special: bool, most: int | None, tail: bool) -> list[int]:
+    """Token ids, of a huge text with more than ``most`` of them only those of its end, or of its beginning.
+
+    No token stands for more characters than the longest of the vocabulary has. Should a tokenizer drop or merge
+    characters before it looks at them, too few tokens come out of that many, and the whole text is encoded.
+    """
+    if most is not None and len(text) > _ENCODED_WHOLE:
+        room = (most + 1) * max(map(len, tokenizer.get_vocab()))
+        ids = tokenizer.encode(text[-room:] if tail else text[:room], add_special_tokens=special)
+        if len(ids) > most:
+            return ids
+    return tokenizer.encode(text, add_special_tokens=special)
+
+
+def _count(ids: Sequence[int], text: str) -> str:
+    return f"{len(ids)}" if len(text) <= _ENCODED_WHOLE else f"at least {len(ids)}"
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _render(tokenizer: Tokenizer, turns: list[dict[str, str]], data: DataSettings) -> str:
+    if data.template == "plain":
+        opening = f"{data.system_prompt}\n" if data.system_prompt else ""
+        return opening + "".join(f"{turn['content']}\n" for turn in turns)
+    if data.template == "qwen-math":
+        system = _turn("system", data.system_prompt or QWEN_MATH_SYSTEM)
+        shown = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in [system, *turns])
+        return f"{shown}<|im_start|>assistant\n"
+    if not tokenizer.chat_template:
+        raise ConfigError("data.template=chat: the tokenizer has none; set data.template=plain or qwen-math")
+    if data.system_prompt:
+        turns = [_turn("system", data.system_prompt), *turns]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # noqa: BLE001 (a template is a program of the model's: syntax, its own refusals, types)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        advice = "leave data.system_prompt empty (some templates refuse one), or " if data.system_prompt else ""
+        raise ConfigError(
+            f"data.template=chat: the tokenizer's template fails: {lines[0].rstrip('.')}; "
+            f"{advice}set data.template=plain or qwen-math"
+        ) from None
+
+
+def wordings(problem: Problem) -> tuple[str, ...]:
+    """All texts of a question, its own first.
+
+    Example:
+        >>> wordings(Problem("1", "Compute 1+1.", ("2",), variants=("What is 1+1?",)))
+        ('Compute 1+1.', 'What is 1+1?')
+    """
+    return (problem.prompt, *problem.variants)
+
+
+def check_count(problem: Problem, count: int) -> None:
+    """Refuse a problem with fewer than ``count`` wordings.
+
+    Raises:
+        DataError: it has fewer.
+    """
+    if len(wordings(problem)) < count:
+        raise DataError(
+            f"problem {problem.id!r}: {len(wordings(problem))} wordings of the question, {count} wanted; add some to "
+            "its row (data.fields.variants names the column), or set method.num_variants lower"
+        )
+
+
+def draw_variants(problem: Problem, forms: Sequence[T], count: int, rng: random.Random) -> list[T]:
+    """``count`` different forms of a question, in random order; its own need not be among them.
+
+    Raises:
+        DataError: there are fewer.
+
+    Source:
+        Yao et al. 2025, R1-ShareVL, arXiv:2505.16673; as in the release, forms are drawn anew at every visit.
+    """
+    check_count(problem, count)
+    return rng.sample(forms, count)

@@ -1,0 +1,68 @@
+"""The ``data`` section of a run's settings."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from edge_grpo.base.settings import settings
+from edge_grpo.base.text import lone_surrogate
+from edge_grpo.data.arithmetic import ArithmeticSettings
+
+__all__ = ["DataSettings", "FieldNames", "PairFieldNames"]
+
+
+@settings
+class FieldNames:
+    """Which column of a data row holds what. Columns not named here end up in ``Problem.meta``."""
+
+    prompt: str = "problem"
+    answer: str = "answer"
+    solution: str = "solution"
+    variants: str = "variants"
+    id: str = "id"
+
+
+@settings
+class PairFieldNames:
+    """Which column of a preference row holds what; ``prompt`` may be missing where the answers are conversations."""
+
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    id: str = "id"
+
+
+@settings
+class DataSettings:
+    r"""Problems for training and evaluation, and how a problem becomes a prompt.
+
+    ``path``: a ``.json``, ``.jsonl`` or ``.parquet`` file, a folder written by ``Dataset.save_to_disk``, or the name of
+    a hub dataset; empty = the built-in ``task``. ``eval_path`` likewise; empty = held-out problems of the task, or rows
+    split off ``path``. ``system_prompt``: empty = none, or the template's own for ``qwen-math``. ``over_long`` says
+    what happens to a prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its last tokens.
+
+    ``pairs``: answers in pairs, one preferred, from a file, folder or hub dataset as in ``path``; methods that learn
+    from pairs are then trained on them in place of sampled groups. Answers of more than ``rollout.max_new_tokens``
+    tokens fall under ``over_long`` too; ``truncate`` keeps their first tokens.
+    """
+
+    task: Literal["arithmetic"] = "arithmetic"
+    arithmetic: ArithmeticSettings = Field(default_factory=ArithmeticSettings)
+    path: str = ""
+    split: str = "train"
+    eval_path: str = ""
+    eval_split: str = "test"
+    fields: FieldNames = Field(default_factory=FieldNames)
+    pairs: str = ""
+    pairs_split: str = "train"
+    pair_fields: PairFieldNames = Field(default_factory=PairFieldNames)
+    bad_rows: Literal["error", "skip"] = "error"
+    template: Literal["chat", "qwen-math", "plain"] = "chat"
+    system_prompt: str = ""
+    max_prompt_tokens: int = Field(default=512, ge=1)
+    over_long: Literal["error", "skip", "truncate"] = "error"
+
+    def __post_init__(self) -> None:
+        """Reject a system prompt that no tokenizer takes."""
+        if broken := lone_surrogate(self.system_prompt):
+            raise ValueError(f"system_prompt: {broken}")

@@ -1,0 +1,83 @@
+"""Answers sampled from a model outside of a training run, for measurements that go over questions one by one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_grpo.base.records import Group
+from edge_grpo.base.tensors import Batch
+from edge_grpo.config.tree import Config
+from edge_grpo.data.problems import load_train_eval
+from edge_grpo.data.prompts import encode_problems
+from edge_grpo.evaluation.heldout import grader
+from edge_grpo.methods import Grpo
+from edge_grpo.models.loading import check_fit, stop_token_ids
+from edge_grpo.models.policy import Policy
+from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.rollout.engine import Sampling
+from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.training.batching import collate
+from edge_grpo.training.collect import Collector, stream
+
+__all__ = ["Sampled", "sample", "summed_logprobs"]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Graded answers, a group a question, and what it takes to make tensors of them."""
+
+    groups: tuple[Group, ...]
+    part_names: tuple[str, ...]
+    part_weights: tuple[float, ...]
+    pad_id: int
+
+    def batch(self, groups: Sequence[Group]) -> Batch:
+        """Some of the groups as tensors."""
+        return collate(groups, parts=self.part_names, weights=self.part_weights, pad_id=self.pad_id)
+
+
+def sample(config: Config, policy: Policy, *, num_problems: int, held_out: bool = False) -> Sampled:
+    """``rollout.group_size`` answers to each of ``num_problems`` questions, graded, as training samples them.
+
+    Args:
+        config: data, rollout and reward; ``train.seed`` decides questions and draws.
+        policy: the model.
+        num_problems: how many questions; the data are gone through again where there are fewer.
+        held_out: take the evaluation problems, in their order, at most as many as there are.
+    Raises:
+        EdgeGrpoError: as training would.
+    """
+    rollout, seed = config.rollout, config.train.seed
+    num_eval = num_problems if held_out else config.eval.size
+    problems = load_train_eval(config.data, num_eval=num_eval, seed=config.eval.seed)[held_out].problems
+    encoded = encode_problems(policy.tokenizer, problems, config.data)
+    prompts = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
+    check_fit(policy, encoded.prompt_ids, rollout.max_new_tokens)
+    stop_ids = stop_token_ids(policy, rollout.stop)
+    with Rewards(config.reward) as rewards:
+        collector = Collector(
+            engine=DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=rollout.max_rows),
+            grader=grader(policy.tokenizer, rewards),
+            method=Grpo(),
+            tokenizer=policy.tokenizer,
+            sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
+            group_size=rollout.group_size,
+            stop_id=stop_ids[0],
+            seed=seed,
+        )
+        items = iter(prompts) if held_out else stream(prompts, seed=seed, start=0)
+        count = min(num_problems, len(prompts)) if held_out else num_problems
+        groups = collector.collect(items, step=0, num_groups=count).groups
+        return Sampled(groups, tuple(rewards.part_names), tuple(rewards.part_weights), stop_ids[0])
+
+
+@torch.no_grad()
+def summed_logprobs(policy: Policy, batch: Batch, *, temperature: float, at_once: int) -> Float[Tensor, " rows"]:
+    """Log-probability of every completion as a whole, nats, ``at_once`` rows a forward pass."""
+    inputs = [column.to(policy.device) for column in (batch.input_ids, batch.attention, batch.mask)]
+    pieces = zip(*(column.split(at_once) for column in inputs), strict=True)
+    return torch.cat([policy.score(*piece, temperature=temperature).logprobs.sum(-1) for piece in pieces]).cpu()

@@ -1,0 +1,162 @@
+"""Choosing data by how often a model solves it: pass rates, a band of them, and the collapse that groups would show."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.records import Problem
+from edge_grpo.base.text import lone_surrogate
+from edge_grpo.data.problems import read_problem
+from edge_grpo.data.readers import load_records
+from edge_grpo.data.settings import DataSettings
+from edge_grpo.evaluation.store import Answer
+from edge_grpo.evaluation.suite import Benchmark
+from edge_grpo.runs.durable import write_whole
+
+__all__ = ["Collapse", "Rate", "expected_collapse", "in_band", "load_rows", "parse_band", "rates", "write_rows"]
+
+FIELD = "correctness_rate"
+"""The column that is added to a row: the name that DeepScaleR-Hard-1K, the training set of the EDGE-GRPO paper, has."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A problem's scorable answers: how many have which (reward, right or wrong)."""
+
+    problem: str
+    counts: Mapping[tuple[float, bool], int]
+
+    @property
+    def answers(self) -> int:
+        """How many there are."""
+        return sum(self.counts.values())
+
+    @property
+    def right(self) -> int:
+        """How many are right."""
+        return sum(count for (_, right), count in self.counts.items() if right)
+
+    @property
+    def value(self) -> float:
+        """The pass rate, 0 to 1."""
+        return self.right / self.answers
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Shares of groups of ``size`` answers whose rewards are expected to be all equal, so that advantages are 0.
+
+    ``all_wrong`` and ``all_right`` are parts of ``total``; the rest is equal although right and wrong both occur.
+    """
+
+    size: int
+    total: float
+    all_wrong: float
+    all_right: float
+
+
+def parse_band(text: str) -> tuple[float, float]:
+    """A band of pass rates, both ends in it.
+
+    Raises:
+        ConfigError: not of the form LOW:HIGH with 0 <= LOW <= HIGH <= 1.
+    Example:
+        >>> parse_band("0:0.125")
+        (0.0, 0.125)
+    """
+    low, _, high = text.partition(":")
+    try:
+        band = float(low), float(high)
+    except ValueError:
+        band = (1.0, 0.0)
+    if not 0 <= band[0] <= band[1] <= 1:
+        raise ConfigError(f"--keep-rate: came {text!r}, wanted LOW:HIGH between 0 and 1, such as 0:0.125")
+    return band
+
+
+def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Mapping[str, object]]]:
+    """The problems of a data file, and the row of each as it stands there, by the problem's id.
+
+    Raises:
+        DataError: nothing there, not readable, or, unless ``data.bad_rows`` is ``skip``, an unusable row.
+    """
+    rows: dict[str, Mapping[str, object]] = {}
+
+    def record(row: Mapping[str, object], name: str) -> Problem:
+        problem = read_problem(row, data.fields, name)
+        rows.setdefault(problem.id, row)  # a later row of the same id is refused by the caller
+        return problem
+
+    problems, skipped = load_records(
+        path,
+        record,
+        split=data.split,
+        split_setting="data.split",
+        fields_setting="data.fields",
+        id_field=data.fields.id,
+        noun="problems",
+        bad_rows=data.bad_rows,
+    )
+    return Benchmark(Path(path).stem, path, problems, skipped), rows
+
+
+def rates(answers: Sequence[Answer]) -> list[Rate]:
+    """What the scorable answers of every problem earned, in order; problems without any are left out."""
+    counts: dict[str, Counter[tuple[float, bool]]] = {}
+    for answer in answers:
+        if answer.scorable:
+            counts.setdefault(answer.problem, Counter())[answer.reward, answer.correct] += 1
+    return [Rate(problem, own) for problem, own in counts.items()]
+
+
+def in_band(measured: Sequence[Rate], band: tuple[float, float]) -> list[Rate]:
+    """Those whose rate lies in the band, its ends included."""
+    return [rate for rate in measured if band[0] <= rate.value <= band[1]]
+
+
+def expected_collapse(measured: Sequence[Rate], size: int) -> Collapse:
+    r"""How many groups of ``size`` answers to these problems would have all rewards equal.
+
+    .. math:: \frac1P \sum_i \sum_v \binom{n_{iv}}{G} \Big/ \binom{n_i}{G}
+
+    with :math:`n_{iv}` of :math:`n_i` answers of problem i earning reward v. Without bias for problems that were not
+    chosen by the same answers. Problems with fewer than ``size`` answers are left out; where none is left, all is NaN.
+
+    Example:
+        >>> expected_collapse([Rate("a", {(1.0, False): 8}), Rate("b", {(2.0, True): 4, (1.0, False): 4})], 2)
+        Collapse(size=2, total=0.714..., all_wrong=0.607..., all_right=0.107...)
+    """
+    usable = [rate for rate in measured if rate.answers >= size]
+    total = wrong = right = 0.0
+    for rate in usable:
+        groups = math.comb(rate.answers, size)
+        by_reward: Counter[float] = Counter()
+        for (reward, correct), count in rate.counts.items():
+            by_reward[reward] += count
+            share = math.comb(count, size) / groups
+            right, wrong = (right + share, wrong) if correct else (right, wrong + share)
+        total += sum(math.comb(count, size) for count in by_reward.values()) / groups
+    parts = (part / len(usable) if usable else math.nan for part in (total, wrong, right))
+    return Collapse(size, *parts)
+
+
+def write_rows(path: Path, kept: Sequence[Rate], rows: Mapping[str, Mapping[str, object]]) -> None:
+    """Write the rows of some problems as JSONL, each with its rate in ``correctness_rate``; whole or not at all.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        write_whole(path, "".join(_line({**rows[rate.problem], FIELD: rate.value}) for rate in kept))
+    except OSError as error:
+        raise ConfigError(f"--out: {path} cannot be written ({error.strerror})") from None
+
+
+def _line(row: Mapping[str, object]) -> str:
+    """A row as JSON: dates and the like, which parquet has and JSON has not, become text."""
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    return (json.dumps(row, default=str) if lone_surrogate(line) else line) + "\n"

@@ -1,0 +1,203 @@
+"""What graded answers say of a model: pass@1, pass@k, avg@k and maj@k, each with an interval over problems."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edge_grpo.base.records import Verdict
+from edge_grpo.evaluation.intervals import combined, mean_interval
+from edge_grpo.evaluation.store import GREEDY, SAMPLED, Answer
+from edge_grpo.functional.coverage import pass_at_k
+from edge_grpo.rewards.answers.canonical import canonical
+from edge_grpo.rewards.answers.rational import rational
+
+__all__ = [
+    "AVERAGES",
+    "Score",
+    "Values",
+    "averages",
+    "majority",
+    "parts_of",
+    "scores_of",
+    "values_of",
+    "weights_of",
+]
+
+AVERAGES = ("problem-weighted", "macro")
+_LONG = 500  # characters; longer answers vote as they stand
+
+Name = tuple[str, str]
+Values = Mapping[str, Mapping[Name, float]]
+"""Metric -> (benchmark, problem) -> a number in [0, 1]; problems that could not be scored are missing."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over problems with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    problems: int
+
+
+def values_of(answers: Iterable[Answer]) -> dict[str, dict[Name, float]]:
+    r"""Every metric of every problem.
+
+    ``pass@1/greedy`` is the greedy answer, 0 or 1. ``avg@k`` is the share of right ones of k samples, and so is
+    ``pass@1/sampled``; ``pass@2, pass@4, ...`` are without bias from the same samples; ``maj@k`` is whether the answer
+    that most samples give is right (see :func:`majority`).
+
+    Args:
+        answers: of any benchmarks; those that the grader failed on count nowhere, and a problem that is left with
+            fewer than j samples has no pass@j.
+
+    Returns:
+        metric -> (benchmark, problem) -> value, in the order of the answers.
+    """
+    problems: dict[Name, list[Answer]] = {}
+    most = 0
+    for answer in answers:
+        problems.setdefault((answer.benchmark, answer.problem), []).append(answer)
+        most = max(most, answer.number + 1 if answer.decoding == SAMPLED else 0)
+    sizes = sorted({2**j for j in range(1, most.bit_length()) if 2**j <= most} | ({most} if most > 1 else set()))
+    names = ("pass@1/sampled", f"avg@{most}", *(f"pass@{k}" for k in sizes), f"maj@{most}") if most else ()
+    found: dict[str, dict[Name, float]] = {name: {} for name in ("pass@1/greedy", *names)}
+    for name, own in problems.items():
+        scorable = [answer for answer in own if answer.scorable]
+        greedy = [answer for answer in scorable if answer.decoding == GREEDY]
+        drawn = [answer for answer in scorable if answer.decoding == SAMPLED]
+        if greedy:
+            found["pass@1/greedy"][name] = float(greedy[0].correct)
+        if drawn:
+            right = sum(answer.correct for answer in drawn)
+            found["pass@1/sampled"][name] = found[f"avg@{most}"][name] = right / len(drawn)
+            found[f"maj@{most}"][name] = majority(drawn)
+            for k in sizes:
+                if k <= len(drawn):
+                    found[f"pass@{k}"][name] = pass_at_k(len(drawn), right, k)
+    return {metric: values for metric, values in found.items() if values}
+
+
+def majority(answers: Sequence[Answer]) -> float:
+    r"""Whether the answer that most samples give is right: 0 or 1, or in between where several lead.
+
+    Samples vote for the content of their last box: plain numbers of one value are one vote, other answers those of
+    one :func:`edge_grpo.rewards.answers.canonical.canonical` spelling. One without a box does not vote. Of several
+    leading answers one would be drawn at random, and of one that was graded both ways a sample: the value is the
+    chance that it is right. Without a vote it is 0.
+
+    Source: self-consistency, Wang et al. 2022, arXiv:2203.11171; how ties are broken is ours.
+    """
+    classes: dict[object, list[bool]] = {}
+    for answer in answers:
+        if answer.answer is not None:
+            classes.setdefault(_vote(answer.answer.strip()), []).append(answer.correct)
+    if not classes:
+        return 0.0
+    most = max(map(len, classes.values()))
+    leading = [sum(flags) / most for flags in classes.values() if len(flags) == most]
+    return sum(leading) / len(leading)
+
+
+def _vote(answer: str) -> object:
+    """The same for answers that are one vote."""
+    if len(answer) > _LONG:
+        return answer
+    spelled = canonical(answer)
+    number = rational(spelled)
+    return (spelled or answer) if number is None else number
+
+
+def parts_of(values: Mapping[Name, float], benchmarks: Sequence[str]) -> list[list[float]]:
+    """The values of each benchmark that has any."""
+    parts = ([value for (name, _), value in values.items() if name == wanted] for wanted in benchmarks)
+    return [part for part in parts if part]
+
+
+def _score_benchmark(values: Values, benchmark: str) -> dict[str, Score]:
+    """Every metric of one benchmark, with its interval over problems."""
+    scores = {}
+    for metric, own in values.items():
+        (part,) = parts_of(own, [benchmark]) or [[]]
+        if part:
+            scores[metric] = Score(sum(part) / len(part), *mean_interval(part), len(part))
+    return scores
+
+
+def averages(values: Values, benchmarks: Sequence[str]) -> dict[str, dict[str, Score]]:
+    r"""Every metric over all benchmarks: over all problems alike, and as the mean of the benchmarks' means (macro).
+
+    The intervals are combined from those of the benchmarks. (The EDGE-GRPO paper's "Avg" is problem-weighted.)
+    """
+    found: dict[str, dict[str, Score]] = {name: {} for name in AVERAGES}
+    for metric, own in values.items():
+        parts = parts_of(own, benchmarks)
+        count, means = sum(map(len, parts)), [sum(part) / len(part) for part in parts]
+        intervals = list(map(mean_interval, parts))
+        for name in AVERAGES:
+            weights = weights_of(parts, macro=name == "macro")
+            value = sum(weight * mean for weight, mean in zip(weights, means, strict=True))
+            found[name][metric] = Score(value, *combined(means, intervals, weights), count)
+    return found
+
+
+def weights_of(parts: Sequence[Sequence[float]], *, macro: bool) -> list[float]:
+    """What each benchmark's mean weighs in an average: equally much (macro), or by its number of problems."""
+    count = sum(map(len, parts))
+    return [1 / len(parts) if macro else len(part) / count for part in parts]
+
+
+def scores_of(
+    answers: Sequence[Answer], benchmarks: Sequence[str], *, without: Collection[Name] = ()
+) -> dict[str, Any]:
+    """All scores of an evaluation as plain values for JSON.
+
+    Args:
+        answers: of all benchmarks.
+        benchmarks: their names, in order.
+        without: (benchmark, problem) of problems that do not count.
+
+    Returns:
+        ``benchmarks``: name -> ``problems``, ``scores`` (metric -> value, low, high, problems) and, for ``greedy`` and
+        ``sampled`` answers apart, what :func:`describe` says; ``averages``: likewise, if there are several benchmarks.
+    """
+    counted = [answer for answer in answers if (answer.benchmark, answer.problem) not in without]
+    values = values_of(counted)
+    found: dict[str, Any] = {"benchmarks": {}}
+    for name in benchmarks:
+        own = [answer for answer in counted if answer.benchmark == name]
+        found["benchmarks"][name] = {
+            "problems": len({answer.problem for answer in own}),
+            "scores": {metric: asdict(score) for metric, score in _score_benchmark(values, name).items()},
+            **describe(own),
+        }
+    if len(benchmarks) > 1:
+        found["averages"] = {
+            name: {
+                "problems": len({(answer.benchmark, answer.problem) for answer in counted}),
+                "scores": {metric: asdict(score) for metric, score in scores.items()},
+                **(describe(counted) if name == "problem-weighted" else {}),
+            }
+            for name, scores in averages(values, benchmarks).items()
+        }
+    return found
+
+
+def describe(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    """By decoding: mean ``entropy`` (nats a token), ``length`` (tokens), ``truncated`` (share), and ``verdicts``."""
+    found = {}
+    for decoding in (GREEDY, SAMPLED):
+        own = [answer for answer in answers if answer.decoding == decoding]
+        if own:
+            tokens = sum(answer.tokens for answer in own)
+            verdicts = Counter(answer.verdict for answer in own)
+            found[decoding] = {
+                "answers": len(own),
+                "entropy": sum(answer.entropy * answer.tokens for answer in own) / max(1, tokens),
+                "length": tokens / len(own),
+                "truncated": sum(not answer.finished for answer in own) / len(own),
+                "verdicts": {str(verdict): verdicts[verdict] for verdict in Verdict if verdicts[verdict]},
+            }
+    return found

@@ -1,0 +1,107 @@
+"""Benchmarks to evaluate on: one data file, or a suite file that names several and where each may be found."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.records import Problem
+from edge_grpo.base.settings import settings
+from edge_grpo.config.explain import explain_all
+from edge_grpo.config.tree import read_yaml
+from edge_grpo.data.problems import load_problems
+from edge_grpo.data.readers import FILES
+from edge_grpo.data.settings import DataSettings, FieldNames
+
+__all__ = ["Benchmark", "Source", "Suite", "load_suite"]
+
+_SUITES = (".yaml", ".yml")
+
+
+@settings
+class Source:
+    """Where the problems of a benchmark may be found: a file, saved dataset or hub dataset, and which column is what.
+
+    ``split`` is of a dataset that has several; files have none.
+    """
+
+    path: str = Field(min_length=1)
+    split: str = "test"
+    fields: FieldNames = Field(default_factory=FieldNames)
+
+
+def _listed(value: Any) -> Any:
+    """One source is a list of one, and a mere path is a source."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [{"path": each} if isinstance(each, str) else each for each in values]
+
+
+@settings
+class Suite:
+    """Benchmarks by name, each with one source or several, of which the first that is there is used."""
+
+    benchmarks: dict[str, Annotated[tuple[Source, ...], BeforeValidator(_listed), Field(min_length=1)]] = Field(
+        min_length=1
+    )
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The problems of one benchmark, where they came from, and how many bad rows were left out."""
+
+    name: str
+    source: str
+    problems: tuple[Problem, ...]
+    num_skipped: int = 0
+
+
+def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Benchmark, ...]:
+    """The benchmarks of a suite file, or the one that a data file is.
+
+    Args:
+        path: a ``.yaml`` suite, or what ``data.path`` may be.
+        data: columns (of a data file alone), split, and the rule for bad rows.
+        data_dir: where a suite's files are; empty = beside the suite file, else in the current folder.
+
+    Raises:
+        ConfigError: the suite file is missing, not YAML, or says something unknown.
+        DataError: a benchmark is nowhere to be found, or a row is bad.
+    """
+    if Path(path).suffix.lower() not in _SUITES:
+        loaded = load_problems(path, data.fields, split=data.eval_split, bad_rows=data.bad_rows)
+        return (Benchmark(Path(path).stem, path, loaded.problems, loaded.num_skipped),)
+    tree = read_yaml(path)
+    if "benchmarks" not in tree:
+        raise ConfigError(f"{path}: no 'benchmarks:' in it; wanted that, with a name and a source for each below")
+    try:
+        suite = TypeAdapter(Suite).validate_python(tree)
+    except ValidationError as error:
+        lines = explain_all(list(map(dict, error.errors())), Suite).splitlines()
+        raise ConfigError(f"{path}: {'; '.join(lines)}") from None
+    places = [Path(data_dir).expanduser()] if data_dir else [Path(path).expanduser().parent, Path()]
+    found = []
+    for name, sources in suite.benchmarks.items():
+        source = _first_there(sources, places)
+        if source is None:
+            looked = " or ".join(str(place / sources[-1].path) for place in places)
+            raise DataError(
+                f"{path}: benchmark '{name}': there is no file {looked}; put it there, name its folder with "
+                "--data-dir (objective.data_dir in a space file), or add a hub dataset as another source"
+            )
+        loaded = load_problems(source.path, source.fields, split=source.split, bad_rows=data.bad_rows)
+        found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped))
+    return tuple(found)
+
+
+def _first_there(sources: tuple[Source, ...], places: list[Path]) -> Source | None:
+    """The first source whose file is there, or that is no file; with the path as it was found."""
+    for source in sources:
+        paths = [place / Path(source.path).expanduser() for place in places]
+        there = next((path for path in paths if path.exists()), None)
+        if there is not None:
+            return replace(source, path=str(there))
+        if Path(source.path).suffix.lower() not in FILES:
+            return source
+    return None

@@ -1,0 +1,1 @@
+"""Models from disk or hub: loading, scoring tokens, saving."""

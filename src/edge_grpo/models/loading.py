@@ -1,0 +1,279 @@
+"""Models from disk or hub: their settings, loading, adapters, stop tokens, and what cannot fit."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from edge_grpo.base.digests import digest_files
+from edge_grpo.base.errors import ConfigError, EngineError
+from edge_grpo.base.quiet import quiet_failures
+from edge_grpo.base.rng import derive_seed
+from edge_grpo.config.sections import BUNDLED, LoraSettings, ModelSettings
+from edge_grpo.models.policy import Policy, causal
+
+__all__ = [
+    "check_fit",
+    "context_length",
+    "fingerprint",
+    "load_policy",
+    "load_tokenizer",
+    "resolve",
+    "stop_token_ids",
+]
+
+_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
+transformers_logging.disable_progress_bar()  # the display shows progress
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name.
+
+    Args:
+        path: as in ``model.path``.
+        trust_remote_code: whether code that comes with it may be run.
+    Raises:
+        EngineError: there is none, it cannot be read, or it needs code that may not be run.
+    """
+    folder = resolve(path)
+    try:
+        with quiet_failures():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:
+        _refuse_code(path, error)
+        raise EngineError(f"model.path: no tokenizer could be loaded from '{path}' ({_first_line(error)})") from error
+    if len(tokenizer.get_vocab()) < 2:
+        raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer beside the model")
+    return tokenizer
+
+
+def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0) -> Policy:
+    """Load model and tokenizer, put adapters on, and switch every dropout off.
+
+    Args:
+        model: the settings.
+        reference: whether a frozen copy of the starting weights is kept (with LoRA none is needed).
+        seed: of the adapters' starting weights.
+    Raises:
+        EngineError: no such model, not safetensors, weights that are missing, of another shape or not finite, code of
+            its own that may not be run, or a model of an unsupported kind.
+        ConfigError: cuda was asked for and there is none, or no layer fits ``lora.targets``.
+    """
+    device = _device(model)
+    on_gpu = device.type == "cuda"
+    autocast = on_gpu and model.dtype == "auto" and torch.cuda.is_bf16_supported()
+    frozen_base = autocast and model.lora.rank > 0  # float32 adapters on a base that is never updated
+    dtype = torch.bfloat16 if model.dtype == "bfloat16" or frozen_base else torch.float32
+    network = _load_network(model, dtype).to(device)
+    tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+    frozen = None
+    if reference and not model.lora.rank:
+        frozen = _load_network(model, dtype).to(device).eval().requires_grad_(False)
+    if model.gradient_checkpointing and on_gpu:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if model.lora.rank:
+        network = _with_adapters(network, model.lora, seed)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast)
+
+
+def _device(model: ModelSettings) -> torch.device:
+    if model.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("model.device: 'cuda' was asked for, but PyTorch sees no CUDA device; use 'auto' or 'cpu'")
+    return torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
+    folder, trusted = resolve(model.path), model.trust_remote_code
+    try:
+        with quiet_failures():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+            for name, value in config.to_dict().items():
+                if "drop" in name and isinstance(value, float):  # some families call dropout as a function
+                    setattr(config, name, 0.0)
+            network: PreTrainedModel
+            network, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=model.attention,
+                use_safetensors=True,
+                trust_remote_code=trusted,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+            )
+            _check_weights(network, found)
+            _check_generation_config(Path(folder))
+    except Exception as error:
+        raise _not_loaded(model.path, error) from error
+    return network
+
+
+def _not_loaded(path: str, error: Exception) -> EngineError:
+    """What to raise where no model could be loaded."""
+    _refuse_code(path, error)
+    folder = Path(resolve(path))
+    pickles = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
+    hint = f"; {pickles[0]} is a pickle, which is never read: save the model as safetensors" if pickles else ""
+    return EngineError(
+        f"model.path: no model could be loaded from '{path}' ({_first_line(error).rstrip('.')}{hint}); give "
+        f"a Hugging Face folder, a hub name that can be reached, or '{BUNDLED}'"
+    )
+
+
+def _check_weights(network: PreTrainedModel, found: Mapping[str, Iterable[Any]]) -> None:
+    """Refuse what the library fills with random numbers (tied weights are not missing), and what is broken in the file.
+
+    Weights that the model has no place for are left to the library, which says so and loads the rest.
+    """
+    if missing := sorted(found["missing_keys"]):
+        raise EngineError(f"its files lack the weights {_named(missing)}")
+    if others := sorted(found["mismatched_keys"]):
+        shapes = [f"{name} {list(held)} instead of {list(wanted)}" for name, held, wanted in others]
+        raise EngineError(f"its weights do not have the sizes that config.json says: {_named(shapes)}")
+    if broken := [name for name, weight in network.named_parameters() if not bool(weight.isfinite().all())]:
+        raise EngineError(f"its files hold NaN or inf in the weights {_named(broken)}")
+
+
+def _check_generation_config(folder: Path) -> None:
+    """Refuse a damaged file, which the library takes for none: its stop tokens would be lost."""
+    file = folder / "generation_config.json"
+    try:
+        if file.is_file():
+            json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(f"{file.name} is not JSON: {error}") from error
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _refuse_code(path: str, error: Exception) -> None:
+    """Raise EngineError if what went wrong is that code of the model's may not be run."""
+    if "trust_remote_code" in str(error):
+        raise EngineError(
+            f"model.path: '{path}' brings Python code of its own, which is not run. If you have read that code or "
+            "trust who wrote it, set model.trust_remote_code=true: it then runs with all your rights"
+        ) from error
+
+
+def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - slow import, needed with LoRA only
+
+    targets = list(lora.targets) or "all-linear"
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    try:
+        with torch.random.fork_rng():  # peft draws from the global generator
+            torch.manual_seed(derive_seed(seed, "lora"))
+            return get_peft_model(network, config)
+    except ValueError as error:
+        raise ConfigError(f"model.lora.targets: {_first_line(error)}") from error
+
+
+def resolve(path: str) -> str:
+    """The folder that ``model.path`` means, or the hub name as it is.
+
+    Raises:
+        EngineError: it is a path and there is no folder.
+    """
+    if path == BUNDLED:
+        return str(files("edge_grpo") / "bundled" / "base_model")
+    if path.startswith((".", "/", "~")) or Path(path).exists():
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise EngineError(f"model.path: no folder '{path}'; give a Hugging Face folder, a hub name, or '{BUNDLED}'")
+        return str(folder)
+    return path
+
+
+def fingerprint(model: ModelSettings) -> str:
+    """Twelve hex digits that change with the files of a model folder; of a hub model, its commit.
+
+    All bytes are read: some seconds for a model of several gigabytes.
+
+    Raises:
+        EngineError: there is no such model.
+    """
+    folder = Path(resolve(model.path))
+    if not folder.is_dir():
+        try:
+            with quiet_failures():
+                config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        except Exception as error:
+            raise _not_loaded(model.path, error) from error
+        return str(getattr(config, "_commit_hash", None) or model.path)
+    return digest_files(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ...]:
+    """Every token that ends a completion, the one to close injected text with first.
+
+    They are the tokenizer's end of sequence, those of the model's generation config, the known end-of-turn tokens that
+    the tokenizer has as special tokens (a base model's own may differ from its template's), and ``extra``.
+
+    Raises:
+        ConfigError: a token of ``extra`` is not a single token of the vocabulary, or there is none at all.
+    """
+    tokenizer = policy.tokenizer
+    found: list[int] = []
+    if tokenizer.eos_token_id is not None:
+        found.append(tokenizer.eos_token_id)
+    configured = getattr(policy.model.generation_config, "eos_token_id", None)
+    found += configured if isinstance(configured, list) else [configured] if configured is not None else []
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    known = tokenizer.get_vocab()
+    found += [known[text] for text in _END_OF_TURN if known.get(text) in special]
+    for text in extra:
+        if text not in known:
+            raise ConfigError(f"rollout.stop: '{text}' is not a token of this model's vocabulary")
+        found.append(known[text])
+    if not found:
+        raise ConfigError("rollout.stop: neither tokenizer nor generation config names a stop token; set rollout.stop")
+    return tuple(dict.fromkeys(found))
+
+
+def context_length(policy: Policy) -> int | None:
+    """Tokens that the model can hold; None where its configuration does not say."""
+    length: int | None = getattr(causal(policy.model).config.get_text_config(), "max_position_embeddings", None)
+    return length
+
+
+def check_fit(policy: Policy, prompts: Sequence[tuple[int, ...]], budget: int) -> None:
+    """Refuse prompts that the model cannot hold, which would give nonsense or an index error later.
+
+    Args:
+        policy: the model.
+        prompts: token ids.
+        budget: tokens that may follow a prompt.
+    Raises:
+        ConfigError: a token is not in the model's vocabulary, or prompt and budget exceed its context.
+    """
+    rows = causal(policy.model).get_input_embeddings().weight.shape[0]
+    largest = max((max(ids) for ids in prompts), default=0)
+    if largest >= rows:
+        raise ConfigError(f"model.path: the tokenizer gives token {largest}, the model has {rows}; they do not match")
+    context = context_length(policy)
+    longest = max((len(ids) for ids in prompts), default=0)
+    if context and longest + budget > context:
+        raise ConfigError(
+            f"rollout.max_new_tokens: a prompt of {longest} tokens and {budget} new ones exceed the model's context of "
+            f"{context}; lower it, or data.max_prompt_tokens"
+        )

@@ -1,0 +1,110 @@
+"""Answers against their references: decided by text where that is certain, remembered, or else compared in a worker."""
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from edge_grpo.rewards.answers.equality import decide_any_by_text, same_as_any
+from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
+
+__all__ = ["Comparer", "Comparison", "How"]
+
+MAX_REMEMBERED = 600  # characters of an answer and its references; longer ones hardly come again
+Key = tuple[str, tuple[str, ...]]  # an answer and its references
+
+
+class How(StrEnum):
+    """How a comparison was decided."""
+
+    TEXT = "text"  # from the texts alone
+    MEMORY = "memory"  # the same comparison was made before
+    WORKER = "worker"  # in a worker process
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One answer compared: the outcome, whose value is right or wrong where it is done, and how it was found.
+
+    The outcome's seconds are the worker's; for a text or a remembered result, what the decision or the look-up took.
+    """
+
+    outcome: Outcome
+    how: How
+
+
+class Comparer:
+    """Compares answers with their references, each different comparison once; any number of threads may use it.
+
+    Args:
+        pool: where comparisons are made that text does not decide.
+        timeout_s: deadline of comparing one answer with all its references, in seconds.
+        remembered: how many results are kept, the least recently used is dropped first. Only results are: a comparison
+            that was late or failed is made again.
+
+    Example:
+        >>> with GraderPool(workers=1) as pool:
+        ...     found = Comparer(pool, timeout_s=5.0).compare([("7", ("7",)), *[("x+1", ("y", "1+x"))] * 2])
+        >>> [(one.outcome.value, one.how.value) for one in found]
+        [(True, 'text'), (True, 'worker'), (True, 'memory')]
+    """
+
+    def __init__(self, pool: GraderPool, timeout_s: float, remembered: int = 20_000) -> None:
+        self.counts: Counter[How] = Counter()
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._remembered = remembered
+        self._memory: OrderedDict[Key, bool] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compare(self, rows: Sequence[Key]) -> list[Comparison]:
+        """Compare each answer with its references; one match is enough.
+
+        Returns:
+            One comparison a row, in order.
+
+        Raises:
+            EngineError: worker processes cannot be started.
+        """
+        at_once = [self._at_once(row) for row in rows]
+        waiting = dict.fromkeys(row for row, found in zip(rows, at_once, strict=True) if found is None)
+        outcomes = dict(zip(waiting, self._pool.run(same_as_any, list(waiting), self._timeout_s), strict=True))
+        result = []
+        for row, found in zip(rows, at_once, strict=True):
+            began = time.perf_counter()
+            if found is not None:
+                result.append(found)
+            elif row in waiting:
+                del waiting[row]
+                result.append(Comparison(outcomes[row], How.WORKER))
+            else:  # the same row again
+                outcome = replace(outcomes[row], seconds=time.perf_counter() - began)
+                result.append(Comparison(outcome, How.MEMORY))
+        self._keep(outcomes, Counter(one.how for one in result))
+        return result
+
+    def _at_once(self, row: Key) -> Comparison | None:
+        began = time.perf_counter()
+        how, decided = How.TEXT, decide_any_by_text(*row)
+        if decided is None:
+            how, decided = How.MEMORY, self._recalled(row)
+        if decided is None:
+            return None
+        return Comparison(Outcome(Ending.DONE, decided, seconds=time.perf_counter() - began), how)
+
+    def _recalled(self, row: Key) -> bool | None:
+        with self._lock:
+            if row in self._memory:
+                self._memory.move_to_end(row)
+            return self._memory.get(row)
+
+    def _keep(self, outcomes: Mapping[Key, Outcome], counts: Counter[How]) -> None:
+        with self._lock:
+            self.counts += counts
+            for (answer, golds), outcome in outcomes.items():
+                if outcome.ending is Ending.DONE and len(answer) + sum(map(len, golds)) <= MAX_REMEMBERED:
+                    self._memory[answer, golds] = bool(outcome.value)
+            while len(self._memory) > self._remembered:
+                self._memory.popitem(last=False)

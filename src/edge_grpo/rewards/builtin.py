@@ -1,0 +1,353 @@
+"""Rewards of completions: format and accuracy, or a user's own function; graded in killable processes."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.metrics import Metrics, share
+from edge_grpo.base.records import Grade, Problem, Verdict
+from edge_grpo.base.settings import settings
+from edge_grpo.rewards import custom as own
+from edge_grpo.rewards.answers.comparer import Comparer, How
+from edge_grpo.rewards.answers.equality import gold_text
+from edge_grpo.rewards.answers.extract import boxed_answer
+from edge_grpo.rewards.formats import thinks_then_boxes, tighten
+from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
+
+__all__ = ["RewardSettings", "Rewards", "verdict_counts"]
+
+BUILT_IN = ("format", "accuracy")
+FEW = 8  # rows that may all fail without ending a run, once some row has been scored
+
+
+@settings
+class RewardSettings:
+    r"""How completions are rewarded; a ``function`` rewards alone, and the two weights are then unused.
+
+    Attributes:
+        format: what the format reward is for: ``box``, a readable ``\boxed{}``; ``think``, thoughts in
+            ``<think></think>`` and then a ``\boxed{}``. Source of the latter: Share-GRPO's release.
+        format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
+        accuracy_weight: reward for the right answer. Source: the same, 1.
+        timeout_s: deadline of grading one completion, all its reference answers together, in seconds.
+        memory_mb: address space of each grading process, in MiB.
+        workers: grading processes.
+        function: a user's reward, ``path/to/file.py:name`` or ``package.module:name``; see `Rewards`. The module may
+            lie in the current folder or, with ``folder/`` in front, in another one.
+        function_parts: names of the parts that the function returns in mappings; empty = only their sum is kept, as
+            the one part "reward".
+        function_timeout_s: deadline of one call of the function, which rewards a whole batch.
+    """
+
+    format: Literal["box", "think"] = "box"
+    format_weight: float = 1.0
+    accuracy_weight: float = 1.0
+    timeout_s: float = Field(default=5.0, gt=0)
+    memory_mb: int = Field(default=2048, ge=512)
+    workers: int = Field(default=2, ge=1)
+    function: str = ""
+    function_parts: tuple[str, ...] = ()
+    function_timeout_s: float = Field(default=60.0, gt=0)
+
+
+_VERDICTS = {
+    Ending.DONE: Verdict.WRONG,  # where it was not found equal
+    Ending.RAISED: Verdict.ERROR,
+    Ending.LATE: Verdict.TIMEOUT,
+    Ending.CRASHED: Verdict.TIMEOUT,
+    Ending.KILLED: Verdict.ERROR,  # from outside, again and again: not the answer's doing
+}
+
+
+class _Read(NamedTuple):
+    """What was read from a completion: the content of its last box, whether it has the format, and how long it took."""
+
+    answer: str | None
+    formatted: bool
+    seconds: float
+
+
+class Rewards:
+    r"""Grades completions; a context manager, because it owns worker processes.
+
+    The built-in reward is ``format_weight * format + accuracy_weight * accuracy``, both parts 0 or 1. Exactly what
+    runs where: the box is found, and answers that are literally equal or are plain numbers are compared, in this
+    process (`decide_by_text`: linear, cannot hang); every other row is one call in a worker, and its result is
+    remembered for the same answer to the same references.
+
+    An answer that is late, exhausts the memory or crashes its worker has verdict *timeout* and accuracy 0: that is the
+    answer's doing. A worker that is killed from outside is not: the row is graded again in a fresh one. An exception in
+    the grader is verdict *error*: the row is unscorable, never wrong. A grade's ``seconds`` are what the row took, in
+    this process and in a worker, waiting left out; of a call that graded many rows at once, an equal share.
+
+    A user's reward is a function ::
+
+        def reward(completions: list[str], problems: list[Problem]) -> list[float | Mapping[str, float] | None]
+
+    called once a batch in a worker, and never in this process. It returns one entry a row: a number; a mapping of named
+    parts (their sum is the reward) and optionally ``correct``; or None for a row that cannot be scored. Where
+    ``function_parts`` names parts, every row must be a mapping of exactly these (a single one may be a number). Without
+    ``correct``, the row's verdict, though not its reward, is that of the built-in check of the last box; where the
+    problem has no reference answer, a row is correct when its reward is positive. A third parameter called ``finished``
+    receives whether each completion ended by itself. If a batch fails (exception, deadline, crash), its rows are called
+    one by one, so that only the rows to blame are *error* (exception, wrong result) or *timeout* (late, crashed);
+    isolating stops after another ``function_timeout_s``, and rows not reached are *error*. If no row of a call could be
+    scored, `grade` raises, save for fewer than 8 rows once others were scored.
+
+    Args:
+        config: the settings.
+
+    Raises:
+        ConfigError: on entering, if the user's function cannot be loaded.
+
+    Source:
+        EDGE-GRPO's reward (format + accuracy on the last box), with the box really tested.
+
+    Example:
+        >>> problem = Problem(id="a", prompt="1+1?", answers=("2",))
+        >>> with Rewards(RewardSettings()) as rewards:
+        ...     [(grade.verdict.value, grade.reward) for grade in rewards.grade([problem] * 3,
+        ...         [r"\boxed{2}", r"\boxed{3}", "2"], [True, True, True])]
+        [('correct', 2.0), ('wrong', 1.0), ('unparsed', 0.0)]
+    """
+
+    def __init__(self, config: RewardSettings) -> None:
+        self.config = config
+        self.pool = GraderPool(workers=config.workers, memory_mb=config.memory_mb)
+        self._comparer = Comparer(self.pool, config.timeout_s)
+        self._function = own.locate(config.function) if config.function else ""
+        self._has_scored = False
+        names = config.function_parts
+        if "correct" in names or len(set(names)) < len(names):
+            raise ConfigError(
+                f"reward.function_parts: came {list(names)}, want different names, none of them 'correct'"
+            )
+
+    def __enter__(self) -> "Rewards":
+        if self._function:
+            self._check_function()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers."""
+        self.pool.close()
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The keys of every grade's parts, in a fixed order."""
+        return (self.config.function_parts or ("reward",)) if self._function else BUILT_IN
+
+    @property
+    def part_weights(self) -> tuple[float, ...]:
+        """The weight of each part in the reward."""
+        if self._function:
+            return (1.0,) * len(self.part_names)
+        return (self.config.format_weight, self.config.accuracy_weight)
+
+    @property
+    def decided(self) -> Mapping[How, int]:
+        """How many answers the built-in check has compared so far, by how they were decided."""
+        return self._comparer.counts
+
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
+        """Grade completions, each against the problem in the same place.
+
+        Args:
+            problems: one a completion.
+            completions: texts without the prompt and without special tokens.
+            finished: whether a completion ended with a stop token. The built-in reward treats both alike.
+
+        Returns:
+            One grade a completion, in order.
+
+        Raises:
+            DataError: a problem has no reference answer, or no row could be scored (see above).
+            EngineError: worker processes cannot be started.
+        """
+        return self._graded(problems, completions, finished, strict=True)
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
+        """The same, save that it is no error if no row could be scored: each has the verdict *error* and a note."""
+        return self._graded(problems, completions, finished, strict=False)
+
+    def _graded(
+        self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool], *, strict: bool
+    ) -> list[Grade]:
+        if not len(problems) == len(completions) == len(finished):
+            raise DataError(
+                f"reward: {len(problems)} problems, {len(completions)} completions and {len(finished)} finished flags "
+                "came; want as many of each"
+            )
+        if not completions:
+            return []
+        if self._function:
+            return self._grade_own(list(problems), list(completions), list(finished), strict=strict)
+        return self._grade_math(problems, completions, strict=strict)
+
+    def _check_scored(self, grades: Sequence[Grade], *, by_function: bool) -> None:
+        """Raise where every row failed: a reward that always fails must not pass for one that had bad luck.
+
+        A few rows, such as the repairs of a step, may all fail if the reward has worked before.
+        """
+        failures = (Verdict.ERROR, Verdict.TIMEOUT) if by_function else (Verdict.ERROR,)
+        if any(grade.verdict not in failures for grade in grades):
+            self._has_scored = True
+        elif not self._has_scored or len(grades) >= FEW:
+            came = f"none of {len(grades)} completions could be scored; the first: {grades[0].note}"
+            if by_function:
+                raise DataError(
+                    f"reward.function: {self.config.function!r}: {came}. Mend the function; if it is late or dies, "
+                    "raise reward.function_timeout_s and reward.timeout_s, or reward.memory_mb"
+                )
+            raise DataError(
+                f"reward: {came}. The built-in grader is broken: install its packages anew "
+                "(pip install --force-reinstall math-verify sympy), or set reward.function"
+            )
+
+    def _grade_math(self, problems: Sequence[Problem], completions: Sequence[str], *, strict: bool) -> list[Grade]:
+        for problem in problems:
+            if not problem.answers:
+                raise DataError(f"problem {problem.id!r} has no reference answer; give one, or set reward.function")
+        read = [self._read(completion) for completion in completions]
+        rows = [
+            (one.answer, tuple(map(gold_text, problem.answers)))
+            for one, problem in zip(read, problems, strict=True)
+            if one.answer is not None
+        ]
+        compared = iter(self._comparer.compare(rows))
+        grades = [self._math_grade(one, None if one.answer is None else next(compared).outcome) for one in read]
+        if strict:
+            self._check_scored(grades, by_function=False)
+        return grades
+
+    def formatted(self, completion: str) -> bool:
+        """Whether a completion has the form that the format reward is for."""
+        return self._read(completion).formatted
+
+    def _read(self, completion: str) -> "_Read":
+        began = time.perf_counter()
+        answer = boxed_answer(completion)
+        formatted = answer is not None
+        if self.config.format == "think":
+            formatted = thinks_then_boxes(tighten(completion))
+        return _Read(answer, formatted, time.perf_counter() - began)
+
+    def _math_grade(self, read: "_Read", outcome: Outcome | None) -> Grade:
+        parts = {"format": float(read.formatted), "accuracy": 0.0}
+        form = self.config.format_weight * parts["format"]
+        if outcome is None:
+            return Grade(Verdict.UNPARSED, form, parts, "no \\boxed{} could be read", read.seconds)
+        seconds = read.seconds + outcome.seconds
+        if outcome.ending is Ending.DONE and outcome.value:
+            return Grade(
+                Verdict.CORRECT, form + self.config.accuracy_weight, parts | {"accuracy": 1.0}, seconds=seconds
+            )
+        return Grade(_VERDICTS[outcome.ending], form, parts, outcome.note, seconds)
+
+    def _check_function(self) -> None:
+        (outcome,) = self.pool.run(own.check, [(self._function,)], self.config.function_timeout_s)
+        problem = outcome.value if outcome.ending is Ending.DONE else f"{outcome.ending.value}: {outcome.note}"
+        if problem:
+            self.close()
+            raise ConfigError(f"reward.function: {self.config.function!r} cannot be used: {problem}")
+
+    def _grade_own(
+        self, problems: list[Problem], completions: list[str], finished: list[bool], *, strict: bool
+    ) -> list[Grade]:
+        rows = self._entries(problems, completions, finished)
+        grades = [self._own_grade(row) for row in rows]
+        if strict:
+            self._check_scored(grades, by_function=True)
+        unsaid = [i for i, row in enumerate(rows) if grades[i].scorable and problems[i].answers and not _says(row)]
+        if unsaid:
+            asked, said = [problems[i] for i in unsaid], [completions[i] for i in unsaid]
+            checked = self._grade_math(asked, said, strict=strict)
+            for i, judged in zip(unsaid, checked, strict=True):
+                seconds = grades[i].seconds + judged.seconds
+                grades[i] = replace(grades[i], verdict=judged.verdict, note=judged.note, seconds=seconds)
+        return grades
+
+    def _entries(self, problems: list[Problem], completions: list[str], finished: list[bool]) -> list[Outcome]:
+        """One outcome a row: its entry in what the function returned, or why there is none."""
+        deadline_s = self.config.function_timeout_s
+        (batch,) = self.pool.run(own.call, [(self._function, completions, problems, finished)], deadline_s)
+        if batch.ending is Ending.DONE:
+            return _spread(batch, len(completions))
+        if len(completions) == 1:
+            return [batch]
+        return self._isolate(problems, completions, finished, batch)
+
+    def _isolate(
+        self, problems: list[Problem], completions: list[str], finished: list[bool], batch: Outcome
+    ) -> list[Outcome]:
+        """Call row by row after a failed batch."""
+        count = len(completions)
+        timeout_s = min(self.config.timeout_s, self.config.function_timeout_s)
+        affordable_s = self.config.function_timeout_s
+        outcomes: list[Outcome] = []
+        while len(outcomes) < count and affordable_s > 0:
+            rows = range(len(outcomes), min(count, len(outcomes) + 2 * self.config.workers))
+            calls = [(self._function, [completions[i]], [problems[i]], [finished[i]]) for i in rows]
+            for outcome in self.pool.run(own.call, calls, timeout_s):
+                outcomes += _spread(outcome, 1) if outcome.ending is Ending.DONE else [outcome]
+                affordable_s -= timeout_s / self.config.workers if outcome.ending is Ending.LATE else 0.0
+        note = f"not reached after the batch failed ({batch.ending.value}: {batch.note})"
+        return outcomes + [Outcome(Ending.RAISED, note=note)] * (count - len(outcomes))
+
+    def _own_grade(self, row: Outcome) -> Grade:
+        entry = row.value
+        if row.ending is not Ending.DONE:
+            return self._unscorable(_VERDICTS[row.ending], row.note, row.seconds)
+        if entry is None:
+            return self._unscorable(Verdict.ERROR, "the function returned None", row.seconds)
+        values = entry if isinstance(entry, dict) else {self.part_names[0]: entry}
+        parts: dict[str, float] = {}
+        for name, value in values.items():
+            if isinstance(value, str):
+                note = f"the function returned {value} for {name!r}"
+                return self._unscorable(Verdict.ERROR, note, row.seconds)
+            if name != "correct":
+                parts[name] = value
+        wanted = self.config.function_parts or tuple(parts)
+        if not parts or set(parts) != set(wanted):
+            came = f"parts {sorted(parts)}" if isinstance(entry, dict) else "a number"
+            hint = f"{sorted(wanted)} (reward.function_parts)" if wanted else "a number for each of its parts"
+            return self._unscorable(Verdict.ERROR, f"the function returned {came}, want {hint}", row.seconds)
+        reward = math.fsum(parts.values())
+        kept = {name: parts[name] for name in wanted} if self.config.function_parts else {self.part_names[0]: reward}
+        verdict = Verdict.CORRECT if values.get("correct", reward > 0) else Verdict.WRONG
+        return Grade(verdict, reward, kept, seconds=row.seconds)
+
+    def _unscorable(self, verdict: Verdict, note: str, seconds: float) -> Grade:
+        return Grade(verdict, 0.0, dict.fromkeys(self.part_names, 0.0), note, seconds)
+
+
+def _spread(batch: Outcome, count: int) -> list[Outcome]:
+    """What a finished call returned for each of its rows."""
+    seconds = batch.seconds / count
+    if isinstance(batch.value, str):  # what is wrong with what the function returned
+        return [Outcome(Ending.RAISED, note=batch.value, seconds=seconds)] * count
+    return [replace(batch, value=entry, seconds=seconds) for entry in batch.value]
+
+
+def _says(row: Outcome) -> bool:
+    """Whether a row came with right or wrong, or with a failure, which stands."""
+    return row.ending is not Ending.DONE or (isinstance(row.value, dict) and "correct" in row.value)
+
+
+def verdict_counts(grades: Sequence[Grade]) -> Metrics:
+    """How often each verdict was given, as shares of the graded rows.
+
+    Example:
+        >>> verdict_counts([Grade(Verdict.CORRECT, 2.0), Grade(Verdict.WRONG, 1.0)])["verdict/correct"]
+        (1.0, 2.0)
+    """
+    return {f"verdict/{verdict.value}": share(grade.verdict is verdict for grade in grades) for verdict in Verdict}

@@ -1,0 +1,126 @@
+"""A user's reward function: where it is, whether it has the right form, and one call of it, made in a worker."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.records import Problem
+
+__all__ = ["Entry", "call", "check", "locate"]
+
+MAX_REWARD = 1e30  # a larger number is refused: float32 must hold sums of them
+WANTED = "(completions, problems), and 'finished' if you like"
+
+Entry = dict[str, float | str] | float | str | None  # of one row; a text shows what is no number
+
+
+def locate(path: str) -> str:
+    """The same function by a path that any current folder understands; checks what shows without importing.
+
+    Args:
+        path: ``path/to/file.py:name``, ``package.module:name``, or ``folder/package.module:name``, where ``folder`` is
+            the one to import from.
+
+    Returns:
+        The path with an absolute file, an absolute folder in front of a module of the current folder, or, for a module
+        that is installed, as it came.
+
+    Raises:
+        ConfigError: not of these forms, or there is no such file.
+    """
+    place, colon, name = path.rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        raise ConfigError(f"reward.function: came {path!r}, want 'package.module:name' or 'path/to/file.py:name'")
+    try:
+        file = Path(place).expanduser()
+        if not place.endswith(".py"):
+            module = file.parent.joinpath(*file.name.split("."))
+            found = any(one.is_file() for one in (Path(f"{module}.py"), module / "__init__.py"))
+            return f"{file.parent.resolve() / file.name}:{name}" if found else path
+        file = file.resolve()
+        found = file.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a folder that may not be read, odd characters
+        raise ConfigError(f"reward.function: {place!r} cannot be looked for: {error}") from None
+    if not found:
+        raise ConfigError(f"reward.function: there is no file {place!r} (looked for {file})")
+    return f"{file}:{name}"
+
+
+@lru_cache(maxsize=8)
+def _load(path: str) -> Callable[..., Any]:
+    place, _, name = path.rpartition(":")
+    if place.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(f"_reward_{Path(place).stem}", place)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{place} cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    else:
+        folder, slash, dotted = place.rpartition("/")
+        if slash:
+            sys.path.insert(0, folder)
+        module = importlib.import_module(dotted)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise TypeError(f"{place} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def check(path: str) -> str:
+    """Runs in a worker: what is wrong with the function, or nothing."""
+    try:
+        signature = inspect.signature(_load(path))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module may raise anything)
+        return f"{type(error).__name__}: {error}"
+    names = tuple(signature.parameters)
+    if names[:2] != ("completions", "problems") and {"prompts", "completions", "problems"} & set(names):
+        return (
+            f"it takes {signature}, here it gets {WANTED}; the prompt, the answers and further columns of a row are "
+            "problem.prompt, .answers and .meta. A function written for TRL needs a few lines around it: see 'Coming "
+            "from TRL or verl' in docs/guide.md"
+        )
+    try:
+        signature.bind([], [], **({"finished": []} if "finished" in names else {}))
+    except TypeError:
+        return f"it takes {signature}, want {WANTED}"
+    return ""
+
+
+def call(path: str, completions: list[str], problems: list[Problem], finished: list[bool]) -> list[Entry] | str:
+    """Runs in a worker: the entries as plain numbers, since another process may not know their classes.
+
+    Returns:
+        One entry a row, or what is wrong with what the function returned.
+    """
+    function = _load(path)
+    extra = {"finished": finished} if "finished" in inspect.signature(function).parameters else {}
+    entries = function(completions, problems, **extra)
+    if isinstance(entries, list) and len(entries) == len(problems):
+        return [_plain(entry) for entry in entries]
+    came = f"{len(entries)} entries" if isinstance(entries, list) else f"a {type(entries).__name__}"
+    return f"the function returned {came}, want a list of {len(problems)}"
+
+
+def _plain(entry: object) -> Entry:
+    if entry is None or not isinstance(entry, Mapping):
+        return None if entry is None else _number(entry)
+    return {str(name): _number(value) for name, value in entry.items() if not (name == "correct" and value is None)}
+
+
+def _number(value: object) -> float | str:
+    """The value as a float, numpy's scalars too; a text that shows it where it is no number, or none of use."""
+    shown = f"{value!r:.80}"
+    if isinstance(value, (str, bytes)):
+        return shown
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001  (a tensor of two elements, or whatever a class may raise)
+        return shown
+    return number if abs(number) <= MAX_REWARD else shown

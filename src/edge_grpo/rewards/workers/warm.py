@@ -1,0 +1,18 @@
+"""Imported by the server that workers are forked from, so that each of them starts with everything loaded and warm.
+
+The first comparisons of a process are slow (parser tables, sympy's caches); they are made here, once.
+"""
+
+from edge_grpo.rewards import custom as own
+from edge_grpo.rewards.answers.equality import same_as_any
+
+__all__ = ["own"]
+
+for _answer, _gold in (
+    (r"\{2, 1\}", r"\{1, 2\}"),
+    (r"\frac{\sqrt{2}}{2} + 0.5", r"\pi"),
+    (r"(x+1)^2", r"x^2+2x"),
+    (r"(1, 2] \cup [3, \infty)", "x > 3"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}"),
+):
+    same_as_any(_answer, (_gold,))

@@ -1,0 +1,249 @@
+"""The in-process engine: a KV-cache loop over any Hugging Face causal language model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from edge_grpo.base.errors import EngineError, TrainingError
+from edge_grpo.base.records import Rollout, Segment, Span
+from edge_grpo.base.rng import uniforms
+from edge_grpo.models.policy import Policy
+from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
+
+__all__ = ["DecodeEngine", "draw"]
+
+_UNIFORMS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One completion being decoded: which prompt it continues, its seed, and how many tokens it may take."""
+
+    prompt: int
+    seed: int
+    budget: int
+
+
+@dataclass
+class _Drawn:
+    """What the loop records: [rows, steps] tokens, log-probs and entropies, and each row's length and end."""
+
+    tokens: Int[Tensor, "rows steps"]
+    logprobs: Float[Tensor, "rows steps"]
+    entropies: Float[Tensor, "rows steps"]
+    lengths: Int[Tensor, " rows"]
+    stopped: Bool[Tensor, " rows"]
+
+
+class DecodeEngine:
+    """Samples with the policy's own weights in this process.
+
+    A prompt is computed once for all its completions; rows leave the batch when they finish; each row's draws come from
+    its own stream of uniform numbers, so they do not depend on the batch (the logits do, by about 1e-7).
+
+    Args:
+        policy: the policy; its weights are shared, not copied.
+        stop_ids: tokens that end a completion; they are part of it.
+        pad_id: any valid token id, for the masked left padding of prompts.
+        max_rows: how many rows are decoded side by side.
+    """
+
+    def __init__(self, policy: Policy, *, stop_ids: Iterable[int], pad_id: int, max_rows: int = 256) -> None:
+        self.policy = policy
+        self.stop_ids = tuple(sorted(set(stop_ids)))
+        self.pad_id = pad_id
+        self.max_rows = max_rows
+        self.exact = not policy.autocast and policy.model.dtype in (torch.float32, torch.float64)
+        if not self.stop_ids:
+            raise EngineError(
+                "no stop token: the tokenizer and the model's generation config name none; set rollout.stop"
+            )
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Nothing to do: the policy's weights are these."""
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
+        """One tuple of rollouts a request (see :class:`edge_grpo.rollout.engine.Engine`)."""
+        rows = [
+            _Row(prompt, seed, sampling.max_new_tokens)
+            for prompt, request in enumerate(requests)
+            for seed in request.seeds
+        ]
+        spans = self._decode([request.prompt_ids for request in requests], rows, sampling, Segment.SAMPLED)
+        done = iter(zip(spans, rows, strict=True))
+        results = []
+        for request in requests:
+            group = [next(done)[0] for _ in request.seeds]
+            results.append(tuple(Rollout(request.prompt_ids, (span,), stopped) for span, stopped in group))
+        return results
+
+    def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
+        """Continue rollouts behind injected tokens (see :class:`edge_grpo.rollout.engine.Engine`).
+
+        Raises:
+            EngineError: a budget leaves no room for a sampled token.
+        """
+        starts = [inject(item.rollout, item.injected_ids, finished=False) for item in continuations]
+        rows = []
+        for prompt, item in enumerate(continuations):
+            room = item.budget - len(item.injected_ids)
+            if room < 1:
+                raise EngineError(
+                    f"a continuation with a budget of {item.budget} tokens injects {len(item.injected_ids)}"
+                )
+            rows.append(_Row(prompt, item.seed, room))
+        prompts = [start.prompt_ids + start.completion_ids for start in starts]
+        spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
+        return [
+            Rollout(start.prompt_ids, (*start.spans, span), stopped)
+            for start, (span, stopped) in zip(starts, spans, strict=True)
+        ]
+
+    def _decode(
+        self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling, segment: Segment
+    ) -> list[tuple[Span, bool]]:
+        """Decode all rows in batches of rows with prompts of like length; results in the order of ``rows``."""
+        order = sorted(range(len(rows)), key=lambda i: (len(prompts[rows[i].prompt]), i))
+        results: dict[int, tuple[Span, bool]] = {}
+        for start in range(0, len(order), self.max_rows):
+            chosen = order[start : start + self.max_rows]
+            with self.policy.precision():
+                drawn = self._decode_batch(prompts, [rows[i] for i in chosen], sampling)
+            columns = (drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.entropies.tolist())
+            for place, (i, length, stopped) in enumerate(
+                zip(chosen, drawn.lengths.tolist(), drawn.stopped.tolist(), strict=True)
+            ):
+                tokens, logprobs, entropies = (tuple(column[place][:length]) for column in columns)
+                results[i] = (Span(tokens, segment, logprobs, entropies), bool(stopped))
+        return [results[i] for i in range(len(rows))]
+
+    @torch.inference_mode()
+    def _decode_batch(self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling) -> _Drawn:
+        device = self.policy.device
+        used = sorted({row.prompt for row in rows})
+        logits, cache, attention = self._prefill([prompts[i] for i in used])
+        column = {prompt: place for place, prompt in enumerate(used)}
+        place = torch.tensor([column[row.prompt] for row in rows], device=device)
+        logits, attention = logits[place], attention[place]
+        cache.batch_select_indices(place)
+
+        num_rows, most = len(rows), max(row.budget for row in rows)
+        drawn = _Drawn(
+            torch.full((num_rows, most), self.pad_id, device=device),
+            torch.zeros((num_rows, most), device=device),
+            torch.zeros((num_rows, most), device=device),
+            torch.zeros(num_rows, dtype=torch.long, device=device),
+            torch.zeros(num_rows, dtype=torch.bool, device=device),
+        )
+        budget = torch.tensor([row.budget for row in rows], device=device)
+        stop = torch.tensor(self.stop_ids, device=device)
+        alive = torch.arange(num_rows, device=device)
+        position = attention.sum(-1)
+        for step in range(most):
+            if step % _UNIFORMS_AT_ONCE == 0:
+                streams = [uniforms(rows[i].seed, step, _UNIFORMS_AT_ONCE) for i in alive.tolist()]
+                noise = torch.from_numpy(np.stack(streams)).to(device)
+            token, logprob, entropy = draw(logits, noise[:, step % _UNIFORMS_AT_ONCE], sampling)
+            drawn.tokens[alive, step] = token
+            drawn.logprobs[alive, step] = logprob
+            drawn.entropies[alive, step] = entropy
+            stopped = torch.isin(token, stop)
+            ended = stopped | (budget[alive] == step + 1)
+            any_ended, sound = torch.stack([ended.any(), logprob.isfinite().all()]).tolist()
+            if not sound:
+                raise TrainingError(
+                    "the model's log-probs are not finite (NaN or inf). If it was whole at the start, begin a new run "
+                    "with a lower train.learning_rate; the last checkpoint is as it was"
+                )
+            if any_ended:
+                drawn.lengths[alive[ended]] = step + 1
+                drawn.stopped[alive[stopped]] = True
+                going = (~ended).nonzero().squeeze(-1)
+                if going.numel() == 0:
+                    break
+                alive, token, noise = alive[going], token[going], noise[going]
+                attention, position = attention[going], position[going]
+                cache.batch_select_indices(going)
+            attention = torch.cat([attention, attention.new_ones(len(alive), 1)], dim=-1)
+            output = self.policy.model(
+                input_ids=token[:, None],
+                attention_mask=attention,
+                position_ids=position[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            position = position + 1
+            logits = output.logits[:, -1]
+        return drawn
+
+    def _prefill(
+        self, prompts: Sequence[tuple[int, ...]]
+    ) -> tuple[Float[Tensor, "prompts vocabulary"], DynamicCache, Int[Tensor, "prompts tokens"]]:
+        """Run every prompt once, padded on the left, and keep its last logits and cache."""
+        width = max(len(prompt) for prompt in prompts)
+        if min(len(prompt) for prompt in prompts) == 0:
+            raise EngineError("an empty prompt cannot be continued; give the template at least one token")
+        ids = torch.tensor([[self.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
+        cache = DynamicCache(config=self.policy.model.config)
+        output = self.policy.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1], cache, mask
+
+
+def draw(
+    logits: Float[Tensor, "rows vocabulary"], noise: Float[Tensor, " rows"], sampling: Sampling
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    r"""Draw one token a row by inverting the cumulative distribution at a given uniform number.
+
+    .. math:: \text{token} = \min \{ v : \textstyle\sum_{w \le v} q_w > u \sum_w q_w \}
+
+    where q is the softmax of logits / temperature, zero outside top-k and top-p.
+
+    Args:
+        logits: raw, of the last position.
+        noise: uniform in [0, 1), one a row; not used at temperature 0, which takes the most likely token.
+        sampling: temperature, top-p and top-k.
+    Returns:
+        token ids; their log-probability and the distribution's entropy in nats, both of softmax(logits / temperature)
+        before top-p and top-k (as ``policy.score`` computes them); at temperature 0 those of softmax(logits).
+    """
+    scaled = logits.float() / (sampling.temperature or 1.0)
+    logprobs = torch.log_softmax(scaled, dim=-1)
+    probs = logprobs.exp()
+    entropy = -(probs * logprobs.nan_to_num(neginf=0.0)).sum(-1)
+    if sampling.temperature == 0:
+        token = logprobs.argmax(-1)
+    else:
+        cumulative = _truncate(probs, sampling).cumsum(-1, dtype=torch.float64)
+        threshold = noise[:, None] * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+        # A product rounded up to the whole mass would fall behind the last token that has any.
+        last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).squeeze(-1)
+        token = torch.minimum(token, last).clamp(max=probs.shape[-1] - 1)  # NaN would point behind the vocabulary
+    return token, logprobs.gather(-1, token[:, None]).squeeze(-1), entropy
+
+
+def _truncate(probs: Float[Tensor, "rows vocabulary"], sampling: Sampling) -> Float[Tensor, "rows vocabulary"]:
+    """Zero outside the ``top_k`` most likely tokens and outside the smallest set of mass ``top_p``."""
+    top_k = min(sampling.top_k, probs.shape[-1])
+    if top_k == 0 and sampling.top_p >= 1:
+        return probs
+    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
+    keep = (ranked.cumsum(-1) - ranked) < sampling.top_p
+    if top_k:
+        keep[:, top_k:] = False
+    keep[:, 0] = True
+    return torch.zeros_like(probs).scatter(-1, order, ranked * keep)

@@ -1,0 +1,334 @@
+"""A run's folder: configuration, metrics, rollouts, events. Everything can be cut back to a step for resuming."""
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
+from edge_grpo.base.errors import CheckpointError, ConfigError
+from edge_grpo.trackers.tensorboard import EventFile
+from edge_grpo.base.records import Problem, Row
+from edge_grpo.base.tensors import Scored, Signal
+
+__all__ = ["RunFolder", "rollout_rows"]
+
+_OWN = ("metrics.jsonl", "checkpoints", "rollouts", "events", "final")
+
+
+class RunFolder:
+    """The files of one run.
+
+    ``config.yaml`` (resolved settings, their hash in the first line), ``metrics.jsonl`` (one object a step),
+    ``rollouts/step_000001.parquet``, ``events/`` (TensorBoard, made from the metrics), ``checkpoints/``, ``final/``.
+    """
+
+    def __init__(self, path: Path, *, tensorboard: bool) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.final = path / "final"
+        self._tensorboard = tensorboard
+        self._events: EventFile | None = None
+        self._lock: IO[str] | None = None
+        self.has_lock = True  # False where the file system knows no locks
+
+    @classmethod
+    def create(cls, directory: str, tree: Mapping[str, Any], text: str, digest: str) -> "RunFolder":
+        """Make the folder of a new run and lock it; of two processes at once, one gets it.
+
+        Args:
+            directory: ``run.dir``; empty = the next free ``runs/<method>-<number>``.
+            tree: the resolved settings.
+            text: the same as YAML.
+            digest: their hash.
+        Raises:
+            ConfigError: the folder holds a run already, or cannot be made.
+            CheckpointError: another process is making a run in it.
+        """
+        path = Path(directory).expanduser()
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"run.dir: {path} is a file; name a folder")
+        if directory:
+            _refuse_used(path)
+        try:
+            if directory:
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                path = _next_free(Path("runs"), str(tree["method"].get("kind", "own")))
+            folder = cls(path, tensorboard=bool(tree["run"]["tensorboard"]))
+            folder.lock()
+            try:
+                _refuse_used(path)  # another process may have made a run since the first look
+                folder.write_config(text, digest)
+            except BaseException:
+                folder.close()
+                raise
+        except OSError as error:
+            raise ConfigError(f"run.dir: {path} cannot be written ({error.strerror}); name another folder") from error
+        return folder
+
+    def discard_unstarted(self) -> None:
+        """Take back what :meth:`create` made if the run ended before anything was written; while it is locked."""
+        metrics = self.path / "metrics.jsonl"
+        if self.checkpoints.exists() or (metrics.exists() and metrics.stat().st_size):
+            return
+        with suppress(OSError):  # a file of another's, or a disk that takes nothing any more
+            for name in ("config.yaml", ".config.yaml", "metrics.jsonl", ".metrics.jsonl", ".lock"):
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def lock(self) -> None:
+        """Keep other processes out of the folder until :meth:`close`, or until this process ends in whatever way.
+
+        Where the file system knows no locks, ``has_lock`` is False afterwards and nothing is kept out. Whoever deletes
+        the file ``.lock`` ends the run that holds it before its next write.
+
+        Raises:
+            CheckpointError: another process is at work in it.
+            OSError: the folder cannot be written.
+        """
+        if self._lock is None:
+            try:
+                self._lock, self.has_lock = take_lock(self.path / ".lock")
+            except BlockingIOError:
+                raise CheckpointError(f"{self.path}: another process trains in this folder; wait for it") from None
+
+    def close(self) -> None:
+        """Close the event file and let other processes in."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def check_lock(self) -> None:
+        """Make sure that the lock is still there.
+
+        Raises:
+            CheckpointError: somebody deleted it.
+        """
+        if self._lock is not None and not is_open_as(self._lock, self.path / ".lock"):
+            raise CheckpointError(
+                f"{self.path}/.lock was deleted while this run held it, so that another may have begun; this one ends "
+                f"here. Go on with: edge-grpo train --resume {self.path}"
+            )
+
+    def write_config(self, text: str, digest: str) -> None:
+        """Write the resolved settings, their hash in the first line. Raises OSError."""
+        write_whole(self.path / "config.yaml", f"# edge-grpo configuration {digest}\n{text}")
+
+    @staticmethod
+    def read_config(path: Path) -> tuple[dict[str, Any], str]:
+        """The settings tree of an existing run and the hash it was saved with.
+
+        Raises:
+            CheckpointError: there is no run.
+        """
+        try:
+            text = (path / "config.yaml").read_text(encoding="utf-8")
+            tree = yaml.safe_load(text)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            raise CheckpointError(
+                f"--resume: {path} holds no run (no readable config.yaml); give a run folder"
+            ) from None
+        if not isinstance(tree, dict):
+            raise CheckpointError(f"--resume: {path}/config.yaml holds no settings; give a run folder")
+        first = text.split("\n", 1)[0].split()
+        return tree, first[-1] if first else ""
+
+    def cut_back(self, step: int | None) -> list[int]:
+        """Drop what was written after ``step`` (None: everything), so that the run can go on from there.
+
+        Returns:
+            the steps up to there of which ``metrics.jsonl`` has no row; none, unless somebody took lines out.
+        Raises:
+            CheckpointError: ``metrics.jsonl`` is damaged, or the disk is full or not writable.
+        """
+        kept = [row for row in self.rows() if row["step"] <= step] if step is not None else []
+        with saving(self.path, self.path):
+            write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+            for file in (self.path / "rollouts").glob("step_*.parquet"):
+                if step is None or int(file.stem.removeprefix("step_")) > step:
+                    file.unlink()
+            shutil.rmtree(self.path / "events", ignore_errors=True)
+        for row in kept:
+            self._write_events(row)
+        return sorted({*range(1, (step or 0) + 1)} - {row["step"] for row in kept})
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``; a last line cut off by a crash is left out.
+
+        Raises:
+            CheckpointError: another line is damaged.
+        """
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return
+        lines = file.read_bytes().splitlines()
+        for number, line in enumerate(lines, 1):
+            row = _metrics_row(line)
+            if row is not None:
+                yield row
+            elif number < len(lines):
+                raise CheckpointError(
+                    f"{file}, line {number}: damaged (not a row of metrics); mend the line, or delete it to go on "
+                    "without the figures of its step"
+                )
+
+    def write_metrics(self, row: Mapping[str, float]) -> None:
+        """Append one step's row; non-finite numbers are written as null, which JSON can hold.
+
+        Raises:
+            CheckpointError: the disk is full or not writable, or the lock was deleted.
+        """
+        clean = {
+            name: value if isinstance(value, int) or abs(value) < float("inf") else None for name, value in row.items()
+        }
+        self.check_lock()
+        file = self.path / "metrics.jsonl"
+        with saving(file, self.path), file.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(clean) + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        self._write_events(clean)
+
+    def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write all completions of a step as a parquet file.
+
+        Raises:
+            CheckpointError: the disk is full or not writable, or the lock was deleted.
+        """
+        import pyarrow as pa  # noqa: PLC0415 - slow imports, needed here only
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        numbers = pa.list_(pa.float32())
+        span = pa.struct(
+            {"origin": pa.string(), "token_ids": pa.list_(pa.int64()), "logprobs": numbers, "entropies": numbers}
+        )
+        table = pa.Table.from_pylist([dict(row) for row in rows])
+        place = table.schema.get_field_index("spans")
+        table = table.set_column(place, "spans", pa.array([row["spans"] for row in rows], type=pa.list_(span)))
+        self.check_lock()
+        folder = self.path / "rollouts"
+        draft, file = folder / f".step_{step:06d}.parquet", folder / f"step_{step:06d}.parquet"
+        with saving(file, self.path):
+            folder.mkdir(exist_ok=True)
+            pq.write_table(table, draft, compression="zstd")
+            flush(draft)
+            draft.replace(file)
+            flush(folder)
+
+    def _write_events(self, row: Mapping[str, Any]) -> None:
+        if not self._tensorboard:
+            return
+        events = self.path / "events"
+        with saving(events, self.path):
+            if self._events is None:
+                self._events = EventFile(events)
+            self._events.write(row)
+
+
+def rollout_rows(
+    step: int,
+    problem_rows: Sequence[tuple[Problem, int, Row]],
+    texts: Sequence[tuple[str, str]],
+    batch: Scored,
+    signal: Signal,
+) -> list[dict[str, Any]]:
+    """One plain dict a completion, for the parquet file.
+
+    Args:
+        step: the step's number.
+        problem_rows: (problem, group number, row) of every completion, in the batch's order.
+        texts: the completion's text, and its text before the correction (empty if there was none).
+        batch: entropies, nats a token.
+        signal: advantages before and after the method reshaped them.
+    """
+    entropy = (batch.entropy * batch.mask).sum(-1) / batch.mask.sum(-1).clamp(min=1)
+    names = ("family", "variant", "source", "layer", "parent")
+    values = zip(*(getattr(batch, name).tolist() for name in names), strict=True)
+    relations = [dict(zip(names, own, strict=True)) for own in values]
+    columns = zip(
+        problem_rows,
+        texts,
+        entropy.tolist(),
+        signal.raw_advantages.tolist(),
+        signal.row_advantages.tolist(),
+        signal.keep.tolist(),
+        relations,
+        strict=True,
+    )
+    return [
+        {
+            "step": step,
+            "problem": problem.id,
+            "prompt": problem.prompt,
+            "group": group,
+            **related,
+            "answer": problem.answer,
+            "completion": text,
+            "completion_before": before,
+            "strategy": str(row.strategy),
+            "verdict": str(row.grade.verdict),
+            "verdict_before": str(row.first_grade.verdict),
+            "note": row.grade.note,
+            "reward": row.grade.reward,
+            "reward_before": row.first_grade.reward,
+            "reward_parts": [{"name": name, "value": value} for name, value in row.grade.parts.items()],
+            "finished": row.rollout.finished,
+            "entropy": mean_entropy,
+            "advantage_before_shaping": raw,
+            "advantage": shaped,
+            "trained": kept,
+            "prompt_ids": list(row.rollout.prompt_ids),
+            "spans": [
+                {
+                    "origin": span.segment.name.lower(),
+                    "token_ids": list(span.token_ids),
+                    "logprobs": list(span.logprobs),
+                    "entropies": list(span.entropies),
+                }
+                for span in row.rollout.spans
+            ],
+        }
+        for (problem, group, row), (text, before), mean_entropy, raw, shaped, kept, related in columns
+    ]
+
+
+def _next_free(root: Path, name: str) -> Path:
+    """Make the first of ``name-1``, ``name-2``, ... that is not there; two processes never get the same."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = root / f"{name}-{number}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("endless")
+
+
+def _refuse_used(path: Path) -> None:
+    """Raise ConfigError where a new run would overwrite something."""
+    if (path / "config.yaml").exists():
+        raise ConfigError(
+            f"run.dir: {path} holds a run already; go on with `edge-grpo train --resume {path}`, or name another folder"
+        )
+    if taken := [name for name in _OWN if (path / name).exists()]:
+        raise ConfigError(f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them")
+
+
+def _metrics_row(line: bytes) -> dict[str, Any] | None:
+    """A line of ``metrics.jsonl``; None if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # cut off, not UTF-8, rubbish
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

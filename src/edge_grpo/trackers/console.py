@@ -1,0 +1,249 @@
+"""What a person sees while a run goes on: a live table in a terminal, plain lines elsewhere, and a table at the end."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from edge_grpo.base.records import Verdict
+
+__all__ = ["Display", "LiveDisplay", "PlainDisplay", "Silent", "decoding", "summary"]
+
+_COLUMNS = (
+    ("step", "step", "{:.0f}"),
+    ("reward", "reward/before", "{:.2f}"),
+    ("accuracy", "accuracy", "{:.1%}"),
+    ("pairs", "rewards/accuracies", "{:.1%}"),
+    ("entropy", "entropy", "{:.3f}"),
+    ("collapse", "collapse/before", "{:.0%}"),
+    ("after", "collapse/after", "{:.0%}"),
+    ("tokens/s", "time/tokens_per_s", "{:.0f}"),
+    ("held-out", "eval/accuracy", "{:.1%}"),
+)
+_SHOWN = 12
+_TROUBLE = (Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR)  # named in a line only where there are any
+
+
+@runtime_checkable
+class Display(Protocol):
+    """Told of what happens; decides how it looks."""
+
+    def start(self, total: int, done: int, *, max_tokens: int = 0, tokens: int = 0) -> None:
+        """A run begins, or goes on after ``done`` steps with ``tokens`` sampled tokens.
+
+        It ends after ``total`` steps, or with ``max_tokens`` tokens (0 = no bound).
+        """
+
+    def say(self, message: str) -> None:
+        """One line for the person."""
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """A row of metrics was written."""
+
+    def stop(self) -> None:
+        """The run ended, well or not."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, total: int, done: int, *, max_tokens: int = 0, tokens: int = 0) -> None:
+        """Ignored."""
+
+    def say(self, message: str) -> None:
+        """Ignored."""
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Ignored."""
+
+    def stop(self) -> None:
+        """Ignored."""
+
+
+class PlainDisplay:
+    """One line a step, for logs and pipes."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._pace = _Pace(0, 0, 0, 0)
+
+    def start(self, total: int, done: int, *, max_tokens: int = 0, tokens: int = 0) -> None:
+        """Remember where the run stands, for the time left."""
+        self._pace = _Pace(total, done, max_tokens, tokens)
+
+    def say(self, message: str) -> None:
+        """Print a line."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Print a row's main figures."""
+        self._pace.row(row)
+        figures = [f"step {self._pace}"]
+        figures += [f"{title} {form.format(row[name])}" for title, name, form in _COLUMNS[1:] if _known(row, name)]
+        if _known(row, "eval/accuracy"):
+            figures[-1] += f" ({_interval(row)})"
+        figures += [f"{name} {row[f'verdict/{name}']:.0%}" for name in _TROUBLE if row.get(f"verdict/{name}")]
+        if (left := self._pace.left()) is not None:
+            figures.append(f"left {_clock(left)}")
+        self.say("  ".join(figures))
+
+    def stop(self) -> None:
+        """Nothing to clear away."""
+
+
+class LiveDisplay:
+    """A progress bar with the time left over a table of the last steps."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._rows: list[Mapping[str, float]] = []
+        self._seen: set[str] = set()
+        self._pace = _Pace(0, 0, 0, 0)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[step]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("training", total=None, step="")
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def start(self, total: int, done: int, *, max_tokens: int = 0, tokens: int = 0) -> None:
+        """Begin to draw."""
+        self._pace = _Pace(total, done, max_tokens, tokens)
+        self._bar.update(self._task, total=1.0, completed=self._pace.share, step=str(self._pace))
+        self._live.start()
+        self._live.update(self._bar)
+
+    def say(self, message: str) -> None:
+        """Print a line above the table."""
+        self.console.print(message, markup=False, highlight=False)
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Move the bar and add a line to the table."""
+        self._pace.row(row)
+        self._bar.update(self._task, completed=self._pace.share, step=str(self._pace))
+        self._seen |= {name for _, name, _ in _COLUMNS if _known(row, name)}
+        self._rows = [*self._rows, row][-_SHOWN:]
+        self._live.update(Group(self._bar, self._table()))
+
+    def stop(self) -> None:
+        """Leave the last table on the screen."""
+        if self._live.is_started:
+            self._live.stop()
+            self.console.print(self._table())
+
+    def _table(self) -> Table:
+        table = Table(box=None, padding=(0, 1))
+        columns = [column for column in _COLUMNS if column[1] in self._seen]
+        for title, *_ in columns:
+            table.add_column(title, justify="right")
+        for row in self._rows:
+            table.add_row(*(form.format(row[name]) if _known(row, name) else "" for _, name, form in columns))
+        return table
+
+
+class _Pace:
+    """How far a run is, by steps or by sampled tokens, whichever end it sooner; timed in this process."""
+
+    def __init__(self, total: int, done: int, max_tokens: int, tokens: float) -> None:
+        self._total, self._step, self._max_tokens, self._tokens = total, done, max_tokens, tokens
+        self._since, self._begun = time.monotonic(), self.share
+
+    def __str__(self) -> str:
+        return f"{self._step}/{self._total}"
+
+    @property
+    def share(self) -> float:
+        """Of the run, how much is done."""
+        by_step = self._step / self._total if self._total else 1.0
+        return min(1.0, max(by_step, self._tokens / self._max_tokens if self._max_tokens else 0.0))
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Count a step."""
+        self._step, self._tokens = int(row["step"]), self._tokens + row.get("tokens", 0)
+
+    def left(self) -> float | None:
+        """Seconds to the end, unknown before the first step."""
+        gained = self.share - self._begun
+        return (time.monotonic() - self._since) / gained * (1 - self.share) if gained > 0 else None
+
+
+def _known(row: Mapping[str, float], name: str) -> bool:
+    """Whether there is a figure to show; a speed of 0 says only that nothing was sampled."""
+    value = row.get(name)
+    return value is not None and not math.isnan(value) and (value > 0 or name != "time/tokens_per_s")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def decoding(temperature: float) -> str:
+    """How completions are drawn, in words."""
+    return f"temperature {temperature:g}" if temperature else "greedy"
+
+
+def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held_out: str = "") -> Table | Text:
+    """The table at the end of a run: first against last evaluation, first against last steps.
+
+    Args:
+        rows: the run's metrics.
+        sampled: how training completions are drawn, see :func:`decoding`.
+        held_out: how held-out problems are answered.
+    """
+    evaluated = [row for row in rows if _known(row, "eval/accuracy")]
+    trained = [row for row in rows if row["step"] > 0]
+    if not trained and not evaluated:
+        return Text("nothing was trained or evaluated")
+    table = Table(title="before and after training", title_justify="left")
+    for title in ("", "start", "end"):
+        table.add_column(title, justify="left" if not title else "right")
+    if evaluated:
+        first, last = evaluated[0], evaluated[-1]
+        best = max(row["eval/accuracy"] for row in evaluated)
+        title = ", ".join(filter(None, ("held-out accuracy", held_out)))
+        table.add_row(title, *(f"{row['eval/accuracy']:.1%}" for row in (first, last)))
+        table.add_row("  95 % interval", _interval(first), _interval(last))
+        table.add_row("  best evaluation", "", f"{best:.1%}")
+    if trained:
+        few = max(1, min(5, len(trained) // 2))
+        early, late = trained[:few], trained[-few:]
+        few_rows = [*early, *late]
+        for title, name, form in (
+            (f"training accuracy, {sampled}", "accuracy", "{:.1%}"),
+            ("pairs, chosen above rejected", "rewards/accuracies", "{:.1%}"),
+            ("mean reward margin of pairs", "rewards/margins", "{:.3f}"),
+            ("log-probability of chosen", "logps/chosen", "{:.1f}"),
+            ("mean reward of samples", "reward/before", "{:.2f}"),
+            ("collapsed groups, sampled", "collapse/before", "{:.0%}"),
+            ("collapsed groups, trained", "collapse/after", "{:.0%}"),
+            ("entropy (nats a token)", "entropy", "{:.3f}"),
+            ("completion length (tokens)", "length/sampled", "{:.1f}"),
+            *((f"verdict {name}", f"verdict/{name}", "{:.1%}") for name in _TROUBLE),
+        ):
+            if any(_known(row, name) and (row[name] or not name.startswith("verdict/")) for row in few_rows):
+                table.add_row(title, *(_mean(part, name, form) for part in (early, late)))
+        steps = "1 step" if few == 1 else f"{few} steps"
+        table.caption = f"{'held-out: first and last evaluation; else ' if evaluated else ''}{steps} at each end"
+        table.caption_justify = "left"
+    return table
+
+
+def _interval(row: Mapping[str, float]) -> str:
+    return f"{row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%}"
+
+
+def _mean(rows: Sequence[Mapping[str, float]], name: str, form: str) -> str:
+    values = [row[name] for row in rows if _known(row, name)]
+    return form.format(sum(values) / len(values)) if values else ""

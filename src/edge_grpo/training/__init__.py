@@ -1,0 +1,1 @@
+"""The training loop: groups of completions in, updated weights out; stop and resume anywhere."""

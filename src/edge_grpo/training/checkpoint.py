@@ -1,0 +1,202 @@
+"""Atomic checkpoints with checksums: all that a run needs to go on bit for bit. Safetensors and JSON, no pickle."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from edge_grpo.base.errors import CheckpointError
+from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
+
+__all__ = ["SUMS", "Progress", "latest", "load", "prune", "read_progress", "save", "verify"]
+
+SUMS = "SHA256SUMS"
+_FILES = ("optimizer.safetensors", "progress.json", "weights.safetensors")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: steps done, prompts used up, tokens sampled, updates skipped for bad gradients in a row.
+
+    ``num_threads`` is recorded because sums over threads depend on it; ``device`` because GPU and CPU differ.
+    """
+
+    step: int
+    cursor: int
+    tokens: int
+    skipped_in_a_row: int
+    num_threads: int
+    device: str
+
+
+def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], optimizer: AdamW, *, keep: int) -> Path:
+    """Write ``folder/step_000012`` so that it is either whole or not there, then delete all but the newest ``keep``.
+
+    ``SHA256SUMS`` beside the files is in the format of the tool ``sha256sum``, which can check it.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        progress: where the run stands.
+        trained: the trained parameters by name; frozen weights come from the model's own folder again.
+        optimizer: whose moments are saved per parameter.
+        keep: how many checkpoints to keep.
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    final = folder / f"step_{progress.step:06d}"
+    if final.is_dir():  # the state before a step is the same whenever it is saved
+        verify(final)
+        return final
+    draft = folder / f".draft_{progress.step:06d}"
+    with saving(final, folder.parent):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        weights = {name: weight.detach().contiguous() for name, weight in trained.items()}
+        save_file(weights, draft / "weights.safetensors")
+        save_file(_moments(trained, optimizer), draft / "optimizer.safetensors")
+        (draft / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+        (draft / SUMS).write_text(_sums(draft))
+        flush_tree(draft)
+        draft.rename(final)
+        flush(folder)
+        flush(folder.parent)
+    prune(folder, keep=keep)
+    return final
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints, and what a killed process has left half written or half deleted.
+
+    Raises:
+        CheckpointError: the disk is not writable.
+    """
+    with saving(folder, folder.parent):
+        for old in _checkpoints(folder)[:-keep]:
+            remove_tree(old)
+        for left in (*folder.glob(".draft_*"), *folder.glob(".old_*")):
+            shutil.rmtree(left)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint, damaged or not, or None.
+
+    Raises:
+        CheckpointError: something else is in the folder's place.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder; put the run's checkpoints back in its place, or remove it")
+    found = _checkpoints(folder)
+    return found[-1] if found else None
+
+
+def verify(checkpoint: Path) -> None:
+    """Check every byte of a checkpoint against its checksums.
+
+    Raises:
+        CheckpointError: a file is missing or damaged; names the newest older checkpoint that is whole.
+    """
+    if fault := _fault(checkpoint):
+        raise _damaged(checkpoint, fault)
+
+
+def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> Progress:
+    """Put weights and moments back in place, bit for bit; every byte is checked first.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or does not belong to this model.
+    """
+    progress = read_progress(checkpoint)
+    try:
+        weights = load_file(checkpoint / "weights.safetensors")
+        moments = load_file(checkpoint / "optimizer.safetensors")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(checkpoint, str(error)) from error
+    if {name: tuple(weight.shape) for name, weight in weights.items()} != {
+        name: tuple(weight.shape) for name, weight in trained.items()
+    }:
+        raise CheckpointError(
+            f"{checkpoint}: its weights do not fit the model of this run; was model.path changed on disk?"
+        )
+    with torch.no_grad():
+        for name, weight in trained.items():
+            weight.copy_(weights[name])
+            state = {
+                key: moments[f"{name}:{key}"].to(weight.device if key != "step" else "cpu")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}:{key}" in moments
+            }
+            if state:
+                optimizer.state[weight] = state
+    return progress
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Where the run stood; every byte of the checkpoint is checked first.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    verify(checkpoint)
+    try:
+        return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(checkpoint, str(error)) from error
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Everything that has a checkpoint's name, the newest last."""
+    found = {path: re.fullmatch(r"step_(\d+)", path.name) for path in folder.glob("step_*")}
+    return sorted((path for path, name in found.items() if name), key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def _sums(checkpoint: Path) -> str:
+    """The checksums of a checkpoint's files, as the tool ``sha256sum`` writes them."""
+    lines = []
+    for name in _FILES:
+        with (checkpoint / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
+
+
+def _fault(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's bytes; nothing if it is whole."""
+    try:
+        written = (checkpoint / SUMS).read_bytes()
+        found = _sums(checkpoint).encode()
+    except OSError as error:
+        return f"{Path(error.filename or checkpoint).name}: {error.strerror}"
+    if written == found:
+        return ""
+    pairs = zip(_FILES, found.split(b"\n"), strict=False)
+    wrong = [name for name, line in pairs if line not in written.split(b"\n")]
+    return f"{' and '.join(wrong) or SUMS}: not what {SUMS} says"
+
+
+def _damaged(checkpoint: Path, fault: str) -> CheckpointError:
+    folder = checkpoint.parent
+    older = [path for path in _checkpoints(folder) if path != checkpoint]
+    good = next((path for path in reversed(older) if not _fault(path)), None)
+    if good is None:
+        return CheckpointError(
+            f"{checkpoint}: damaged ({fault}), and no other checkpoint is whole; delete {folder} to start the run again"
+        )
+    newer = older[older.index(good) + 1 :]
+    doomed = " and ".join(map(str, [checkpoint, *newer]))
+    return CheckpointError(f"{checkpoint}: damaged ({fault}); delete {doomed} to go on from {good.name}")
+
+
+def _moments(trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> dict[str, Tensor]:
+    return {
+        f"{name}:{key}": value.detach().contiguous()
+        for name, weight in trained.items()
+        for key, value in optimizer.state.get(weight, {}).items()
+    }

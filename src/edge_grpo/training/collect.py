@@ -1,0 +1,313 @@
+"""Problems -> groups: sample, grade, correct, top up. The only stage of a step that goes back and forth."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from edge_grpo.base.errors import DataError
+from edge_grpo.base.metrics import Metrics, mean_of, share
+from edge_grpo.base.records import Group, Rollout, Row, Segment, Strategy, Verdict
+from edge_grpo.base.rng import derive_seed, python_random
+from edge_grpo.data.prompts import Tokenizer, draw_variants, encode_follow_up, encode_text, wordings
+from edge_grpo.data.settings import DataSettings
+from edge_grpo.methods.base import Ask, Method, Repair, TopUp
+from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling, inject
+from edge_grpo.rollout.sampler import Grader, Prompted
+
+__all__ = ["Collected", "Collector", "describe", "stream", "take"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The groups of a step, how many prompts were used up for them, and the figures of the collection."""
+
+    groups: tuple[Group, ...]
+    num_prompts: int
+    metrics: Metrics = field(default_factory=dict)
+
+
+def stream(items: Sequence[T], *, seed: int, start: int) -> Iterator[T]:
+    """Problems or pairs from position ``start`` on: epoch after epoch, each in an order that ``seed`` decides."""
+    position = start
+    while True:
+        epoch, offset = divmod(position, len(items))
+        order = list(range(len(items)))
+        python_random(seed, "order", epoch).shuffle(order)
+        for index in order[offset:]:
+            yield items[index]
+            position += 1
+
+
+class Collector:
+    """Makes the groups of a step as the method wishes; holds nothing that changes between steps.
+
+    Args:
+        engine: samples and continues.
+        grader: grades completions.
+        method: asked for corrections and revisions (``plan``), wordings (``num_variants``) and whether groups are
+            useful (``dynamic_sampling``).
+        tokenizer: for injected text and further turns alone.
+        data: the prompt template, for further turns.
+        sampling: how to draw.
+        group_size: completions a prompt.
+        stop_id: the token that closes injected text.
+        seed: the run's.
+        context: tokens that the model can hold; None = no limit known.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        grader: Grader,
+        method: Method,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        group_size: int,
+        stop_id: int,
+        seed: int,
+        data: DataSettings | None = None,
+        context: int | None = None,
+    ) -> None:
+        self.engine = engine
+        self.grader = grader
+        self.method = method
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.group_size = group_size
+        self.stop_id = stop_id
+        self.seed = seed
+        self.data = data or DataSettings()
+        self.context = context
+
+    def collect(self, problems: Iterator[Prompted], *, step: int, num_groups: int) -> Collected:
+        """The groups of one step.
+
+        Args:
+            problems: where prompts come from; only as many are taken as are used.
+            step: the step's number; with the run's seed it decides all draws.
+            num_groups: how many questions are wanted: a group each, or a family of groups.
+        Returns:
+            groups of ``num_groups`` questions, or fewer if dynamic sampling ends without enough useful ones and must
+            not fill up. Whether a question is useful is asked of all its answers at once, and of
+            the revisions of each.
+        """
+        top_up = self.method.dynamic_sampling or TopUp(max_rounds=0)
+        families, skipped = self._round(take(problems, num_groups), step, 0, 0)
+        asked, in_first = num_groups, _num_rows(families)
+        for number in range(1, top_up.max_rounds + 1):
+            useful = sum(map(self._useful, families))
+            if useful >= top_up.min_share * num_groups:
+                break
+            missing = num_groups - useful
+            more, more_skipped = self._round(take(problems, missing), step, number, asked)
+            families, skipped, asked = families + more, skipped + more_skipped, asked + missing
+        every = [group for family in families for group in family]
+        metrics: Metrics = {f"{name}/skipped": (skipped[name], 1.0) for name in sorted({"correction", *skipped})}
+        if top_up.max_rounds == 0:
+            return Collected(tuple(every), asked, describe(every, every) | metrics)
+        ranked = sorted(families, key=lambda family: not self._useful(family))  # stable: useful ones first
+        kept = [g for family in ranked[:num_groups] if top_up.fill or self._useful(family) for g in family]
+        metrics |= {
+            "dynamic/prompts": (asked, 1.0),
+            "dynamic/extra_completions": (_num_rows(families) - in_first, 1.0),
+            "dynamic/useful": share(map(self._useful, families)),
+        }
+        return Collected(tuple(kept), asked, describe(every, kept) | metrics)
+
+    def _useful(self, family: Sequence[Group]) -> bool:
+        answers = [row for group in family if group.layer == 1 for row in group.rows]
+        revisions = [group for group in family if group.layer == 2]
+        return any(map(self.method.useful, (replace(family[0], rows=tuple(answers)), *revisions)))
+
+    def _round(
+        self, prompted: list[Prompted], step: int, number: int, asked: int
+    ) -> tuple[list[list[Group]], Counter[str]]:
+        """Sample and grade a group a prompt, then do what the method plans; counts what had to be skipped.
+
+        ``asked`` questions came before these in the step; families are numbered on from there.
+        """
+        drawn = [
+            (family, *each)
+            for family, item in enumerate(prompted, asked)
+            for each in enumerate(self._wordings(item, (step, number, family)))
+        ]
+        seeds = [
+            derive_seed(self.seed, "sample", step, number, family - asked, variant * self.group_size + j)
+            for family, variant, _ in drawn
+            for j in range(self.group_size)
+        ]
+        shares = [tuple(seeds[i * self.group_size :][: self.group_size]) for i in range(len(drawn))]
+        sampled = self._sample([item for *_, item in drawn], shares)
+        groups = [
+            Group(item.problem, tuple(replace(row, source=variant) for row in rows), family=family, variant=variant)
+            for (family, variant, item), rows in zip(drawn, sampled, strict=True)
+        ]
+        rng = python_random(self.seed, "correct", step, number)
+        skipped: Counter[str] = Counter()
+        done = 0
+        while wishes := self.method.plan(groups, rng):
+            repairs = [wish for wish in wishes if isinstance(wish, Repair)]
+            asks = [wish for wish in wishes if isinstance(wish, Ask)]
+            path = (step, number, done)
+            corrected, num_corrected = self._correct(groups, repairs, path)
+            revisions = self._revise(groups, asks, path)
+            groups = corrected + revisions
+            skipped["correction"] += len(repairs) - num_corrected
+            if asks:
+                skipped["revision"] += len(asks) - len(revisions)
+            done += 1
+            if num_corrected + len(revisions) == 0:
+                break
+        families: dict[int, list[Group]] = {}
+        for group in groups:
+            assert group.family is not None, "numbered above"
+            families.setdefault(group.family, []).append(group)
+        return list(families.values()), skipped
+
+    def _wordings(self, item: Prompted, path: tuple[int, int, int]) -> list[Prompted]:
+        """The wordings to sample from: the question's own, or as many as the method wants, drawn at random."""
+        if self.method.num_variants == 1:
+            return [item]
+        texts = zip(wordings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
+        rng = python_random(self.seed, "variants", *path)
+        drawn = draw_variants(item.problem, list(texts), self.method.num_variants, rng)
+        return [Prompted(replace(item.problem, prompt=text), ids) for text, ids in drawn]
+
+    def _sample(self, prompted: Sequence[Prompted], seeds: Sequence[tuple[int, ...]]) -> list[tuple[Row, ...]]:
+        """Graded completions of each prompt, one a seed."""
+        requests = [Request(item.prompt_ids, own) for item, own in zip(prompted, seeds, strict=True)]
+        sampled = self.engine.sample(requests, self.sampling)
+        problems = [item.problem for item, rollouts in zip(prompted, sampled, strict=True) for _ in rollouts]
+        grades = iter(self.grader(problems, [rollout for rollouts in sampled for rollout in rollouts]))
+        return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
+
+    def _revise(self, groups: Sequence[Group], asks: Sequence[Ask], path: tuple[int, int, int]) -> list[Group]:
+        """Sample the revisions that a method asks for, a group of layer 2 each; too long prompts are left out."""
+        fitting: list[tuple[Ask, Prompted]] = []
+        for ask in asks:
+            group = groups[ask.group]
+            rollout = group.rows[ask.row].rollout
+            answer = rollout.completion_ids[: -1 if rollout.finished else None]
+            ids = (*rollout.prompt_ids, *answer, *encode_follow_up(self.tokenizer, ask.phrase, self.data))
+            if self.context is None or len(ids) + self.sampling.max_new_tokens <= self.context:
+                fitting.append((ask, Prompted(group.problem, ids)))
+        if not fitting:
+            return []
+        seeds = [
+            tuple(derive_seed(self.seed, "revise", *path, ask.group, ask.row, j) for j in range(ask.count))
+            for ask, _ in fitting
+        ]
+        sampled = self._sample([item for _, item in fitting], seeds)
+        return [
+            replace(groups[ask.group], rows=rows, layer=2, parent=ask.row)
+            for (ask, _), rows in zip(fitting, sampled, strict=True)
+        ]
+
+    def _correct(
+        self, groups: list[Group], wishes: Sequence[Repair], path: tuple[int, int, int]
+    ) -> tuple[list[Group], int]:
+        """Carry out repairs and grade their results; counts them. A repair that does not fit its budget is skipped."""
+        edited: dict[tuple[int, int], Rollout] = {}
+        to_continue: list[tuple[Repair, Continuation]] = []
+        for wish in wishes:
+            rollout = groups[wish.group].rows[wish.row].rollout
+            ids = encode_text(self.tokenizer, wish.text, most=self.sampling.max_new_tokens + wish.budget)
+            if wish.strategy is Strategy.REFLECT:
+                if len(ids) < wish.budget:
+                    seed = derive_seed(self.seed, "continue", *path, wish.group, wish.row)
+                    to_continue.append((wish, Continuation(rollout, ids, wish.budget, seed)))
+            elif wish.strategy is Strategy.ANSWER:
+                if len(ids) + 1 <= wish.budget:
+                    edited[wish.group, wish.row] = inject(rollout, (*ids, self.stop_id), finished=True)
+            elif ids and len(ids) + 1 <= self.sampling.max_new_tokens + wish.budget:
+                empty = Rollout(rollout.prompt_ids, (), finished=False)
+                edited[wish.group, wish.row] = inject(empty, (*ids, self.stop_id), finished=True)
+        if to_continue:
+            continued = self.engine.resume([item for _, item in to_continue], self.sampling)
+            edited |= {(w.group, w.row): rollout for (w, _), rollout in zip(to_continue, continued, strict=True)}
+        if not edited:
+            return groups, 0
+        grades = self.grader([groups[g].problem for g, _ in edited], list(edited.values()))
+        strategy = {(wish.group, wish.row): wish.strategy for wish in wishes}
+        rows = [list(group.rows) for group in groups]
+        for (g, i), grade in zip(edited, grades, strict=True):
+            old = rows[g][i]
+            rows[g][i] = Row(edited[g, i], grade, strategy[g, i], first=(old.rollout, old.grade), source=old.source)
+        return [replace(group, rows=tuple(own)) for group, own in zip(groups, rows, strict=True)], len(edited)
+
+
+def _num_rows(families: Sequence[Sequence[Group]]) -> int:
+    return sum(len(group.rows) for family in families for group in family)
+
+
+def take(items: Iterator[T], count: int) -> list[T]:
+    """The next ``count`` items.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    taken = [item for _, item in zip(range(count), items, strict=False)]
+    if len(taken) < count:
+        raise DataError(f"only {len(taken)} of {count} problems are left")
+    return taken
+
+
+def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
+    """What was sampled (``groups``), and what corrections and dynamic sampling made of it (``kept``).
+
+    ``accuracy``, ``reward/before``, ``collapse/before*``, ``verdict/*``, lengths and entropy are about the policy's own
+    samples; ``reward/after`` and ``collapse/after*`` about what corrections and dynamic sampling leave, before the
+    method arranges it for training. Revisions of answers (layer 2) count in ``tokens`` alone. Collapse is the share of
+    groups whose rewards are all equal, split into all right and all wrong (the rest: equal for another reason).
+    """
+    everything = [row for group in groups for row in group.rows]
+    groups, kept = ([group for group in some if group.layer == 1] for some in (groups, kept))
+    rows = [row for group in kept for row in group.rows]
+    sampled = [row for group in groups for row in group.rows]
+    first = [row.first or (row.rollout, row.grade) for row in sampled]
+    corrected = [row for row in rows if row.strategy is not Strategy.NONE]
+    spans = [span for rollout, _ in first for span in rollout.spans]
+    trained = [segment for row in rows for segment in row.rollout.segments]
+    metrics: Metrics = {
+        "accuracy": share(grade.correct for _, grade in first if grade.scorable),
+        "reward/before": mean_of(grade.reward for _, grade in first if grade.scorable),
+        "reward/after": mean_of(row.grade.reward for row in rows if row.grade.scorable),
+        "collapse/before": share(group.collapsed_before for group in groups),
+        "collapse/after": share(group.collapsed for group in kept),
+        "length/sampled": mean_of(len(rollout.completion_ids) for rollout, _ in first),
+        "length/unfinished": share(not rollout.finished for rollout, _ in first),
+        "entropy/sampling": mean_of(value for span in spans for value in span.entropies),
+        "correction/rows": share(row.strategy is not Strategy.NONE for row in rows),
+        "correction/injected_tokens": share(segment is Segment.INJECTED for segment in trained),
+        "tokens": (sum(map(_num_sampled, everything)), 1.0),
+    }
+    for name, right in (("all_wrong", False), ("all_right", True)):
+        metrics[f"collapse/before_{name}"] = share(
+            group.collapsed_before and _all(group, right, before=True) for group in groups
+        )
+        metrics[f"collapse/after_{name}"] = share(
+            group.collapsed and _all(group, right, before=False) for group in kept
+        )
+    for verdict in Verdict:
+        metrics[f"verdict/{verdict}"] = share(grade.verdict is verdict for _, grade in first)
+    for strategy in (Strategy.REFLECT, Strategy.ANSWER, Strategy.REFERENCE):
+        chosen = [row for row in corrected if row.strategy is strategy]
+        metrics[f"correction/{strategy}"] = (len(chosen), float(len(rows)))
+        metrics[f"correction/{strategy}_right"] = share(row.grade.correct for row in chosen)
+    return metrics
+
+
+def _num_sampled(row: Row) -> int:
+    """Tokens that the policy sampled for a row, those that a correction replaced included."""
+    first = row.first[0] if row.first else row.rollout
+    continued = [span for span in row.rollout.spans if row.first and span.segment is Segment.CONTINUED]
+    return sum(len(span.token_ids) for span in (*first.spans, *continued))
+
+
+def _all(group: Group, right: bool, *, before: bool) -> bool:
+    grades = [row.first_grade if before else row.grade for row in group.rows]
+    return all(grade.correct is right for grade in grades if grade.scorable)

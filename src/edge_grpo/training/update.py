@@ -1,0 +1,272 @@
+"""From groups to new weights: score, shape, and take optimizer updates whose gradient no batching can change."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import AdamW
+
+from edge_grpo.base.errors import TrainingError
+from edge_grpo.base.metrics import Metrics, merge
+from edge_grpo.base.records import Segment
+from edge_grpo.base.rng import python_random
+from edge_grpo.base.tensors import Batch, GroupHidden, LossInputs, Scored, Signal, Totals
+from edge_grpo.config.sections import TrainSettings
+from edge_grpo.methods.base import Method
+from edge_grpo.models.policy import Policy
+from edge_grpo.training.batching import group_micro_batches, loss_inputs, micro_batches, mini_batches, scored
+from edge_grpo.training.distributed import World
+
+__all__ = ["Updater", "describe_scores", "is_over", "learning_rate", "make_optimizer"]
+
+
+def learning_rate(step: int, train: TrainSettings, *, tokens: int = 0) -> float:
+    r"""The rate of a step (counted from 0) before which ``tokens`` tokens were sampled.
+
+    .. math:: \eta_s = \eta \cdot \min(1, (s + 1) / w) \cdot (f + (1 - f)\,d(x)), \qquad
+        x = \max\{(s - w) / (S - w),\; n / N\}
+
+    with d(x) = 1, 1 - x or (1 + cos(pi x)) / 2; w warm-up steps, S all steps, n of N tokens where these are bounded, f
+    the final share.
+
+    Example:
+        >>> [learning_rate(s, TrainSettings(steps=4, learning_rate=1.0)) for s in range(4)]
+        [1.0, 0.75, 0.5, 0.25]
+    """
+    rise = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
+    x = max(0, step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    if train.max_tokens:
+        x = max(x, min(1.0, tokens / train.max_tokens))
+    down = {"constant": 1.0, "linear": 1.0 - x, "cosine": (1.0 + math.cos(math.pi * x)) / 2}[train.schedule]
+    return train.learning_rate * rise * (train.final_learning_rate + (1.0 - train.final_learning_rate) * down)
+
+
+def is_over(train: TrainSettings, step: int, tokens: int) -> bool:
+    """Whether a run is at its end after ``step`` steps and ``tokens`` sampled tokens."""
+    return step >= train.steps or 0 < train.max_tokens <= tokens
+
+
+def make_optimizer(policy: Policy, train: TrainSettings) -> AdamW:
+    """AdamW over the trained weights; biases, norms and other vectors are not decayed."""
+    weights = [weight for _, weight in policy.trained()]
+    groups = [
+        {"params": [w for w in weights if w.dim() > 1], "weight_decay": train.weight_decay},
+        {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=train.learning_rate, betas=(train.beta1, train.beta2))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A micro-batch: its row numbers and how many tokens wide it is."""
+
+    rows: Tensor
+    width: int
+
+
+class Updater:
+    """Turns a step's batch into optimizer updates.
+
+    Its only state is the optimizer's and ``skipped_in_a_row``.
+
+    Args:
+        policy: the model that is trained.
+        optimizer: over its trained weights.
+        method: signal and loss.
+        train: the settings.
+        temperature: the rollout's, at which log-probs and entropies are taken.
+        max_new_tokens: the completion budget, for losses that divide by it.
+        world: the processes that sum together.
+        reuse_sampled: take the engine's numbers for rows that were sampled whole (see ``Engine.exact``).
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        optimizer: AdamW,
+        method: Method,
+        train: TrainSettings,
+        temperature: float,
+        max_new_tokens: int,
+        world: World,
+        reuse_sampled: bool = False,
+    ) -> None:
+        self.policy = policy
+        self.optimizer = optimizer
+        self.method = method
+        self.train = train
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.world = world
+        self.reuse_sampled = reuse_sampled
+        self.skipped_in_a_row = 0
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> Scored:
+        """What the policy, and the reference where the method wants it, say of every completion token."""
+        batch = _to(batch, self.policy.device)
+        known = batch.mask & batch.sampling_logprobs.isfinite()
+        whole = (known == batch.mask).all(-1) & ~batch.corrected & self.reuse_sampled
+        zeros = torch.zeros(batch.mask.shape, device=self.policy.device)
+        old = torch.where(whole[:, None] & batch.mask, batch.sampling_logprobs, zeros)
+        entropy = torch.where(whole[:, None] & batch.mask, batch.sampling_entropy, zeros)
+        for piece in self._pieces(batch, (~whole).nonzero().squeeze(-1)):
+            scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
+            old[piece.rows, : piece.width] = scores.logprobs.to(old.dtype)
+            entropy[piece.rows, : piece.width] = scores.entropy.to(old.dtype)
+        return scored(
+            batch,
+            old_logprobs=old,
+            entropy=entropy,
+            ref_logprobs=self._score_reference(batch) if self.method.uses_reference else None,
+            token_scores=self._token_scores(batch) if self.method.wants_token_scores else None,
+        )
+
+    def _score_reference(self, batch: Batch) -> Tensor:
+        reference = torch.zeros(batch.mask.shape, device=self.policy.device)
+        for piece in self._pieces(batch, torch.arange(len(batch.group), device=batch.group.device)):
+            scores = self.policy.score_reference(*_inputs(batch, piece), temperature=self.temperature)
+            reference[piece.rows, : piece.width] = scores.to(reference.dtype)
+        return reference
+
+    def _token_scores(self, batch: Batch) -> Tensor:
+        """The method's scores, from the hidden states of one group at a time."""
+        scores = torch.zeros(batch.mask.shape, device=self.policy.device)
+        head_weight = self.policy.head_weight(temperature=self.temperature)
+        lengths = batch.attention.sum(-1)
+        for name in batch.group.unique():
+            rows = (batch.group == name).nonzero().squeeze(-1)
+            width = int(lengths[rows].max())
+            inputs = [column[rows, :width] for column in (batch.input_ids, batch.attention, batch.mask)]
+            pieces = zip(*(column.split(self.train.micro_batch_rows) for column in inputs), strict=True)
+            ids, _, mask = inputs
+            hidden = torch.cat([self.policy.hidden_states(*piece) for piece in pieces])
+            own = GroupHidden(
+                hidden=hidden,
+                token_ids=ids[mask],
+                row=mask.nonzero()[:, 0],
+                correct=batch.correct[rows],
+                scorable=batch.scorable[rows],
+                head_weight=head_weight,
+            )
+            part = torch.zeros(mask.shape, device=scores.device)
+            part[mask] = self.method.token_scores(own).to(part.dtype)
+            scores[rows, :width] = part
+        return scores
+
+    def shape(self, batch: Scored) -> Signal:
+        """The method's signal, made without gradient."""
+        with torch.no_grad():
+            return self.method.signal(batch)
+
+    def step(self, batch: Scored, signal: Signal, *, step: int, tokens: int = 0) -> Metrics:
+        """All updates of a step.
+
+        Args:
+            batch: the scored rollouts.
+            signal: the method's.
+            step: counted from 0; decides learning rate and the order of mini-batches.
+            tokens: sampled before this step; decide the rate too where they are bounded.
+        Raises:
+            TrainingError: gradients were not finite too often in a row.
+        """
+        rate = learning_rate(step, self.train, tokens=tokens)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        metrics: Metrics = {"learning_rate": (rate, 1.0)}
+        first = True
+        for number in range(self.train.passes):
+            rng = python_random(self.train.seed, "mini-batches", step, number)
+            for rows in mini_batches(batch.family, count=self.train.mini_batches, rng=rng):
+                metrics = merge(metrics, self._update(batch, signal, rows, step, first=first))
+                first = False
+        return metrics
+
+    def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool) -> Metrics:
+        """One optimizer update from some rows; ``first``: the weights are still those that scored the batch."""
+        pieces = list(self._pieces(batch, rows, whole_groups=self.method.whole_groups))
+        totals = self._totals(batch, signal, pieces, forward=self.method.totals_need_forward and not first)
+        if totals.rows == 0:
+            return {"empty_updates": (1.0, 1.0)}
+        self.optimizer.zero_grad(set_to_none=True)
+        value, metrics = 0.0, self.method.observe_update(totals)
+        with self.policy.training():
+            for piece in pieces:
+                x = self._forward(batch, signal, piece)
+                loss = self.method.loss(x, totals)
+                loss.backward()
+                with torch.no_grad():
+                    value += float(loss)
+                    metrics = merge(metrics, self.method.observe(x))
+        weights = [weight for _, weight in self.policy.trained()]
+        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if self.world.any(not bool(torch.isfinite(norm))):
+            self._skip(step)
+        else:
+            clip_grad_norm_(weights, self.train.max_grad_norm)
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+            metrics = merge(metrics, {"grad_norm": (float(norm), 1.0)})
+        self.optimizer.zero_grad(set_to_none=True)
+        return merge(metrics, {"loss": (value, 1.0), "skipped_updates": (float(self.skipped_in_a_row > 0), 1.0)})
+
+    def _skip(self, step: int) -> None:
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.train.max_skipped_updates:
+            raise TrainingError(
+                f"step {step + 1}: gradients were not finite in {self.skipped_in_a_row} updates in a row; "
+                "lower train.learning_rate, or look at the last rollouts for what went wrong"
+            )
+
+    @torch.no_grad()
+    def _totals(self, batch: Scored, signal: Signal, pieces: list[_Piece], *, forward: bool) -> Totals:
+        """Sums over the whole update, on all ranks, before anything is divided."""
+        sums: dict[str, float] = {"rows": 0.0, "tokens": 0.0}
+        for piece in pieces:
+            if forward:
+                x = self._forward(batch, signal, piece)
+            else:
+                old, entropy = (column[piece.rows, : piece.width] for column in (batch.old_logprobs, batch.entropy))
+                x = loss_inputs(batch, signal, piece.rows, piece.width, logprobs=old, entropy=entropy)
+            own = {"rows": float(x.keep.sum()), "tokens": float(x.mask.sum()), **self.method.totals(x)}
+            sums = {name: sums.get(name, 0.0) + amount for name, amount in own.items()}
+        sums = self.world.sum(sums)
+        extra = {name: amount for name, amount in sums.items() if name not in ("rows", "tokens")}
+        return Totals(sums["rows"], sums["tokens"], self.max_new_tokens, extra)
+
+    def _forward(self, batch: Scored, signal: Signal, piece: _Piece) -> LossInputs:
+        scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
+        entropy = scores.entropy if self.method.entropy_gradient else scores.entropy.detach()
+        return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
+
+    def _pieces(self, batch: Batch, rows: Tensor, *, whole_groups: bool = False) -> Iterator[_Piece]:
+        lengths, size = batch.attention.sum(-1), self.train.micro_batch_rows
+        if whole_groups:
+            split = group_micro_batches(rows, lengths, batch.group, size=size)
+        else:
+            split = micro_batches(rows, lengths, size=size)
+        for chosen in split:
+            yield _Piece(chosen, int(lengths[chosen].max()))
+
+
+def _inputs(batch: Batch, piece: _Piece) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, attention and mask of a micro-batch, cut to its width."""
+    ids, attention, mask = (c[piece.rows, : piece.width] for c in (batch.input_ids, batch.attention, batch.mask))
+    return ids, attention, mask
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return replace(batch, **{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})
+
+
+def describe_scores(batch: Scored) -> Metrics:
+    """Entropy in nats a token, over tokens the policy sampled itself and over all completion tokens."""
+    sampled = batch.mask & (batch.segment != int(Segment.INJECTED))
+    return {
+        "entropy": (float(batch.entropy[sampled].sum()), float(sampled.sum())),
+        "entropy/all_tokens": (float(batch.entropy[batch.mask].sum()), float(batch.mask.sum())),
+    }

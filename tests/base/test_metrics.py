@@ -1,0 +1,15 @@
+"""Metrics are pairs that add up."""
+
+import math
+
+from edge_grpo.base.metrics import mean_of, means, merge, share
+
+
+def test_merging_is_adding():
+    parts = [{"a": mean_of([1, 2])}, {"a": mean_of([6]), "b": share([True, False])}]
+    assert means(merge(*parts)) == {"a": 3.0, "b": 0.5}
+    assert merge() == {}
+
+
+def test_nothing_counted_is_nan_not_zero():
+    assert math.isnan(means({"a": mean_of([])})["a"])

@@ -1,0 +1,197 @@
+"""``edge-grpo grade``: the verdicts of training for a file, its table, its output, and bad rows."""
+
+import json
+
+import pytest
+
+from edge_grpo.base.records import Problem
+from edge_grpo.cli import grade as module
+from edge_grpo.rewards import Rewards, RewardSettings
+
+ROWS = [
+    {"text": r"so \boxed{2}", "gold": "2"},
+    {"text": r"so \boxed{x+1}", "gold": ["y", "1+x"]},
+    {"text": "so 3", "gold": 3},
+    {"text": r"so \boxed{3}", "gold": 3.5, "note": "further columns do no harm"},
+    {"text": r"so \boxed{\frac{7}{2}}", "gold": 3.5},
+    {"text": "", "gold": 10**400},
+    {"text": "\\boxed{\ud800}", "gold": "5"},
+]
+
+
+@pytest.fixture(name="command")
+def grade_command(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    return lambda *words: command("grade", *map(str, words))
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_table_and_the_output(command, tmp_path):
+    write(tmp_path / "rows.jsonl", ROWS)
+    code, out, err = command("rows.jsonl", "--out", "out.jsonl", "reward.workers=1")
+    assert (code, err) == (0, "")
+    head, below, _, counts, shares = [line.split() for line in out.splitlines() if line.strip()][:5]
+    assert head == ["seconds", "seconds"]
+    assert below == ["rows", "correct", "wrong", "unparsed", "timeout", "error", "p50", "p99"]
+    assert counts[:6] == ["7", "3", "2", "2", "0", "0"]
+    assert shares[:2] == ["42.9%", "28.6%"]
+    assert 0 < float(counts[6]) <= float(counts[7]) < 10
+    assert max(map(len, out.splitlines())) <= 80
+    assert "3 by text, 2 by worker" in out
+    written = read(tmp_path / "out.jsonl")
+    assert [row["verdict"] for row in written] == [
+        "correct", "correct", "unparsed", "wrong", "correct", "unparsed", "wrong",
+    ]  # fmt: skip
+    assert [row["reward"] for row in written] == [2.0, 2.0, 0.0, 1.0, 2.0, 0.0, 1.0]
+    assert [row["formatted"] for row in written] == [True, True, False, True, True, False, True]
+    assert all(row["seconds"] >= 0 for row in written)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
+
+
+def test_they_are_the_verdicts_of_training(command, tmp_path):
+    write(tmp_path / "rows.jsonl", ROWS[:5])
+    words = ["reward.format=think", "reward.format_weight=0.25", "reward.accuracy_weight=3"]
+    command("rows.jsonl", "--out", "out.jsonl", *words)
+    problems = [Problem("p", "", ("2",)), Problem("p", "", ("y", "1+x")), *[Problem("p", "", ("3.5",))] * 3]
+    with Rewards(RewardSettings(format="think", format_weight=0.25, accuracy_weight=3.0)) as rewards:
+        wanted = rewards.grade(problems, [row["text"] for row in ROWS[:5]], [True] * 5)
+    found = read(tmp_path / "out.jsonl")
+    assert [(row["verdict"], row["reward"]) for row in found] == [(one.verdict.value, one.reward) for one in wanted]
+
+
+def test_ones_own_reward_sees_the_columns(command, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def reward(completions, problems, finished):\n"
+        "    return [{'x': p.meta['weight'] + len(p.prompt), 'correct': f}\n"
+        "            for p, f in zip(problems, finished)] if 'boom' not in completions else 1\n"
+    )
+    rows = [
+        {"answer_text": "a", "weight": 1, "problem": "ab"},
+        {"answer_text": "b", "weight": 2, "finished": False},
+    ]
+    write(tmp_path / "rows.jsonl", rows)
+    words = ["rows.jsonl", "--text-field", "answer_text", "--out", "out.jsonl", "reward.function=mine.py:reward"]
+    assert command(*words)[0] == 0
+    assert [(row["verdict"], row["reward"], row["formatted"]) for row in read(tmp_path / "out.jsonl")] == [
+        ("correct", 3.0, False),
+        ("wrong", 2.0, False),
+    ]
+    write(tmp_path / "rows.jsonl", [{"answer_text": "boom", "weight": 1}])
+    code, out, err = command(*words)  # every row has its verdict, also where none could be scored
+    assert (code, err) == (0, "")
+    assert "1 rows could not be graded; the first: the function returned a int, want a list of 1" in out
+    assert read(tmp_path / "out.jsonl")[0]["verdict"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"gold": "2"}', "row 2, field 'text': missing; the row has 'gold'"),
+        (b'{"text": "2"}', "row 2, field 'gold': missing; the row has 'text'"),
+        (b'{"text": 5, "gold": "2"}', "row 2, field 'text': "),
+        (b'{"text": "2", "gold": null}', "row 2, field 'gold': "),
+        (b'{"text": "2", "gold": []}', "row 2, field 'gold': an empty list"),
+        (b'{"text": "2", "gold": ["2", {}]}', "row 2, field 'gold': "),
+        (b'{"text": "2", "gold": " "}', "row 2, field 'gold': "),
+        (b'{"text": "2", "gold": NaN}', "row 2, field 'gold': "),
+        (b'{"text": "2", "gold": true}', "row 2, field 'gold': "),
+        (b'{"text": "2", "gold": 1' + b"0" * 5000 + b"}", "row 2, a whole number of more digits"),
+        (b'{"text": "2", "gold": "2", "finished": 1}', "row 2, field 'finished': "),
+        (b'{"text": "2"', "row 2, column 13: not JSON"),
+        (b"[1, 2]", "row 2, holds "),
+        (b'{"text": "\xff", "gold": "2"}', "row 2, byte 11: not UTF-8 text"),
+        (b"[" * 100_000, "row 2, column 1: lists or objects are nested too deeply"),
+    ],
+    ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else "",
+)
+def test_a_bad_row_is_one_line_before_anything_is_graded(command, tmp_path, monkeypatch, line, said):
+    monkeypatch.setattr(module, "_grades", lambda *_: pytest.fail("graded"))
+    (tmp_path / "rows.jsonl").write_bytes(b'{"text": "1", "gold": 1}\n' + line + b"\n")
+    code, out, err = command("rows.jsonl", "--out", "out.jsonl")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"rows.jsonl, {said}" in err
+    assert "data.bad_rows=skip" in err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_path):
+    lines = ['{"text": "\\\\boxed{1}", "gold": 1}', "oops", "", '{"text": "\\\\boxed{2}", "gold": 1}']
+    (tmp_path / "rows.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    code, out, _ = command("rows.jsonl", "data.bad_rows=skip", "--out", "out.jsonl")
+    assert code == 0
+    first, bad, last = read(tmp_path / "out.jsonl")
+    assert (first["verdict"], last["verdict"]) == ("correct", "wrong")
+    assert bad == {
+        "verdict": "error",
+        "reward": None,
+        "formatted": False,
+        "seconds": 0.0,
+        "note": "column 1: not JSON: Expecting value",
+    }
+    assert "mean reward 1.5" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["none.jsonl"], "none.jsonl: no such file"),
+        (["."], ".: is a folder"),
+        (["empty.jsonl"], "empty.jsonl: it has no rows"),
+        (["rows.jsonl", "--out", "rows.jsonl"], "--out: rows.jsonl is the file that is read"),
+        (["rows.jsonl", "--out", "link.jsonl"], "--out: link.jsonl is the file that is read"),
+        (["rows.jsonl", "--out", "no/where.jsonl"], "--out: there is no folder"),
+        (["rows.jsonl", "--out", "."], "--out: . is no ordinary file"),
+        (["rows.jsonl", "reward.timeout=3"], "did you mean"),
+        (["rows.jsonl", "reward.timeout_s=-3"], "reward.timeout_s"),
+        (["rows.jsonl", "reward.function=none.py:f"], "none.py"),
+    ],
+)
+def test_mistakes_are_one_line(command, tmp_path, words, said):
+    write(tmp_path / "rows.jsonl", ROWS[:1])
+    (tmp_path / "empty.jsonl").write_text("\n \n")
+    (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
+    before = (tmp_path / "rows.jsonl").read_text()
+    code, out, err = command(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert (tmp_path / "rows.jsonl").read_text() == before
+
+
+def test_late_rows_and_rows_of_ten_megabytes(command, tmp_path):
+    hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
+    rows = [{"text": hanging, "gold": r"\pi"}, {"text": "x " * 5_000_000 + r"\boxed{3}", "gold": "3"}]
+    write(tmp_path / "rows.jsonl", rows)
+    code, _, _ = command("rows.jsonl", "reward.timeout_s=0.5", "--out", "out.jsonl")
+    assert code == 0
+    late, long = read(tmp_path / "out.jsonl")
+    assert (late["verdict"], late["reward"]) == ("timeout", 1.0)
+    assert 0.5 <= late["seconds"] < 10.0
+    assert "killed after" in late["note"]
+    assert long["verdict"] == "correct"
+
+
+def test_chunks_are_short_and_keep_the_order(monkeypatch):
+    rows = [module._Row(Problem(str(n), "", ("1",)), "x" * n, finished=True) for n in range(10)]
+    monkeypatch.setattr(module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(module, "CHUNK_CHARACTERS", 10)
+    chunks = list(module._chunks(rows))
+    assert [row for chunk in chunks for row in chunk] == rows
+    assert [len(chunk) for chunk in chunks] == [4, 3, 2, 1]
+
+
+def test_an_interrupted_command_leaves_no_draft(command, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    write(tmp_path / "rows.jsonl", ROWS)
+    monkeypatch.setattr(module, "_told", stop)
+    assert command("rows.jsonl", "--out", "out.jsonl")[0] == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

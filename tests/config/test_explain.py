@@ -1,0 +1,135 @@
+"""Wrong settings: what they are called here, and what was wanted."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.config.explain import ELSEWHERE, explain_all, setting_names
+from edge_grpo.config.tree import Config, load_config, to_tree
+from edge_grpo.methods import METHODS, Nthr, Vespo
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+
+
+def told(*words):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_setting_names_are_those_of_the_tree():
+    def below(tree, prefix=""):
+        for name, value in tree.items():
+            yield prefix + name
+            if isinstance(value, dict) and name != "operands":
+                yield from below(value, f"{prefix}{name}.")
+
+    for kind, cls in METHODS.items():
+        tree = to_tree(load_config(None, [f"method={kind}"]))
+        assert set(setting_names(Config, cls)) == set(below(tree))
+
+
+def test_every_name_of_another_package_leads_to_a_setting():
+    known = set(setting_names(Config))
+    assert {name: here for name, here in ELSEWHERE.items() if here not in known} == {}
+    leaves = {name.rpartition(".")[2] for name in known} - {"seed"}  # of several seeds the run's is meant
+    assert leaves & set(ELSEWHERE) == set()
+
+
+def test_the_guide_shows_the_whole_table():
+    text = GUIDE.read_text(encoding="utf-8").partition("## Coming from TRL or verl")[2].partition("\n## ")[0]
+    shown = {}
+    for here, elsewhere in re.findall(r"^\| `([\w.]+)`[^|]* \| ([^|]+) \|$", text, re.M):
+        shown |= dict.fromkeys(re.findall(r"`(\w+)`", elsewhere), here)
+    assert shown == ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("learning_rate=1", "'train.learning_rate'"),
+        ("model.learning_rate=1", "'train.learning_rate'"),
+        ("learning_rat=1", "'train.learning_rate'"),
+        ("train.lr=1", "'train.learning_rate'"),
+        ("actor_rollout_ref.actor.optim.lr=1", "'train.learning_rate'"),
+        ("num_generations=4", "'rollout.group_size'"),
+        ("train.max_completion_length=4", "'rollout.max_new_tokens'"),
+        ("epsilon=0.1", "'method.clip_low'"),
+        ("max_new_tokens=9", "'rollout.max_new_tokens' or 'eval.max_new_tokens' or 'method.correction.max_new_tokens'"),
+        ("correction.reflect=1", "'method.correction.reflect'"),
+    ],
+)
+def test_a_name_is_looked_for_everywhere(word, meant):
+    name = word.partition("=")[0]
+    assert told(word) == f"{name}: no such setting (did you mean {meant}?)"
+
+
+def test_only_settings_of_the_chosen_method_are_named():
+    assert "clip_low" in told("epsilon=0.1")
+    assert "clip_low" not in told("method=vespo", "epsilon=0.1")
+    assert "method.clip_low" not in set(setting_names(Config, Vespo))
+    assert "'method.k_positive'" in told("method=vespo", "k_positiv=1")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "rollout.group_size=1",
+            "rollout.group_size: got 1, wanted at least 2 (the default is 8); a group-relative advantage needs at "
+            "least 2 completions of a problem to compare",
+        ),
+        (
+            "train.learning_rate=0",
+            "train.learning_rate: got 0, wanted more than 0 (the default is 0.0001); to train nothing, set "
+            "train.steps=0",
+        ),
+        ("rollout.top_p=2", "rollout.top_p: got 2, wanted at most 1 (the default is 1.0)"),
+        ("train.beta1=1", "train.beta1: got 1, wanted less than 1 (the default is 0.9)"),
+        ("train.steps=1.5", "train.steps: got 1.5, wanted a whole number (the default is 60)"),
+        ("train.beta1=x", "train.beta1: got 'x', wanted a number (the default is 0.9)"),
+        ("eval.at_start=maybe", "eval.at_start: got 'maybe', wanted true or false (the default is True)"),
+        ("data.template=x", "data.template: got 'x', wanted 'chat', 'qwen-math' or 'plain' (the default is 'chat')"),
+        ("method.scale=x", "method.scale: got 'x', wanted 'group', 'batch' or 'none' (the default is 'group')"),
+        ("rollout.stop=x", "rollout.stop: got 'x', wanted a list, such as '[a, b]'"),
+        ("data.arithmetic.operands=3", "got 3, wanted a mapping, such as '{2: 0.5, 3: 0.5}'"),
+        ("method=3", "method: got 3, wanted the name of a method, or a section with its settings"),
+        ("method.correction.reflect=0.9", "method.correction: reflect + answer + reference is 1.4"),
+    ],
+)
+def test_a_wrong_value_says_what_was_wanted(word, message):
+    assert message in told(word)
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        (
+            {"eta": "half"},
+            ["method.eta: got 'half', wanted 'balance', 'p' or '1-p' or a number (the default is 'balance')"],
+        ),
+        (
+            {"threshold": float("nan"), "eta": -1},
+            [
+                "method.threshold: got nan, wanted a finite number or 'all' (the default is 1.0)",
+                "method.eta: got -1, wanted 'balance', 'p' or '1-p' or at least 0 (the default is 'balance')",
+            ],
+        ),
+        (
+            {"float": 1, "eta": 1},
+            ["method.float: no such setting; `edge-grpo show-config` lists all settings"],
+        ),
+    ],
+)
+def test_a_setting_of_several_types_takes_one_line(given, lines):
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Config).validate_python({"method": {"kind": "nthr", **given}})
+    assert explain_all(caught.value.errors(), Config, Nthr).splitlines() == lines
+
+
+def test_the_default_is_that_of_the_chosen_method():
+    assert "(the default is 0.28)" in told("method=dapo", "method.clip_high=-1")

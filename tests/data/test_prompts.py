@@ -1,0 +1,215 @@
+import random
+
+import pytest
+from support import tiny_tokenizer
+
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.records import Problem
+from edge_grpo.data.arithmetic import ArithmeticSettings, problems
+from edge_grpo.data.prompts import (
+    REVISION_PHRASES,
+    check_count,
+    draw_variants,
+    encode_follow_up,
+    encode_problems,
+    encode_prompt,
+    encode_text,
+    encode_variants,
+    render_prompt,
+    wordings,
+)
+from edge_grpo.data.settings import DataSettings
+
+
+class Characters:
+    """A tokenizer whose tokens are code points, with a plain chat template."""
+
+    chat_template = "yes"
+
+    def encode(self, text, *, add_special_tokens):
+        return [1] * add_special_tokens + [ord(each) for each in text]
+
+    def get_vocab(self):
+        return {chr(each): each for each in range(128)}
+
+    def apply_chat_template(self, conversation, *, tokenize, add_generation_prompt):
+        assert not tokenize
+        return "".join(f"[{turn['role']}]{turn['content']};" for turn in conversation) + "[assistant]"
+
+
+class Bare(Characters):
+    chat_template = None
+
+
+class Forgetful(Characters):
+    def apply_chat_template(self, conversation, **rest):
+        return super().apply_chat_template([turn for turn in conversation if turn["role"] == "user"], **rest)
+
+
+def text(ids):
+    return "".join(map(chr, ids))
+
+
+def test_chat_template():
+    assert text(encode_prompt(Characters(), "1+1?", DataSettings())) == "[user]1+1?;[assistant]"
+    system = DataSettings(system_prompt="Think.")
+    assert text(encode_prompt(Characters(), "1+1?", system)) == "[system]Think.;[user]1+1?;[assistant]"
+    with pytest.raises(ConfigError, match="the tokenizer has none"):
+        encode_prompt(Bare(), "1+1?", DataSettings())
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('System role not supported') }}", "{% if %}", "{{ messages + 1 }}", {"tools": "x"}],
+)
+def test_a_chat_template_that_fails_is_one_line_with_advice(template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=r"data\.template=chat: .* fails: .*; set data\.template=plain") as e:
+        encode_prompt(tokenizer, "1+1?", DataSettings())
+    assert "\n" not in str(e.value)
+    with pytest.raises(ConfigError, match=r"leave data\.system_prompt empty .*, or set data\.template=plain"):
+        encode_follow_up(tokenizer, "Sure?", DataSettings(system_prompt="Think."))
+
+
+def test_qwen_math_template():
+    shown = render_prompt(Bare(), "1+1?", DataSettings(template="qwen-math"))
+    assert shown == (
+        "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    own = render_prompt(Bare(), "1+1?", DataSettings(template="qwen-math", system_prompt="Think."))
+    assert own.startswith("<|im_start|>system\nThink.<|im_end|>\n")
+
+
+def test_plain_template_lets_the_tokenizer_add_its_first_token():
+    assert encode_prompt(Bare(), "1+1?", DataSettings(template="plain")) == (1, *map(ord, "1+1?\n"))
+    system = DataSettings(template="plain", system_prompt="Think.")
+    assert render_prompt(Bare(), "1+1?", system) == "Think.\n1+1?\n"
+
+
+def test_injected_text_has_no_special_tokens():
+    assert encode_text(Characters(), " Wait!") == tuple(map(ord, " Wait!"))
+    assert encode_text(Characters(), "") == ()
+
+
+@pytest.mark.parametrize("template", ["chat", "qwen-math", "plain"])
+def test_a_follow_up_continues_the_conversation(template):
+    data = DataSettings(template=template)
+    expected = {
+        "chat": ";[user]Sure?;[assistant]",
+        "qwen-math": "<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n",
+        "plain": "\nSure?\n",
+    }
+    assert text(encode_follow_up(Characters(), "Sure?", data)) == expected[template]
+
+
+def test_a_template_that_drops_answers_has_no_follow_up():
+    with pytest.raises(ConfigError, match="does not show an earlier answer"):
+        encode_follow_up(Forgetful(), "Sure?", DataSettings())
+
+
+PROBLEMS = [Problem("short", "1", ("1",)), Problem("long", "1" * 30, ("1",))]
+
+
+def test_over_long_prompts_follow_the_rule():
+    with pytest.raises(DataError, match=r"'long': its prompt has 48 tokens, data.max_prompt_tokens is 20"):
+        encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20))
+    skipped = encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20, over_long="skip"))
+    assert [each.id for each in skipped.problems] == ["short"]
+    assert (skipped.num_skipped, skipped.num_truncated) == (1, 0)
+    cut = encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20, over_long="truncate"))
+    assert [len(ids) for ids in cut.prompt_ids] == [19, 20]
+    assert text(cut.prompt_ids[1]).endswith("1;[assistant]")
+    assert (cut.num_skipped, cut.num_truncated) == (0, 1)
+    with pytest.raises(DataError, match="all 2 prompts"):
+        encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=2, over_long="skip"))
+
+
+class Counting(Characters):
+    """Remembers how long the texts were, and has a token of ten characters."""
+
+    def __init__(self):
+        self.lengths = []
+
+    def encode(self, text, *, add_special_tokens):
+        self.lengths.append(len(text))
+        return super().encode(text, add_special_tokens=add_special_tokens)
+
+    def get_vocab(self):
+        return super().get_vocab() | {"1234567890": 999}
+
+
+HUGE = "abcdefgh" * 1_250_000
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_of_a_huge_prompt_only_as_much_is_encoded_as_can_matter(template):
+    tokenizer, huge = Counting(), [Problem("huge", HUGE, ("1",))]
+    settings = {"max_prompt_tokens": 20, "template": template}
+    with pytest.raises(DataError, match=r"'huge': its prompt has at least 2\d\d tokens, data.max_prompt_tokens is 20"):
+        encode_problems(tokenizer, huge, DataSettings(**settings))
+    cut = encode_problems(tokenizer, huge, DataSettings(**settings, over_long="truncate"))
+    whole = text(
+        Characters().encode(render_prompt(tokenizer, HUGE, DataSettings(**settings)), add_special_tokens=False)
+    )
+    assert text(cut.prompt_ids[0]) == whole[-20:]
+    assert max(tokenizer.lengths) == 210
+    variants = Problem("x", "1", ("1",), variants=(HUGE,))
+    with pytest.raises(DataError, match="a variant of its prompt has at least"):
+        encode_variants(tokenizer, variants, DataSettings(**settings))
+
+
+def test_of_a_huge_injected_text_only_the_beginning_is_encoded():
+    tokenizer = Counting()
+    assert text(encode_text(tokenizer, HUGE, most=20)) == HUGE[:210]
+    assert encode_text(tokenizer, "x" * 300, most=20) == (ord("x"),) * 300
+    assert tokenizer.lengths == [210, 300]
+
+
+def test_a_tokenizer_that_drops_characters_sees_the_whole_text():
+    class Dropping(Counting):
+        def encode(self, text, *, add_special_tokens):
+            return super().encode(text.replace(" ", ""), add_special_tokens=add_special_tokens)
+
+    spaced = "a" * 15 + " " * 200_000 + "b"
+    assert text(encode_text(Dropping(), spaced, most=20)) == "a" * 15 + "b"
+    ids = encode_prompt(Dropping(), spaced, DataSettings(template="plain", max_prompt_tokens=20))
+    assert text(ids[1:]) == "a" * 15 + "b\n"
+
+
+def test_the_tail_of_a_huge_prompt_has_the_tokens_that_it_has_in_the_whole():
+    tokenizer, data = tiny_tokenizer(), DataSettings(max_prompt_tokens=30)
+    some = "".join(f"Compute {i}+{i}. " for i in range(8000))
+    assert len(some) > 100_000
+    whole = tokenizer.encode(render_prompt(tokenizer, some, data), add_special_tokens=False)
+    ids = encode_prompt(tokenizer, some, data)
+    assert 30 < len(ids) < len(whole)
+    assert list(ids[-30:]) == whole[-30:]
+
+
+PROBLEM = Problem("p", "a", ("1",), variants=("b", "c"))
+
+
+def test_the_built_in_task_has_three_wordings():
+    (problem,) = problems(ArithmeticSettings(), count=1)
+    texts = wordings(problem)
+    assert texts[0] == problem.prompt
+    assert len(set(texts)) == 3
+
+
+def test_draws_are_without_replacement_and_leave_none_out():
+    drawn = [draw_variants(PROBLEM, wordings(PROBLEM), 2, random.Random(seed)) for seed in range(30)]
+    assert all(len(set(each)) == 2 for each in drawn)
+    assert {text for each in drawn for text in each} == {"a", "b", "c"}
+
+
+def test_too_few_wordings_are_told_with_what_to_do():
+    check_count(PROBLEM, 3)
+    with pytest.raises(DataError, match=r"'p': 3 wordings of the question, 4 wanted.*data\.fields\.variants"):
+        check_count(PROBLEM, 4)
+
+
+def test_phrases_differ_and_give_nothing_away():
+    assert len(set(REVISION_PHRASES)) == len(REVISION_PHRASES) >= 5
+    assert not any(word in phrase.lower() for phrase in REVISION_PHRASES for word in ("correct answer is", "boxed"))

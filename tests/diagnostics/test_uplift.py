@@ -1,0 +1,40 @@
+"""Uplift: nothing moves between a model and itself, and figures by hand."""
+
+import pytest
+import torch
+from support import save_tiny
+
+from edge_grpo.config.tree import load_config
+from edge_grpo.diagnostics.uplift import Uplift, measure, report
+
+
+@pytest.fixture
+def config():
+    words = ["rollout.max_new_tokens=5", "rollout.group_size=4", "reward.workers=1", "data.arithmetic.size=5"]
+    return load_config(None, words)
+
+
+def test_a_model_against_itself(config, tmp_path):
+    folder = str(save_tiny(tmp_path / "model"))
+    found = measure(config, before=folder, after=folder, num_problems=3)
+    assert found.correct.shape == (3, 4)
+    assert torch.equal(found.before, found.after)
+    assert torch.equal(found.correct, found.correct_after)
+
+
+def test_the_report_by_hand():
+    found = Uplift(
+        correct=torch.tensor([[True, False, True, False]]),
+        before=torch.tensor([[-1.0, -2.0, -3.0, -4.0]]),
+        after=torch.tensor([[-0.5, -2.5, -3.5, -3.5]]),
+        correct_after=torch.tensor([[True, True, True, False]]),
+    )
+    told = report(found)
+    assert "pass@1: 50.0% -> 75.0%" in told
+    assert "pass@4: 100.0% -> 100.0%" in told
+    assert told[-4:] == [
+        "answers 1-1 by likelihood before: right ones rose 100.0% of 1, wrong ones fell - of 0",
+        "answers 2-2 by likelihood before: right ones rose - of 0, wrong ones fell 100.0% of 1",
+        "answers 3-3 by likelihood before: right ones rose 0.0% of 1, wrong ones fell - of 0",
+        "answers 4-4 by likelihood before: right ones rose - of 0, wrong ones fell 0.0% of 1",
+    ]

@@ -1,0 +1,209 @@
+"""Answers are kept problem by problem, never asked for twice, and never mixed with those of another evaluation."""
+
+from dataclasses import replace
+
+import pytest
+from support import save_tiny
+
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.records import Problem
+from edge_grpo.config.tree import load_config
+from edge_grpo.evaluation.store import Asker, Draws, answer_all, draws_of, read_answers, training_draws
+from edge_grpo.evaluation.suite import Benchmark
+from edge_grpo.models.loading import load_policy
+from edge_grpo.rewards import Rewards
+
+PROBLEMS = tuple(Problem(f"p{i}", f"Compute {'1+' * (i % 3)}{i}.", (str(i),)) for i in range(7))
+BENCHMARKS = (Benchmark("one", "", PROBLEMS), Benchmark("two", "", PROBLEMS[:2]))
+DRAWS = Draws(samples=2, max_new_tokens=6, temperature=0.7)
+
+
+class Cut(BaseException):
+    """Stands for kill -9."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def rewards():
+    with Rewards(load_config(None, ["reward.workers=1"]).reward) as opened:
+        yield opened
+
+
+@pytest.fixture
+def asker(model, rewards):
+    def make(draws=DRAWS, *words):
+        config = load_config(None, [f"model.path={model}", "reward.workers=1", "rollout.max_rows=4", *words])
+        return Asker(load_policy(config.model), config, draws, rewards)
+
+    return make
+
+
+def silent(done, total):
+    """No one watches."""
+
+
+def everything(asker, folder, benchmarks=BENCHMARKS):
+    return answer_all(asker, [asker.encode(each) for each in benchmarks], folder, progress=silent)
+
+
+def test_every_problem_gets_a_greedy_and_some_sampled_answers(asker, tmp_path):
+    seen = []
+    one = asker()
+    answers = answer_all(
+        one, [one.encode(each) for each in BENCHMARKS], tmp_path / "a", progress=lambda *each: seen.append(each)
+    )
+    assert [(each.benchmark, each.problem) for each in answers[::3]] == [
+        *(("one", problem.id) for problem in PROBLEMS),
+        ("two", "p0"),
+        ("two", "p1"),
+    ]
+    assert [(each.decoding, each.number) for each in answers[:3]] == [("greedy", 0), ("sampled", 0), ("sampled", 1)]
+    assert all(each.gold == (each.problem[1:],) and 0 < each.tokens <= 6 and each.entropy > 0 for each in answers)
+    assert (seen[0], seen[-1]) == ((0, 27), (27, 27))
+    assert len({each.completion for each in answers[1::3]}) > 3  # draws of different problems differ
+
+
+@pytest.mark.parametrize("cut_after", [0, 1, 3, 5])
+def test_a_kill_costs_only_the_problems_being_answered(asker, tmp_path, monkeypatch, cut_after):
+    whole = everything(asker(), tmp_path / "whole")
+    calls, limit = [], [cut_after]
+
+    def ask(self, benchmark, problems, decoding):
+        calls.append({(benchmark, item.problem.id, decoding) for item in problems})
+        if len(calls) > limit[0]:
+            raise Cut
+        return plain(self, benchmark, problems, decoding)
+
+    plain = Asker.ask
+    monkeypatch.setattr(Asker, "ask", ask)
+    with pytest.raises(Cut):
+        everything(asker(), tmp_path / "cut")
+    finished, lost = set().union(*calls[:-1]), calls[-1]
+    calls.clear()
+    limit[0] = 99
+    again = everything(asker(), tmp_path / "cut")
+    assert not finished & set().union(*calls)
+    assert lost <= set().union(*calls)
+    assert [replace(each, entropy=0.0) for each in again] == [replace(each, entropy=0.0) for each in whole]
+
+
+def test_half_a_line_and_half_a_problem_are_asked_again(asker, tmp_path):
+    whole = everything(asker(), tmp_path / "a")
+    path = tmp_path / "a/answers.jsonl"
+    content = path.read_bytes()
+    for kept in (len(content) - 1, len(content) - 9, len(content) // 2, 10, 0):
+        path.write_bytes(content[:kept])
+        again = everything(asker(), tmp_path / "a")
+        assert [each.completion for each in again] == [each.completion for each in whole]
+        assert len(read_answers(tmp_path / "a")[1]) == len(whole)
+
+
+def test_nothing_is_asked_twice(asker, tmp_path, monkeypatch):
+    everything(asker(), tmp_path / "a")
+    monkeypatch.setattr(Asker, "ask", lambda *_: pytest.fail("asked again"))
+    everything(asker(), tmp_path / "a")
+
+
+def test_draws_do_not_depend_on_what_else_is_asked(asker, tmp_path):
+    all_answers = everything(asker(), tmp_path / "a")
+    few = everything(asker(), tmp_path / "b", (Benchmark("one", "", PROBLEMS[3:5]),))
+    assert [each.completion for each in few] == [each.completion for each in all_answers[9:15]]
+
+
+@pytest.mark.parametrize(
+    ("draws", "words", "benchmarks", "named"),
+    [
+        (replace(DRAWS, samples=3), (), BENCHMARKS, "eval.samples was 2, is 3"),
+        (DRAWS, ("data.template=plain",), BENCHMARKS, "data.template was 'chat', is 'plain'"),
+        (DRAWS, ("reward.accuracy_weight=2",), BENCHMARKS, "reward.accuracy_weight was 1.0, is 2.0"),
+        (DRAWS, (), BENCHMARKS[:1], "problems.two"),
+        (DRAWS, (), (BENCHMARKS[0], Benchmark("two", "", PROBLEMS[1:3])), "problems.two"),
+        (DRAWS, (), (BENCHMARKS[0], Benchmark("two", "", (replace(PROBLEMS[0], answers=("9",)), PROBLEMS[1]))),
+         "problems.two"),
+    ],
+)  # fmt: skip
+def test_answers_of_different_evaluations_are_never_mixed(asker, tmp_path, draws, words, benchmarks, named):
+    everything(asker(), tmp_path / "a")
+    before = (tmp_path / "a/answers.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="holds another evaluation") as error:
+        everything(asker(draws, *words), tmp_path / "a", benchmarks)
+    assert named in str(error.value)
+    assert (tmp_path / "a/answers.jsonl").read_bytes() == before
+
+
+def test_an_edited_reward_function_is_another_evaluation(asker, tmp_path, monkeypatch):
+    judge = tmp_path / "judge.py"
+    judge.write_text("def reward(completions, problems):\n    return [1.0 for _ in problems]\n")
+    one = asker(DRAWS, f"reward.function={judge}:reward")
+    before = one.identity([one.encode(each) for each in BENCHMARKS])
+    judge.write_text(judge.read_text().replace("1.0", "0.0"))
+    assert one.identity([one.encode(each) for each in BENCHMARKS]) != before
+    monkeypatch.chdir(tmp_path)
+    module = asker(DRAWS, "reward.function=judge:reward")
+    code = module.identity([])["reward"]["code"]
+    assert code == one.identity([])["reward"]["code"] != ""
+
+
+def test_what_a_reward_may_read_of_a_problem_counts(asker):
+    one = asker()
+    problems = tuple(replace(problem, meta={"level": 1}) for problem in PROBLEMS)
+    before, after = (one.identity([one.encode(each)]) for each in (BENCHMARKS[0], Benchmark("one", "", problems)))
+    assert before["problems"] != after["problems"]
+
+
+def test_a_folder_in_use_or_of_another_kind_is_refused(asker, tmp_path, monkeypatch):
+    plain = Asker.ask
+
+    def ask(self, benchmark, problems, decoding):
+        monkeypatch.setattr(Asker, "ask", plain)
+        with pytest.raises(ConfigError, match="another process is at work"):
+            everything(asker(), tmp_path / "a")
+        return plain(self, benchmark, problems, decoding)
+
+    monkeypatch.setattr(Asker, "ask", ask)
+    everything(asker(), tmp_path / "a")
+
+
+def test_only_a_finished_evaluation_is_read(asker, tmp_path):
+    with pytest.raises(DataError, match="holds no evaluation"):
+        read_answers(tmp_path)
+    everything(asker(), tmp_path / "a")
+    identity, answers = read_answers(tmp_path / "a")
+    assert identity["eval"]["samples"] == 2
+    assert answers[0].prompt == "Compute 0."
+    path = tmp_path / "a/answers.jsonl"
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for cut in (content[:-1], b"".join(lines[:-1]), content + lines[0]):
+        path.write_bytes(cut)
+        with pytest.raises(DataError, match="of 27 answers are there; finish it with the same"):
+            read_answers(tmp_path / "a")
+    path.write_bytes(b"{}\n" + b"".join(lines[1:]))
+    with pytest.raises(DataError, match="line 1: not an answer"):
+        read_answers(tmp_path / "a")
+
+
+def drawn(*words, samples=None):
+    draws = draws_of(load_config(None, list(words)), samples)
+    return draws.samples, draws.temperature, draws.max_new_tokens
+
+
+def test_samples_come_from_the_option_or_from_the_eval_section():
+    assert drawn() == (0, 1.0, 96)
+    assert drawn(samples=4) == (4, 1.0, 96)
+    assert drawn("eval.samples=8") == (8, 1.0, 96)
+    assert drawn("eval.samples=8", samples=0) == (0, 1.0, 96)
+    assert drawn("eval.samples=8", "eval.temperature=0.6", "eval.max_new_tokens=7") == (8, 0.6, 7)
+    assert drawn("eval.temperature=0.1") == (1, 0.1, 96)
+    assert drawn("rollout.temperature=0.5", "rollout.max_new_tokens=9", samples=2) == (2, 0.5, 9)
+
+
+def test_screening_draws_as_training_does():
+    config = load_config(None, ["eval.temperature=0.3", "eval.top_p=0.5", "eval.max_new_tokens=7", "rollout.top_k=9"])
+    draws = training_draws(config, 4)
+    assert (draws.greedy, draws.samples, draws.temperature, draws.top_p, draws.top_k) == (False, 4, 1.0, 1.0, 9)
+    assert draws.max_new_tokens == config.rollout.max_new_tokens

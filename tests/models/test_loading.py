@@ -1,0 +1,264 @@
+"""Models from disk: adapters, stop tokens, and clear refusals."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support import save_tiny, tiny_model, tiny_policy
+
+from edge_grpo.base.errors import ConfigError, EngineError
+from edge_grpo.config.sections import LoraSettings, ModelSettings
+from edge_grpo.models.loading import check_fit, fingerprint, load_policy, load_tokenizer, stop_token_ids
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def copied(folder, target):
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+
+
+def damage_weights(folder, change):
+    held = load_file(folder / "model.safetensors")
+    change(held)
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+
+
+def batch(rows=3, width=9):
+    ids = torch.arange(rows * width).reshape(rows, width) % 50 + 5
+    lengths = torch.tensor([9, 7, 5])[:rows]
+    attention = torch.arange(width)[None] < lengths[:, None]
+    mask = attention & (torch.arange(width)[None] >= 3)
+    return ids, attention, mask
+
+
+def test_lora_trains_adapters_is_its_own_reference_and_saves_merged_weights(folder, tmp_path):
+    policy = load_policy(ModelSettings(path=str(folder), device="cpu", lora=LoraSettings(rank=2)), reference=True)
+    assert policy.has_adapters
+    assert policy.reference is None
+    names = [name for name, _ in policy.trained()]
+    assert names
+    assert all("lora" in name for name in names)
+    ids, attention, mask = batch()
+    with torch.no_grad():
+        start = policy.score(ids, attention, mask, temperature=1.0).logprobs
+        for _, weight in policy.trained():
+            weight.add_(0.05)
+        now = policy.score(ids, attention, mask, temperature=1.0).logprobs
+        assert torch.allclose(policy.score_reference(ids, attention, mask, temperature=1.0), start)
+        assert not torch.allclose(now, start)
+        policy.save(tmp_path / "final")
+        merged = load_policy(ModelSettings(path=str(tmp_path / "final"), device="cpu"))
+        assert torch.allclose(merged.score(ids, attention, mask, temperature=1.0).logprobs, now, atol=1e-5)
+        assert torch.equal(policy.score(ids, attention, mask, temperature=1.0).logprobs, now)  # not merged in place
+    assert (tmp_path / "final/adapter/adapter_model.safetensors").exists()
+
+
+def test_saved_weights_load_bit_for_bit(folder, tmp_path):
+    policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
+    policy.save(tmp_path / "out")
+    again = load_policy(ModelSettings(path=str(tmp_path / "out"), device="cpu"))
+    for (name, one), (_, two) in zip(policy.trained(), again.trained(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_stop_tokens_are_collected_from_everywhere(folder):
+    policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
+    eos = policy.tokenizer.eos_token_id
+    policy.model.generation_config.eos_token_id = [eos, 9]
+    found = stop_token_ids(policy, ("a",))
+    assert found[0] == eos
+    assert {eos, 9, policy.tokenizer.convert_tokens_to_ids("a")} <= set(found)
+    assert len(set(found)) == len(found)
+    with pytest.raises(ConfigError, match=r"rollout\.stop"):
+        stop_token_ids(policy, ("nowhere",))
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all"])
+def test_no_such_folder(path):
+    with pytest.raises(EngineError, match="no folder"):
+        load_policy(ModelSettings(path=path))
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(EngineError, match=r"model\.path"):
+        load_policy(ModelSettings(path=str(tmp_path)))
+
+
+def test_pickled_weights_are_refused(folder, tmp_path):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    torch.save(tiny_model().state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(EngineError, match=r"^model\.path: .*pytorch_model\.bin is a pickle, which is never read"):
+        load_policy(ModelSettings(path=str(tmp_path)))
+
+
+def test_code_in_a_model_folder_is_not_run_unless_asked(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    copied(folder, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own", "AutoConfig": "own.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        "from transformers import Qwen2Config, Qwen2ForCausalLM\n"
+        "class Config(Qwen2Config):\n    model_type = 'own'\n"
+        "class Own(Qwen2ForCausalLM):\n    config_class = Config\n"
+    )
+    with pytest.raises(EngineError, match=r"code of its own.*set model\.trust_remote_code=true") as caught:
+        load_policy(ModelSettings(path=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    policy = load_policy(ModelSettings(path=str(tmp_path), device="cpu", trust_remote_code=True))
+    assert type(policy.model).__name__ == "Own"
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_tokenizer_with_code_names_the_setting(folder, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
+    config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text("raise SystemExit\n")
+    with pytest.raises(EngineError, match=r"set model\.trust_remote_code=true"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_cuda_without_a_gpu_is_a_clear_mistake(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"model\.device"):
+        load_policy(ModelSettings(path=str(folder), device="cuda"))
+
+
+def test_lora_targets_that_fit_nothing(folder):
+    with pytest.raises(ConfigError, match=r"model\.lora\.targets"):
+        load_policy(ModelSettings(path=str(folder), lora=LoraSettings(rank=2, targets=("nowhere",))))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "sizes", "config"])
+def test_damaged_folders_are_told_in_one_line(folder, tmp_path, damage):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    if damage == "truncated":
+        (tmp_path / "model.safetensors").write_bytes(b"half")
+    else:
+        config |= {"hidden_size": 64} if damage == "sizes" else {"num_attention_heads": "many"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EngineError, match=r"model\.path: no model could be loaded") as caught:
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+    assert "\n" not in str(caught.value)
+
+
+NORM = "model.layers.0.input_layernorm.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda held: held.pop(NORM), f"lack the weights {NORM}\\)"),
+        (lambda held: held.update({NORM: torch.zeros(7)}), rf"{NORM} \[7\] instead of \[32\]"),
+        (lambda held: held[NORM].fill_(float("nan")), f"NaN or inf in the weights {NORM}"),
+        (lambda held: [held.pop(name) for name in list(held)[3:]], r"lack the weights .* and \d+ more"),
+    ],
+)
+def test_weights_that_would_be_random_or_are_broken_are_refused_by_name(folder, tmp_path, change, message, capfd):
+    copied(folder, tmp_path)
+    damage_weights(tmp_path, change)
+    with pytest.raises(EngineError, match=message) as caught:
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_weights_that_the_model_has_no_place_for_are_said_and_left_out(folder, tmp_path, caplog):
+    copied(folder, tmp_path)
+    damage_weights(tmp_path, lambda held: held.update({"value_head.weight": torch.zeros(7)}))
+    load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+    assert "value_head.weight" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["no shard", "config", "a list", "generation", "tokenizer"])
+def test_other_damage_is_told_in_one_line(folder, tmp_path, damage, capfd):
+    copied(folder, tmp_path)
+    if damage == "no shard":
+        (tmp_path / "model.safetensors").unlink()
+        tiny_model().save_pretrained(tmp_path, max_shard_size="20KB")
+        next(tmp_path.glob("model-00002-*")).unlink()
+    else:
+        names = {"config": "config", "a list": "config", "generation": "generation_config", "tokenizer": "tokenizer"}
+        (tmp_path / f"{names[damage]}.json").write_text("[1]" if damage == "a list" else "{x")
+    capfd.readouterr()
+    with pytest.raises(EngineError, match=r"^model\.path: no (model|tokenizer) could be loaded") as caught:
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_without_tokenizer_files_is_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match="tokenizer"):
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+
+
+def test_every_kind_of_dropout_is_off(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    policy = load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+    ids, attention, mask = batch()
+    with policy.training():
+        one, two = (policy.score(ids, attention, mask, temperature=1.0).logprobs for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_no_stop_token_at_all(folder):
+    policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
+    policy.tokenizer.eos_token = None
+    policy.model.generation_config.eos_token_id = None
+    assert stop_token_ids(policy)  # known end-of-turn tokens of the vocabulary
+    policy.tokenizer.get_vocab = dict
+    with pytest.raises(ConfigError, match=r"rollout\.stop"):
+        stop_token_ids(policy)
+
+
+def test_what_cannot_fit_is_refused():
+    policy = tiny_policy()
+    check_fit(policy, [(1, 2, 3)], 500)
+    with pytest.raises(ConfigError, match="do not match"):
+        check_fit(policy, [(1, 99999)], 1)
+    with pytest.raises(ConfigError, match="exceed the model's context"):
+        check_fit(policy, [(1, 2, 3)], 510)
+
+
+def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path):
+    copied(folder, tmp_path)
+    before = fingerprint(ModelSettings(path=str(tmp_path)))
+    assert before == fingerprint(ModelSettings(path=str(folder)))
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    assert fingerprint(ModelSettings(path=str(tmp_path))) != before
+
+
+def test_a_hub_model_is_told_by_its_commit(monkeypatch):
+    def published(path, **_):
+        assert path == "me/model"
+        return SimpleNamespace(_commit_hash="abc")
+
+    monkeypatch.setattr("edge_grpo.models.loading.AutoConfig.from_pretrained", published)
+    assert fingerprint(ModelSettings(path="me/model")) == "abc"
+
+
+def test_a_hub_model_that_cannot_be_reached_has_none(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("We couldn't connect\nand more")
+
+    monkeypatch.setattr("edge_grpo.models.loading.AutoConfig.from_pretrained", unreachable)
+    with pytest.raises(EngineError, match=r"no model could be loaded from 'me/model' \(We couldn't connect"):
+        fingerprint(ModelSettings(path="me/model"))

@@ -1,0 +1,45 @@
+r"""Equality of expressions, read without executing them and never computed beyond a bound."""
+
+import time
+
+import pytest
+import sympy
+
+from edge_grpo.rewards.answers.symbolic import UnreadableError, parse_plain, same_expressions, too_large, verified
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("2*(x+1)", "2x+2"), ("1/2", "0.5"), (r"\frac{2}{4}", "1/2"), ("x^2-1", "(x-1)(x+1)"), ("(1,2/4)", "(1,1/2)")],
+)
+def test_equal_expressions(left, right):
+    assert same_expressions(left, right)
+    assert same_expressions(right, left)
+
+
+@pytest.mark.parametrize(("left", "right"), [("x", "y"), ("(1,2)", "(2,1)"), ("1/3", "0.333"), ("", ""), ("(", ")")])
+def test_unequal_or_unreadable_expressions(left, right):
+    assert not same_expressions(left, right)
+
+
+@pytest.mark.parametrize("text", ["9**9**9**9", "((9!)!)!", "2**(10**10)", "10^{10^{10}}", "(" * 500, "import os"])
+def test_nothing_large_or_foreign_is_computed(text):
+    began = time.monotonic()
+    if text == "import os":
+        assert parse_plain(text).free_symbols  # names are symbols, nothing more
+    else:
+        with pytest.raises(UnreadableError):
+            parse_plain(text)
+    assert time.monotonic() - began < 30
+
+
+def test_towers_are_seen_before_they_are_evaluated():
+    x = sympy.Symbol("x")
+    assert too_large(sympy.Pow(5, sympy.Pow(5, sympy.Pow(5, 5, evaluate=False), evaluate=False), evaluate=False))
+    assert not too_large(x**3 + sympy.Integer(2) ** 64)
+    assert not too_large("text")
+
+
+def test_math_verify_has_the_last_word():
+    assert verified(r"\{1,2\}", r"\{2,1\}")
+    assert not verified("3.14", r"\pi")

@@ -1,0 +1,364 @@
+"""Rewards of a batch: built in, and a user's own function that may do anything wrong."""
+
+import asyncio
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.records import Grade, Problem, Verdict
+from edge_grpo.config.tree import load_config
+from edge_grpo.rewards import Rewards, RewardSettings, verdict_counts
+from edge_grpo.rewards.answers.comparer import How
+
+ROOT = Path(__file__).parents[2]
+OwnReward = Callable[..., list[Grade]]
+
+
+def _shell(command: str, shells: tuple[str, ...]) -> int:
+    return subprocess.call([shells[0], "-c", command])
+
+
+def problem(*answers: str) -> Problem:
+    return Problem(id="p", prompt="?", answers=answers)
+
+
+NO_ANSWER = Problem(id="p", prompt="?", answers=())
+
+
+def grade(rewards: Rewards, rows: list[tuple[str, Problem]]) -> list[Grade]:
+    return rewards.grade([one for _, one in rows], [text for text, _ in rows], [True] * len(rows))
+
+
+@pytest.fixture(scope="module")
+def built_in() -> Iterator[Rewards]:
+    with Rewards(RewardSettings(format_weight=0.5, timeout_s=1.5, memory_mb=1024)) as rewards:
+        yield rewards
+
+
+def test_parts_and_weights(built_in: Rewards) -> None:
+    grades = grade(
+        built_in,
+        [
+            (r"\boxed{2}", problem("2")),
+            (r"\boxed{3}", problem("2")),
+            ("2", problem("2")),
+            (r"\boxed{b}", problem("a", "b")),
+        ],
+    )
+    assert [one.verdict for one in grades] == [Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED, Verdict.CORRECT]
+    assert [one.reward for one in grades] == [1.5, 0.5, 0.0, 1.5]
+    for one in grades:
+        assert tuple(one.parts) == built_in.part_names == ("format", "accuracy")
+        weighted = zip(built_in.part_weights, one.parts.values(), strict=True)
+        assert one.reward == sum(weight * part for weight, part in weighted)
+
+
+def test_hostile_answers_stop_nothing_else(built_in: Rewards) -> None:
+    tower = r"\boxed{\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}}"
+    slow = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
+    rows = [(r"\boxed{9**9**9**9}", problem("x")), (r"\boxed{9**9**9**9}", problem("3")), (tower, problem("3"))]
+    rows += [(slow, problem(r"\pi")), (r"\boxed{\frac{2}{4}}", problem("0.5")), (r"\boxed{2, 1}", problem("1,2"))]
+    grades = grade(built_in, rows)
+    assert [one.correct for one in grades] == [False] * 4 + [True] * 2
+    assert {one.verdict for one in grades[:4]} <= {Verdict.WRONG, Verdict.TIMEOUT}
+    assert [one.reward for one in grades[:4]] == [0.5] * 4
+
+
+@pytest.mark.parametrize("call", ["thread", "asyncio.to_thread", "inside a loop"])
+def test_eight_hanging_rows_at_once_wherever_it_is_called_from(call: str) -> None:
+    hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx %d}"
+    rows = [(hanging % number, problem(r"\pi")) for number in range(8)]
+    rows += [(f"\\boxed{{{number}+x}}", problem(f"x+{number % 5}")) for number in range(10)]
+
+    async def in_loop() -> list[Grade]:
+        if call == "inside a loop":
+            return grade(rewards, rows)
+        return await asyncio.to_thread(grade, rewards, rows)
+
+    with Rewards(RewardSettings(timeout_s=0.3, memory_mb=1024)) as rewards:
+        if call == "thread":
+            with ThreadPoolExecutor(1) as threads:
+                grades = threads.submit(grade, rewards, rows).result()
+        else:
+            grades = asyncio.run(in_loop())
+    assert [one.verdict for one in grades[:8]] == [Verdict.TIMEOUT] * 8
+    assert all(one.seconds < 10.0 for one in grades)
+    assert [one.correct for one in grades[8:]] == [number < 5 for number in range(10)]
+
+
+def test_an_exception_of_the_grader_is_unscorable(built_in: Rewards, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", pow)  # the worker then runs pow("x", ("y",))
+    one, fine = grade(built_in, [(r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))])
+    assert fine.correct
+    assert one.verdict is Verdict.ERROR
+    assert not one.scorable
+    assert "TypeError" in one.note
+
+
+def test_a_grader_that_fails_on_every_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", pow)
+    broken, fine = (r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))
+    with Rewards(RewardSettings(memory_mb=1024)) as rewards:
+        with pytest.raises(DataError, match="reward: none of 1 completions could be scored; the first: TypeError"):
+            grade(rewards, [broken])
+        grade(rewards, [fine])
+        assert not any(one.scorable for one in grade(rewards, [broken] * 7))  # bad luck of a few repairs
+        with pytest.raises(DataError, match="none of 8"):
+            grade(rewards, [broken] * 8)
+
+
+@pytest.mark.parametrize("command", ["sleep 60", "kill -9 $PPID"])
+def test_a_late_or_crashing_answer_is_a_timeout_and_keeps_its_format(
+    command: str, built_in: Rewards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", _shell)
+    (one,) = grade(built_in, [(f"\\boxed{{{command}}}", problem("sh"))])
+    assert (one.verdict, one.reward) == (Verdict.TIMEOUT, 0.5)
+    assert one.parts == {"format": 1.0, "accuracy": 0.0}
+
+
+def test_shapes_and_missing_answers(built_in: Rewards) -> None:
+    assert built_in.grade([], [], []) == []
+    with pytest.raises(DataError, match="1 problems, 2 completions"):
+        built_in.grade([problem("1")], ["", ""], [True, True])
+    with pytest.raises(DataError, match="no reference answer"):
+        grade(built_in, [("", problem())])
+
+
+def test_verdict_counts() -> None:
+    counts = verdict_counts([Grade(verdict, 0.0) for verdict in (Verdict.TIMEOUT, Verdict.ERROR, Verdict.TIMEOUT)])
+    assert counts["verdict/timeout"] == (2.0, 3.0)
+    assert counts["verdict/error"] == (1.0, 3.0)
+    assert set(counts) == {f"verdict/{verdict.value}" for verdict in Verdict}
+
+
+def test_settings_are_checked() -> None:
+    for wrong in ({"timeout_s": 0.0}, {"workers": 0}, {"memory_mb": 10}, {"timeout": 3.0}):
+        with pytest.raises(ValidationError):
+            RewardSettings(**wrong)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> OwnReward:
+    """Grades ["a", "bad", "c"] with a function of the given body."""
+
+    def run(body: str, rows: int = 3, **changes: object) -> list[Grade]:
+        path = tmp_path / "mine.py"
+        path.write_text(f"import math, os, time\ndef reward(completions, problems):\n    {body}\n")
+        config = RewardSettings(
+            **{"function": f"{path}:reward", "timeout_s": 0.5, "function_timeout_s": 1.0, "memory_mb": 1024, **changes}
+        )
+        with Rewards(config) as rewards:
+            return grade(rewards, [(text, NO_ANSWER) for text in ("a", "bad", "c")[:rows]])
+
+    return run
+
+
+def verdicts(grades: list[Grade]) -> list[str]:
+    return [one.verdict.value for one in grades]
+
+
+def test_own_reward_numbers_mappings_and_none(own: OwnReward) -> None:
+    grades = own("return [2.5, None, 0]")
+    assert verdicts(grades) == ["correct", "error", "wrong"]
+    assert [(one.reward, dict(one.parts)) for one in grades] == [
+        (2.5, {"reward": 2.5}),
+        (0.0, {"reward": 0.0}),
+        (0.0, {"reward": 0.0}),
+    ]
+    grades = own(
+        "return [{'x': 1, 'y': -2.0, 'correct': True}, {'x': 1}, {'x': 0.5, 'y': 1}]", function_parts=("y", "x")
+    )
+    assert verdicts(grades) == ["correct", "error", "correct"]
+    assert [one.reward for one in grades] == [-1.0, 0.0, 1.5]
+    assert tuple(grades[0].parts) == ("y", "x")
+    assert "want ['x', 'y']" in grades[1].note
+    grades = own("return [{'x': 1, 'y': 1}, 1, {1: 1, 'y': 1}]", function_parts=("y", "x"))
+    assert verdicts(grades) == ["correct", "error", "error"]
+    assert [one.note.split(",")[0] for one in grades[1:]] == [
+        "the function returned a number",
+        "the function returned parts ['1'",
+    ]
+
+
+def test_without_correct_the_built_in_check_says_right_or_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def number(completions, problems):\n    return [1.5] * 4 + [None]\n"
+        "def mapping(completions, problems):\n    return [{'x': 1, 'correct': False}] + [{'x': 1}] * 4\n"
+    )
+    texts = [r"\boxed{1/2}", r"\boxed{3}", "0.5", r"\boxed{0.5}", r"\boxed{0.5}"]
+    problems = [problem("0.5")] * 3 + [NO_ANSWER] + [problem("0.5")]
+    wanted = {
+        "number": ["correct", "wrong", "unparsed", "correct", "error"],
+        "mapping": ["wrong", "wrong", "unparsed", "correct", "correct"],
+    }
+    for name, expected in wanted.items():
+        with Rewards(RewardSettings(function=f"{path}:{name}", memory_mb=1024)) as rewards:
+            grades = grade(rewards, list(zip(texts, problems, strict=True)))
+        assert verdicts(grades) == expected
+        assert len({one.reward for one in grades if one.scorable}) == 1
+
+
+def test_a_row_that_failed_keeps_its_verdict_whatever_its_box_says(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import os\ndef f(completions, problems):\n    return [1 if '2' in c else os._exit(1) for c in completions]\n"
+    )
+    texts = [r"\boxed{1}", r"\boxed{2}"]
+    with Rewards(RewardSettings(function=f"{path}:f", memory_mb=1024)) as rewards:
+        grades = grade(rewards, list(zip(texts, [problem("1")] * 2, strict=True)))
+    assert verdicts(grades) == ["timeout", "wrong"]
+    assert [one.reward for one in grades] == [0.0, 1.0]
+
+
+def test_seconds_are_those_of_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import time\ndef f(completions, problems):\n    time.sleep(1.0)\n    return [1.0] * len(completions)\n"
+    )
+    with Rewards(RewardSettings(function=f"{path}:f", memory_mb=1024)) as rewards:
+        grades = grade(rewards, [("a", NO_ANSWER)] * 4)
+    assert all(0.25 <= one.seconds < 1.0 for one in grades)
+    slow = problem(r"\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx")
+    with Rewards(RewardSettings(timeout_s=0.5, memory_mb=1024)) as rewards:
+        late, unparsed, at_once = grade(rewards, [(r"\boxed{\pi}", slow), ("x", slow), (r"\boxed{7}", problem("7"))])
+        assert rewards.decided == {How.WORKER: 1, How.TEXT: 1}
+    assert 0.5 <= late.seconds < 10.0
+    assert 0 < unparsed.seconds < late.seconds
+    assert 0 < at_once.seconds < late.seconds
+    assert at_once == Grade(Verdict.CORRECT, 2.0, {"format": 1.0, "accuracy": 1.0})
+
+
+def test_mappings_need_no_declared_parts(own: OwnReward) -> None:
+    grades = own("return [{'x': 1, 'y': 0.5}, {'x': 1, 'correct': False}, {'correct': True}]")
+    assert verdicts(grades) == ["correct", "wrong", "error"]
+    assert [dict(one.parts) for one in grades] == [{"reward": 1.5}, {"reward": 1.0}, {"reward": 0.0}]
+    assert "a number for each of its parts" in grades[2].note
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "math.nan",
+        "math.inf",
+        "1e300",
+        "'1'",
+        "[1]",
+        "object()",
+        "type('Odd', (), {'__float__': lambda self: 1 / 0})()",
+        "{'x': 1, 'correct': 'no'}",
+    ],
+)
+def test_own_reward_that_is_no_number(own: OwnReward, value: str) -> None:
+    grades = own(f"return [1.0, {value}, 1.0]")
+    assert verdicts(grades) == ["correct", "error", "correct"]
+    assert grades[1].note
+
+
+def test_numbers_of_a_class_that_only_the_worker_knows(own: OwnReward) -> None:
+    grades = own("return [type('Mine', (float,), {})(2)] * len(completions)\nclass Own(float): pass")
+    assert [one.reward for one in grades] == [2.0] * 3
+    grades = own("return [{'x': Own(2)}] * len(completions)\nclass Own(float): pass")
+    assert [one.reward for one in grades] == [2.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return [1.0]", "the function returned 1 entries, want a list of 3"),
+        ("return None", "a NoneType, want a list of 3"),
+        ("return 1.0", "a float, want a list of 3"),
+        ("return (x for x in [1])", "a generator, want a list of 3"),
+        ("return [None] * len(completions)", "the function returned None"),
+        ("raise KeyError('answer')", "KeyError: 'answer'"),
+        ("time.sleep(100)", "killed after"),
+        ("os._exit(1)", "the process died"),
+    ],
+)
+def test_own_reward_that_always_fails(own: OwnReward, body: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"reward\.function: .*none of 3 .*{re.escape(message)}.*Mend the function"):
+        own(body)
+
+
+@pytest.mark.parametrize(
+    ("blow", "verdict"),
+    [
+        ("raise ValueError('no')", "error"),
+        ("raise SystemExit(0)", "error"),
+        ("time.sleep(100)", "timeout"),
+        ("bytearray(3 * 2**30)", "timeout"),
+        ("os._exit(1)", "timeout"),
+        ("9**9**9", "timeout"),
+    ],
+)
+def test_own_reward_that_fails_on_one_row(own: OwnReward, blow: str, verdict: str) -> None:
+    grades = own(f"for text in completions:\n        if text == 'bad': {blow}\n    return [1.0] * len(completions)")
+    assert verdicts(grades) == ["correct", verdict, "correct"]
+    assert grades[1].reward == 0.0
+    assert grades[1].note
+
+
+def test_isolating_the_rows_of_a_hanging_reward_gives_up(own: OwnReward) -> None:
+    body = "time.sleep(0 if completions == ['a'] else 100); return [1.0]"
+    grades = own(body, timeout_s=0.3, function_timeout_s=0.3, workers=1)
+    assert verdicts(grades) == ["correct", "timeout", "error"]
+    assert "not reached" in grades[2].note
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("mine", "want 'package.module:name'"),
+        ("mine.py:reward", "there is no file"),
+        ("~nobody-of-this-name/mine.py:reward", "reward.function: .* cannot be looked for"),
+        ("no_such_module_here:reward", "No module named"),
+        ("json:no_such_name", "no function 'no_such_name'"),
+        ("json:dumps", "want \\(completions, problems\\)"),
+        ("textwrap:dedent", "it takes \\(text\\), want \\(completions, problems\\)"),
+    ],
+)
+def test_a_function_that_cannot_be_loaded(function: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message), Rewards(RewardSettings(function=function)):
+        pass
+
+
+def test_a_file_that_does_not_import(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("def reward(:\n")
+    with pytest.raises(ConfigError, match="SyntaxError"), Rewards(RewardSettings(function=f"{path}:reward")):
+        pass
+    for parts in (("correct",), ("x", "x")):
+        with pytest.raises(ConfigError, match=r"reward\.function_parts: came"):
+            Rewards(RewardSettings(function=f"{path}:reward", function_parts=parts))
+
+
+def documented(path: str) -> list[str]:
+    """The settings of the commands in a file that train with a reward of one's own."""
+    text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"^ *edge-grpo train (.*\breward\.function=.*)$", text, re.M)
+
+
+@pytest.mark.parametrize("line", documented("docs/guide.md") + documented("examples/own_reward.py"))
+def test_the_documented_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(None, shlex.split(line))
+    with Rewards(config.reward) as rewards:
+        grades = rewards.grade([problem("1/2")] * 3, [r"\boxed{0.5}", r"\boxed{2}", "0.5"], [True, True, False])
+        assert all(tuple(one.parts) == rewards.part_names for one in grades)
+    assert [one.verdict.value for one in grades] == ["correct", "wrong", "wrong"]
+    assert grades[0].reward > grades[1].reward > grades[2].reward
+    if config.reward.function_parts:
+        assert [one.parts["format"] for one in grades] == [1.0, 1.0, 0.0]
+
+
+def test_the_guide_and_the_example_show_commands() -> None:
+    assert documented("docs/guide.md")
+    assert documented("examples/own_reward.py")

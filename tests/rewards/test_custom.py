@@ -1,0 +1,79 @@
+"""A user's reward function: found from any folder, and refused in words where its form is another."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.records import Problem
+from edge_grpo.rewards import Rewards, RewardSettings
+from edge_grpo.rewards.custom import call, check, locate
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "prompts, completions, **kwargs",
+        "completions, ground_truth, **kwargs",
+        "completions, **kwargs",
+        "problems, completions",
+        "prompts, outputs",
+    ],
+)
+def test_another_form_is_told_from_its_names(tmp_path: Path, parameters: str) -> None:
+    path = tmp_path / "theirs.py"
+    path.write_text(f"def reward({parameters}):\n    return [1.0]\n")
+    wrong = check(f"{path}:reward")
+    assert f"it takes ({parameters}), here it gets (completions, problems), and 'finished' if you like" in wrong
+    assert "docs/guide.md" in wrong
+    assert "\n" not in wrong
+    with pytest.raises(ConfigError, match="Coming from TRL"), Rewards(RewardSettings(function=f"{path}:reward")):
+        pass
+
+
+@pytest.mark.parametrize(
+    "parameters", ["completions, problems", "completions, problems, finished", "texts, tasks", "*args", "a, b, c=1"]
+)
+def test_the_form_here_may_have_other_names(tmp_path: Path, parameters: str) -> None:
+    path = tmp_path / "ours.py"
+    path.write_text(f"def reward({parameters}):\n    return [1.0]\n")
+    assert check(f"{path}:reward") == ""
+    assert call(f"{path}:reward", ["x"], [Problem("p", "?", ("1",))], [True]) == [1.0]
+
+
+def test_the_adapter_of_the_guide_works(tmp_path: Path) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+    (snippet,) = [text for text in snippets if "trl_reward" in text]
+    path = tmp_path / "adapted.py"
+    path.write_text(snippet)
+    problems = [Problem("a", "1+1?", ("2",), meta={"level": 1}), Problem("b", "1+2?", ("3",))]
+    assert check(f"{path}:reward") == ""
+    assert call(f"{path}:reward", ["it is 2", "it is 2"], problems, [True, True]) == [1.0, 0.0]
+
+
+def test_paths_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "home" / "judges"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "beside.py").write_text("VALUE = 4.0\n")
+    (package / "strict.py").write_text(
+        "from judges.beside import VALUE\nfrom . import beside\n"
+        "def reward(completions, problems):\n    return [VALUE] * len(problems)\n"
+    )
+    monkeypatch.chdir(tmp_path / "home")
+    file, module = locate("judges/strict.py:reward"), locate("judges.strict:reward")
+    assert file == f"{package.resolve()}/strict.py:reward"
+    assert module == f"{package.parent.resolve()}/judges.strict:reward"
+    assert locate("json:dumps") == "json:dumps"
+    monkeypatch.chdir(tmp_path)
+    assert locate("home/judges.strict:reward") == module
+    for path in (file, module):
+        assert locate(path) == path
+    with Rewards(RewardSettings(function=module, memory_mb=1024)) as rewards:
+        (grade,) = rewards.grade([Problem("a", "?", ("1",))], [r"\boxed{1}"], [True])
+    assert (grade.reward, grade.correct) == (4.0, True)
+    with pytest.raises(ConfigError, match=r"there is no file 'judges/strict\.py'"):
+        locate("judges/strict.py:reward")

@@ -1,0 +1,224 @@
+"""The run folder: locked, written line by line, cut back to a step."""
+
+import errno
+import json
+import multiprocessing
+import shutil
+from contextlib import closing
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from edge_grpo.base.errors import CheckpointError, ConfigError
+from edge_grpo.runs.folder import RunFolder
+
+TREE = {"method": {"kind": "grpo"}, "run": {"tensorboard": True}}
+
+
+def create(path):
+    return RunFolder.create(str(path), TREE, "method: {kind: grpo}\n", "abc")
+
+
+@pytest.fixture
+def make():
+    """Makes run folders and closes them at the end."""
+    made = []
+
+    def one(path):
+        made.append(create(path))
+        return made[-1]
+
+    yield one
+    for folder in made:
+        folder.close()
+
+
+def test_rows_are_json_even_where_numbers_are_not(tmp_path, make):
+    folder = make(tmp_path / "run")
+    folder.write_metrics({"step": 1, "x": float("nan"), "y": float("inf"), "z": 2.5})
+    assert list(folder.rows()) == [{"step": 1, "x": None, "y": None, "z": 2.5}]
+
+
+def test_cutting_back_keeps_what_came_before(tmp_path, make):
+    folder = make(tmp_path / "run")
+    for step in range(4):
+        folder.write_metrics({"step": step, "loss": 1.0})
+        if step:
+            folder.write_rollouts(step, [{"step": step, "spans": []}])
+    folder.close()
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert folder.cut_back(2) == []
+    folder.close()
+    assert [row["step"] for row in folder.rows()] == [0, 1, 2]
+    names = sorted(path.name for path in (folder.path / "rollouts").iterdir())
+    assert names == ["step_000001.parquet", "step_000002.parquet"]
+    events = EventAccumulator(str(folder.path / "events"))
+    events.Reload()
+    assert [point.step for point in events.Scalars("loss")] == [0, 1, 2]
+    assert folder.cut_back(None) == []
+    assert list(folder.rows()) == []
+
+
+@pytest.mark.parametrize("damage", [b'{"step": 1, "lo', b"\xff\xfe", b"[1]", b'{"loss": 1.0}', b"[" * 9999, b"\0" * 40])
+def test_a_damaged_line_is_lost_silently_only_at_the_end(tmp_path, make, damage):
+    folder = make(tmp_path / "run")
+    for step in range(3):
+        folder.write_metrics({"step": step})
+    file = folder.path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines, damage]))
+    assert [row["step"] for row in folder.rows()] == [0, 1, 2]
+    file.write_bytes(lines[0] + damage + b"\n" + lines[2])
+    before = file.read_bytes()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged .* delete it to go on"):
+        folder.cut_back(2)
+    assert file.read_bytes() == before
+    file.write_bytes(lines[0] + lines[2])
+    assert folder.cut_back(2) == [1]
+
+
+def test_the_configuration_is_read_back_with_its_hash(tmp_path, make):
+    folder = make(tmp_path / "run")
+    assert RunFolder.read_config(folder.path) == ({"method": {"kind": "grpo"}}, "abc")
+    for text in ("[", "3\n"):
+        (folder.path / "config.yaml").write_text(text)
+        with pytest.raises(CheckpointError, match="--resume: "):
+            RunFolder.read_config(folder.path)
+
+
+def test_a_used_or_impossible_folder_is_refused(tmp_path, make):
+    make(tmp_path / "run")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        create(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        create(tmp_path / "file")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        create(tmp_path / "file" / "below")
+
+
+def test_without_a_name_the_next_free_folder_is_taken(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    assert [str(make("").path) for _ in range(2)] == ["runs/grpo-1", "runs/grpo-2"]
+
+
+def test_metrics_without_tensorboard(tmp_path):
+    with closing(RunFolder.create(str(tmp_path / "r"), {**TREE, "run": {"tensorboard": False}}, "", "")) as folder:
+        folder.write_metrics({"step": 1})
+    assert not (folder.path / "events").exists()
+    assert json.loads((folder.path / "metrics.jsonl").read_text()) == {"step": 1}
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "final", "events", "rollouts"])
+def test_files_that_a_new_run_would_overwrite_are_left_alone(tmp_path, name):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"has {name} but no run"):
+        create(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
+
+def test_a_run_that_never_began_leaves_no_trace(tmp_path, make):
+    folder = make(tmp_path / "run")
+    folder.cut_back(None)
+    folder.discard_unstarted()
+    assert not folder.path.exists()
+    folder.close()
+    begun = make(tmp_path / "run")
+    begun.write_metrics({"step": 0})
+    begun.discard_unstarted()
+    assert (begun.path / "config.yaml").exists()
+
+
+def test_one_process_at_a_time(tmp_path, make):
+    folder = make(tmp_path / "run")
+    other = RunFolder(folder.path, tensorboard=False)
+    with pytest.raises(CheckpointError, match="another process"):
+        other.lock()
+    folder.close()
+    with closing(other):
+        other.lock()
+
+
+def _try_to_create(path, start, done, results):
+    start.wait()
+    try:
+        folder = create(path)
+    except (CheckpointError, ConfigError) as error:
+        results.put(str(error))
+    else:
+        folder.write_metrics({"step": 0})
+        results.put("")
+        done.wait(60)  # until all have tried
+        folder.close()
+
+
+def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for number in range(5):
+        path, start, done, results = tmp_path / str(number), context.Barrier(5), context.Event(), context.Queue()
+        arguments = (path, start, done, results)
+        processes = [context.Process(target=_try_to_create, args=arguments) for _ in range(4)]
+        for process in processes:
+            process.start()
+        start.wait()
+        said = sorted(results.get(timeout=60) for _ in processes)
+        assert said[0] == ""
+        assert all("another process" in text or "holds a run already" in text for text in said[1:])
+        assert (path / "config.yaml").exists()
+        assert (path / ".lock").exists()
+        done.set()
+        for process in processes:
+            process.join(60)
+
+
+def test_a_loser_discards_nothing_of_the_winners(tmp_path, make, monkeypatch):
+    """The second process looks before the first has written, and comes to the lock after it."""
+    monkeypatch.setattr("edge_grpo.runs.folder._refuse_used", lambda path: None)
+    folder = make(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="another process"):
+        create(tmp_path / "run")
+    assert (folder.path / "config.yaml").exists()
+    folder.check_lock()
+
+
+def test_a_deleted_lock_ends_the_run_before_its_next_write(tmp_path, make):
+    folder = make(tmp_path / "run")
+    folder.write_metrics({"step": 0})
+    (folder.path / ".lock").unlink()
+    other = RunFolder(folder.path, tensorboard=False)
+    with closing(other):
+        other.lock()
+        for write in (lambda: folder.write_metrics({"step": 1}), lambda: folder.write_rollouts(1, [{"spans": []}])):
+            with pytest.raises(CheckpointError, match="lock was deleted"):
+                write()
+        other.write_metrics({"step": 1})
+    assert [row["step"] for row in folder.rows()] == [0, 1]
+
+
+def test_a_file_system_without_locks_is_known(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("edge_grpo.runs.durable.fcntl.flock", unsupported)
+    with closing(create(tmp_path / "run")) as folder:
+        assert not folder.has_lock
+        folder.write_metrics({"step": 0})
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts", "events"])
+def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path, make, name):
+    folder = make(tmp_path / "run")
+    if name == "metrics.jsonl":
+        (folder.path / name).mkdir()
+    else:
+        (folder.path / name).write_text("in the way")
+    with pytest.raises(
+        CheckpointError, match=rf"{name}.*could not be written \(.*go on with: edge-grpo train --resume"
+    ):
+        folder.write_rollouts(1, [{"step": 1, "spans": []}])
+        folder.write_metrics({"step": 1})
+    (shutil.rmtree if name == "metrics.jsonl" else lambda path: path.unlink())(folder.path / name)
+    folder.cut_back(None)
+    folder.write_metrics({"step": 1})
+    assert [row["step"] for row in folder.rows()] == [1]

@@ -1,0 +1,68 @@
+"""Small training runs that several test files make, cut off, resume and read."""
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from edge_grpo.trackers.console import Silent
+from edge_grpo.training.loop import resume, train
+
+ROOT = Path(__file__).parents[1]
+ADAPTER = "final/adapter/adapter_model.safetensors"
+SMALL = [
+    "train.steps=6",
+    "train.checkpoint_every=2",
+    "rollout.max_new_tokens=12",
+    "rollout.prompts_per_step=3",
+    "rollout.group_size=4",
+    "eval.size=6",
+    "eval.every=2",
+    "data.arithmetic.size=20",
+    "reward.workers=1",
+    "method.correction.max_new_tokens=110",
+]
+
+
+class Crash(Exception):
+    """Stands for kill -9."""
+
+
+class CrashAfter(Silent):
+    """Ends the process, as far as the run can see, when a step's row is written."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def row(self, row):
+        if row["step"] == self.step:
+            raise Crash
+
+
+def weights(folder):
+    return (Path(folder) / "final/model.safetensors").read_bytes()
+
+
+def rows(folder):
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+
+
+def rollouts(folder):
+    return [pq.read_table(file).to_pylist() for file in sorted((Path(folder) / "rollouts").glob("*.parquet"))]
+
+
+def resumed(one, two):
+    """The folders of a run in one piece and of the same run, cut off before its last row and resumed."""
+    straight = train(one).folder
+    with pytest.raises(Crash):
+        train(two, display=CrashAfter(2))
+    return straight, resume(two.run.dir).folder
+
+
+def documented(heading):
+    """The names in the first columns of a section's tables in the guide."""
+    section = (ROOT / "docs/guide.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return {name for cell in re.findall(r"^\| (`[^|]*) \|", section, re.M) for name in re.findall(r"`([^`]+)`", cell)}

@@ -1,0 +1,154 @@
+"""What a person sees: plain lines, a live table, and the table at the end."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from edge_grpo.trackers.console import LiveDisplay, PlainDisplay, Silent, decoding, summary
+
+ROW = {
+    "step": 3,
+    "accuracy": 0.25,
+    "reward/before": 1.25,
+    "entropy": 0.5,
+    "collapse/before": 0.5,
+    "collapse/after": 0.125,
+    "loss": -0.01,
+    "time/tokens_per_s": 1234.5,
+    "length/sampled": 20.0,
+}
+EVALUATED = {"eval/accuracy": 0.4, "eval/accuracy_low": 0.3, "eval/accuracy_high": 0.5}
+
+
+def show(display_class, rows, *, width=160, **console):
+    out = io.StringIO()
+    display = display_class(Console(file=out, width=width, **console))
+    display.start(10, 0)
+    for row in rows:
+        display.row(row)
+    display.say("run folder: [bold]x[/bold]")
+    display.stop()
+    return out.getvalue()
+
+
+def test_plain_lines_hold_everything_that_was_promised():
+    text = show(PlainDisplay, [{"step": 0, **EVALUATED}, ROW | EVALUATED])
+    for word in ("step 3/10", "reward 1.25", "accuracy 25.0%", "entropy 0.500", "collapse 50%", "after 12%"):
+        assert word in text
+    for word in ("tokens/s 1234", "held-out 40.0% (30.0% - 50.0%)", "left "):
+        assert word in text
+    assert "[bold]x[/bold]" in text  # text is never read as markup
+
+
+def test_verdicts_that_mean_trouble_are_shown():
+    text = show(PlainDisplay, [ROW | {"verdict/timeout": 0.25, "verdict/error": 0.0, "verdict/unparsed": 0.5}])
+    assert "timeout 25%" in text
+    assert "unparsed 50%" in text
+    assert "error" not in text
+    out = io.StringIO()
+    Console(file=out, width=120).print(summary([ROW | {"verdict/timeout": 0.25}]))
+    assert "verdict timeout" in out.getvalue()
+
+
+def test_unknown_figures_are_left_out():
+    text = show(PlainDisplay, [ROW | {"entropy": float("nan"), "reward/before": None}])
+    assert "entropy" not in text
+    assert "reward" not in text
+
+
+def test_the_live_table_shows_the_last_steps():
+    text = show(LiveDisplay, [ROW | {"step": step} for step in range(1, 20)], force_terminal=True)
+    assert "collapse" in text
+    assert "19" in text
+
+
+def test_the_last_table_compares_first_and_last():
+    out = io.StringIO()
+    rows = [
+        {"step": 0, **EVALUATED},
+        ROW,
+        ROW | {"step": 4, "collapse/before": 0.1} | EVALUATED | {"eval/accuracy": 0.9},
+    ]
+    Console(file=out, width=120).print(summary(rows))
+    for word in ("held-out accuracy", "40.0%", "30.0% - 50.0%", "90.0%", "collapsed groups, sampled", "50%", "10%"):
+        assert word in out.getvalue()
+    assert "1 step at each end" in out.getvalue()
+
+
+WIDEST = {
+    "step": 99999,
+    "reward/before": -12.25,
+    "accuracy": 1.0,
+    "entropy": 10.5,
+    "collapse/before": 1.0,
+    "collapse/after": 1.0,
+    "time/tokens_per_s": 123456.0,
+    "length/sampled": 12345.5,
+    "eval/accuracy": 1.0,
+    "eval/accuracy_low": 1.0,
+    "eval/accuracy_high": 1.0,
+}
+
+
+def test_tables_fit_80_columns_and_say_how_answers_were_drawn():
+    live = show(LiveDisplay, [ROW, WIDEST], width=80, force_terminal=True, color_system=None)
+    assert re.search(r"step +reward +accuracy +entropy +collapse +after +tokens/s +held-out", live)
+    assert re.search(r"99999 +-12\.25 +100\.0% +10\.500 +100% +100% +123456 +100\.0%", live)
+    out = io.StringIO()
+    table = summary([ROW, WIDEST, WIDEST, WIDEST], sampled=decoding(0.6), held_out=decoding(0.0))
+    Console(file=out, width=80).print(table)
+    text = out.getvalue()
+    assert re.search(r"held-out accuracy, greedy +│ +100\.0% │ +100\.0% │", text)
+    assert re.search(r"training accuracy, temperature 0\.6 │", text)
+    assert "held-out: first and last evaluation; else 2 steps at each end" in text
+    assert "…" not in live + text
+
+
+PAIRS = {"tokens": 0, "time/tokens_per_s": 0.0, "rewards/accuracies": 0.75, "rewards/margins": 0.5, "logps/chosen": -7}
+
+
+def test_a_run_on_stored_pairs_shows_how_they_are_told_apart():
+    steps = [{"step": step, **PAIRS} for step in (1, 2)]
+    plain, live = show(PlainDisplay, steps), show(LiveDisplay, steps, force_terminal=True, color_system=None)
+    assert re.search(r"^step 2/10  pairs 75\.0%  left \d", plain, re.M)
+    assert re.search(r"step +pairs *\n +1 +75\.0% *\n +2 +75\.0%", live)
+    out = io.StringIO()
+    Console(file=out, width=80).print(summary(steps))
+    for title, figure in (("pairs, chosen above rejected", "75.0%"), ("reward margin", "0.500"), ("chosen", "-7.0")):
+        assert re.search(rf"{title}[^\n]*{re.escape(figure)}[^\n]*{re.escape(figure)}", out.getvalue())
+    assert "held-out" not in out.getvalue()
+    assert "nothing was trained" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("bound", "wanted"),
+    [
+        ({}, ["1:10", "1:00"]),
+        ({"max_tokens": 500, "tokens": 200}, ["0:20", "0:10"]),  # 100 of the 300 tokens left in each step
+        ({"max_tokens": 10**6, "tokens": 200}, ["1:10", "1:00"]),  # steps end it
+    ],
+)
+def test_the_time_left_follows_what_ends_the_run(monkeypatch, bound, wanted):
+    now = 0.0
+    monkeypatch.setattr("edge_grpo.trackers.console.time.monotonic", lambda: now)
+    out = io.StringIO()
+    display = PlainDisplay(Console(file=out, width=160))
+    display.start(10, 2, **bound)
+    display.row({"step": 2, **EVALUATED})
+    for step in (3, 4):
+        now += 10
+        display.row(ROW | {"step": step, "tokens": 100})
+    assert re.findall(r"left ([\d:]+)", out.getvalue()) == wanted
+
+
+def test_a_run_without_rows_has_a_summary():
+    out = io.StringIO()
+    Console(file=out).print(summary([]))
+    assert "nothing was trained" in out.getvalue()
+    silent = Silent()
+    silent.start(1, 0)
+    silent.row(ROW)
+    silent.say("x")
+    silent.stop()

@@ -1,0 +1,301 @@
+"""Collection: sampling, corrections within their budgets, regrading, dynamic sampling, and the figures."""
+
+import itertools
+import random
+
+import pytest
+from support import PROBLEM, group, row, tiny_tokenizer
+
+from edge_grpo.base.errors import DataError
+from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Grade, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
+from edge_grpo.data.prompts import encode_follow_up, encode_text
+from edge_grpo.data.settings import DataSettings
+from edge_grpo.methods import Correction, EdgeGrpo, Grpo, Mgrpo, ShareGrpo, TopUp
+from edge_grpo.methods.base import Repair
+from edge_grpo.rollout.engine import Sampling, inject
+from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.training.collect import Collector, describe, stream
+
+TOKENIZER = tiny_tokenizer()
+STOP = TOKENIZER.eos_token_id
+
+
+class ScriptedEngine:
+    """Answers from a script: each seed gets the next text; a continuation always ends right."""
+
+    exact = True
+
+    def __init__(self, texts, continued="\n\\boxed{2}"):
+        self.texts, self.continued = itertools.cycle(texts), continued
+        self.seeds, self.budgets = [], []
+
+    def sample(self, requests, sampling):
+        self.seeds += [request.seeds for request in requests]
+        return [tuple(self.rollout(request.prompt_ids) for _ in request.seeds) for request in requests]
+
+    def rollout(self, prompt_ids):
+        ids = (*encode_text(TOKENIZER, next(self.texts)), STOP)
+        return Rollout(prompt_ids, (Span(ids, Segment.SAMPLED, (-1.0,) * len(ids), (0.5,) * len(ids)),), True)
+
+    def resume(self, continuations, sampling):
+        self.budgets += [item.budget for item in continuations]
+        ids = (*encode_text(TOKENIZER, self.continued), STOP)
+        span = Span(ids, Segment.CONTINUED, (-1.0,) * len(ids), (0.5,) * len(ids))
+        starts = [inject(item.rollout, item.injected_ids, finished=False) for item in continuations]
+        return [Rollout(start.prompt_ids, (*start.spans, span), True) for start in starts]
+
+    def load(self, weights):
+        pass
+
+
+def grade(problems, rollouts):
+    texts = [TOKENIZER.decode(rollout.completion_ids, skip_special_tokens=True) for rollout in rollouts]
+    right = [text.rstrip(".").endswith(f"\\boxed{{{p.answer}}}") for p, text in zip(problems, texts, strict=True)]
+    return [Grade(Verdict.CORRECT, 2.0) if flag else Grade(Verdict.WRONG, 1.0) for flag in right]
+
+
+def make(method, texts, *, group_size=4, max_new_tokens=30, **engine):
+    return Collector(
+        engine=ScriptedEngine(texts, **engine),
+        grader=grade,
+        method=method,
+        tokenizer=TOKENIZER,
+        sampling=Sampling(max_new_tokens),
+        group_size=group_size,
+        stop_id=STOP,
+        seed=0,
+    )
+
+
+def prompts(count=50, problem=PROBLEM):
+    return iter([Prompted(problem, (10, 11, 12))] * count)
+
+
+def edge(**correction):
+    return EdgeGrpo(correction=Correction(**{"guard": False, **correction}))
+
+
+def text(row_):
+    return TOKENIZER.decode(row_.rollout.completion_ids, skip_special_tokens=True)
+
+
+def test_without_corrections_rows_are_as_sampled():
+    collected = make(Grpo(), ["\\boxed{2}", "\\boxed{3}"]).collect(prompts(), step=3, num_groups=2)
+    assert [len(g.rows) for g in collected.groups] == [4, 4]
+    assert [r.grade.correct for r in collected.groups[0].rows] == [True, False, True, False]
+    assert all(r.strategy is Strategy.NONE for g in collected.groups for r in g.rows)
+    assert collected.num_prompts == 2
+
+
+def test_seeds_name_step_problem_and_sample():
+    one, two = make(Grpo(), ["x"]), make(Grpo(), ["x"])
+    one.collect(prompts(), step=1, num_groups=2)
+    two.collect(prompts(), step=2, num_groups=2)
+    seeds = [seed for c in (one, two) for request in c.engine.seeds for seed in request]
+    assert len(set(seeds)) == 16
+    again = make(Grpo(), ["x"])
+    again.collect(prompts(), step=1, num_groups=1)
+    assert again.engine.seeds[0] == one.engine.seeds[0]
+
+
+def test_each_strategy_makes_the_text_it_should():
+    wrong = "\\boxed{3}"
+    reflect = make(edge(reflect=1, answer=0, reference=0), [wrong]).collect(prompts(), step=0, num_groups=1)
+    answer = make(edge(reflect=0, answer=1, reference=0, max_new_tokens=110), [wrong]).collect(
+        prompts(), step=0, num_groups=1
+    )
+    reference = make(edge(reflect=0, answer=0, reference=1), [wrong]).collect(prompts(), step=0, num_groups=1)
+    assert text(reflect.groups[0].rows[0]) == "\\boxed{3} Wait! Something is wrong here.\n\\boxed{2}"
+    want = "\\boxed{3}\nWait! Something is wrong here. After verification, the correct answer is \\boxed{2}."
+    assert text(answer.groups[0].rows[0]) == want
+    assert text(reference.groups[0].rows[0]) == PROBLEM.solution
+    for collected in (reflect, answer, reference):
+        for row_ in collected.groups[0].rows:
+            assert row_.grade.correct
+            assert not row_.first[1].correct
+            assert row_.rollout.finished
+            assert row_.rollout.completion_ids[-1] == STOP
+            assert row_.rollout.completion_ids.count(STOP) == 1  # the first one was dropped
+
+
+def test_right_rows_keep_their_tokens():
+    collected = make(edge(), ["\\boxed{2}", "\\boxed{3}"]).collect(prompts(), step=0, num_groups=1)
+    kept = collected.groups[0].rows[0]
+    assert kept.first is None
+    assert kept.rollout.completion_ids == (*encode_text(TOKENIZER, "\\boxed{2}"), STOP)
+
+
+def test_a_text_that_does_not_fit_is_skipped_and_counted():
+    long = Problem("p", "?", ("2",), "x" * 200 + "\\boxed{2}")
+    for correction in (
+        {"reflect": 0, "answer": 0, "reference": 1, "max_new_tokens": 64},
+        {"reflect": 0, "answer": 1, "reference": 0, "max_new_tokens": 64},
+        {"reflect": 1, "answer": 0, "reference": 0, "max_new_tokens": 30},
+    ):
+        collected = make(edge(**correction), ["no"]).collect(prompts(problem=long), step=0, num_groups=2)
+        assert all(r.strategy is Strategy.NONE for g in collected.groups for r in g.rows)
+        assert means(collected.metrics)["correction/skipped"] == 8
+    fits = make(edge(reflect=0, answer=0, reference=1, max_new_tokens=200), ["no"]).collect(
+        prompts(problem=long), step=0, num_groups=1
+    )
+    assert fits.groups[0].rows[0].strategy is Strategy.REFERENCE
+
+
+@pytest.mark.parametrize("continued", ["\n\\boxed{2}", "\n\\boxed{7}"])
+def test_balanced_goes_on_until_half_is_right(continued):
+    method = EdgeGrpo(correction=Correction(amount="balanced", reflect=1, answer=0, reference=0))
+    collector = make(method, ["\\boxed{3}"], group_size=8, continued=continued)
+    (made,) = collector.collect(prompts(), step=0, num_groups=1).groups
+    right = sum(r.grade.correct for r in made.rows)
+    corrected = sum(r.strategy is Strategy.REFLECT for r in made.rows)
+    assert (right, corrected) == ((4, 4) if "2" in continued else (0, 8))
+    assert len(set(collector.engine.budgets)) == 1
+
+
+def test_dynamic_sampling_draws_until_enough_groups_are_useful():
+    script = ["\\boxed{3}"] * 8 + ["\\boxed{2}", "\\boxed{3}"] * 20
+    method = Grpo(top_up=TopUp(max_rounds=3))
+    collected = make(method, script).collect(prompts(), step=0, num_groups=3)
+    assert len(collected.groups) == 3
+    assert not any(g.collapsed for g in collected.groups)
+    figures = means(collected.metrics)
+    assert collected.num_prompts == figures["dynamic/prompts"] == 5
+    assert figures["dynamic/extra_completions"] == 8
+    assert figures["dynamic/useful"] == pytest.approx(3 / 5)
+    assert figures["collapse/before"] == pytest.approx(2 / 5)
+    assert figures["collapse/after"] == 0.0  # of what is trained
+
+
+def test_dynamic_sampling_is_bounded_and_fills_up_only_if_it_may():
+    filled = make(Grpo(top_up=TopUp(max_rounds=2)), ["no"]).collect(prompts(), step=0, num_groups=3)
+    assert (len(filled.groups), filled.num_prompts) == (3, 9)
+    dropped = make(Grpo(top_up=TopUp(max_rounds=2, fill=False)), ["no"]).collect(prompts(), step=0, num_groups=3)
+    assert (len(dropped.groups), dropped.num_prompts) == (0, 9)
+
+
+def test_too_few_problems_is_a_clear_error():
+    with pytest.raises(DataError, match="only 1 of 2"):
+        make(Grpo(), ["x"]).collect(prompts(1), step=0, num_groups=2)
+
+
+def test_the_stream_shuffles_every_epoch_and_starts_anywhere():
+    items = [Prompted(PROBLEM, (i,)) for i in range(7)]
+    whole = [p.prompt_ids[0] for p, _ in zip(stream(items, seed=1, start=0), range(28), strict=False)]
+    for epoch in range(4):
+        assert sorted(whole[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    assert whole[:7] != whole[7:14]
+    for start in (3, 7, 12):
+        part = [p.prompt_ids[0] for p, _ in zip(stream(items, seed=1, start=start), range(10), strict=False)]
+        assert part == whole[start : start + 10]
+    other = [p.prompt_ids[0] for p, _ in zip(stream(items, seed=2, start=0), range(7), strict=False)]
+    assert other != whole[:7]
+
+
+def test_figures_tell_before_from_after():
+    wrong, right = row(1.0), row(2.0)
+    fixed = Row(right.rollout, right.grade, Strategy.ANSWER, first=(wrong.rollout, wrong.grade))
+    groups = [group(1, 1), group(2, 2), type(group(1, 1))(PROBLEM, (fixed, wrong))]
+    figures = means(describe(groups, groups))
+    assert figures["collapse/before"] == 1.0
+    assert figures["collapse/after"] == pytest.approx(2 / 3)
+    assert figures["collapse/before_all_wrong"] == pytest.approx(2 / 3)
+    assert figures["collapse/before_all_right"] == pytest.approx(1 / 3)
+    assert figures["collapse/after_all_wrong"] == pytest.approx(1 / 3)
+    assert figures["accuracy"] == pytest.approx(2 / 6)
+    assert figures["reward/before"] == pytest.approx(8 / 6)
+    assert figures["reward/after"] == pytest.approx(9 / 6)
+    assert figures["verdict/wrong"] == pytest.approx(4 / 6)
+    assert figures["correction/answer_right"] == 1.0
+
+
+def test_a_method_that_names_nothing_new_ends_the_corrections():
+    class Stubborn:
+        """Asks for the same impossible repair for ever."""
+
+        dynamic_sampling = None
+        num_variants = 1
+
+        def useful(self, group):
+            return True
+
+        def plan(self, groups, rng):
+            assert isinstance(rng, random.Random)
+            return [Repair(0, 0, Strategy.ANSWER, "x" * 99, 5)]
+
+    made = make(Grpo(), ["no"])
+    made.method = Stubborn()
+    assert means(made.collect(prompts(), step=0, num_groups=1).metrics)["correction/skipped"] == 1
+
+
+def mgrpo(**own):
+    return Mgrpo(revisions=2, phrases=("Check again.",), **own)
+
+
+def test_revisions_are_groups_of_a_second_layer_on_the_answers_tokens():
+    collected = make(mgrpo(), ["\\boxed{3}", "\\boxed{2}"], group_size=2).collect(prompts(), step=0, num_groups=2)
+    first, second = ([g for g in collected.groups if g.layer == layer] for layer in (1, 2))
+    assert [(g.family, g.parent, len(g.rows)) for g in second] == [(0, 0, 2), (0, 1, 2), (1, 0, 2), (1, 1, 2)]
+    asked = second[1].rows[1].rollout
+    answer = first[0].rows[1].rollout
+    tail = encode_follow_up(TOKENIZER, "Check again.", DataSettings())
+    assert asked.prompt_ids == (*answer.prompt_ids, *answer.completion_ids[:-1], *tail)  # without its stop token
+    assert asked.completion_ids == (*encode_text(TOKENIZER, "\\boxed{2}"), STOP)
+    assert second[1].rows[1].grade.correct
+    assert collected.num_prompts == 2
+
+
+def test_figures_are_about_answers_but_tokens_about_everything():
+    made = make(mgrpo(), ["\\boxed{3}", "\\boxed{2}", "\\boxed{2}"], group_size=2)
+    figures = means(made.collect(prompts(), step=0, num_groups=1).metrics)
+    assert figures["accuracy"] == 0.5
+    assert figures["tokens"] == 6 * (len(encode_text(TOKENIZER, "\\boxed{2}")) + 1)
+
+
+def test_revisions_have_seeds_of_their_own():
+    made = make(mgrpo(), ["x"], group_size=2)
+    made.collect(prompts(), step=0, num_groups=2)
+    made.collect(prompts(), step=1, num_groups=2)
+    seeds = [seed for own in made.engine.seeds for seed in own]
+    assert len(seeds) == len(set(seeds)) == 2 * (4 + 8)
+
+
+def test_a_revision_that_would_not_fit_is_counted():
+    made = make(mgrpo(), ["\\boxed{3}"], group_size=2)
+    made.context = 40
+    collected = made.collect(prompts(), step=0, num_groups=1)
+    assert all(g.layer == 1 for g in collected.groups)
+    assert means(collected.metrics)["revision/skipped"] == 2
+
+
+def test_each_wording_of_a_question_is_a_group():
+    problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?", "Find 1+1."))
+    items = iter([Prompted(problem, (1,), ((2,), (3,)))] * 9)
+    made = make(ShareGrpo(), ["\\boxed{2}", "\\boxed{3}"])
+    collected = made.collect(items, step=0, num_groups=3)
+    assert [(g.family, g.variant) for g in collected.groups] == [(f, v) for f in range(3) for v in range(2)]
+    assert all(r.source == g.variant for g in collected.groups for r in g.rows)
+    shown = {g.problem.prompt: g.rows[0].rollout.prompt_ids for g in collected.groups}
+    assert shown.items() <= {"Compute 1+1.": (1,), "What is 1+1?": (2,), "Find 1+1.": (3,)}.items()
+    assert len(shown) > 1
+    seeds = [seed for own in made.engine.seeds for seed in own]
+    assert len(set(seeds)) == len(seeds) == 24
+    assert collected.num_prompts == 3
+
+
+def test_a_question_is_useful_by_all_its_rows():
+    problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?",))
+    items = iter([Prompted(problem, (1,), ((2,),))] * 9)
+    method = ShareGrpo(top_up=TopUp(max_rounds=1, fill=False))
+    made = make(method, ["\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)  # each wording uniform, not the two
+    collected = made.collect(items, step=0, num_groups=1)
+    assert collected.num_prompts == 1
+    assert means(collected.metrics)["dynamic/useful"] == 1
+
+
+def test_revisions_make_a_question_useful_each_answer_by_itself():
+    method = mgrpo(top_up=TopUp(max_rounds=1, fill=False))
+    nothing = make(method, ["no", "no", "\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)
+    assert means(nothing.collect(prompts(), step=0, num_groups=1).metrics)["dynamic/prompts"] == 2
+    mixed = make(method, ["no", "no", "\\boxed{2}", "no", "no", "no"], group_size=2)
+    assert means(mixed.collect(prompts(), step=0, num_groups=1).metrics)["dynamic/prompts"] == 1

@@ -1,0 +1,347 @@
+"""The loop end to end on a tiny random model: files, resume bit for bit, signals, a method of one's own."""
+
+import json
+import os
+import runpy
+import signal
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal, final
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydantic import Field
+from small_runs import ROOT, SMALL, Crash, CrashAfter, documented, resumed, rollouts, rows, weights
+from support import save_tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from edge_grpo.base.errors import CheckpointError, ConfigError, TrainingError
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import Signal
+from edge_grpo.config.tree import config_hash, load_config, to_yaml
+from edge_grpo.methods import Method
+from edge_grpo.runs.folder import RunFolder
+from edge_grpo.trackers.console import Silent
+from edge_grpo.training.loop import resume, train
+
+
+class Said(Silent):
+    """Remembers what was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+class SignalAt(Said):
+    """Sends this process a signal when a step's row is written."""
+
+    def __init__(self, step, number=signal.SIGTERM):
+        super().__init__()
+        self.step, self.number = step, number
+
+    def row(self, row):
+        if row["step"] == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def config(model, tmp_path):
+    def make(*overrides, name="run"):
+        return load_config(None, [f"model.path={model}", *SMALL, f"run.dir={tmp_path / name}", *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def straight(model, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    return train(load_config(None, [f"model.path={model}", *SMALL, f"run.dir={folder}"])).folder
+
+
+def test_the_run_folder_holds_what_it_should(straight):
+    written = rows(straight)
+    assert [row["step"] for row in written] == list(range(7))
+    assert "accuracy" not in written[0]
+    assert [row["step"] for row in written if "eval/accuracy" in row] == [0, 2, 4, 6]
+    assert written[3]["collapse/before"] == 1.0
+    assert written[3]["collapse/after"] < 1.0
+    assert (straight / "config.yaml").read_text().startswith("# edge-grpo configuration ")
+    assert list((straight / "events").iterdir())
+    assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["step_000004", "step_000006"]
+    loaded = AutoModelForCausalLM.from_pretrained(straight / "final")
+    tokenizer = AutoTokenizer.from_pretrained(straight / "final")
+    assert loaded(**tokenizer("1+1\n", return_tensors="pt")).logits.isfinite().all()
+
+
+def test_rollouts_hold_every_completion(straight):
+    steps = rollouts(straight)
+    assert [len(step) for step in steps] == [12] * 6
+    for line in steps[0]:
+        ids = [token for span in line["spans"] for token in span["token_ids"]]
+        origins = {span["origin"] for span in line["spans"]}
+        if line["strategy"] == "none":
+            assert origins == {"sampled"}
+            assert line["completion_before"] == ""
+        if line["strategy"] == "reference":
+            assert origins == {"injected"}
+            assert line["verdict"] == "correct"
+            assert line["advantage"] > 0
+        assert 0 < len(ids) <= 12 + 110
+        assert line["entropy"] > 0
+        assert line["prompt"].startswith("Compute ")
+        assert len(line["prompt_ids"]) > len(line["prompt"])
+    assert {line["strategy"] for step in steps for line in step} == {"none", "reflect", "answer", "reference"}
+
+
+@pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.slow) for step in (1, 3, 4)] + [2, 5])
+def test_resume_is_bit_exact_at_any_step(straight, config, step):
+    wanted = config()
+    with pytest.raises(Crash):
+        train(wanted, display=CrashAfter(step))
+    torch.manual_seed(step)  # the global generator must not matter
+    result = resume(wanted.run.dir)
+    assert result.steps == 6
+    assert weights(result.folder) == weights(straight)
+    assert rows(result.folder) == rows(straight)
+    assert rollouts(result.folder) == rollouts(straight)
+
+
+def test_a_run_killed_before_its_first_evaluation_starts_again(straight, config):
+    wanted = config()
+    with pytest.raises(Crash):
+        train(wanted, display=CrashAfter(0))
+    (Path(wanted.run.dir) / "metrics.jsonl").write_text('{"step": 0, "eval/acc')  # cut off while writing
+    assert rows(resume(wanted.run.dir).folder) == rows(straight)
+
+
+def test_a_damaged_draft_checkpoint_is_ignored(straight, config):
+    wanted = config()
+    with pytest.raises(Crash):
+        train(wanted, display=CrashAfter(3))
+    draft = Path(wanted.run.dir) / "checkpoints/.draft_000004"
+    draft.mkdir()
+    (draft / "weights.safetensors").write_bytes(b"half")
+    assert weights(resume(wanted.run.dir).folder) == weights(straight)
+
+
+@pytest.mark.parametrize(("step", "number"), [(0, signal.SIGINT), (3, signal.SIGTERM)])
+def test_a_signal_stops_cleanly_and_resume_is_bit_exact(straight, config, step, number):
+    wanted, display = config(), SignalAt(step, number)
+    result = train(wanted, display=display)
+    assert (result.steps, result.signal) == (step, number)
+    assert f"edge-grpo train --resume {result.folder}" in display.said[-1]
+    assert not (result.folder / "final").exists()
+    assert weights(resume(wanted.run.dir).folder) == weights(straight)
+    assert rows(result.folder) == rows(straight)
+
+
+def test_a_finished_run_stays_as_it_is(straight):
+    before = weights(straight)
+    assert resume(straight).steps == 6
+    assert weights(straight) == before
+
+
+def test_steps_may_be_raised_and_nothing_else_changed(model, config):
+    constant = ["train.schedule=constant", "eval.every=0"]
+    long = train(config(*constant, name="long"))
+    short = config(*constant, "train.steps=3", name="short")
+    train(short)
+    result = resume(short.run.dir, config(*constant, name="short"))
+    assert result.steps == 6
+    assert weights(result.folder) == weights(long.folder)
+    assert load_config(str(result.folder / "config.yaml")).train.steps == 6
+    with pytest.raises(CheckpointError, match=r"train\.steps was 6, asked for 5"):
+        resume(result.folder, config(*constant, "train.steps=5", name="short"))
+    with pytest.raises(CheckpointError, match=r"train\.learning_rate was 0\.0001, asked for 0\.1"):
+        resume(result.folder, config(*constant, "train.learning_rate=0.1", "train.steps=9", name="short"))
+
+
+def test_an_edited_configuration_is_refused(config):
+    wanted = config("train.steps=1")
+    folder = train(wanted).folder
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("learning_rate: 0.0001", "learning_rate: 0.1"))
+    with pytest.raises(CheckpointError, match="edited"):
+        resume(folder)
+    with pytest.raises(CheckpointError, match="no run"):
+        resume(folder / "rollouts")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(wanted)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config):
+    folder = train(config("train.steps=1")).folder
+    tree, _ = RunFolder.read_config(folder)
+    del tree["model"]["trust_remote_code"]
+    (folder / "config.yaml").write_text(f"# edge-grpo configuration {config_hash(tree)}\n{to_yaml(tree)}")
+    assert resume(folder, config("train.steps=2")).steps == 2
+    with pytest.raises(CheckpointError, match=r"model\.trust_remote_code was False, asked for True"):
+        resume(folder, config("train.steps=2", "model.trust_remote_code=true"))
+
+
+def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config):
+    bound = ("train.max_tokens=2000", "train.steps=1000", "eval.every=0", "train.checkpoint_every=1")
+    straight, again = resumed(config(*bound, name="one"), config(*bound, name="two"))
+    steps = rows(straight)[1:]
+    assert 2 < len(steps) < 20
+    assert sum(row["tokens"] for row in steps[:-1]) < 2000 <= sum(row["tokens"] for row in steps)
+    assert "eval/accuracy" in steps[-1]
+    assert weights(again) == weights(straight)
+    assert rows(again) == rows(straight)
+    display = Said()
+    assert resume(again, display=display).steps == len(steps)  # finished: nothing is trained again
+    assert display.said == [f"{again} is finished ({len(steps)} steps); raise train.max_tokens to train on"]
+
+
+def test_a_bound_on_tokens_may_be_raised_on_resume(config):
+    def bound(tokens, *more):
+        return config("eval.every=0", "train.steps=4", f"train.max_tokens={tokens}", *more)
+
+    folder = train(bound(1)).folder
+    for tokens, steps in ((2, 1), (0, 4)):  # 0: no bound, so that the steps end it
+        assert resume(folder, bound(tokens)).steps == steps
+    assert load_config(str(folder / "config.yaml")).train.max_tokens == 0
+    with pytest.raises(CheckpointError, match=r"train\.max_tokens was 0, asked for 9; it may only be raised"):
+        resume(folder, bound(9))
+    with pytest.raises(CheckpointError, match=r"Only train\.steps and train\.max_tokens may change"):
+        resume(folder, bound(0, "train.seed=1"))
+
+
+def test_stored_pairs_have_no_tokens_to_bound_and_no_samples_to_speak_of(config, model, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{i}?", "chosen": "a", "rejected": "b"}) + "\n" for i in range(4)))
+    words = [f"model.path={model}", *SMALL[:-1], "method=rpo", f"data.pairs={file}", f"run.dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match=r"^train\.max_tokens: with data\.pairs nothing is sampled"):
+        train(load_config(None, [*words, "train.max_tokens=9"]))
+    assert not (tmp_path / "run").exists()
+    display = Said()
+    train(load_config(None, [*words, "train.steps=1"]), display=display)
+    assert display.said[-1] == "pairs: chosen above rejected"
+    train(config("train.steps=0", name="sampled"), display=display)
+    assert display.said[-1] == "accuracy: training samples, temperature 1; held-out: greedy"
+
+
+def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config):
+    lora = ["model.lora.rank=2", "train.learning_rate=0.01"]
+    one, two = config(*lora, name="one"), config(*lora, name="two")
+    straight = train(one).folder
+    with pytest.raises(Crash):
+        train(two, display=CrashAfter(3))
+    assert weights(resume(two.run.dir).folder) == weights(straight)
+    assert (straight / "final/adapter/adapter_model.safetensors").exists()
+    AutoModelForCausalLM.from_pretrained(straight / "final")
+
+
+def test_the_reference_model_keeps_the_policy_near(config):
+    near = ["method=grpo", "method.beta=0.1", "train.steps=2", "eval.every=0"]
+    overrides = [text for text in SMALL if not text.startswith("method.")]
+    made = config(name="kl")
+    settings_ = load_config(None, [f"model.path={made.model.path}", *overrides, *near, f"run.dir={made.run.dir}"])
+    written = rows(train(settings_).folder)
+    assert written[1]["kl/reference"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_micro_batches_do_not_change_the_run(config):
+    one = train(config("train.micro_batch_rows=64", "train.steps=2", name="one")).folder
+    two = train(config("train.micro_batch_rows=5", "train.steps=2", name="two")).folder
+    for a, b in zip(rows(one)[1:], rows(two)[1:], strict=True):
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4, abs=1e-6)
+
+
+def test_dynamic_sampling_without_a_useful_group_updates_nothing(config, model):
+    overrides = [text for text in SMALL if not text.startswith("method.")]
+    folder = config().run.dir
+    made = load_config(
+        None, [f"model.path={model}", *overrides, "method=dapo", "method.top_up.max_rounds=2", "eval.every=0",
+               "eval.at_start=false", "train.steps=1", f"run.dir={folder}"]
+    )  # fmt: skip
+    written = rows(train(made).folder)
+    assert written[0]["empty_steps"] == 1.0
+    assert written[0]["dynamic/prompts"] == 9
+    assert written[0]["dynamic/extra_completions"] == 24
+
+
+@final
+@settings
+class Mine(Method):
+    """Rewards the mean, as simply as can be."""
+
+    kind: Literal["mine"] = "mine"
+    weight: float = Field(default=1.0, gt=0)
+    names: tuple[str, ...] = ("a", "b")
+    poison: bool = False
+
+    def signal(self, batch):
+        advantages = self.weight * (batch.reward - batch.reward.mean() + 0.5)
+        return Signal(
+            advantages=advantages[:, None].expand_as(batch.old_logprobs),
+            mask=batch.mask,
+            keep=batch.scorable,
+            raw_advantages=advantages,
+            row_advantages=advantages,
+        )
+
+    def loss(self, x, totals):
+        total = (x.logprobs * x.advantages)[x.mask].sum()
+        return -total / totals.tokens * (float("nan") if self.poison else 1.0)
+
+
+def test_a_method_of_ones_own(config):
+    wanted = config("train.steps=3", name="own")
+    with pytest.raises(Crash):
+        train(wanted, method=Mine(weight=2.0), display=CrashAfter(2))
+    with pytest.raises(CheckpointError, match="method of your own"):
+        resume(wanted.run.dir)
+    with pytest.raises(CheckpointError, match=r"method\.weight was 2\.0"):
+        resume(wanted.run.dir, method=Mine(weight=1.0))
+    result = resume(wanted.run.dir, method=Mine(weight=2.0))
+    whole = train(config("train.steps=3", name="whole"), method=Mine(weight=2.0))
+    assert weights(result.folder) == weights(whole.folder)
+
+
+def test_the_example_of_ones_own_method_goes_on_when_called_again(model, tmp_path, monkeypatch, capsys):
+    words = [f"model.path={model}", *SMALL[2:-1], "eval.every=0", "train.schedule=constant"]
+    for steps in (1, 2, 2):
+        argv = ["own_method.py", str(tmp_path / "run"), *words, f"train.steps={steps}"]
+        monkeypatch.setattr("sys.argv", argv)
+        runpy.run_path(str(ROOT / "examples/own_method.py"), run_name="__main__")
+        assert f"trained {steps} steps" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
+    capsys.readouterr()
+
+
+def test_the_guide_names_every_metric_and_column(straight, model, tmp_path):
+    words = [f"model.path={model}", *SMALL[2:-1], "train.steps=1", "eval.samples=4", "eval.temperature=1"]
+    written = {name for line in (straight / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    for method in ("grpo", "dapo"):
+        more = [f"method={method}", "method.beta=0.1", "method.top_up.max_rounds=1", "method.top_up.fill=true"]
+        folder = train(load_config(None, [*words, *more, f"run.dir={tmp_path / method}"])).folder
+        written |= {name for line in (folder / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    names = documented("What the metrics mean")
+    assert {one for one in written if not any(fnmatch(one, name) for name in names)} == set()
+    assert {name for name in names if not any(fnmatch(one, name) for one in written)} == {"empty_updates"}
+    (schema,) = {pq.read_schema(file) for file in [next((straight / "rollouts").glob("*.parquet"))]}
+    columns = set(schema.names) | {f"spans.{field.name}" for field in schema.field("spans").type.value_type}
+    columns |= {f"reward_parts.{field.name}" for field in schema.field("reward_parts").type.value_type}
+    assert documented("What a rollout file holds") == columns
+
+
+def test_gradients_that_stay_non_finite_end_the_run(config):
+    wanted = config("train.max_skipped_updates=3", "eval.every=0", name="nan")
+    with pytest.raises(TrainingError, match="3 updates in a row"):
+        train(wanted, method=Mine(poison=True))
+    written = rows(wanted.run.dir)
+    assert [row["skipped_updates"] for row in written[1:]] == [1.0, 1.0]
+    checkpoint = Path(wanted.run.dir) / "checkpoints/step_000002/progress.json"
+    assert json.loads(checkpoint.read_text())["skipped_in_a_row"] == 2
