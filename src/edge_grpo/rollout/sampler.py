@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +16,7 @@ from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling
 __all__ = ["Grader", "Prompts", "Sampler"]
 
 
+@runtime_checkable
 class Grader(Protocol):
     """What grades completions: :class:`edge_grpo.rewards.builtin.Rewards`, or a stand-in."""
 
