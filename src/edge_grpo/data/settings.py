@@ -24,7 +24,7 @@ class FieldNames:
 
 @settings
 class PairFieldNames:
-    """Which column of a preference row holds what; ``prompt`` may be missing where the answers are conversations."""
+    """Which column of a preference row holds what; ``prompt`` may be missing if the answers are conversations."""
 
     prompt: str = "prompt"
     chosen: str = "chosen"
