@@ -24,10 +24,6 @@ from edge_grpo.data.arithmetic import ArithmeticSettings, problems
 from edge_grpo.data.prompts import render_prompt
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.models.loading import load_tokenizer, resolve
-from edge_grpo.rewards import Rewards
-from edge_grpo.runs.folder import RunFolder
-from edge_grpo.trackers.console import Silent
-from edge_grpo.training.session import Session
 
 PROMPTS, GROUP, BUDGET, RATE = 8, 8, 64, 1e-9
 
@@ -50,15 +46,12 @@ def ours(folder: Path, steps: int) -> Iterator[float]:
             "run.tensorboard=false",
         ],
     )
-    with Rewards(config.reward) as rewards:
-        session = Session(config, config.method, RunFolder(folder, tensorboard=False), Silent(), rewards)
-        step = 0
+    with open_session(config) as session:
         while True:
             began = time.perf_counter()
             for _ in range(steps):
-                collected = session.collect(step)
-                session.take_step(step, collected, session.shape(collected), time.monotonic())
-                step += 1
+                collected = session.collect()
+                session.learn(collected, session.prepare(collected))
             yield time.perf_counter() - began
 
 
