@@ -28,7 +28,7 @@ from edge_grpo.models.loading import load_tokenizer, resolve
 PROMPTS, GROUP, BUDGET, RATE = 8, 8, 64, 1e-9
 
 
-def ours(folder: Path, steps: int) -> Iterator[float]:
+def ours(steps: int) -> Iterator[float]:
     """Seconds of ``steps`` steps of this project's loop, again and again."""
     config = load_config(
         None,
