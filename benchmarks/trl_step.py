@@ -24,6 +24,7 @@ from edge_grpo.data.arithmetic import ArithmeticSettings, problems
 from edge_grpo.data.prompts import render_prompt
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.models.loading import load_tokenizer, resolve
+from edge_grpo.training.session import open_session
 
 PROMPTS, GROUP, BUDGET, RATE = 8, 8, 64, 1e-9
 
@@ -125,7 +126,7 @@ def main() -> None:
     speeds: dict[str, list[float]] = {"edge-grpo": [], "trl": []}
     with tempfile.TemporaryDirectory() as scratch:
         sides = {
-            "edge-grpo": ours(Path(scratch) / "ours", arguments.steps),
+            "edge-grpo": ours(arguments.steps),
             "trl": theirs(Path(scratch) / "trl", arguments.steps),
         }
         (Path(scratch) / "ours").mkdir()
