@@ -160,7 +160,7 @@ def test_a_folder_in_use_or_of_another_kind_is_refused(asker, tmp_path, monkeypa
 
     def ask(self, benchmark, problems, decoding):
         monkeypatch.setattr(Asker, "ask", plain)
-        with pytest.raises(ConfigError, match="another process is at work"):
+        with pytest.raises(ConfigError, match="another process is using it"):
             everything(asker(), tmp_path / "a")
         return plain(self, benchmark, problems, decoding)
 
