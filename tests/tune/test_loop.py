@@ -1,4 +1,4 @@
-"""Searches over candidates find good ones, and observe the parts in order."""
+"""Searches over candidates find good ones, and observe every chosen candidate in turn."""
 
 import math
 

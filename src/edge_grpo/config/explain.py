@@ -179,10 +179,10 @@ def explain(
         advice = f"; {_ADVICE[name]}" if name in _ADVICE and "than" in kind else ""
         return f"{name}: got {shortened(repr(given))}, wanted {wanted}{usual}{advice}"
     message = item["msg"].removeprefix("Value error, ")
-    came = (
+    prefix = (
         "" if isinstance(given, Mapping) else f"got {shortened(repr(given))}; "
-    )  # a section's own message says what is wrong in it
-    return f"{name}: {came}{message[0].lower() + message[1:]}"
+    )  # a section's own message already states the problem
+    return f"{name}: {prefix}{message[0].lower() + message[1:]}"
 
 
 def setting_names(root: type, method: type | None = None, prefix: str = "") -> Iterator[str]:

@@ -48,7 +48,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
                 folder, trust_remote_code=trust_remote_code
             )
     except Exception as error:
-        _refuse_code(path, error)
+        _reject_untrusted_code(path, error)
         raise EngineError(f"model.path: cannot load a tokenizer from '{path}' ({_first_line(error)})") from error
     if len(tokenizer.get_vocab()) < 2:
         raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer with the model")
@@ -121,7 +121,7 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
 def _not_loaded(path: str, error: Exception) -> EngineError:
     """The error for a model that cannot be loaded."""
-    _refuse_code(path, error)
+    _reject_untrusted_code(path, error)
     folder = Path(resolve(path))
     pickles = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
     hint = f"; {pickles[0]} is a pickle, which is never loaded: save the model as safetensors" if pickles else ""
@@ -160,7 +160,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _refuse_code(path: str, error: Exception) -> None:
+def _reject_untrusted_code(path: str, error: Exception) -> None:
     """Raise EngineError if loading failed because the model's code is not trusted."""
     if "trust_remote_code" in str(error):
         raise EngineError(

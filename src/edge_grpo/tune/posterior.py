@@ -174,8 +174,8 @@ class Mixed:
         points: where each row was observed.
         weights: weight of each part in each row; a unit vector observes a single part.
         values: the observations.
-        noise: noise variances of the rows; None = the weighted sums of the parts' noise. With less (the noise of a
-            single part, say), the proof that :class:`Decomposed` never has more variance no longer holds.
+        noise: noise variances of the rows; None = the parts' noise, summed with squared weights. With less (the noise
+            of a single part, say), the proof that :class:`Decomposed` never has more variance no longer holds.
 
     Raises:
         ShapeError: the numbers of parts, points and values do not match.

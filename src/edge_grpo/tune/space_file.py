@@ -137,14 +137,14 @@ def _explained(error: ValidationError) -> list[str]:
 
 def _reason(loc: Sequence[str], item: Mapping[str, Any]) -> str:
     """What is wrong with one setting in a space file."""
-    came, kind = item["input"], item["type"]
+    given, kind = item["input"], item["type"]
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     kinds = f"wanted one of {', '.join(_KINDS)}"
     if kind == "union_tag_not_found":
         return f"has no type, {kinds}"
     if kind == "union_tag_invalid":
-        came = came.get("type") if isinstance(came, Mapping) else came
-        return f"got type {shortened(repr(came))}, {kinds}"
+        given = given.get("type") if isinstance(given, Mapping) else given
+        return f"got type {shortened(repr(given))}, {kinds}"
     if kind == "unexpected_keyword_argument":
         close = difflib.get_close_matches(loc[-1], _names(item["loc"]), n=1)
         return "no such setting" + (f" (did you mean '{close[0]}'?)" if close else "")
@@ -154,7 +154,7 @@ def _reason(loc: Sequence[str], item: Mapping[str, Any]) -> str:
         return str(message)
     form = [part if place != 1 and not part.isdecimal() else "*" for place, part in enumerate(loc)]
     wanted = None if kind.endswith(("_than", "_than_equal", "_number")) else _WANTED.get(".".join(form))
-    return f"got {shortened(repr(came))}, wanted {wanted or message[0].lower() + message[1:]}"
+    return f"got {shortened(repr(given))}, wanted {wanted or message[0].lower() + message[1:]}"
 
 
 def _names(loc: Sequence[Any]) -> list[str]:

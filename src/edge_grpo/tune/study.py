@@ -136,7 +136,7 @@ class Study:
             on_trial: called with all trials and the new one whenever a trial is over.
 
         Raises:
-            ConfigError: all of the initial trials have failed, or all trials of a smaller space.
+            ConfigError: none of the initial trials (or of all trials, if there are fewer) has finished.
             DataError: a file of the study is damaged.
         """
         running: list[_Running] = []
