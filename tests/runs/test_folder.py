@@ -202,7 +202,7 @@ def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path, make, name):
     else:
         (folder.path / name).write_text("in the way")
     with pytest.raises(
-        CheckpointError, match=rf"{name}.*could not be written \(.*go on with: edge-grpo train --resume"
+        CheckpointError, match=rf"{name}.*could not be written \(.*resume with: edge-grpo train --resume"
     ):
         folder.write_rollouts(1, [{"step": 1, "spans": []}])
         folder.write_metrics({"step": 1})
