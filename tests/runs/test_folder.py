@@ -66,7 +66,7 @@ def test_a_damaged_line_is_lost_silently_only_at_the_end(tmp_path, make, damage)
     assert [row["step"] for row in folder.rows()] == [0, 1, 2]
     file.write_bytes(lines[0] + damage + b"\n" + lines[2])
     before = file.read_bytes()
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged .* delete it to go on"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged .* delete it to resume"):
         folder.cut_back(2)
     assert file.read_bytes() == before
     file.write_bytes(lines[0] + lines[2])
