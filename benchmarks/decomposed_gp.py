@@ -113,8 +113,14 @@ def timing(repetitions: int = 7, *, observations: int = 500, num_candidates: int
     sizes = (observations, num_candidates)
     points, candidates = (torch.rand(size, 4, generator=chance, dtype=torch.float64) for size in sizes)
     values = torch.randn(5, observations, generator=chance, dtype=torch.float64)
-    kinds = ("rbf", "matern12", "matern32", "matern52", "rq")
-    parts = [make_part(PriorSettings(kernel=StationarySettings(type=k, lengthscale=0.3)), dims=4) for k in kinds]
+    kernels = (
+        StationarySettings(type="rbf", lengthscale=0.3),
+        StationarySettings(type="matern12", lengthscale=0.3),
+        StationarySettings(type="matern32", lengthscale=0.3),
+        StationarySettings(type="matern52", lengthscale=0.3),
+        StationarySettings(type="rq", lengthscale=0.3),
+    )
+    parts = [make_part(PriorSettings(kernel=kernel), dims=4) for kernel in kernels]
 
     def next_point() -> int:
         whole = Decomposed(parts, points, values).whole_at(candidates)

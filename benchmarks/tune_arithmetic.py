@@ -194,7 +194,7 @@ intervals are Student's, 95 %, over the {len(repeats)} repeats, not corrected fo
         for pair in PAIRS
         for what, values in _measures(repeats, pair, count, initial).items()
     )
-    head = ["beta divided by", "what", "from the parts", "from the sum", "difference", "better", "equal", "worse"]
+    head = ["beta divided by", "measure", "with the parts", "with the sum", "difference", "better", "equal", "worse"]
     yield from table(head, found)
     yield "\nFresh, repeat by repeat (wide: beta divided by 1):"
     rows = [[str(number), *(f"{repeat[arm].fresh:.1%}" for arm in ARMS)] for number, repeat in enumerate(repeats)]

@@ -57,8 +57,8 @@ def _summary(rows: Rows, used: Gains) -> Iterator[str]:
 - Variance: {held} (smallest difference {least:.1e})."""
     for case in synthetic.CASES:
         means = [_reduction(_of(rows, case), count)[0] for count in synthetic.COUNTS]
-        low, high = (signed(end, 1) for end in (min(means), max(means)))
-        yield f"- Error, {case}: {low} to {high} % lower with the parts."
+        low, high = (signed(end, 1).removeprefix("+") for end in (min(means), max(means)))
+        yield f"- Error, {case}: reduced by {low} to {high} % with the parts."
     yield """
 Searching with the parts against searching with the sum, by the measures of the tables below (*better* and *worse*: the
 interval excludes 0; not corrected for multiple comparisons). With the theory's beta (/ 1) no gain was expected."""

@@ -97,7 +97,7 @@ def test_every_number_of_the_page_comes_from_the_draws():
 def test_the_summary_follows_from_the_draws():
     lines = written()
     assert "- Variance: in no draw is it larger with the parts, at any point (smallest difference 0.0e+00)." in lines
-    assert "- Error, near: +25.0 to +25.0 % lower with the parts." in lines
+    assert "- Error, near: reduced by 25.0 to 25.0 % with the parts." in lines
     assert "| near, regret | no difference shown | - |" in lines
     assert "| epidemic, against the sum of kernels | **better** | - |" in lines
     assert "| epidemic, against its own kernel | **worse** | - |" in lines
