@@ -68,12 +68,12 @@ docs: setup ## Check the commands, snippets, links and paths of README.md and do
 	$(BIN)/python -m pytest tests/test_docs.py
 
 compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (half an hour, resumable)
-	$(BIN)/edge-grpo compare $(ARGS)
+	$(BIN)/python benchmarks/compare_edge.py $(ARGS)
 
 compare-methods: setup ## Train every method on three seeds and write docs/results/methods.md (an hour, resumable)
-	$(BIN)/edge-grpo compare-methods $(ARGS)
+	$(BIN)/python benchmarks/compare_methods.py $(ARGS)
 
-tune-evidence: setup ## Measure what seeing the parts brings and write docs/results/decomposed_gp.md (resumable)
+tune-evidence: setup ## Measure the benefit of seeing the parts and write docs/results/decomposed_gp.md (resumable)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decomposed_gp.py $(ARGS)
 
 $(BENCH): $(SETUP)

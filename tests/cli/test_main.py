@@ -82,8 +82,6 @@ MISTAKES = [
     (["show-config", "a.b=1"], "a.b: no such setting"),
     (["make-base", "full", "steps=1"], "full: already exists"),
     (["make-base", "new", "stepz=1"], "stepz: no such setting (did you mean 'steps'?)"),
-    (["compare", "train.stepz=1"], "train.stepz: no such setting"),
-    (["compare", "data.path=good.jsonl"], "data.eval_path: a comparison needs"),
     (["train", "run.dir=full2"], "full2 has final but no run"),
     (["train", "--nope"], "No such option"),
     (["nope"], "No such command"),

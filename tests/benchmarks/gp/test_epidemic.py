@@ -1,10 +1,9 @@
-"""The epidemic behaves like one, and a search of it runs."""
+"""The epidemic behaves like one, and its searches run."""
 
 import pytest
 import torch
-
-from edge_grpo.tune.experiments import epidemic
-from edge_grpo.tune.experiments.draws import generator
+from gp import epidemic
+from gp.draws import generator
 
 
 def test_policies_spend_the_budget_within_the_bounds():

@@ -1,4 +1,4 @@
-"""Draws from known priors: variance, error and regret, from the parts and from their sum."""
+"""Draws from known priors: variance, error and regret when seeing the parts and when seeing only their sum."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edge_grpo.tune.experiments.draws import average_regret, generator, noisy, sample_path, uniform
 from edge_grpo.tune.fit import PriorSettings, fit_part, fit_parts, make_part
 from edge_grpo.tune.kernels import KernelSettings, StationarySettings, SumSettings
 from edge_grpo.tune.loop import search
 from edge_grpo.tune.posterior import Decomposed, Part, aggregate
+from gp.draws import average_regret, generator, noisy, sample_path, uniform
 
 __all__ = ["CASES", "COUNTS", "FITTED", "fitted", "parts_of", "regression", "regret"]
 
@@ -18,7 +18,7 @@ CASES = {
     "heterogeneous": "RBF with lengthscale 0.3, and Matern 3/2 with lengthscale 0.03",
     "near": "RBF with lengthscales 0.10 and 0.13",
     "identical": "RBF with lengthscale 0.1, twice",
-    "random5": "five random sums of RBF and 0.5 to 0.7 Matern, lengthscales 0.02 to 0.15, drawn anew each time",
+    "random5": "five random sums of RBF and 0.5 to 0.7 Matern, lengthscales 0.02 to 0.15, drawn anew for each draw",
     "weighted": "heterogeneous, with weights cos(3x) and 1 - 2x that depend on the point",
     "proportional": "one RBF with lengthscale 0.1, in parts of variance (and noise) 1, 2 and 0.5 times",
 }
@@ -28,7 +28,7 @@ _GRID, _NOISE, _ROUNDS = 200, 0.01, 60
 
 
 def parts_of(case: str, draw: int) -> list[Part]:
-    """The priors of a case; of ``random5``, those of a draw."""
+    """The priors of a case; for ``random5``, those of a draw."""
     kernels: list[KernelSettings]
     factors = [1.0]
     if case in ("heterogeneous", "weighted"):
@@ -49,12 +49,12 @@ def parts_of(case: str, draw: int) -> list[Part]:
 
 
 def regression(case: str, draw: int) -> dict[str, float]:
-    """Both models after some observations of one draw, for every number of observations.
+    """Both models on one draw, after each number of observations.
 
     Returns:
-        for n observations: ``parts_n`` and ``sum_n``, root mean squared errors of the whole on the grid;
-        ``least_n``, the least of the variance from the sum minus that from the parts, ``most_n``, the largest, and
-        ``mean_n``, the largest distance between the two means.
+        for n observations: ``parts_n`` and ``sum_n``, root mean squared errors of the whole on the grid; ``least_n``
+        and ``most_n``, the smallest and largest variance from the sum minus that from the parts; ``mean_n``, the
+        largest distance between the two means.
     """
     parts, grid, truth, weights = _draw(case, draw)
     whole = (weights * truth).sum(0)
@@ -74,16 +74,16 @@ def regression(case: str, draw: int) -> dict[str, float]:
     return found
 
 
-def fitted(case: str, draw: int) -> dict[str, float]:
-    """As :func:`regression`, but with Matern 5/2 priors that are fitted to what was observed, as `edge-grpo tune` does.
+def fitted(case: str, draw: int, counts: Sequence[int] = FITTED) -> dict[str, float]:
+    """Like :func:`regression`, but with Matern 5/2 priors fitted to the observations, as `edge-grpo tune` does.
 
     Returns:
-        for n observations of ``FITTED``: ``parts_n`` and ``sum_n``, root mean squared errors of the whole on the grid.
+        for each n in ``counts``: ``parts_n`` and ``sum_n``, root mean squared errors of the whole on the grid.
     """
     _, grid, truth, weights = _draw(case, draw)
     whole = (weights * truth).sum(0)
     found: dict[str, float] = {}
-    for count, looked, seen in _observations(case, draw, FITTED):
+    for count, looked, seen in _observations(case, draw, counts):
         points, summed = grid[looked], (weights[:, looked] * seen).sum(0)
         fine = Decomposed(fit_parts(points, seen), points, seen).whole_at(grid, weights)
         coarse = Decomposed([fit_part(points, summed)], points, summed[None]).whole_at(grid)
@@ -92,7 +92,7 @@ def fitted(case: str, draw: int) -> dict[str, float]:
 
 
 def regret(case: str, draw: int, scale: float) -> dict[str, float]:
-    """Average regrets of D-GPUCB and GP-UCB on one draw: same function, first point and noise."""
+    """Average regrets of D-GPUCB and GP-UCB on one draw, with the same function, first point and noise."""
     parts, grid, truth, weights = _draw(case, draw)
     start = [int(torch.randint(_GRID, (), generator=generator("start", case, draw)))]
     found = {}
@@ -112,7 +112,7 @@ def regret(case: str, draw: int, scale: float) -> dict[str, float]:
 
 
 def _observations(case: str, draw: int, counts: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """So many noisy observations of one draw, in one order: their number, where on the grid, and the parts' values."""
+    """For each count, that many noisy observations in a fixed order: the count, grid indices, and the parts' values."""
     parts, _, truth, _ = _draw(case, draw)
     order = torch.randperm(_GRID, generator=generator("points", case, draw))[: max(counts)]
     observe = noisy(truth, [part.noise**0.5 for part in parts], "noise", case, draw)
@@ -121,7 +121,7 @@ def _observations(case: str, draw: int, counts: Sequence[int]) -> Iterator[tuple
 
 
 def _draw(case: str, draw: int) -> tuple[list[Part], Tensor, Tensor, Tensor]:
-    """Priors, grid, the parts' values on it, and their weights."""
+    """Priors, the grid, the parts' values on it, and their weights."""
     parts, grid = parts_of(case, draw), torch.linspace(0, 1, _GRID, dtype=torch.float64)[:, None]
     chance = generator("function", case, draw)
     truth = torch.stack([sample_path(part.covariance(grid, grid), chance) for part in parts])

@@ -1,9 +1,8 @@
 """The page of all methods."""
 
-from compare.study import make_study
-
-from edge_grpo.compare.methods import ARMS
-from edge_grpo.compare.methods_page import write_page
+from benchmarks.made_up import make_study
+from compare_methods import ARMS
+from studies.methods_page import write_page
 
 
 def test_the_page_of_all_methods_names_those_that_did_not_learn(tmp_path):
@@ -16,4 +15,4 @@ def test_the_page_of_all_methods_names_those_that_did_not_learn(tmp_path):
     assert "`gpg`: 5.0%" in told
     assert told.count("- `") == 1
     write_page(out, make_study(ARMS, lambda _: 12), [], baseline="grpo")
-    assert "None: the interval" in out.read_text()
+    assert "None: every method's interval" in out.read_text()

@@ -1,6 +1,7 @@
-"""Made-up runs for the tests of comparisons."""
+"""Invented runs for the tests of comparisons."""
 
-from edge_grpo.compare.runs import RATES, Measured, Study
+from studies.runs import RATES, Measured, Study
+
 from edge_grpo.config.tree import load_config
 
 
@@ -22,7 +23,7 @@ def measured(arm, seed, right, total=20, rate=1e-4, **figures):
 
 
 def make_study(arms, right):
-    """Three seeds an arm at the lowest rate, and one run at each of the others; ``right`` answers an arm."""
+    """Three seeds per arm at the lowest rate and one run at each other rate; ``right`` maps an arm to right answers."""
     runs = {}
     for arm in arms:
         same = {"collapse/after": 0.5} if arm.name in ("eda", "grpo") else {}

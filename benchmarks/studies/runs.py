@@ -1,11 +1,10 @@
-"""Training runs that are compared: equal settings, the same three learning rates, several seeds; resumable."""
+"""The training runs of a comparison: equal settings, the same three learning rates, several seeds; resumable."""
 
 import functools
 import json
 import math
 import multiprocessing
 import os
-import random
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,22 +31,20 @@ from edge_grpo.trackers.console import Display
 from edge_grpo.training import loop
 from edge_grpo.training.collect import stream
 
-__all__ = ["RATES", "Arm", "Measured", "Study", "paired_difference", "t_interval", "train_all"]
+__all__ = ["RATES", "Arm", "Measured", "Study", "train_all"]
 
 RATES = (1e-4, 2e-4, 4e-4)
-"""Every arm chooses from these learning rates, on validation problems."""
+"""The learning rates that every arm chooses from, on validation problems."""
 
 _NUM_VALIDATION = 200
 _NUM_TEST = 400
-_T975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of a comparison: its short name, its title, and the settings that make it.
+    """A row of a comparison: its short name, its title, and the settings that define it.
 
-    ``supervised``: not a method, but supervised training on the reference solutions of the same prompts.
+    ``supervised``: supervised training on the reference solutions of the same prompts, in place of a method.
     """
 
     name: str
@@ -58,7 +55,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run gave: right or wrong on each problem, and figures of its training steps."""
+    """The outcome of one run: right or wrong on each problem, and figures of its training steps."""
 
     arm: str
     rate: float
@@ -69,58 +66,20 @@ class Measured:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers on the test problems."""
+        """Share of test problems answered correctly."""
         return sum(self.flags) / len(self.flags)
 
     @classmethod
     def read(cls, file: Path, *, arm: str, rate: float, seed: int) -> "Measured":
-        """A run's ``result.json``."""
+        """Read a run's ``result.json``."""
         held = json.loads(file.read_text(encoding="utf-8"))
         validation = sum(held["validation"]) / len(held["validation"])
         return cls(arm, rate, seed, tuple(held["test"]), validation, held)
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    r"""Mean and 95 % interval over seeds.
-
-    .. math:: \bar x \pm t_{0.975,\, n-1}\, s / \sqrt n
-
-    Args:
-        values: one a seed, 1 to 10 of them; a single one has no interval (NaN).
-    Source: Student 1908, Biometrika 6:1.
-    Example:
-        >>> [round(x, 3) for x in t_interval([1.0, 2.0, 3.0])]
-        [2.0, -0.484, 4.484]
-    """
-    n = len(values)
-    mean = sum(values) / n
-    if n < 2:
-        return mean, math.nan, math.nan
-    spread = math.sqrt(sum((x - mean) ** 2 for x in values) / (n - 1))
-    half = _T975[n] * spread / math.sqrt(n)
-    return mean, mean - half, mean + half
-
-
-def paired_difference(
-    one: Sequence[Measured], two: Sequence[Measured]
-) -> tuple[tuple[float, float, float], tuple[float, float]]:
-    """Accuracy of ``one`` minus that of ``two``, seed by seed on the same problems.
-
-    Returns:
-        mean with the 95 % t-interval over seeds, and the 95 % percentile interval of a bootstrap over problems (each
-        problem's difference averaged over seeds first).
-    """
-    over_seeds = t_interval([a.accuracy - b.accuracy for a, b in zip(one, two, strict=True)])
-    pairs = list(zip(one, two, strict=True))
-    by_problem = [sum(a.flags[i] - b.flags[i] for a, b in pairs) / len(pairs) for i in range(len(one[0].flags))]
-    rng = random.Random(0)
-    means = sorted(sum(rng.choices(by_problem, k=len(by_problem))) / len(by_problem) for _ in range(_RESAMPLES))
-    return over_seeds, (means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES)])
-
-
 @dataclass(frozen=True)
 class Study:
-    """What came out: the runs of each arm at its chosen rate, seed by seed, all runs, and the untrained model."""
+    """The outcome: each arm's runs at its chosen rate, one per seed; all runs; and the untrained model."""
 
     arms: tuple[Arm, ...]
     runs: Mapping[str, tuple[Measured, ...]]
@@ -132,32 +91,32 @@ class Study:
 
     @property
     def num_seeds(self) -> int:
-        """How often each arm was trained."""
+        """Seeds per arm."""
         return len(self.runs[self.arms[0].name])
 
 
 def train_all(
     arms: Sequence[Arm], overrides: Sequence[str], *, folder: str, seeds: int, jobs: int, display: Display
 ) -> Study:
-    """Train what is not trained yet.
+    """Train the missing runs and read them all.
 
-    Every arm is trained at three learning rates from seed 0 and takes the best on validation problems; then from the
-    other seeds at that rate. A run that is on disk already is not repeated, one that was cut off goes on.
+    Every arm is trained from seed 0 at three learning rates and keeps the one that does best on validation problems;
+    the other seeds are trained at that rate. Finished runs are not repeated, interrupted ones resume.
 
     Args:
         arms: what is compared.
-        overrides: settings for all arms alike.
+        overrides: settings for all arms.
         folder: where the runs are kept.
-        seeds: how many seeds.
-        jobs: how many runs go on side by side, one thread each.
-        display: who is told of progress.
+        seeds: seeds per arm.
+        jobs: runs side by side, one thread each.
+        display: receives progress.
     Raises:
         ConfigError: a setting is wrong.
     """
-    for arm in arms:  # every mistake shows before anything is trained
+    for arm in arms:  # report every mistake before training anything
         config = load_config(None, words(arm, overrides))
         if config.data.path and not config.data.eval_path:
-            raise ConfigError("data.eval_path: a comparison needs held-out problems in a file of their own; set it")
+            raise ConfigError("data.eval_path: a comparison needs held-out problems in a separate file; set it")
     search = [job(arm, rate, 0, folder, overrides) for arm in arms for rate in RATES]
     found = {(m.arm, m.rate, m.seed): m for m in _run_all(search, jobs, display)}
     rates = {arm.name: max(RATES, key=lambda rate: found[arm.name, rate, 0].validation) for arm in arms}
@@ -174,7 +133,7 @@ def train_all(
 
 
 def words(arm: Arm, overrides: Sequence[str]) -> list[str]:
-    """The settings of an arm; those for all arms come last."""
+    """The settings of an arm; those for all arms come last and win."""
     method = [] if any(text.startswith("method=") for text in arm.overrides) else ["method=edge_grpo"]
     return [*method, *arm.overrides, *overrides]
 
@@ -189,7 +148,7 @@ def job(arm: Arm, rate: float, seed: int, folder: str, overrides: Sequence[str])
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: which arm at which rate from which seed, and where its files are."""
+    """One training run: its arm, learning rate and seed, and where its files are."""
 
     arm: str
     rate: float
@@ -229,7 +188,7 @@ def _one_thread() -> None:
 
 
 def _run(job: Job) -> float:
-    """Train and evaluate one job; the time of training in seconds."""
+    """Train and evaluate one job; returns the seconds of training."""
     config = load_config(None, list(job.overrides))
     final = Path(job.folder) / "final"
     measured: dict[str, Any] = {}
@@ -251,10 +210,10 @@ def _run(job: Job) -> float:
 
 
 def _kept(job: Job) -> dict[str, Any] | None:
-    """The result on disk, if there is one and it belongs to these settings and this bundled model.
+    """The result on disk, if any.
 
     Raises:
-        ConfigError: it belongs to others.
+        ConfigError: it belongs to other settings or another bundled model.
     """
     if not job.result.exists():
         return None
@@ -266,7 +225,7 @@ def _kept(job: Job) -> dict[str, Any] | None:
 
 @functools.cache
 def _digest(overrides: tuple[str, ...]) -> str:
-    """Of the settings but the folder, and of the bundled model's weights."""
+    """Digest of the settings, without the folder, and of the bundled model's weights."""
     weights = (Path(edge_grpo.__file__).parent / "bundled/base_model/model.safetensors").read_bytes()
     return f"{config_hash(to_tree(load_config(None, list(overrides))))}-{digest(weights)}"
 
@@ -279,7 +238,7 @@ def _base(config: Config, folder: str) -> Measured:
 
 
 def _test(config: Config, model: str) -> dict[str, Any]:
-    """Right or wrong on every validation and every test problem, greedily."""
+    """Right or wrong on every validation and every test problem, decoded greedily."""
     _, held_out = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
     with open_sampler(replace(config, model=replace(config.model, path=model))) as sampler:
         draws = heldout_draws(config)
@@ -289,7 +248,7 @@ def _test(config: Config, model: str) -> dict[str, Any]:
 
 
 def _training(folder: Path) -> dict[str, float | None]:
-    """Figures of the training steps; entropy from the last quarter of them, the rest means over all."""
+    """Means over the training steps, and over their last quarter (``late/``); sums of tokens, completions, seconds."""
     file = folder / "metrics.jsonl"
     if not file.exists():
         return {}
@@ -318,7 +277,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _train_sft(config: Config, final: Path) -> None:
-    """Supervised training on the reference solutions of the very prompts that the other arms sample from."""
+    """Supervised training on the reference solutions of the prompts that the other arms sample from."""
     policy = load_policy(config.model)
     loaded, _ = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
     encoded = encode_problems(policy.tokenizer, loaded.problems, config.data)

@@ -1,4 +1,4 @@
-"""Random numbers of a draw, sample paths, and the regret of a search."""
+"""Seeded random numbers, sample paths, noisy observers, and the regret of a search."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,11 +11,11 @@ from edge_grpo.tune.loop import Round
 
 __all__ = ["average_regret", "generator", "noisy", "sample_path", "uniform"]
 
-_JITTER = 1e-9  # as a share of the variance: a grid's covariance matrix has no Cholesky factor without
+_JITTER = 1e-9  # as a share of the variance: without it a grid's covariance matrix has no Cholesky factor
 
 
 def generator(*words: int | str) -> torch.Generator:
-    """A generator of its own for a path of words."""
+    """A generator seeded by a path of words."""
     return torch.Generator().manual_seed(derive_seed("tune", *words) % 2**63)
 
 
@@ -25,7 +25,7 @@ def uniform(chance: torch.Generator, low: float, high: float, *shape: int) -> Te
 
 
 def sample_path(covariance: Float[Tensor, "n n"], chance: torch.Generator) -> Float[Tensor, " n"]:
-    """One draw of a Gaussian vector with mean 0."""
+    """One draw of a zero-mean Gaussian vector."""
     jitter = _JITTER * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
     normal = torch.randn(len(covariance), generator=chance, dtype=covariance.dtype)
     drawn: Tensor = torch.linalg.cholesky(covariance + jitter) @ normal
@@ -35,7 +35,7 @@ def sample_path(covariance: Float[Tensor, "n n"], chance: torch.Generator) -> Fl
 def noisy(
     values: Float[Tensor, "parts candidates"], deviations: Sequence[float], *words: int | str
 ) -> Callable[[int], Float[Tensor, " parts"]]:
-    """An observer of the values: its i-th look has the same noise whoever looks, and wherever it looks."""
+    """An observer of the values. Its i-th observation has the same noise for every model, wherever it looks."""
     chance = generator(*words)
     scale = torch.tensor(list(deviations), dtype=values.dtype)
 
@@ -47,7 +47,7 @@ def noisy(
 
 
 def average_regret(found: Sequence[Round], whole: Float[Tensor, " candidates"], *, maximize: bool = True) -> float:
-    r"""How far the candidates looked at were from the best one, on average over the rounds.
+    r"""Distance of the chosen candidates from the best one, averaged over rounds.
 
     .. math:: \frac1T \sum_t \big(\max_x f(x) - f(x_t)\big)
     """

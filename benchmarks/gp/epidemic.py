@@ -1,4 +1,4 @@
-"""An epidemic in five age groups: how a budget of prevented contacts is best shared between them."""
+"""An epidemic in five age groups: how best to share a budget of prevented contacts between them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_grpo.tune.experiments.draws import average_regret, generator, noisy, uniform
 from edge_grpo.tune.fit import fit_part, fit_parts, sum_kernel
 from edge_grpo.tune.kernels import StationarySettings
 from edge_grpo.tune.loop import search
 from edge_grpo.tune.posterior import Part
+from gp.draws import average_regret, generator, noisy, uniform
 
 __all__ = ["GROUPS", "infected_days", "policies", "regret"]
 
 GROUPS = ("0-4", "5-17", "18-49", "50-64", "65+")
 _SHARES = (0.06, 0.16, 0.42, 0.19, 0.17)  # of the population
-_CONTACTS = (  # daily, of one person of the row with people of the column: assortative, made up for this page
+_CONTACTS = (  # daily contacts of a row's person with a column's people: assortative, invented for this page
     (2.2, 1.6, 3.6, 0.7, 0.5),
     (0.6, 8.5, 3.8, 0.9, 0.4),
     (0.5, 1.4, 7.4, 1.8, 0.7),
@@ -28,15 +28,15 @@ _CONTACTS = (  # daily, of one person of the row with people of the column: asso
 )
 _DAYS, _STEPS_A_DAY = 365, 4
 _TRANSMISSION, _INFECTIOUS_DAYS = 0.045, (6.0, 5.0, 4.5, 6.0, 8.0)
-_SEED = 1e-4  # infected share of every group on day 0
+_SEED = 1e-4  # share of every group infected on day 0
 _LEAST, _MOST, _BUDGET = 0.05, 0.6, 1.25
 _TRAINING, _CANDIDATES, _ROUNDS = 200, 300, 50
-_NOISE = 0.05  # deviation, as a share of each part's own deviation over policies
+_NOISE = 0.05  # standard deviation, as a share of each part's over policies
 _KERNEL = StationarySettings(type="matern52")
 
 
 def policies(count: int, chance: torch.Generator) -> Float[Tensor, "count 5"]:
-    """Shares of contacts prevented in each group, within [0.05, 0.6], 1.25 in all."""
+    """Shares of contacts prevented in each group: each within [0.05, 0.6], 1.25 in total."""
     found: list[Tensor] = []
     while sum(map(len, found)) < count:
         drawn = uniform(chance, _LEAST, _MOST, 4 * count, len(GROUPS))
@@ -46,12 +46,12 @@ def policies(count: int, chance: torch.Generator) -> Float[Tensor, "count 5"]:
 
 
 def infected_days(control: Float[Tensor, "policies 5"]) -> Float[Tensor, "5 policies"]:
-    r"""Days that people of each group spend infected in a year, per 1,000 of the whole population.
+    r"""Person-days each group spends infected in a year, per 1,000 people of the whole population.
 
     .. math:: \dot S_j = -\lambda_j S_j, \qquad \dot I_j = \lambda_j S_j - I_j / d_j, \qquad
         \lambda_j = \tau (1 - u_j) \sum_k C_{jk} (1 - u_k) I_k
 
-    with S and I shares of a group, by Euler's method, four steps a day.
+    where S and I are shares of a group; Euler's method, four steps per day.
     """
     contacts = torch.tensor(_CONTACTS, dtype=torch.float64)
     duration = torch.tensor(_INFECTIOUS_DAYS, dtype=torch.float64)
@@ -67,7 +67,7 @@ def infected_days(control: Float[Tensor, "policies 5"]) -> Float[Tensor, "5 poli
 
 @dataclass(frozen=True)
 class Fitted:
-    """Priors from random policies: of the groups, of the sum, and the deviations of the noise."""
+    """Priors fitted to random policies, of the groups and of their sum, and the noise's standard deviations."""
 
     groups: list[Part]
     whole: list[Part]
@@ -76,7 +76,7 @@ class Fitted:
 
 @cache
 def fitted() -> Fitted:
-    """From 200 random policies that are no candidates; the noise of each group is known, that of the sum follows."""
+    """Fit to 200 random policies outside the candidates; each group's noise is known, the sum's follows from it."""
     control = policies(_TRAINING, generator("epidemic", "training"))
     clean = infected_days(control)
     deviations = (_NOISE * clean.std(1)).tolist()
@@ -89,7 +89,7 @@ def fitted() -> Fitted:
 
 
 def regret(draw: int, scale: float) -> dict[str, float]:
-    """Average regrets on one draw of 300 candidate policies, days per 1,000 people.
+    """Average regrets on one draw of 300 candidate policies, person-days per 1,000 people.
 
     Returns:
         ``parts``: D-GPUCB; ``sum``: GP-UCB with the sum of the groups' kernels; ``own``: GP-UCB with a kernel fitted

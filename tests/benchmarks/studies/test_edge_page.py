@@ -1,9 +1,8 @@
 """A page whose every number comes from the runs."""
 
-from compare.study import make_study
-
-from edge_grpo.compare.edge import ARMS
-from edge_grpo.compare.edge_page import write_page
+from benchmarks.made_up import make_study
+from compare_edge import ARMS
+from studies.edge_page import write_page
 
 
 def make_page(tmp_path, edge_right=18):
@@ -14,7 +13,7 @@ def make_page(tmp_path, edge_right=18):
 
 def test_the_page_tells_what_came_out(tmp_path):
     page = make_page(tmp_path)
-    assert "edge-grpo compare train.steps=24" in page
+    assert "`benchmarks/compare_edge.py train.steps=24`" in page
     assert "| EDGE-GRPO | 0.0001 | 90.0% (90.0% - 90.0%) | 50.0% | 5.0% |" in page
     assert "| base model, untrained | - | 5.0% |" in page
     assert "| edge - grpo | +40.0 |" in page

@@ -1,4 +1,4 @@
-"""Where it feels hottest or coldest: perceived temperature, a nonlinear whole of three measured parts."""
+"""Where it feels hottest or coldest: perceived temperature, a nonlinear function of three measured parts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_grpo.tune.composition import delta_width, jacobian, safe_width
-from edge_grpo.tune.experiments.draws import average_regret, generator, noisy, sample_path, uniform
 from edge_grpo.tune.fit import PriorSettings as Prior
 from edge_grpo.tune.fit import fit_part, fit_parts, make_part
 from edge_grpo.tune.kernels import StationarySettings as Kernel
 from edge_grpo.tune.kernels import SumSettings
 from edge_grpo.tune.loop import search, search_composed
 from edge_grpo.tune.posterior import Gaussian, Part
+from gp.draws import average_regret, generator, noisy, sample_path, uniform
 
 __all__ = ["SEASONS", "day", "perceived", "regret"]
 
-SEASONS = {"hottest": 88.0, "coldest": 48.0}  # degrees Fahrenheit on the southern edge; 30 less on the northern
+SEASONS = {"hottest": 88.0, "coldest": 48.0}  # degrees Fahrenheit at the southern edge; 30 lower at the northern
 _NORTH = 30.0
 _STATIONS, _TRAINING, _ROUNDS = 250, 250, 40
-_DEVIATIONS = (1.0, 3.0, 1.0)  # of the instruments: degrees Fahrenheit, points of humidity, miles an hour
+_DEVIATIONS = (1.0, 3.0, 1.0)  # of the instruments: degrees Fahrenheit, points of humidity, miles per hour
 _FORM = SumSettings(terms=(Kernel(type="rbf"), Kernel(type="matern32"), Kernel(type="rq")))
-_CALM = 3.0  # miles an hour, below which wind is taken as this
+_CALM = 3.0  # miles per hour; weaker wind counts as this
 
 
 def perceived(parts: Float[Tensor, "3 points"]) -> Float[Tensor, " points"]:
-    """Degrees Fahrenheit as felt: heat index above 70, wind chill below 50, the temperature itself between.
+    """Perceived temperature, degrees Fahrenheit: heat index above 70, wind chill below 50, the reading in between.
 
     Args:
-        parts: temperature (degrees Fahrenheit), relative humidity (percent), wind (miles an hour).
+        parts: temperature (degrees Fahrenheit), relative humidity (percent), wind (miles per hour).
 
     Source:
-        US National Weather Service: the heat index with its simple form below 80 (Rothfusz 1990, SR 90-23, without the
-        two adjustments for very dry and very humid air), the wind chill of 2001.
+        US National Weather Service: the heat index, with its simple form below 80 (Rothfusz 1990, SR 90-23, without
+        the two adjustments for very dry and very humid air), and the wind chill of 2001.
     """
     heat, humid, wind = parts[0], parts[1].clamp(0, 100), parts[2].clamp(min=_CALM)
     simple = (heat + 0.5 * (heat + 61 + 1.2 * (heat - 68) + 0.094 * humid)) / 2
@@ -58,7 +58,7 @@ def perceived(parts: Float[Tensor, "3 points"]) -> Float[Tensor, " points"]:
 
 @cache
 def _fields() -> tuple[Part, ...]:
-    """What days are drawn from, around their means: temperature, humidity, wind."""
+    """The fields that days are drawn from, around their means: temperature, humidity, wind."""
     rough = Kernel(type="matern32", variance=4, lengthscale=0.08)
     heat = SumSettings(terms=(Kernel(variance=36, lengthscale=0.3), rough))
     humid = Kernel(type="matern52", variance=324, lengthscale=0.15)
@@ -67,7 +67,7 @@ def _fields() -> tuple[Part, ...]:
 
 
 def day(season: str, *words: int | str) -> tuple[Float[Tensor, "stations 2"], Float[Tensor, "3 stations"]]:
-    """500 stations in the unit square (east, north), and their weather on one synthetic day."""
+    """500 stations in the unit square (east, north) and their weather on one synthetic day."""
     chance = generator("weather", season, *words)
     places = uniform(chance, 0, 1, _TRAINING + _STATIONS, 2)
     heat, humid, wind = (sample_path(field.covariance(places, places), chance) for field in _fields())
@@ -77,7 +77,7 @@ def day(season: str, *words: int | str) -> tuple[Float[Tensor, "stations 2"], Fl
 
 @dataclass(frozen=True)
 class Fitted:
-    """Priors from one day of a season: of the parts, of the whole, and how steep the whole is in each part there."""
+    """Priors fitted to one day of a season, of the parts and of the whole, and the whole's steepest slopes that day."""
 
     parts: list[Part]
     whole: list[Part]
@@ -86,7 +86,7 @@ class Fitted:
 
 @cache
 def fitted(season: str) -> Fitted:
-    """From 250 noisy stations of a day that is never searched; the noise of the whole is fitted."""
+    """Fit to 250 noisy stations of a day that is never searched; the whole's noise is fitted too."""
     places, weather = day(season, "training")
     places, weather = places[:_TRAINING], weather[:, :_TRAINING]
     observe = noisy(weather, _DEVIATIONS, "weather", season, "training noise")
@@ -98,11 +98,11 @@ def fitted(season: str) -> Fitted:
 
 
 def regret(season: str, draw: int, scale: float) -> dict[str, float]:
-    """Average regrets, degrees Fahrenheit, of searching one day's most extreme station of 250.
+    """Average regrets, degrees Fahrenheit, of searching 250 stations for a day's most extreme one.
 
     Returns:
-        ``delta``: D-GPUCB with the delta method; ``safe``: with the safe width of that day's steepest slopes, which
-        guarantees nothing here, since perceived temperature jumps at 50 and 70; ``sum``: GP-UCB on the perceived
+        ``delta``: D-GPUCB with the delta method; ``safe``: with the safe width from the fitted day's steepest slopes,
+        which guarantees nothing here, since perceived temperature jumps at 50 and 70; ``sum``: GP-UCB on the perceived
         temperature of the same noisy readings.
     """
     known, maximize = fitted(season), season == "hottest"

@@ -1,12 +1,13 @@
-"""The Markdown page of the comparison of EDGE-GRPO's parts. Every number comes from the runs; none is typed by hand."""
+"""The Markdown page that compares EDGE-GRPO's parts. Every number comes from the runs."""
 
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edge_grpo.compare.runs import Arm, Measured, Study, paired_difference, t_interval
-from edge_grpo.compare.tables import arms_list, figure, rates_table
 from edge_grpo.config.tree import Config, config_hash, to_tree
+from edge_grpo.evaluation.intervals import t_interval
+from studies.runs import Arm, Measured, Study
+from studies.tables import arms_list, figure, paired_difference, rates_table
 
 __all__ = ["write_page"]
 
@@ -16,8 +17,8 @@ def write_page(out: Path, study: Study, overrides: Sequence[str]) -> None:
 
     Args:
         out: the Markdown file.
-        study: what came out.
-        overrides: what was changed from the embedded default.
+        study: the runs.
+        overrides: settings that differ from the embedded default.
     """
     parts = [
         _head(study.config, study.num_seeds, study.base, overrides),
@@ -34,16 +35,17 @@ def write_page(out: Path, study: Study, overrides: Sequence[str]) -> None:
 def _head(config: Config, seeds: int, base: Measured, overrides: Sequence[str]) -> str:
     rollout = config.rollout
     changed = f" with `{' '.join(overrides)}`" if overrides else ""
+    words = "".join(f" {word}" for word in overrides)
     return f"""# EDGE-GRPO and its parts on built-in arithmetic
 
-Written by `edge-grpo compare{" " + " ".join(overrides) if overrides else ""}`; every number below is printed by that
-command. The embedded default{changed} (configuration {config_hash(to_tree(config))}): the bundled model,
+Written by `benchmarks/compare_edge.py{words}` (`make compare`), including every number below.
+Setup: the embedded default{changed} (configuration {config_hash(to_tree(config))}), the bundled model,
 {config.train.steps} steps of {rollout.prompts_per_step} prompts x {rollout.group_size} completions, the same prompts in
-the same order for every arm, {seeds} seeds, one CPU thread a run ({platform.machine()}, Python
-{platform.python_version()}). Each arm's learning rate is the best of the same three on
+the same order for every arm, {seeds} seeds, one CPU thread per run ({platform.machine()}, Python
+{platform.python_version()}). Each arm uses the best of the same three learning rates on
 {len(base.figures["validation"])} validation problems (seed 0); accuracy is greedy, on {len(base.flags)} other
 held-out problems. Intervals are 95 %.
-A small model on a small task: this shows how the parts act, not how a 7B model fares.
+A small model on a small task: this shows how the parts behave, not how a 7B model fares.
 """
 
 
@@ -53,8 +55,9 @@ def _table(
     lines = [
         "## Results",
         "",
-        "| arm | rate | test accuracy (interval over seeds) | collapse before | after | advantage variance before EDA"
-        " | after | entropy, last quarter (nats) | extra completions | seconds |",
+        "| arm | learning rate | test accuracy (interval over seeds) | collapse before | after"
+        " | advantage variance before EDA | after | entropy, last quarter (nats per token)"
+        " | extra completions | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
         f"| base model, untrained | - | {base.accuracy:.1%} | - | - | - | - | - | - | - |",
     ]
@@ -77,9 +80,9 @@ def _table(
     lines += [
         "",
         "Collapse: share of groups whose rewards are all equal, as sampled and after correction. Advantage variance:",
-        "mean variance within a group over trained rows. Entropy: over tokens that the policy sampled itself. All are",
-        "means over steps and seeds. Seconds: wall time of a run's steps, with another run beside it. SFT's rate falls",
-        "by a cosine to 5 %, that of the others linearly to 0.",
+        "mean within-group variance over trained rows. Entropy: over tokens that the policy itself sampled. All are",
+        "means over steps and seeds. Seconds: wall time of a run's steps, with another run alongside. SFT's learning",
+        "rate decays to 5 % on a cosine schedule, the others' linearly to 0.",
         "",
     ]
     return "\n".join(lines)
@@ -117,11 +120,11 @@ def _differences(runs: Mapping[str, Sequence[Measured]]) -> str:
             f"| {one} - {two} | {100 * mean:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
             f"| {100 * least:+.1f} to {100 * most:+.1f} | {reading} |"
         )
-    return "\n".join([*lines, "", "Better or worse is said only where both intervals exclude 0.", ""])
+    return "\n".join([*lines, "", "An arm is called better or worse only where both intervals exclude 0.", ""])
 
 
 def _checks(runs: Mapping[str, Sequence[Measured]]) -> str:
-    """The claims fixed before the runs, each with what came out."""
+    """The claims fixed before the runs, each with its outcome."""
 
     def mean(arm: str, name: str) -> float:
         values = [float(m.figures[name]) for m in runs[arm]]
@@ -135,12 +138,12 @@ def _checks(runs: Mapping[str, Sequence[Measured]]) -> str:
     same = all(m.figures["collapse/before"] == m.figures["collapse/after"] for m in runs["eda"])
     entropies = mean("edge", "late/entropy"), mean("grpo", "late/entropy")
     claims: list[tuple[str, tuple[bool, str]]] = [
-        ("without correction at least 40 % of GRPO's groups collapse", (before >= 0.4, f"{before:.1%}")),
-        ("after correction fewer than 10 % of EDGE's groups collapse", (after < 0.1, f"{after:.1%}")),
-        ("EDA alone leaves collapse exactly as it was", (same, "equal in every run" if same else "not equal")),
+        ("without correction, at least 40 % of GRPO's groups collapse", (before >= 0.4, f"{before:.1%}")),
+        ("after correction, fewer than 10 % of EDGE's groups collapse", (after < 0.1, f"{after:.1%}")),
+        ("EDA alone leaves collapse unchanged", (same, "equal in every run" if same else "not equal")),
         (
             "EDGE keeps more entropy over sampled tokens than GRPO",
-            (entropies[0] > entropies[1], f"{entropies[0]:.3f} against {entropies[1]:.3f} nats"),
+            (entropies[0] > entropies[1], f"{entropies[0]:.3f} vs. {entropies[1]:.3f} nats per token"),
         ),
         ("EDGE is more accurate than GRPO", above("edge", "grpo")),
         ("EDGE is more accurate than the supervision-matched control", above("edge", "matched")),
@@ -149,7 +152,7 @@ def _checks(runs: Mapping[str, Sequence[Measured]]) -> str:
     lines = ["## Claims fixed beforehand", "", "| claim | held | measured |", "|---|---|---|"]
     lines += [f"| {claim} | {'yes' if held else 'no'} | {found} |" for claim, (held, found) in claims]
     note = (
-        "If EDGE beats GRPO but not the supervision-matched control, the gain is that of the extra supervision, "
-        "not of the way it is used."
+        "If EDGE beats GRPO but not the supervision-matched control, the gain comes from the extra supervision, "
+        "not from how it is used."
     )
     return "\n".join([*lines, "", note, ""])

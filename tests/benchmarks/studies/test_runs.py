@@ -1,30 +1,10 @@
-"""Statistics of comparisons by hand, and runs that are what they say."""
+"""Runs that are what they claim to be."""
 
 import json
-import math
 
-import pytest
-from compare.study import measured
+from studies.runs import RATES, Arm, Measured, job, words
 
-from edge_grpo.compare.runs import RATES, Arm, Measured, job, paired_difference, t_interval, words
 from edge_grpo.config.tree import load_config
-
-
-def test_t_interval_by_hand():
-    mean, low, high = t_interval([0.1, 0.2, 0.3, 0.4, 0.5])
-    half = 2.776 * math.sqrt(0.025) / math.sqrt(5)
-    assert (mean, low, high) == pytest.approx((0.3, 0.3 - half, 0.3 + half))
-    assert math.isnan(t_interval([0.5])[1])
-
-
-def test_a_paired_difference_sees_through_common_noise():
-    one = [measured("a", seed, right) for seed, right in enumerate([12, 15, 9])]
-    two = [measured("b", seed, right) for seed, right in enumerate([10, 13, 7])]
-    (mean, low, high), (least, most) = paired_difference(one, two)
-    assert (mean, low, high) == pytest.approx((0.1, 0.1, 0.1))
-    assert 0 <= least <= 0.1 <= most
-    (_, low, high), _ = paired_difference(one, one)
-    assert low == high == 0
 
 
 def test_the_settings_for_all_arms_come_last():

@@ -1,13 +1,13 @@
-"""Draws are the same in every call, and the i-th look has the same noise wherever it looks."""
+"""Draws repeat, and the i-th observation has the same noise wherever it looks."""
 
 import pytest
 import torch
+from gp.draws import average_regret, generator, noisy, sample_path, uniform
 
-from edge_grpo.tune.experiments.draws import average_regret, generator, noisy, sample_path, uniform
 from edge_grpo.tune.loop import Round
 
 
-def test_numbers_depend_on_their_words_alone():
+def test_numbers_depend_only_on_their_words():
     one, two = (uniform(generator("a", 1), -1, 3, 500) for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, uniform(generator("a", 2), -1, 3, 500))
@@ -15,7 +15,7 @@ def test_numbers_depend_on_their_words_alone():
     assert -1 < float(uniform(generator("a"), -1, 3)) < 3
 
 
-def test_noise_belongs_to_the_look():
+def test_noise_belongs_to_the_observation():
     values = torch.zeros(2, 5, dtype=torch.float64)
     one, two = (noisy(values, [1.0, 0.0], "n") for _ in range(2))
     for first, second in ((0, 4), (3, 3), (1, 2)):

@@ -1,20 +1,20 @@
-"""The comparison: arms that are what they say, equal for all, and resumable."""
+"""The comparison of EDGE-GRPO's parts: the arms match their titles, share all other settings, and resume."""
 
 import json
 
 import pytest
+from compare_edge import ARMS, compare
+from studies.command import Options
+from studies.runs import RATES, job, words
 from support import save_tiny
 
-from edge_grpo.base.errors import ConfigError
-from edge_grpo.compare.edge import ARMS, compare
-from edge_grpo.compare.runs import RATES, job, words
 from edge_grpo.config.tree import load_config
 from edge_grpo.trackers.console import Silent
 
 METHODS = {arm.name: load_config(None, words(arm, [])).method for arm in ARMS}
 
 
-def test_the_arms_are_what_they_say():
+def test_the_arms_match_their_titles():
     assert METHODS["grpo"].kind == METHODS["grpo-dynamic"].kind == "grpo"
     assert METHODS["grpo-dynamic"].dynamic_sampling is not None
     assert METHODS["edge"] == load_config().method
@@ -40,24 +40,18 @@ def test_no_arm_is_tuned_alone():
     assert all(found == set(RATES) for found in rates.values())
 
 
-def test_a_mistake_shows_before_anything_is_trained(tmp_path):
-    with pytest.raises(ConfigError, match=r"train\.stepz"):
-        compare(["train.stepz=1"], out="x.md", folder=str(tmp_path / "r"), seeds=2, jobs=1, display=Silent())
-    assert not (tmp_path / "r").exists()
-
-
 @pytest.mark.slow
 def test_a_tiny_comparison_from_end_to_end(tmp_path):
     model = save_tiny(tmp_path / "model")
-    tiny = [f"model.path={model}", "train.steps=1", "rollout.max_new_tokens=6", "rollout.prompts_per_step=2"]
+    tiny = (f"model.path={model}", "train.steps=1", "rollout.max_new_tokens=6", "rollout.prompts_per_step=2")
     out = tmp_path / "page.md"
-    arguments = {"out": str(out), "folder": str(tmp_path / "runs"), "seeds": 2, "jobs": 2, "display": Silent()}
-    compare(tiny, **arguments)
+    options = Options(str(out), str(tmp_path / "runs"), seeds=2, jobs=2, overrides=tiny)
+    compare(options, Silent())
     page = out.read_text()
     assert page.count("| EDGE-GRPO |") == 2
     result = tmp_path / "runs/edge-lr0.0001-seed0/result.json"
     before = result.stat().st_mtime_ns
     json.loads(result.read_text())
-    compare(tiny, **arguments)  # all is on disk: nothing is trained again
+    compare(options, Silent())  # everything is on disk: nothing is trained again
     assert result.stat().st_mtime_ns == before
     assert out.read_text() == page

@@ -1,10 +1,10 @@
-"""Perceived temperature as the weather service publishes it, and days that use both of its branches."""
+"""Perceived temperature matches the weather service's tables, and days reach both of its branches."""
 
 import pytest
 import torch
+from gp.weather import SEASONS, day, perceived, regret
 
 from edge_grpo.tune.composition import jacobian
-from edge_grpo.tune.experiments.weather import SEASONS, day, perceived, regret
 from edge_grpo.tune.posterior import Gaussian
 
 
