@@ -104,7 +104,7 @@ class LossInputs:
     """One micro-batch: the current log-probs with gradient, and the columns of Scored and Signal that go with it.
 
     ``mask`` and ``acting`` are the signal's with dropped rows cleared; ``entropy`` carries a gradient only
-    where the method asks for it with ``entropy_gradient``.
+    where the method asks for it with ``needs.entropy_gradient``.
     """
 
     logprobs: Float[Tensor, "rows tokens"]

@@ -13,7 +13,7 @@ from edge_grpo.config.tree import Config
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.prompts import encode_problems
 from edge_grpo.evaluation.heldout import grader
-from edge_grpo.methods import Grpo
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.models.loading import check_fit, stop_token_ids
 from edge_grpo.models.policy import Policy
 from edge_grpo.rewards.builtin import Rewards

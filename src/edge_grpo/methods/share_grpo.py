@@ -4,26 +4,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, final
 
-from jaxtyping import Bool, Float
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
 from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.records import Group, Row
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.functional import means
 from edge_grpo.functional.dual_clip import dual_clipped, dual_clipped_loss
 from edge_grpo.functional.ops import group_size, where_mask
 from edge_grpo.functional.relative import standardized_reward
-from edge_grpo.methods.policy_gradient import Clipped
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["ShareGrpo"]
 
 
 @final
 @settings
-class ShareGrpo(Clipped):
+class ShareGrpo(Method):
     r"""GRPO over several wordings of each question, whose answers and reward statistics are shared.
 
     .. math::
@@ -50,15 +50,33 @@ class ShareGrpo(Clipped):
     """
 
     kind: Literal["share_grpo"] = "share_grpo"
-    num_variants: int = Field(default=2, ge=1)
+    clip_low: f.ClipLow = 0.2
+    clip_high: f.ClipHigh = 0.3
+    delta: f.RatioCap = 3.0
+    num_variants: f.Count = 2
     every_variant: bool = True
     parts: Literal["both", "family", "variant"] = "both"
     statistics: Literal["answers", "rows"] = "answers"
     weighting: Literal["tokens", "answers"] = "tokens"
-    std_eps: float = Field(default=1e-6, ge=0)
-    clip_low: float = Field(default=0.2, ge=0, le=1)
-    clip_high: float = Field(default=0.3, ge=0)
-    delta: float | None = Field(default=3.0, gt=0)
+    std_eps: f.NonNegative = 1e-6
+
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: f.RatioLevel = "token"
+    beta: f.NonNegative = 0.0
+    kl_bias_correction: bool = True
+    kl_max: f.Positive | None = None
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: f.SamplerCorrection = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp()
+
+    @property
+    def needs(self) -> Needs:
+        """Variants of each question, and what the modifiers need."""
+        return replace(pg.needs_of(self), variants=self.num_variants)
 
     # --- collection ---------------------------------------------------------------------------------------------------
 
@@ -86,7 +104,7 @@ class ShareGrpo(Clipped):
         both = {"both": family + variant, "family": family, "variant": variant}[self.parts]
         raw = where_mask(both, batch.scorable)
         keep = batch.scorable & (group_size(batch.family, answers) >= 2)
-        signal = self.spread(batch, raw=raw, advantages=raw, keep=keep, mask=batch.mask)
+        signal = pg.spread(batch, self, raw=raw, advantages=raw, keep=keep)
         rescued = keep & own & (variant == 0) & (family != 0)
         metrics: Metrics = {
             "share/rows_with_signal": (float((raw != 0).sum()), float(keep.sum())),
@@ -94,29 +112,30 @@ class ShareGrpo(Clipped):
         }
         return replace(signal, metrics={**signal.metrics, **metrics})
 
-    def token_losses(self, x: LossInputs, log_ratio: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
-        """The clipped surrogate with dual clip."""
-        return dual_clipped_loss(
-            log_ratio, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that the entropy bonus is averaged over."""
+        return pg.acting_tokens(x, self)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Dual-clipped surrogate and KL, averaged as ``weighting`` says, minus the entropy bonus."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        surrogate = dual_clipped_loss(
+            log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
         )
+        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = pg.mean_over("rows" if self.weighting == "answers" else "tokens", values, x, totals)
+        return loss - pg.entropy_bonus(x, totals, self)
 
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over all tokens of the update, or over rows of the mean over tokens."""
-        if self.weighting == "answers":
-            return means.mean_over_rows(values, mask, rows=totals.rows)
-        return means.mean_over_tokens(values, mask, tokens=totals.tokens)
-
-    def observe(self, x: LossInputs) -> Metrics:
-        """Adds the share of tokens at which the dual clip acts."""
-        metrics = super().observe(x)
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference, the shares of clipped tokens, and of those with a dual clip."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        clipping = pg.observe_clipping(x, log_w, clip_low=self.clip_low, clip_high=self.clip_high)
+        metrics = pg.observe_drift(x, log_w, self) | clipping
         if self.delta is None:
             return metrics
-        acting = dual_clipped(
-            self.log_ratio(x), x.advantages, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
-        )
-        return {**metrics, "clip/dual": (float((acting & x.mask).sum()), float(x.mask.sum()))}
+        dual = dual_clipped(log_w, x.advantages, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta)
+        return metrics | {"clip/dual": (float((dual & x.mask).sum()), float(x.mask.sum()))}
 
 
 def _with_answers_of(family: Sequence[Group], group: Group) -> Group:

@@ -11,7 +11,7 @@ from edge_grpo.base.records import Group, Rollout, Row, Segment, Strategy, Verdi
 from edge_grpo.base.rng import derive_seed, python_random
 from edge_grpo.data.prompts import Tokenizer, draw_variants, encode_follow_up, encode_text, wordings
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.methods.base import Ask, Method, Repair, TopUp
+from edge_grpo.methods.base import Ask, Method, Repair
 from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling, inject
 from edge_grpo.rollout.sampler import Grader, Prompted
 
@@ -47,8 +47,8 @@ class Collector:
     Args:
         engine: samples and continues.
         grader: grades completions.
-        method: asked for corrections and revisions (``plan``), wordings (``num_variants``) and whether groups are
-            useful (``dynamic_sampling``).
+        method: asked for corrections and revisions (``plan``), variants (``needs.variants``) and whether groups are
+            useful (for ``needs.top_up``).
         tokenizer: for injected text and further turns alone.
         data: the prompt template, for further turns.
         sampling: how to draw.
@@ -95,7 +95,7 @@ class Collector:
             not fill up. Whether a question is useful is asked of all its answers at once, and of
             the revisions of each.
         """
-        top_up = self.method.dynamic_sampling or TopUp(max_rounds=0)
+        top_up = self.method.needs.top_up
         families, skipped = self._round(take(problems, num_groups), step, 0, 0)
         asked, in_first = num_groups, _num_rows(families)
         for number in range(1, top_up.max_rounds + 1):
@@ -170,11 +170,11 @@ class Collector:
 
     def _wordings(self, item: Prompted, path: tuple[int, int, int]) -> list[Prompted]:
         """The wordings to sample from: the question's own, or as many as the method wants, drawn at random."""
-        if self.method.num_variants == 1:
+        if self.method.needs.variants == 1:
             return [item]
         texts = zip(wordings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
         rng = python_random(self.seed, "variants", *path)
-        drawn = draw_variants(item.problem, list(texts), self.method.num_variants, rng)
+        drawn = draw_variants(item.problem, list(texts), self.method.needs.variants, rng)
         return [Prompted(replace(item.problem, prompt=text), ids) for text, ids in drawn]
 
     def _sample(self, prompted: Sequence[Prompted], seeds: Sequence[tuple[int, ...]]) -> list[tuple[Row, ...]]:

@@ -58,7 +58,7 @@ class Session:
         self.config, self.method, self.folder, self.display = config, method, folder, display
         rollout, seed = config.rollout, config.train.seed
         self.rewards = rewards
-        self.policy: Policy = load_policy(config.model, reference=method.uses_reference, seed=seed)
+        self.policy: Policy = load_policy(config.model, reference=method.needs.reference, seed=seed)
         stop_ids = stop_token_ids(self.policy, rollout.stop)
         self.pad_id = self.stop_id = stop_ids[0]
         self.engine = DecodeEngine(self.policy, stop_ids=stop_ids, pad_id=self.pad_id, max_rows=rollout.max_rows)
@@ -85,7 +85,7 @@ class Session:
         problems, self.held_out = self._load_problems()
         if not problems:
             raise DataError("no training problem is left; look at data.max_prompt_tokens and data.bad_rows")
-        if self.method.num_variants > 1:
+        if self.method.needs.variants > 1:
             problems = [replace(each, variant_ids=self._variants(each)) for each in problems]
         self.num_items = len(problems)
         prompts = [ids for item in (*problems, *self.held_out) for ids in (item.prompt_ids, *item.variant_ids)]
@@ -108,7 +108,7 @@ class Session:
     def _stored_pairs(self) -> Callable[[int], Collected]:
         """What makes the groups of a step out of stored pairs; problems, if there are any, serve evaluation alone."""
         data, budget = self.config.data, self.config.rollout.max_new_tokens
-        if not self.method.learns_from_pairs:
+        if not self.method.needs.stored_pairs:
             raise ConfigError("data.pairs: this method learns from its own samples; leave it empty, or set method=rpo")
         loaded = load_pairs(data.pairs, data.pair_fields, split=data.pairs_split, bad_rows=data.bad_rows)
         encoded = encode_pairs(self.policy.tokenizer, loaded.pairs, data, stop_id=self.stop_id, max_new_tokens=budget)
@@ -143,7 +143,7 @@ class Session:
 
     def _variants(self, item: Prompted) -> tuple[tuple[int, ...], ...]:
         """Tokens of a problem's other wordings, of which there must be enough."""
-        check_count(item.problem, self.method.num_variants)
+        check_count(item.problem, self.method.needs.variants)
         return encode_variants(self.policy.tokenizer, item.problem, self.config.data)
 
     def restore(self, newest: Path | None) -> int:
