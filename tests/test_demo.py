@@ -12,7 +12,8 @@ from edge_grpo.data.arithmetic import ArithmeticSettings, problems
 from edge_grpo.data.prompts import encode_problems
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.evaluation.heldout import grader
-from edge_grpo.methods import METHODS, Grpo
+from edge_grpo.methods import METHODS
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.models.loading import load_policy, stop_token_ids
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rollout.engine import Sampling

@@ -11,8 +11,12 @@ from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Grade, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
 from edge_grpo.data.prompts import encode_follow_up, encode_text
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.methods import Correction, EdgeGrpo, Grpo, Mgrpo, ShareGrpo, TopUp
+from edge_grpo.methods import Needs, TopUp
 from edge_grpo.methods.base import Repair
+from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo
+from edge_grpo.methods.grpo import Grpo
+from edge_grpo.methods.mgrpo import Mgrpo
+from edge_grpo.methods.share_grpo import ShareGrpo
 from edge_grpo.rollout.engine import Sampling, inject
 from edge_grpo.rollout.sampler import Prompted
 from edge_grpo.training.collect import Collector, describe, stream
@@ -213,8 +217,7 @@ def test_a_method_that_names_nothing_new_ends_the_corrections():
     class Stubborn:
         """Asks for the same impossible repair for ever."""
 
-        dynamic_sampling = None
-        num_variants = 1
+        needs = Needs()
 
         def useful(self, group):
             return True

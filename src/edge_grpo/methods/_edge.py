@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
@@ -61,7 +61,7 @@ class Guidance:
     likelihood_weight: f.NonNegative = 0.3
 
     @model_validator(mode="after")
-    def _probabilities_sum_to_one(self) -> Self:
+    def _probabilities_sum_to_one(self) -> "Guidance":
         total = self.reflect + self.answer + self.reference
         if abs(total - 1) > 1e-9:
             raise ValueError(f"reflect + answer + reference is {total:g}; the three probabilities must sum to 1")

@@ -19,8 +19,12 @@ from edge_grpo.functional.advantages import group_centered, group_normalized
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.functional.ops import row_mean
 from edge_grpo.functional.shaping import relative_entropy
-from edge_grpo.methods import Bnpo, Correction, DrGrpo, EdgeGrpo, EntropyAdvantage, Grpo
+from edge_grpo.methods._edge import entropy_driven
 from edge_grpo.methods.base import Method, Repair
+from edge_grpo.methods.bnpo import Bnpo
+from edge_grpo.methods.dr_grpo import DrGrpo
+from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
 from edge_grpo.rollout.sampler import Prompted
 from edge_grpo.training.batching import collate, scored
@@ -98,7 +102,7 @@ def entropy_driven_advantage(case: Case) -> dict[str, Any]:
     relative = relative_entropy(batch.entropy, batch.mask, group)
     enabled = case.setting("EDA")
     method = EdgeGrpo(eda=EntropyAdvantage(enabled=enabled))
-    advantages = method.entropy_driven(batch, raw, everything)
+    advantages = entropy_driven(batch, raw, everything, method.eda)
     unclamped = raw / relative if enabled else raw
     starts = torch.tensor([0] + [len(rank.mask) for rank in ranks]).cumsum(0).tolist()
 
