@@ -8,7 +8,7 @@ from edge_grpo.base.metrics import means
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.filters import high_entropy
 from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
-from edge_grpo.methods import TopUp
+from edge_grpo.methods import METHODS, TopUp
 from edge_grpo.methods import _policy_gradient as pg
 from edge_grpo.methods.grpo import Grpo
 
@@ -96,6 +96,23 @@ def test_truncated_sampler_corrections_scale_by_at_most_the_cap(mode: str) -> No
     plain = run_update(Grpo(), moved, signal, logprobs, entropy, EVERY)
     scaled = run_update(Grpo(sampler_correction=mode, sampler_clip_max=2.0), moved, signal, logprobs, entropy, EVERY)
     assert torch.allclose(scaled[1], 2 * plain[1])
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind not in ("vespo", "disco", "disco_b", "rpo")])
+def test_sampler_weights_are_those_of_the_policy_before_the_updates(kind: str, level: str) -> None:
+    """Where the sampler drifted by the same on every token, the correction scales every gradient by one number."""
+    batch = make_step()
+    moved = dataclasses.replace(batch, sampling_logprobs=torch.where(batch.mask, batch.old_logprobs - 0.25, 0.0))
+    plain = dataclasses.replace(METHODS[kind](), beta=0.0)
+    corrected = dataclasses.replace(plain, sampler_correction=f"{level}_truncate", sampler_clip_max=1e9)
+    signal = plain.signal(moved)
+    logprobs, entropy = current(moved)
+    wanted = run_update(plain, moved, signal, logprobs, entropy, EVERY)[1]
+    drift = 0.25 * (signal.mask.sum(-1, keepdim=True) if level == "sequence" else signal.mask)
+    got = run_update(corrected, moved, signal, logprobs, entropy, EVERY)[1]
+    assert (wanted != 0).any()
+    assert torch.allclose(got, wanted * drift.exp())
 
 
 @pytest.mark.parametrize("mode", ["token_mask", "sequence_mask"])

@@ -63,6 +63,14 @@ def test_pairs_use_every_answer_as_evenly_as_their_number_allows(right: list[boo
         assert not used or max(counts) - min(counts) <= 1
 
 
+@pytest.mark.parametrize(("right", "wrong"), [(2, 2), (2, 4), (3, 6), (4, 6)])
+def test_no_pair_comes_twice_where_both_counts_have_a_common_divisor(right: int, wrong: int) -> None:
+    group = make_group([True] * right + [False] * wrong)
+    group = replace(group, rows=tuple(replace(row, source=number) for number, row in enumerate(group.rows)))
+    pairs = Rpo(max_pairs=right * wrong).arrange([group])
+    assert len({(pair.rows[0].source, pair.rows[1].source) for pair in pairs}) == right * wrong
+
+
 def test_arranged_pairs_stay_as_they_are() -> None:
     once = Rpo().arrange([make_group([True, False, False]), make_group([True, True])])
     assert len(once) == 2
