@@ -1,7 +1,10 @@
 """The published methods, one frozen class per file: its settings, and its two or three functions.
 
 ``MethodConfig`` is the list: a union discriminated by ``kind``. ``METHODS`` maps every kind to its class. Methods never
-import each other; pieces that several share are functions in the private modules, the hooks are in ``base``.
+import each other; the hooks are in ``base``. Pieces that several share are functions in the private modules.
+
+A setting is documented in its method's docstring; settings that many methods declare in ``_policy_gradient.Modifiers``,
+``_discriminative.Discriminative`` and at their types in ``_fields`` and ``_rewarded``.
 """
 
 from typing import Annotated, Final, get_args

@@ -76,7 +76,7 @@ class EntropyAdvantage:
     ``sampled`` (rows without any keep their advantage).
 
     Source:
-        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848, eq. 6 and 7; the clamp range stands in the official code as a
+        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848, eq. 6 and 7; the official code has the clamp range in a
         comment.
     """
 

@@ -29,7 +29,8 @@ class Disco(Method):
 
     with :math:`s_i` the mean log-probability (or ratio) of a row, :math:`P_q` and :math:`N_q` the right and wrong
     answers to question q, Q all questions of the update, and K its mean drift per token. ``tau`` is in units of the
-    score: 10 goes with the log-likelihood, set it to 1 with ``score=likelihood_ratio``.
+    score: 10 goes with the log-likelihood, set it to 1 with ``score=likelihood_ratio``. The other settings are
+    documented in ``_discriminative.Discriminative``.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4; ``tau`` of the official training scripts. The release's loss

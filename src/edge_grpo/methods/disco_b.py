@@ -28,7 +28,8 @@ class DiscoB(Method):
         + \operatorname{sg}(\beta [K - \delta]_+) \, K
 
     with :math:`s_i` the mean log-probability (or ratio) of a row, :math:`P_q` and :math:`N_q` the right and wrong
-    answers to question q, Q all questions of the update, and K its mean drift per token.
+    answers to question q, Q all questions of the update, and K its mean drift per token. The settings are
+    documented in ``_discriminative.Discriminative``.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4. The release has this loss, but its scripts of that name run

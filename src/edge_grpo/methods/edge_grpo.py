@@ -27,9 +27,9 @@ __all__ = ["Correction", "EdgeGrpo", "EntropyAdvantage"]
 EntropyAdvantage = edge.EntropyAdvantage
 
 
-def _how(injected: object) -> object:
+def _without_the_control(injected: object) -> object:
     if injected == "likelihood_only":
-        raise ValueError("this is a method of its own: set method=grpo_matched, with the same method.correction")
+        raise ValueError("this is a method of its own: set method=grpo_matched and drop this setting")
     return injected
 
 
@@ -47,7 +47,7 @@ class Correction(edge.Guidance):
         on-policy and credits the wrong attempt.
     """
 
-    injected: Annotated[Literal["on_policy", "likelihood"], BeforeValidator(_how)] = "on_policy"
+    injected: Annotated[Literal["on_policy", "likelihood"], BeforeValidator(_without_the_control)] = "on_policy"
     wrong_prefix: Literal["no_positive_credit", "credited"] = "no_positive_credit"
 
 

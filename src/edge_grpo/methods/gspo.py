@@ -21,14 +21,14 @@ __all__ = ["Gspo"]
 @final
 @settings
 class Gspo(Method):
-    r"""GRPO with one ratio a row, the geometric mean of its tokens' ratios.
+    r"""GRPO with one ratio per row, the geometric mean of its tokens' ratios.
 
     .. math::
         -\frac{1}{R} \sum_i \min(s_i A_i,\; \operatorname{clip}(s_i, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A_i),
         \qquad s_i = \Big(\prod_t w_{i,t}\Big)^{1/n_i}
 
-    The clip range is that narrow because a mean over tokens moves little. It matters only where a step makes several
-    updates: at the first one every ratio is 1 and the loss is GRPO's.
+    The clip range is this narrow because a mean over tokens moves little. It matters only from the second update of a
+    step on: at the first one every ratio is 1 and the loss is GRPO's.
 
     Source:
         Zheng et al. 2025, GSPO, arXiv:2507.18071, eq. 5 to 7 and section 5.1 (3e-4, 4e-4). TRL 1.16.0,

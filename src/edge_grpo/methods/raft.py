@@ -27,11 +27,11 @@ class Raft(Method):
     .. math:: -\frac{1}{|K|} \sum_{i \in K} \frac{1}{n_i} \sum_t r_i \log \pi_{i,t}, \qquad K = \{i : r_i > 0\}
 
     A right answer weighs 1 unless ``reward_values`` is ``run``. There is neither ratio nor clip: the later updates of a
-    step are off-policy without a correction.
+    step are off-policy without a correction. ``accept``, ``rejected`` and ``reward_values``: see ``_rewarded``.
 
     Source:
         Dong et al. 2023, RAFT, arXiv:2304.06767; Xiong et al. 2025, arXiv:2504.11343, eq. 1 (the rows with the best
-        reward of their prompt, in practice those with r = 1), four updates a step as in its scripts. Official code,
+        reward of their prompt, in practice those with r = 1), four updates per step as in its scripts. Official code,
         ``adv_estimator=raft`` and ``policy_loss=vanilla``: as here with ``rejected="zero_advantage"`` and
         ``aggregation="tokens"``.
     """

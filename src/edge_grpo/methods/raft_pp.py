@@ -22,7 +22,7 @@ __all__ = ["RaftPp"]
 @final
 @settings
 class RaftPp(Method):
-    r"""RAFT with the clipped ratio, which makes several updates a step sound.
+    r"""RAFT with the clipped ratio, which makes several updates per step sound.
 
     .. math::
         -\frac{1}{|K|} \sum_{i \in K} \frac{1}{n_i} \sum_t r_i \min(w_{i,t}, 1 + \epsilon_{high}),
@@ -30,9 +30,10 @@ class RaftPp(Method):
 
     No advantage is negative, so the clip has no lower side and no dual one. ``clip_high`` of 0.28 (clip-higher) keeps
     more entropy; a very large one is the ratio without a clip, which the paper finds to be worse than plain RAFT.
+    ``accept``, ``rejected`` and ``reward_values``: see ``_rewarded``.
 
     Source:
-        Xiong et al. 2025, arXiv:2504.11343, eq. 6; clip and four updates a step of its scripts. Official code,
+        Xiong et al. 2025, arXiv:2504.11343, eq. 6; clip and four updates per step of its scripts. Official code,
         ``adv_estimator=raft`` and ``policy_loss=plusplus``: as here with ``rejected="zero_advantage"`` and
         ``aggregation="tokens"``.
     """

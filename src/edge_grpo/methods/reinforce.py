@@ -31,10 +31,11 @@ class Reinforce(Method):
 
     ``center`` subtracts the group's mean reward (the ablation's "mean zero") and ``scale`` divides by its standard
     deviation; both together are GRPO. ``delta=3`` is the release's dual clip.
+    ``reward_values``: see ``_rewarded``.
 
     Source:
         Xiong et al. 2025, arXiv:2504.11343, eq. 4 and 5 (the printed eq. 5 has the reward on the clipped branch alone;
-        eq. 4 and the code have it on both); clip and four updates a step of its scripts. Official code,
+        eq. 4 and the code have it on both); clip and four updates per step of its scripts. Official code,
         ``policy_loss=plusplus``: mean over tokens, and a dual clip of 3, which the paper does not name.
     """
 

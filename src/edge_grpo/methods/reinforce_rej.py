@@ -32,11 +32,11 @@ class ReinforceRej(Method):
 
     ``remove``: groups that are ``all_right``, ``all_wrong`` or ``both`` are rejected. ``center`` and ``scale`` subtract
     the group's mean reward and divide by its standard deviation; a group of equal rewards that is not rejected is not
-    divided. ``delta=3`` is the release's dual clip.
+    divided. ``delta=3`` is the release's dual clip. ``rejected`` and ``reward_values``: see ``_rewarded``.
 
     Source:
-        Xiong et al. 2025, arXiv:2504.11343, eq. 4 and 5 and the ablation; clip and four updates a step of its scripts.
-        Official code, ``adv_estimator=reinforce_rej``: as here with ``rejected="zero_advantage"``,
+        Xiong et al. 2025, arXiv:2504.11343, eq. 4 and 5 and the ablation; clip and four updates per step of its
+        scripts. Official code, ``adv_estimator=reinforce_rej``: as here with ``rejected="zero_advantage"``,
         ``aggregation="tokens"`` and ``delta=3``. With its rewards of 1 and 0 a wrong answer of a mixed prompt has
         advantage 0, and the method is RAFT++ on mixed prompts.
     """

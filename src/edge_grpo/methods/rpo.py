@@ -26,7 +26,7 @@ _NO_ETA = {"summed": 1e-6, "averaged": 1e-8}  # what counts as none: rpo_trainer
 
 @dataclass(frozen=True)
 class Pairs:
-    """Log-probabilities of whole answers, nats, one entry a pair; ``mean_chosen`` is the chosen one's per token."""
+    """Log-probabilities of whole answers, nats, one entry per pair; ``mean_chosen`` is the chosen one's per token."""
 
     chosen: Float[Tensor, " pairs"]
     rejected: Float[Tensor, " pairs"]
@@ -46,9 +46,9 @@ class Rpo(Method):
         D = \log \frac{\pi(y_w)}{\pi_{ref}(y_w)} - \log \frac{\pi(y_l)}{\pi_{ref}(y_l)}
 
     with log-probabilities of whole answers. Pairs are stored (``data.pairs``), or made of sampled groups: right answers
-    against wrong ones, every answer as evenly as ``max_pairs`` a group allows; ``top_up`` samples further groups until
-    enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an answer and
-    weighed with ``eta`` alone; the same ``eta`` is another one there, about ``beta * eta * length``.
+    against wrong ones, every answer as evenly as ``max_pairs`` per group allows; ``top_up`` samples further groups
+    until enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an answer and
+    weighed with ``eta`` alone; the same ``eta`` means something else there, about ``beta * eta * length``.
     ``preference``: the pairwise loss; ``label_smoothing`` is for ``sigmoid`` and ``robust``. ``per_token``: means in
     place of sums of an answer's token log-probs everywhere. ``rpo_alpha``: a further likelihood term, averaged over all
     chosen tokens of the update; beside ``eta`` it counts the same thing twice.

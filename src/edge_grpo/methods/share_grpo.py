@@ -1,4 +1,4 @@
-"""Share-GRPO: every answer is trained under every wording of its question, and rewards are shared among them."""
+"""Share-GRPO: every answer is trained under every variant of its question, and rewards are shared among them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ __all__ = ["ShareGrpo"]
 @final
 @settings
 class ShareGrpo(Method):
-    r"""GRPO over several wordings of each question, whose answers and reward statistics are shared.
+    r"""GRPO over several variants of each question that share their answers and reward statistics.
 
     .. math::
         -\frac{1}{N} \sum_{b,i,j,k,t} \min(w A,\; \operatorname{clip}(w, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A),
@@ -32,15 +32,15 @@ class ShareGrpo(Method):
         A_{b,i,j,k} = \frac{R_{b,j,k} - \mu_b}{\sigma_b + \epsilon}
         + [i = j] \frac{R_{b,j,k} - \mu_{b,j}}{\sigma_{b,j} + \epsilon}
 
-    for answer k, sampled under wording j of question b and trained under wording i; both log-probs of the ratio w are
-    taken under wording i.
+    for answer k, sampled under variant j of question b and trained under variant i; both log-probs of the ratio w are
+    taken under variant i.
 
-    ``num_variants``: wordings drawn of each question, with ``rollout.group_size`` answers to each.
+    ``num_variants``: variants drawn of each question, with ``rollout.group_size`` answers to each.
     ``every_variant``: each answer is trained under all of them, or (false) under its own only. ``parts``: the two
     terms of the advantage, or the one of the ``family`` or of the ``variant`` alone. ``statistics``: mean and deviation
     of the question over its distinct ``answers``, or over all the ``rows`` in which these stand. ``weighting``: every
     token weighs the same (``tokens``), or every row (``answers``). ``delta``: the dual clip c. A term is 0 where all
-    rewards are equal, and the term of a wording where it has a single answer.
+    rewards are equal, and the term of a variant where it has a single answer.
 
     Source:
         Yao et al. 2025, Share-GRPO (R1-ShareVL), arXiv:2505.16673; settings of its release, without images. The
@@ -81,7 +81,7 @@ class ShareGrpo(Method):
     # --- collection ---------------------------------------------------------------------------------------------------
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
-        """Every group with the answers of its whole family, in order of wording, under the group's own prompt."""
+        """Every group with the answers of its whole family, in order of variant, under the group's own prompt."""
         if not self.every_variant:
             return list(groups)
         families: dict[int, list[Group]] = {}
@@ -95,7 +95,7 @@ class ShareGrpo(Method):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def signal(self, batch: Scored) -> Signal:
-        """Standing among all answers to the question, plus standing among the answers to the row's own wording."""
+        """Standing among all answers to the question, plus standing among the answers to the row's own variant."""
         own = batch.source == batch.variant
         answers = batch.scorable & own  # each answer once
         counted = answers if self.statistics == "answers" else batch.scorable

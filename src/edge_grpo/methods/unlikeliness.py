@@ -41,7 +41,7 @@ class Unlikeliness(Method):
 
     ``drop_uniform``: groups of equal rewards are not trained; otherwise ranks alone push an all-right group, however
     small b is. ``wrong_rows``: ``dropped`` is the baseline of supervised learning on right answers; nothing is left to
-    compare, so the reward itself is the advantage. ``max_rows``: at most so many rows of a group, as sampled first.
+    compare, so the reward itself is the advantage. ``max_rows``: at most this many rows per group, in sampling order.
 
     Source:
         He et al. 2025, "Rewarding the Unlikely", arXiv:2506.02355. b, ``std_eps``, two passes, clip 0.2, KL weight 0.1
