@@ -6,6 +6,7 @@ import statistics
 import pytest
 
 from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Prompt
 from edge_grpo.config.sections import ModelSettings
 from edge_grpo.config.tree import load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
@@ -18,7 +19,6 @@ from edge_grpo.models.loading import load_policy, stop_token_ids
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.hf import DecodeEngine
-from edge_grpo.rollout.sampler import Prompted
 from edge_grpo.training.collect import Collector, describe, stream
 from edge_grpo.training.loop import train
 
@@ -33,7 +33,7 @@ def test_the_base_model_leaves_many_groups_collapsed_for_both_reasons():
     policy = load_policy(ModelSettings())
     stop_ids = stop_token_ids(policy)
     encoded = encode_problems(policy.tokenizer, problems(ArithmeticSettings(), count=1000), DataSettings())
-    prompts = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
+    prompts = [Prompt(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
     with Rewards(RewardSettings()) as rewards:
         collected = Collector(
             engine=DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0]),

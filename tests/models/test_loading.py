@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import save_tiny, tiny_model, tiny_policy
+from support import save_tiny, tiny_model
 
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.config.sections import LoraSettings, ModelSettings
-from edge_grpo.models.loading import check_fit, fingerprint, load_policy, load_tokenizer, stop_token_ids
+from edge_grpo.models.loading import fingerprint, load_policy, load_tokenizer, stop_token_ids
 
 
 @pytest.fixture(scope="module")
@@ -225,15 +225,6 @@ def test_no_stop_token_at_all(folder):
     policy.tokenizer.get_vocab = dict
     with pytest.raises(ConfigError, match=r"rollout\.stop"):
         stop_token_ids(policy)
-
-
-def test_what_cannot_fit_is_refused():
-    policy = tiny_policy()
-    check_fit(policy, [(1, 2, 3)], 500)
-    with pytest.raises(ConfigError, match="do not match"):
-        check_fit(policy, [(1, 99999)], 1)
-    with pytest.raises(ConfigError, match="exceed the model's context"):
-        check_fit(policy, [(1, 2, 3)], 510)
 
 
 def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path):

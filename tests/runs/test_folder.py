@@ -7,12 +7,11 @@ import shutil
 from contextlib import closing
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from edge_grpo.base.errors import CheckpointError, ConfigError
 from edge_grpo.runs.folder import RunFolder
 
-TREE = {"method": {"kind": "grpo"}, "run": {"tensorboard": True}}
+TREE = {"method": {"kind": "grpo"}}
 
 
 def create(path):
@@ -53,9 +52,6 @@ def test_cutting_back_keeps_what_came_before(tmp_path, make):
     assert [row["step"] for row in folder.rows()] == [0, 1, 2]
     names = sorted(path.name for path in (folder.path / "rollouts").iterdir())
     assert names == ["step_000001.parquet", "step_000002.parquet"]
-    events = EventAccumulator(str(folder.path / "events"))
-    events.Reload()
-    assert [point.step for point in events.Scalars("loss")] == [0, 1, 2]
     assert folder.cut_back(None) == []
     assert list(folder.rows()) == []
 
@@ -103,13 +99,6 @@ def test_without_a_name_the_next_free_folder_is_taken(tmp_path, monkeypatch, mak
     assert [str(make("").path) for _ in range(2)] == ["runs/grpo-1", "runs/grpo-2"]
 
 
-def test_metrics_without_tensorboard(tmp_path):
-    with closing(RunFolder.create(str(tmp_path / "r"), {**TREE, "run": {"tensorboard": False}}, "", "")) as folder:
-        folder.write_metrics({"step": 1})
-    assert not (folder.path / "events").exists()
-    assert json.loads((folder.path / "metrics.jsonl").read_text()) == {"step": 1}
-
-
 @pytest.mark.parametrize("name", ["checkpoints", "final", "events", "rollouts"])
 def test_files_that_a_new_run_would_overwrite_are_left_alone(tmp_path, name):
     (tmp_path / "run" / name).mkdir(parents=True)
@@ -132,7 +121,7 @@ def test_a_run_that_never_began_leaves_no_trace(tmp_path, make):
 
 def test_one_process_at_a_time(tmp_path, make):
     folder = make(tmp_path / "run")
-    other = RunFolder(folder.path, tensorboard=False)
+    other = RunFolder(folder.path)
     with pytest.raises(CheckpointError, match="another process"):
         other.lock()
     folder.close()
@@ -186,7 +175,7 @@ def test_a_deleted_lock_ends_the_run_before_its_next_write(tmp_path, make):
     folder = make(tmp_path / "run")
     folder.write_metrics({"step": 0})
     (folder.path / ".lock").unlink()
-    other = RunFolder(folder.path, tensorboard=False)
+    other = RunFolder(folder.path)
     with closing(other):
         other.lock()
         for write in (lambda: folder.write_metrics({"step": 1}), lambda: folder.write_rollouts(1, [{"spans": []}])):
@@ -206,7 +195,7 @@ def test_a_file_system_without_locks_is_known(tmp_path, monkeypatch):
         folder.write_metrics({"step": 0})
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts", "events"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts"])
 def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path, make, name):
     folder = make(tmp_path / "run")
     if name == "metrics.jsonl":

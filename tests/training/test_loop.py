@@ -43,8 +43,8 @@ class SignalAt(Said):
         super().__init__()
         self.step, self.number = step, number
 
-    def row(self, row):
-        if row["step"] == self.step:
+    def log(self, step, row):
+        if step == self.step:
             os.kill(os.getpid(), self.number)
 
 

@@ -14,7 +14,8 @@ from edge_grpo.rollout.engine import Request, Sampling, inject
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.batching import collate
 from edge_grpo.training.distributed import World
-from edge_grpo.training.update import Updater, describe_scores, is_over, learning_rate, make_optimizer
+from edge_grpo.training.schedule import learning_rate
+from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
 
 
 def make(policy, **settings):

@@ -52,8 +52,8 @@ def evaluate(
     settings of its run (template, budget). Sampled answers are drawn at eval.temperature, else the rollout's.
     """
     from edge_grpo.cli.asking import ask, config_for  # noqa: PLC0415
+    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415 - torch is slow to import
     from edge_grpo.evaluation.scores import scores_of  # noqa: PLC0415
-    from edge_grpo.evaluation.store import draws_of  # noqa: PLC0415 - torch is slow to import
 
     config = config_for(settings, model)
     benchmarks = _benchmarks(config, suite, data_dir)
@@ -99,8 +99,9 @@ def compare_models(
     again.
     """
     from edge_grpo.cli.asking import ask, config_for  # noqa: PLC0415
+    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
     from edge_grpo.evaluation.paired import check_alike, compare  # noqa: PLC0415
-    from edge_grpo.evaluation.store import draws_of, read_answers  # noqa: PLC0415
+    from edge_grpo.evaluation.store import read_answers  # noqa: PLC0415
 
     console, path, evaluated = Console(), target(out), []
     for name in (a, b):
@@ -138,12 +139,13 @@ def compare_models(
 
 def _benchmarks(config: Any, suite: str, data_dir: str) -> Sequence[Any]:
     from edge_grpo.data.problems import load_train_eval  # noqa: PLC0415
+    from edge_grpo.evaluation.answers import HELD_OUT  # noqa: PLC0415
     from edge_grpo.evaluation.suite import Benchmark, load_suite  # noqa: PLC0415
 
     if suite:
         return load_suite(suite, config.data, data_dir=data_dir)
     held_out = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[1]
-    return (Benchmark("held-out", config.data.eval_path, held_out.problems, held_out.num_skipped),)
+    return (Benchmark(HELD_OUT, config.data.eval_path, held_out.problems, held_out.num_skipped),)
 
 
 def _training_problems(config: Any, path: str) -> Mapping[str, Problem]:

@@ -37,8 +37,8 @@ def screen(
     or a screening that was cut off, takes no answer twice.
     """
     from edge_grpo.cli.asking import ask, config_for  # noqa: PLC0415
+    from edge_grpo.evaluation.answers import training_draws  # noqa: PLC0415 - torch is slow to import
     from edge_grpo.evaluation.pass_rates import in_band, load_rows, parse_band, rates, write_rows  # noqa: PLC0415
-    from edge_grpo.evaluation.store import training_draws  # noqa: PLC0415 - torch is slow to import
 
     band = parse_band(keep_rate)
     path = target(out, source=data)

@@ -11,7 +11,7 @@ from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
 from torch import Tensor
 
-from edge_grpo.base.records import Grade, Group, Problem, Rollout, Segment, Span, Verdict
+from edge_grpo.base.records import Grade, Group, Problem, Prompt, Rollout, Segment, Span, Verdict
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.data.prompts import encode_prompt
 from edge_grpo.data.settings import DataSettings
@@ -26,7 +26,6 @@ from edge_grpo.methods.dr_grpo import DrGrpo
 from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
 from edge_grpo.methods.grpo import Grpo
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
-from edge_grpo.rollout.sampler import Prompted
 from edge_grpo.training.batching import collate, scored
 from edge_grpo.training.collect import Collector
 
@@ -262,7 +261,7 @@ def guided_error_correction(case: Case) -> dict[str, Any]:
         stop_id=STOP,
         seed=0,
     )
-    prompted = Prompted(problem, encode_prompt(tokenizer, problem.prompt, DataSettings(template="chat")))
+    prompted = Prompt(problem, encode_prompt(tokenizer, problem.prompt, DataSettings(template="chat")))
     groups = method.arrange(collector.collect(iter([prompted]), step=0, num_groups=1).groups)
     assert not guided or not draws.left, "strategies were left over"
 
