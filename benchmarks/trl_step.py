@@ -24,15 +24,12 @@ from edge_grpo.data.arithmetic import ArithmeticSettings, problems
 from edge_grpo.data.prompts import render_prompt
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.models.loading import load_tokenizer, resolve
-from edge_grpo.rewards import Rewards
-from edge_grpo.runs.folder import RunFolder
-from edge_grpo.trackers.console import Silent
-from edge_grpo.training.session import Session
+from edge_grpo.training.session import open_session
 
 PROMPTS, GROUP, BUDGET, RATE = 8, 8, 64, 1e-9
 
 
-def ours(folder: Path, steps: int) -> Iterator[float]:
+def ours(steps: int) -> Iterator[float]:
     """Seconds of ``steps`` steps of this project's loop, again and again."""
     config = load_config(
         None,
@@ -50,15 +47,12 @@ def ours(folder: Path, steps: int) -> Iterator[float]:
             "run.tensorboard=false",
         ],
     )
-    with Rewards(config.reward) as rewards:
-        session = Session(config, config.method, RunFolder(folder, tensorboard=False), Silent(), rewards)
-        step = 0
+    with open_session(config) as session:
         while True:
             began = time.perf_counter()
             for _ in range(steps):
-                collected = session.collect(step)
-                session.take_step(step, collected, session.shape(collected), time.monotonic())
-                step += 1
+                collected = session.collect()
+                session.learn(collected, session.prepare(collected))
             yield time.perf_counter() - began
 
 
@@ -132,7 +126,7 @@ def main() -> None:
     speeds: dict[str, list[float]] = {"edge-grpo": [], "trl": []}
     with tempfile.TemporaryDirectory() as scratch:
         sides = {
-            "edge-grpo": ours(Path(scratch) / "ours", arguments.steps),
+            "edge-grpo": ours(arguments.steps),
             "trl": theirs(Path(scratch) / "trl", arguments.steps),
         }
         (Path(scratch) / "ours").mkdir()

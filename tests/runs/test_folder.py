@@ -1,7 +1,6 @@
 """The run folder: locked, written line by line, cut back to a step."""
 
 import errno
-import json
 import multiprocessing
 import shutil
 from contextlib import closing
@@ -85,7 +84,7 @@ def test_the_configuration_is_read_back_with_its_hash(tmp_path, make):
 
 def test_a_used_or_impossible_folder_is_refused(tmp_path, make):
     make(tmp_path / "run")
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         create(tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
@@ -153,7 +152,7 @@ def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path):
         start.wait()
         said = sorted(results.get(timeout=60) for _ in processes)
         assert said[0] == ""
-        assert all("another process" in text or "holds a run already" in text for text in said[1:])
+        assert all("another process" in text or "already holds a run" in text for text in said[1:])
         assert (path / "config.yaml").exists()
         assert (path / ".lock").exists()
         done.set()

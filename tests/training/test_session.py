@@ -7,10 +7,7 @@ from support import save_tiny
 
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.config.tree import load_config
-from edge_grpo.models.loading import load_policy
-from edge_grpo.rollout.open import open_sampler
-from edge_grpo.training.session import Session
-from edge_grpo.training.source import open_source
+from edge_grpo.training.session import open_session
 
 
 @pytest.fixture
@@ -20,10 +17,8 @@ def make(tmp_path):
     def build(*overrides):
         words = ["rollout.max_new_tokens=6", "rollout.prompts_per_step=2", "eval.size=2", "data.arithmetic.size=10"]
         config = load_config(None, [f"model.path={model}", *words, *overrides])
-        policy = load_policy(config.model)
-        with open_sampler(config, policy=policy) as sampler:
-            source, held_out = open_source(config, config.method, sampler, print)
-            yield Session(config, config.method, policy=policy, sampler=sampler, source=source, held_out=held_out)
+        with open_session(config) as session:
+            yield session
 
     built = []
 

@@ -82,13 +82,13 @@ def test_values_that_do_not_go_together_are_told(tmp_path, model):
 
 def test_all_trials_sit_the_same_exam(tmp_path, model, monkeypatch):
     seen = []
-    plain = module.Asker
+    plain = module.answer_all
 
-    def asker(policy, config, draws, rewards):
+    def answer_all(sampler, config, draws, asked, folder):
         seen.append((draws.temperature, draws.max_new_tokens, config.reward.accuracy_weight))
-        return plain(policy, config, draws, rewards)
+        return plain(sampler, config, draws, asked, folder)
 
-    monkeypatch.setattr(module, "Asker", asker)
+    monkeypatch.setattr(module, "answer_all", answer_all)
     searched = ("rollout.temperature=0.3", "rollout.max_new_tokens=5", "reward.accuracy_weight=2")
     objective = Objective(weights={3: 1}, problems=3, metric="avg@2")
     for name, words in (("a", ()), ("b", (*searched, "data.arithmetic.operands={4: 1.0}", "data.arithmetic.seed=9"))):
