@@ -26,11 +26,7 @@ ARMS = (
     Arm("gec", "GEC only", ("method.eda.enabled=false",)),
     Arm("edge", "EDGE-GRPO", ()),
     Arm("edge-balanced", "EDGE-GRPO, balanced", ("method.correction.amount=balanced",)),
-    Arm(
-        "matched",
-        "GRPO + likelihood of the same injections",
-        ("method.eda.enabled=false", "method.correction.injected=likelihood_only"),
-    ),
+    Arm("matched", "GRPO + likelihood of the same injections", ("method=grpo_matched",)),
 )
 STEPS = 14
 """Steps per run: short runs, at most a minute each on one core."""

@@ -16,7 +16,7 @@ METHODS = {arm.name: load_config(None, words(arm, [])).method for arm in ARMS}
 
 def test_the_arms_match_their_titles():
     assert METHODS["grpo"].kind == METHODS["grpo-dynamic"].kind == "grpo"
-    assert METHODS["grpo-dynamic"].dynamic_sampling is not None
+    assert METHODS["grpo-dynamic"].needs.top_up.max_rounds == 3
     assert METHODS["edge"] == load_config().method
     assert METHODS["eda"].correction.amount == "none"
     assert METHODS["eda"].eda.enabled
@@ -25,7 +25,7 @@ def test_the_arms_match_their_titles():
         assert METHODS[name].correction.reflect == 1
         assert METHODS[name].eda.enabled == (name == "force-reflection-eda")
     assert METHODS["edge-balanced"].correction.amount == "balanced"
-    assert METHODS["matched"].correction.injected == "likelihood_only"
+    assert METHODS["matched"].kind == "grpo_matched"
     assert not METHODS["matched"].eda.enabled
 
 

@@ -9,7 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.config.explain import ELSEWHERE, explain_all, setting_names
 from edge_grpo.config.tree import Config, load_config, to_tree
-from edge_grpo.methods import METHODS, Nthr, Vespo
+from edge_grpo.methods import METHODS
+from edge_grpo.methods.nthr import Nthr
+from edge_grpo.methods.vespo import Vespo
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 

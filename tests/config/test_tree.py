@@ -4,7 +4,10 @@ import pytest
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.config.tree import Config, changes, config_hash, load_config, located, parse_tree, to_tree, to_yaml
-from edge_grpo.methods import METHODS, Dapo, EdgeGrpo, Grpo
+from edge_grpo.methods import METHODS
+from edge_grpo.methods.dapo import Dapo
+from edge_grpo.methods.edge_grpo import EdgeGrpo
+from edge_grpo.methods.grpo import Grpo
 
 
 def write(tmp_path, text):

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from edge_grpo.methods import METHODS, EdgeGrpo
+from edge_grpo.methods import METHODS
 
 __all__ = ["ELSEWHERE", "explain", "explain_all", "setting_names", "shortened"]
 
@@ -190,14 +190,14 @@ def setting_names(root: type, method: type | None = None, prefix: str = "") -> I
 
     Args:
         root: a settings class.
-        method: the class whose settings its ``method`` section has; None = EDGE-GRPO's.
+        method: the class whose settings its ``method`` section has; None = that of the default.
         prefix: put in front of every name.
     """
     hints = typing.get_type_hints(root)
     for name in (field.name for field in dataclasses.fields(root)):
         section = hints[name]
         yield prefix + name
-        below = (method or EdgeGrpo) if prefix + name == "method" else section
+        below = (method or type(root().method)) if prefix + name == "method" else section
         if isinstance(below, types.UnionType):
             below = next((member for member in typing.get_args(below) if dataclasses.is_dataclass(member)), None)
         if dataclasses.is_dataclass(below) and isinstance(below, type):
@@ -236,5 +236,5 @@ def _default(root: type, method: type | None, where: Sequence[Any]) -> Any:
     """The default of a single value; None if there is none to show."""
     value: Any = root()
     for part in where:
-        value = (method or EdgeGrpo)() if part == "method" else getattr(value, str(part), None)
+        value = method() if method and part == "method" else getattr(value, str(part), None)
     return value if isinstance(value, bool | int | float | str) and value != "" else None

@@ -16,7 +16,8 @@ from edge_grpo.base.text import lone_surrogate
 from edge_grpo.config.explain import explain_all, shortened
 from edge_grpo.config.sections import BUNDLED, EvalSettings, ModelSettings, RolloutSettings, RunSettings, TrainSettings
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.methods import METHODS, EdgeGrpo, Method, MethodConfig
+from edge_grpo.methods import METHODS, Method, MethodConfig
+from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.rewards import custom as own
 from edge_grpo.rewards.builtin import RewardSettings
 
@@ -101,7 +102,7 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
     if isinstance(method, str):
         method = {"kind": method}
     if isinstance(method, Mapping):
-        method = {"kind": EdgeGrpo.kind, **method}
+        method = {"kind": Config().method.kind, **method}
         cls = METHODS.get(method["kind"]) if isinstance(method["kind"], str) else None
         if cls:
             method = _over(cls(), method)

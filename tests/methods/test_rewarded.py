@@ -5,8 +5,13 @@ import torch
 from methods.steps import current, make_step, run_update
 
 from edge_grpo.base.records import Grade, Verdict
-from edge_grpo.methods import Raft, RaftPp, Reinforce, ReinforceRej
-from edge_grpo.methods.rejection import Rewarded
+from edge_grpo.functional.ops import where_mask
+from edge_grpo.methods import Method
+from edge_grpo.methods._rewarded import grade_value, rewards_of
+from edge_grpo.methods.raft import Raft
+from edge_grpo.methods.raft_pp import RaftPp
+from edge_grpo.methods.reinforce import Reinforce
+from edge_grpo.methods.reinforce_rej import ReinforceRej
 
 EVERY = [torch.arange(12)]
 FAMILY = [Raft, RaftPp, Reinforce, ReinforceRej]
@@ -14,15 +19,15 @@ FAMILY = [Raft, RaftPp, Reinforce, ReinforceRej]
 
 def test_rewards_are_signed_unless_the_runs_own_are_wanted() -> None:
     batch = make_step()
-    assert torch.equal(Raft().values(batch), 2.0 * batch.correct - 1)
-    assert torch.equal(Raft(reward_values="run").values(batch), batch.reward)
+    assert torch.equal(rewards_of(batch, "signed"), where_mask(2.0 * batch.correct - 1, batch.scorable))
+    assert torch.equal(rewards_of(batch, "run"), where_mask(batch.reward, batch.scorable))
     grade = Grade(Verdict.CORRECT, 1.5)
-    assert (Raft().value(grade), Raft(reward_values="run").value(grade)) == (1.0, 1.5)
-    assert Raft().value(Grade(Verdict.WRONG, 1.5)) == -1.0
+    assert (grade_value(grade, "signed"), grade_value(grade, "run")) == (1.0, 1.5)
+    assert grade_value(Grade(Verdict.WRONG, 1.5), "signed") == -1.0
 
 
 @pytest.mark.parametrize("cls", [Raft, RaftPp, ReinforceRej])
-def test_dropped_rows_leave_every_count_and_zeroed_ones_none(cls: type[Rewarded]) -> None:
+def test_dropped_rows_leave_every_count_and_zeroed_ones_none(cls: type[Method]) -> None:
     batch = make_step()
     dropped, zeroed = cls().signal(batch), cls(rejected="zero_advantage").signal(batch)
     assert torch.equal(dropped.row_advantages, zeroed.row_advantages)
@@ -33,7 +38,7 @@ def test_dropped_rows_leave_every_count_and_zeroed_ones_none(cls: type[Rewarded]
 
 @pytest.mark.parametrize("cls", [Raft, RaftPp, ReinforceRej])
 @pytest.mark.parametrize("aggregation", ["rows", "tokens"])
-def test_dropping_makes_the_same_step_larger(cls: type[Rewarded], aggregation: str) -> None:
+def test_dropping_makes_the_same_step_larger(cls: type[Method], aggregation: str) -> None:
     batch = make_step()
     logprobs, entropy = current(batch)
     methods = [cls(aggregation=aggregation, rejected=name) for name in ("dropped", "zero_advantage")]
@@ -55,13 +60,13 @@ def test_kl_reaches_zeroed_rows_but_not_dropped_ones() -> None:
 
 
 @pytest.mark.parametrize("cls", FAMILY)
-def test_the_kl_estimate_is_bounded(cls: type[Rewarded]) -> None:
+def test_the_kl_estimate_is_bounded(cls: type[Method]) -> None:
     batch = make_step()
     far = replace(batch, ref_logprobs=batch.old_logprobs + 4)
     signal = cls().signal(far)
     logprobs, entropy = far.old_logprobs, far.entropy
 
-    def loss(method: Rewarded) -> float:
+    def loss(method: Method) -> float:
         return run_update(method, far, signal, logprobs, entropy, EVERY)[0].item()
 
     plain, bounded = loss(cls()), loss(cls(beta=0.5))
