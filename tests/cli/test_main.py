@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support import save_tiny
 
+from edge_grpo import __version__
+
 TINY = [
     "train.steps=2",
     "train.checkpoint_every=1",
@@ -180,6 +182,16 @@ def test_help_is_help(command):
     code, out, _ = command("--help")
     assert code == 0
     assert "train" in out
+
+
+def test_the_version_is_printed(command):
+    assert command("--version") == (0, f"edge-grpo {__version__}\n", "")
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    words = [sys.executable, "-m", "edge_grpo", "--version"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"edge-grpo {__version__}\n", "")
 
 
 def test_show_config_is_a_configuration(command, tmp_path):

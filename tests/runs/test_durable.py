@@ -5,8 +5,8 @@ import errno
 import pytest
 from safetensors import SafetensorError
 
-from edge_grpo.runs.durable import flush_tree, is_open_as, remove_tree, saving, take_lock, write_whole
 from edge_grpo.base.errors import CheckpointError
+from edge_grpo.runs.durable import flush_tree, is_open_as, remove_tree, saving, take_lock, write_whole
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ from typing import IO, Any
 
 import yaml
 
-from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
 from edge_grpo.base.errors import CheckpointError, ConfigError
-from edge_grpo.trackers.tensorboard import EventFile
 from edge_grpo.base.records import Problem, Row
 from edge_grpo.base.tensors import Scored, Signal
+from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
+from edge_grpo.trackers.tensorboard import EventFile
 
 __all__ = ["RunFolder", "rollout_rows"]
 

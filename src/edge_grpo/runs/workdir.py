@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.config.tree import changes
 from edge_grpo.runs.durable import take_lock, write_whole
-from edge_grpo.base.errors import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -1,0 +1,1 @@
+"""Files that outlive a process: run folders, resumable work directories, durable writes."""
