@@ -2,9 +2,9 @@
 
 import pytest
 
+from edge_grpo.evaluation.answers import Answer
 from edge_grpo.evaluation.intervals import wilson
 from edge_grpo.evaluation.scores import majority, scores_of, values_of
-from edge_grpo.evaluation.store import Answer
 from edge_grpo.functional.coverage import pass_at_k
 
 

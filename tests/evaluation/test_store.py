@@ -8,7 +8,8 @@ from support import save_tiny
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Problem
 from edge_grpo.config.tree import load_config
-from edge_grpo.evaluation.store import Asker, Draws, answer_all, draws_of, read_answers, training_draws
+from edge_grpo.evaluation.answers import Draws, draws_of, training_draws
+from edge_grpo.evaluation.store import Asker, answer_all, read_answers
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.models.loading import load_policy
 from edge_grpo.rewards import Rewards

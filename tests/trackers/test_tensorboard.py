@@ -1,47 +1,67 @@
-"""Event files that TensorBoard reads, whatever the clock does and wherever they were cut off."""
+"""TensorBoard reads the event file whatever the clock does, wherever a crash cut it off, and after a rewind."""
+
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from edge_grpo.trackers.tensorboard import EventFile
+from edge_grpo.trackers.tensorboard import TensorBoard
 
 
-def read(folder, name):
+def read(folder: Path, name: str = "loss") -> list[tuple[int, float]]:
     found = EventAccumulator(str(folder))
     found.Reload()
     return [(point.step, point.value) for point in found.Scalars(name)]
 
 
-def test_tensorboard_reads_what_was_written_at_once(tmp_path):
-    events = EventFile(tmp_path / "events")
-    for step in range(3):
-        events.write({"step": step, "loss": step / 2, "count": 3, "nothing": None})
-    assert read(tmp_path / "events", "loss") == [(0, 0.0), (1, 0.5), (2, 1.0)]  # before it is closed
-    events.close()
+def log(tracker: TensorBoard, *steps: int) -> None:
+    for step in steps:
+        tracker.log(step, {"loss": step / 2, "count": 3, "nothing": None})
+
+
+def test_tensorboard_reads_rows_as_soon_as_they_are_logged(tmp_path: Path) -> None:
+    tracker = TensorBoard(tmp_path / "events")
+    log(tracker, 0, 1, 2)
+    assert read(tmp_path / "events") == [(0, 0.0), (1, 0.5), (2, 1.0)]  # before it is closed
+    tracker.close()
     assert read(tmp_path / "events", "count") == [(0, 3.0), (1, 3.0), (2, 3.0)]
 
 
-def test_a_clock_that_goes_backwards_leaves_a_readable_file(tmp_path, monkeypatch):
-    times = iter([1e9, 1e9, 5e8, 3.0, -7.0])
-    monkeypatch.setattr("edge_grpo.trackers.tensorboard.time.time", lambda: next(times))
-    events = EventFile(tmp_path)
-    for step in range(1, 4):
-        events.write({"step": step, "loss": 1.0})
-    events.close()
-    assert read(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 1.0)]
-
-
-def test_a_file_cut_off_in_a_record_is_readable_up_to_there(tmp_path):
-    events = EventFile(tmp_path)
-    for step in range(1, 4):
-        events.write({"step": step, "loss": 1.0})
-    events.close()
+def test_a_file_cut_off_inside_a_record_is_readable_up_to_there(tmp_path: Path) -> None:
+    tracker = TensorBoard(tmp_path)
+    log(tracker, 1, 2, 3)
+    tracker.close()
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-5])
-    assert read(tmp_path, "loss") == [(1, 1.0), (2, 1.0)]
+    assert read(tmp_path) == [(1, 0.5), (2, 1.0)]
+    resumed = TensorBoard(tmp_path)
+    resumed.rewind(2)
+    log(resumed, 3)
+    resumed.close()
+    assert read(tmp_path) == [(1, 0.5), (2, 1.0), (3, 1.5)]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+@pytest.mark.parametrize(("step", "left"), [(2, [(1, 0.5), (2, 1.0)]), (0, []), (None, [])])
+def test_a_rewind_forgets_later_steps_and_logging_continues_in_the_same_file(
+    tmp_path: Path, step: int | None, left: list[tuple[int, float]]
+) -> None:
+    before = TensorBoard(tmp_path)
+    log(before, 1, 2, 3)
+    before.close()
+    tracker = TensorBoard(tmp_path)
+    tracker.rewind(step)
+    log(tracker, 7)
+    tracker.close()
+    assert read(tmp_path) == [*left, (7, 3.5)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_rewinding_nothing_makes_nothing(tmp_path: Path) -> None:
+    TensorBoard(tmp_path / "events").rewind(None)
+    assert not (tmp_path / "events").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        EventFile(tmp_path / "file")
+        TensorBoard(tmp_path / "file" / "events").log(1, {"loss": 1.0})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-__all__ = ["Grade", "Group", "Pair", "Problem", "Rollout", "Row", "Segment", "Span", "Strategy", "Verdict"]
+__all__ = ["Grade", "Group", "Pair", "Problem", "Prompt", "Rollout", "Row", "Segment", "Span", "Strategy", "Verdict"]
 
 
 class Segment(IntEnum):
@@ -56,6 +56,15 @@ class Problem:
     def answer(self) -> str:
         """The reference answer that corrections inject."""
         return self.answers[0]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem with the token ids of its prompt; ``variant_ids`` are those of its variants, in order."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    variant_ids: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ has something to select.
 """
 
 import itertools
-import math
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from edge_grpo.base.settings import settings
 from edge_grpo.data.arithmetic import PARAPHRASES, ArithmeticSettings, draw_expression, reduce
 from edge_grpo.data.prompts import REVISION_PHRASES, Tokenizer, encode_follow_up, encode_prompt, encode_text
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.training.schedule import decay, warm_up
 
 __all__ = ["BaseSettings", "Example", "build_tokenizer", "make_base", "supervised_loss", "train_supervised"]
 
@@ -158,9 +158,9 @@ def train_supervised(
     device = next(model.parameters()).device
     model.train()
     for step, examples in enumerate(itertools.islice(batches, steps)):
-        decayed = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, decay_steps or steps))))
+        falling = decay(min(1.0, step / max(1, decay_steps or steps)), "cosine", 0.05)
         for group, peak in peaks:
-            group["lr"] = peak * min(1.0, (step + 1) / max(1, warmup_steps)) * decayed
+            group["lr"] = peak * warm_up(step, warmup_steps) * falling
         input_ids, attention, mask = (tensor.to(device) for tensor in collate_examples(examples, pad_id))
         loss = supervised_loss(model, input_ids, attention, mask)
         for optimizer in optimizers:

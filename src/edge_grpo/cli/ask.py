@@ -9,10 +9,10 @@ from rich.console import Console
 
 from edge_grpo.cli.progress import ProgressBar
 from edge_grpo.config.tree import Config, config_hash
-from edge_grpo.evaluation.store import Answer, Asked, Asker, Draws, answer_all
+from edge_grpo.evaluation.answers import Answer, Draws
+from edge_grpo.evaluation.store import Asked, answer_all, encode, identity_of
 from edge_grpo.evaluation.suite import Benchmark
-from edge_grpo.models.loading import load_policy
-from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.rollout.open import open_sampler
 
 __all__ = ["Answered", "ask"]
 
@@ -43,13 +43,11 @@ def ask(
         kind: what the answers are for: ``eval`` or ``screen``.
         console: where messages go.
     """
-    policy = load_policy(config.model)
-    with Rewards(config.reward) as rewards:
-        asker = Asker(policy, config, draws, rewards)
-        asked = tuple(asker.encode(each) for each in benchmarks)
+    with open_sampler(config) as sampler:
+        asked = tuple(encode(sampler, each, draws) for each in benchmarks)
         model = Path(config.model.path)
         name = model.parent.name if model.name == "final" else model.name
-        identity = asker.identity(asked)
+        identity = identity_of(config, draws, asked)
         folder = Path(out).expanduser() if out else Path("runs") / kind / f"{name}-{config_hash(identity)}"
         for each in asked:
             if each.num_skipped or each.num_over_long or each.num_truncated:
@@ -68,5 +66,5 @@ def ask(
                 shown(done, total)
 
             seen: list[int] = []
-            answers = answer_all(asker, asked, folder, progress=progress)
+            answers = answer_all(sampler, config, draws, asked, folder, identity=identity, progress=progress)
     return Answered(config.model.path, identity, tuple(answers), asked, draws, folder)

@@ -32,8 +32,9 @@ def compare_models(
     Models are evaluated first, as by `edge-grpo eval` with the same options; existing answers are reused.
     """
     from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code
+    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
     from edge_grpo.evaluation.paired import check_alike, compare  # noqa: PLC0415
-    from edge_grpo.evaluation.store import draws_of, read_answers  # noqa: PLC0415
+    from edge_grpo.evaluation.store import read_answers  # noqa: PLC0415
 
     console, path, evaluated = Console(), target(out), []
     for name in (a, b):

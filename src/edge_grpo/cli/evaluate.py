@@ -53,8 +53,8 @@ def evaluate(
     config = config_for(settings, model)
 
     from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
+    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
     from edge_grpo.evaluation.scores import scores_of  # noqa: PLC0415
-    from edge_grpo.evaluation.store import draws_of  # noqa: PLC0415
 
     benchmarks = benchmarks_of(config, suite, data_dir)
     train = _training_problems(config, decontaminate) if decontaminate else {}
@@ -87,12 +87,13 @@ def evaluate(
 def benchmarks_of(config: "Config", suite: str, data_dir: str) -> "Sequence[Benchmark]":
     """What the options name: a suite, a data file, or the held-out problems of the settings."""
     from edge_grpo.data.problems import load_train_eval  # noqa: PLC0415
+    from edge_grpo.evaluation.answers import HELD_OUT  # noqa: PLC0415
     from edge_grpo.evaluation.suite import Benchmark, load_suite  # noqa: PLC0415
 
     if suite:
         return load_suite(suite, config.data, data_dir=data_dir)
     held_out = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[1]
-    return (Benchmark("held-out", config.data.eval_path, held_out.problems, held_out.num_skipped),)
+    return (Benchmark(HELD_OUT, config.data.eval_path, held_out.problems, held_out.num_skipped),)
 
 
 def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:

@@ -40,8 +40,8 @@ def screen(
     config = config_for(settings, model)
 
     from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
+    from edge_grpo.evaluation.answers import training_draws  # noqa: PLC0415
     from edge_grpo.evaluation.pass_rates import in_band, load_rows, parse_band, rates, write_rows  # noqa: PLC0415
-    from edge_grpo.evaluation.store import training_draws  # noqa: PLC0415
 
     band = parse_band(keep_rate)
     benchmark, rows = load_rows(data, config.data)

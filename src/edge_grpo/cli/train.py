@@ -40,7 +40,7 @@ def train(
         result = loop.train(config, display=display)
     if result.signal:
         raise typer.Exit(128 + result.signal)
-    rows = list(RunFolder(result.folder, tensorboard=False).rows())
+    rows = list(RunFolder(result.folder).rows())
     used = parse_tree(RunFolder.read_config(result.folder)[0])
     sampled, held_out = (decoding(part.temperature) for part in (used.rollout, used.eval))
     console.print(summary(rows, sampled=sampled, held_out=held_out))

@@ -19,15 +19,15 @@ import torch
 import edge_grpo
 from edge_grpo.base.digests import digest
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.base.records import Problem
+from edge_grpo.base.records import Problem, Prompt
 from edge_grpo.bundled.make import Example, train_supervised
 from edge_grpo.config.tree import Config, config_hash, load_config, to_tree
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.prompts import encode_problems, encode_text
-from edge_grpo.evaluation.heldout import evaluate_model
+from edge_grpo.evaluation.answers import heldout_draws
+from edge_grpo.evaluation.heldout import evaluate
 from edge_grpo.models.loading import load_policy, stop_token_ids
-from edge_grpo.rewards.builtin import Rewards
-from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.rollout.open import open_sampler
 from edge_grpo.trackers.console import Display
 from edge_grpo.training import loop
 from edge_grpo.training.collect import stream
@@ -281,12 +281,10 @@ def _base(config: Config, folder: str) -> Measured:
 def _test(config: Config, model: str) -> dict[str, Any]:
     """Right or wrong on every validation and every test problem, greedily."""
     _, held_out = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
-    policy = load_policy(replace(config.model, path=model))
-    with Rewards(config.reward) as rewards:
-        result = evaluate_model(
-            policy, held_out.problems, rewards, data=config.data, rollout=config.rollout, settings=config.eval
-        )
-    flags = [answers[0][1].correct for answers in result.answers]
+    with open_sampler(replace(config, model=replace(config.model, path=model))) as sampler:
+        draws = heldout_draws(config)
+        encoded = sampler.encode(held_out.problems, max_new_tokens=draws.max_new_tokens)
+        flags = [answer.correct for answer in evaluate(sampler, encoded.prompts, draws)]
     return {"validation": flags[:_NUM_VALIDATION], "test": flags[_NUM_VALIDATION:]}
 
 
@@ -324,10 +322,10 @@ def _train_sft(config: Config, final: Path) -> None:
     policy = load_policy(config.model)
     loaded, _ = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
     encoded = encode_problems(policy.tokenizer, loaded.problems, config.data)
-    problems = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
+    problems = [Prompt(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
     stop = stop_token_ids(policy, config.rollout.stop)[0]
 
-    def example(item: Prompted) -> Example:
+    def example(item: Prompt) -> Example:
         return Example(item.prompt_ids, (*encode_text(policy.tokenizer, _solution(item.problem)), stop))
 
     def batches() -> Iterator[list[Example]]:

@@ -8,6 +8,7 @@ from edge_grpo.base.settings import settings
 
 __all__ = [
     "BUNDLED",
+    "EngineSettings",
     "EvalSettings",
     "LoraSettings",
     "ModelSettings",
@@ -54,6 +55,13 @@ class ModelSettings:
 
 
 @settings
+class EngineSettings:
+    """What generates tokens. ``hf``: the decode loop in this process, on the policy's own weights."""
+
+    kind: Literal["hf"] = "hf"
+
+
+@settings
 class RolloutSettings:
     """How completions are sampled in training.
 
@@ -70,6 +78,7 @@ class RolloutSettings:
     top_k: int = Field(default=0, ge=0)
     stop: tuple[str, ...] = ()
     max_rows: int = Field(default=256, ge=1)
+    engine: EngineSettings = EngineSettings()
 
 
 @settings

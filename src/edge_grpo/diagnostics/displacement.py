@@ -95,7 +95,7 @@ def _one(policy: Policy, batch: Batch, name: str, config: Config) -> Displacemen
         if arm == "NTHR":
             chosen, wrong = method.selected(scored), scored.mask & (~scored.correct & scored.scorable)[:, None]
             selected, gwhes = float(chosen.sum() / wrong.sum()), _gwhes(policy, batch, config)
-        updater.step(scored, updater.shape(scored), step=0)
+        updater.step(scored, updater.signal(scored), step=0)
         after = updater.score(batch).old_logprobs
         right = scored.correct & scored.scorable
         gain = token_weights.likelihood_change(scored.old_logprobs, after, scored.mask, scored.group, right)

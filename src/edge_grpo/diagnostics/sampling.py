@@ -11,15 +11,10 @@ from edge_grpo.base.records import Group
 from edge_grpo.base.tensors import Batch
 from edge_grpo.config.tree import Config
 from edge_grpo.data.problems import load_train_eval
-from edge_grpo.data.prompts import encode_problems
-from edge_grpo.evaluation.heldout import grader
 from edge_grpo.methods import Grpo
-from edge_grpo.models.loading import check_fit, stop_token_ids
 from edge_grpo.models.policy import Policy
-from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rollout.engine import Sampling
-from edge_grpo.rollout.hf import DecodeEngine
-from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.rollout.open import open_sampler
 from edge_grpo.training.batching import collate
 from edge_grpo.training.collect import Collector, stream
 
@@ -54,25 +49,20 @@ def sample(config: Config, policy: Policy, *, num_problems: int, held_out: bool 
     rollout, seed = config.rollout, config.train.seed
     num_eval = num_problems if held_out else config.eval.size
     problems = load_train_eval(config.data, num_eval=num_eval, seed=config.eval.seed)[held_out].problems
-    encoded = encode_problems(policy.tokenizer, problems, config.data)
-    prompts = [Prompted(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
-    check_fit(policy, encoded.prompt_ids, rollout.max_new_tokens)
-    stop_ids = stop_token_ids(policy, rollout.stop)
-    with Rewards(config.reward) as rewards:
+    with open_sampler(config, policy=policy) as sampler:
+        prompts = sampler.encode(problems, max_new_tokens=rollout.max_new_tokens).prompts
         collector = Collector(
-            engine=DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=rollout.max_rows),
-            grader=grader(policy.tokenizer, rewards),
-            method=Grpo(),
-            tokenizer=policy.tokenizer,
+            sampler,
+            Grpo(),
             sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
             group_size=rollout.group_size,
-            stop_id=stop_ids[0],
             seed=seed,
         )
         items = iter(prompts) if held_out else stream(prompts, seed=seed, start=0)
         count = min(num_problems, len(prompts)) if held_out else num_problems
         groups = collector.collect(items, step=0, num_groups=count).groups
-        return Sampled(groups, tuple(rewards.part_names), tuple(rewards.part_weights), stop_ids[0])
+        grader = sampler.grader
+        return Sampled(groups, tuple(grader.part_names), tuple(grader.part_weights), sampler.stop_id)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.config.tree import Config
 from edge_grpo.diagnostics.sampling import sample, summed_logprobs
+from edge_grpo.evaluation.scores import pass_sizes
 from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
@@ -66,14 +67,12 @@ def report(found: Uplift) -> list[str]:
     """The figures of a measurement, a line each."""
     problems, samples = found.correct.shape
     lines = [f"{problems} problems, {samples} answers each"]
-    k = 1
-    while k <= samples:
+    for k in (1, *pass_sizes(samples)):
         shares = [
             sum(pass_at_k(samples, int(row.sum()), k) for row in flags) / problems
             for flags in (found.correct, found.correct_after)
         ]
         lines.append(f"pass@{k}: {shares[0]:.1%} -> {shares[1]:.1%}")
-        k *= 2
     order = found.before.argsort(dim=-1, descending=True, stable=True)
     right, change = found.correct.gather(-1, order), (found.after - found.before).gather(-1, order)
     for part in torch.arange(samples).chunk(min(_BANDS, samples)):

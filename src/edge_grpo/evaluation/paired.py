@@ -6,9 +6,9 @@ from typing import Any
 
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.config.tree import changes
+from edge_grpo.evaluation.answers import Answer
 from edge_grpo.evaluation.intervals import combined, difference_interval
 from edge_grpo.evaluation.scores import AVERAGES, parts_of, values_of, weights_of
-from edge_grpo.evaluation.store import Answer
 
 __all__ = ["Difference", "Paired", "check_alike", "compare"]
 

@@ -13,7 +13,7 @@ from edge_grpo.base.text import lone_surrogate
 from edge_grpo.data.problems import read_problem
 from edge_grpo.data.readers import load_records
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.evaluation.store import Answer
+from edge_grpo.evaluation.answers import Answer
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.runs.durable import write_whole
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge_grpo.base.records import Verdict
+from edge_grpo.evaluation.answers import GREEDY, SAMPLED, Answer
 from edge_grpo.evaluation.intervals import combined, mean_interval
-from edge_grpo.evaluation.store import GREEDY, SAMPLED, Answer
 from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.rewards.answers.canonical import canonical
 from edge_grpo.rewards.answers.rational import rational
@@ -19,6 +19,7 @@ __all__ = [
     "averages",
     "majority",
     "parts_of",
+    "pass_sizes",
     "scores_of",
     "values_of",
     "weights_of",
@@ -61,7 +62,7 @@ def values_of(answers: Iterable[Answer]) -> dict[str, dict[Name, float]]:
     for answer in answers:
         problems.setdefault((answer.benchmark, answer.problem), []).append(answer)
         most = max(most, answer.number + 1 if answer.decoding == SAMPLED else 0)
-    sizes = sorted({2**j for j in range(1, most.bit_length()) if 2**j <= most} | ({most} if most > 1 else set()))
+    sizes = pass_sizes(most)
     names = ("pass@1/sampled", f"avg@{most}", *(f"pass@{k}" for k in sizes), f"maj@{most}") if most else ()
     found: dict[str, dict[Name, float]] = {name: {} for name in ("pass@1/greedy", *names)}
     for name, own in problems.items():
@@ -78,6 +79,16 @@ def values_of(answers: Iterable[Answer]) -> dict[str, dict[Name, float]]:
                 if k <= len(drawn):
                     found[f"pass@{k}"][name] = pass_at_k(len(drawn), right, k)
     return {metric: values for metric, values in found.items() if values}
+
+
+def pass_sizes(samples: int) -> list[int]:
+    """The k of the reported pass@k: powers of two up to the number of samples, and that number.
+
+    Example:
+        >>> pass_sizes(6), pass_sizes(1)
+        ([2, 4, 6], [])
+    """
+    return sorted({2**j for j in range(1, samples.bit_length())} | ({samples} if samples > 1 else set()))
 
 
 def majority(answers: Sequence[Answer]) -> float:

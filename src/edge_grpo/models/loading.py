@@ -16,16 +16,18 @@ from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.quiet import quiet_failures
 from edge_grpo.base.rng import derive_seed
 from edge_grpo.config.sections import BUNDLED, LoraSettings, ModelSettings
-from edge_grpo.models.policy import Policy, causal
+from edge_grpo.models.policy import Policy
+from edge_grpo.models.scoring import causal
 
 __all__ = [
-    "check_fit",
     "context_length",
     "fingerprint",
     "load_policy",
     "load_tokenizer",
+    "pick_device",
     "resolve",
     "stop_token_ids",
+    "vocabulary_size",
 ]
 
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
@@ -67,7 +69,7 @@ def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0)
             its own that may not be run, or a model of an unsupported kind.
         ConfigError: cuda was asked for and there is none, or no layer fits ``lora.targets``.
     """
-    device = _device(model)
+    device = pick_device(model)
     on_gpu = device.type == "cuda"
     autocast = on_gpu and model.dtype == "auto" and torch.cuda.is_bf16_supported()
     frozen_base = autocast and model.lora.rank > 0  # float32 adapters on a base that is never updated
@@ -87,7 +89,12 @@ def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0)
     return Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast)
 
 
-def _device(model: ModelSettings) -> torch.device:
+def pick_device(model: ModelSettings) -> torch.device:
+    """The device that ``model.device`` means on this machine.
+
+    Raises:
+        ConfigError: cuda was asked for and there is none.
+    """
     if model.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("model.device: 'cuda' was asked for, but PyTorch sees no CUDA device; use 'auto' or 'cpu'")
     return torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -256,24 +263,7 @@ def context_length(policy: Policy) -> int | None:
     return length
 
 
-def check_fit(policy: Policy, prompts: Sequence[tuple[int, ...]], budget: int) -> None:
-    """Refuse prompts that the model cannot hold, which would give nonsense or an index error later.
-
-    Args:
-        policy: the model.
-        prompts: token ids.
-        budget: tokens that may follow a prompt.
-    Raises:
-        ConfigError: a token is not in the model's vocabulary, or prompt and budget exceed its context.
-    """
-    rows = causal(policy.model).get_input_embeddings().weight.shape[0]
-    largest = max((max(ids) for ids in prompts), default=0)
-    if largest >= rows:
-        raise ConfigError(f"model.path: the tokenizer gives token {largest}, the model has {rows}; they do not match")
-    context = context_length(policy)
-    longest = max((len(ids) for ids in prompts), default=0)
-    if context and longest + budget > context:
-        raise ConfigError(
-            f"rollout.max_new_tokens: a prompt of {longest} tokens and {budget} new ones exceed the model's context of "
-            f"{context}; lower it, or data.max_prompt_tokens"
-        )
+def vocabulary_size(policy: Policy) -> int:
+    """Number of tokens that the model has an embedding for."""
+    size: int = causal(policy.model).get_input_embeddings().weight.shape[0]
+    return size

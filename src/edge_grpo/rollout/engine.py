@@ -1,12 +1,11 @@
-"""The Engine protocol: what the loop asks of anything that can sample, and the records it exchanges with it."""
+"""The Engine protocol: what the sampler asks of anything that generates tokens, and the records they exchange."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
-
 from edge_grpo.base.records import Rollout, Segment, Span
+from edge_grpo.models.policy import Policy
 
 __all__ = ["Continuation", "Engine", "Request", "Sampling", "inject"]
 
@@ -66,8 +65,17 @@ class Engine(Protocol):
         """
         ...
 
-    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the policy's weights after an update; does nothing where they are shared."""
+    def sync(self, policy: Policy, version: int) -> None:
+        """Take over the policy's weights; called after a restore and after every update, before anything is sampled.
+
+        Args:
+            policy: holds the weights.
+            version: the number of training steps that made them.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the engine holds; nothing is sampled afterwards."""
         ...
 
 

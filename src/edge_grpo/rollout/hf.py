@@ -13,6 +13,7 @@ from edge_grpo.base.errors import EngineError, TrainingError
 from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.base.rng import uniforms
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.scoring import causal
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
 
 __all__ = ["DecodeEngine", "draw"]
@@ -51,6 +52,8 @@ class DecodeEngine:
         stop_ids: tokens that end a completion; they are part of it.
         pad_id: any valid token id, for the masked left padding of prompts.
         max_rows: how many rows are decoded side by side.
+    Raises:
+        EngineError: there is no stop token, or the model cannot be decoded with a cache.
     """
 
     def __init__(self, policy: Policy, *, stop_ids: Iterable[int], pad_id: int, max_rows: int = 256) -> None:
@@ -63,9 +66,51 @@ class DecodeEngine:
             raise EngineError(
                 "no stop token: the tokenizer and the model's generation config name none; set rollout.stop"
             )
+        self._check()
 
-    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Nothing to do: the policy's weights are these."""
+    @torch.inference_mode()
+    def _check(self) -> None:
+        """Verify on a few tokens that decoding with the cache gives the logits of a full pass.
+
+        Raises:
+            EngineError: it does not, or the family keeps no cache whose rows can be selected.
+        """
+        prompts = ((0, 1, 2), (3, 4))
+        longer = torch.tensor([[*prompts[0], 1]], device=self.policy.device)
+        family = type(causal(self.policy.model)).__name__
+        try:
+            with self.policy.precision():
+                _, cache, attention = self._prefill(prompts)
+                swapped = torch.tensor([1, 0], device=longer.device)
+                cache.batch_select_indices(swapped)
+                attention = torch.cat([attention[swapped], attention.new_ones(2, 1)], dim=-1)
+                output = self.policy.model(
+                    input_ids=longer.new_tensor([[1], [1]]),
+                    attention_mask=attention,
+                    position_ids=attention.sum(-1, keepdim=True) - 1,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                ours = output.logits[1, -1].float()
+                theirs = self.policy.model(input_ids=longer, use_cache=False).logits[0, -1].float()
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise EngineError(
+                f"model.path: {family} cannot be decoded with a cache in this process ({reason}); use a model of a "
+                "plain causal family (Qwen, Llama, Mistral, Gemma, ...)"
+            ) from error
+        tolerance = (1e-3 if self.exact else 5e-2) * float(theirs.abs().max())
+        if not float((ours - theirs).abs().max()) <= tolerance:
+            raise EngineError(
+                f"model.path: {family} gives other logits with a cache than without one, so its samples would not be "
+                "the policy's; use a model of a plain causal family (Qwen, Llama, Mistral, Gemma, ...)"
+            )
+
+    def sync(self, policy: Policy, version: int) -> None:
+        """Nothing to do: the engine samples from the policy's own weights."""
+
+    def close(self) -> None:
+        """Nothing to release."""
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts a request (see :class:`edge_grpo.rollout.engine.Engine`)."""

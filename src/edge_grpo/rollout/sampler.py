@@ -1,20 +1,167 @@
-"""Prompts in, graded completions out."""
+"""Prompts in, graded completions out: one place that encodes, samples and grades, for training and evaluation alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from edge_grpo.base.records import Grade, Problem, Rollout
+from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Grader", "Prompted"]
+from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
+from edge_grpo.data.prompts import check_count, encode_follow_up, encode_problems, encode_text, encode_variants
+from edge_grpo.data.settings import DataSettings
+from edge_grpo.models.policy import Policy
+from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling
 
-Grader = Callable[[Sequence[Problem], Sequence[Rollout]], list[Grade]]
-"""Grades one completion a problem; the text is made from the tokens inside."""
+__all__ = ["Grader", "Prompts", "Sampler"]
+
+
+class Grader(Protocol):
+    """What grades completions: :class:`edge_grpo.rewards.builtin.Rewards`, or a stand-in."""
+
+    @property
+    def part_names(self) -> Sequence[str]:
+        """Names of the reward parts."""
+        ...
+
+    @property
+    def part_weights(self) -> Sequence[float]:
+        """Weight of each part."""
+        ...
+
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
+        """One grade per completion."""
+        ...
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """A problem and the tokens of its prompt; ``variant_ids`` are those of its other wordings."""
+class Prompts:
+    """Encoded problems, and what the rule for over-long prompts did to the others."""
 
-    problem: Problem
-    prompt_ids: tuple[int, ...]
-    variant_ids: tuple[tuple[int, ...], ...] = ()
+    prompts: tuple[Prompt, ...]
+    num_skipped: int = 0
+    num_truncated: int = 0
+
+
+class Sampler:
+    """An engine, a grader and a tokenizer that belong together; :func:`edge_grpo.rollout.open.open_sampler` opens one.
+
+    Args:
+        engine: generates tokens.
+        grader: grades completions.
+        tokenizer: the model's.
+        data: template and rule for over-long prompts.
+        stop_ids: tokens that end a completion; the first one closes injected text.
+        context: tokens that the model can hold; None = no known limit.
+        vocabulary: number of tokens that the model knows; None = unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        grader: Grader,
+        tokenizer: PreTrainedTokenizerBase,
+        data: DataSettings,
+        stop_ids: tuple[int, ...],
+        context: int | None = None,
+        vocabulary: int | None = None,
+    ) -> None:
+        self.engine, self.grader, self.tokenizer, self.data = engine, grader, tokenizer, data
+        self.stop_ids, self.context, self.vocabulary = stop_ids, context, vocabulary
+
+    @property
+    def exact(self) -> bool:
+        """Whether the engine's log-probs are those of the policy (see :class:`edge_grpo.rollout.engine.Engine`)."""
+        return self.engine.exact
+
+    @property
+    def stop_id(self) -> int:
+        """The token that closes injected text; a valid id for padding, too."""
+        return self.stop_ids[0]
+
+    # --- text to tokens -----------------------------------------------------------------------------------------------
+
+    def encode(self, problems: Iterable[Problem], *, max_new_tokens: int, variants: int = 1) -> Prompts:
+        """The prompts of some problems.
+
+        Args:
+            problems: what to encode.
+            max_new_tokens: how many tokens must fit behind each prompt.
+            variants: how many phrasings of each problem are needed; above 1, all of them are encoded.
+        Raises:
+            DataError: a prompt is over-long and may be neither skipped nor cut, or a problem has too few phrasings.
+            ConfigError: the model cannot hold a prompt and its completion, or does not know one of its tokens.
+        """
+        encoded = encode_problems(self.tokenizer, problems, self.data)
+        prompts = []
+        for problem, ids in zip(encoded.problems, encoded.prompt_ids, strict=True):
+            others: tuple[tuple[int, ...], ...] = ()
+            if variants > 1:
+                check_count(problem, variants)
+                others = encode_variants(self.tokenizer, problem, self.data)
+            prompts.append(Prompt(problem, ids, others))
+        self.check_fit([ids for each in prompts for ids in (each.prompt_ids, *each.variant_ids)], max_new_tokens)
+        return Prompts(tuple(prompts), encoded.num_skipped, encoded.num_truncated)
+
+    def check_fit(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> None:
+        """Refuse prompts that the model cannot hold, which would later produce nonsense or an index error.
+
+        Raises:
+            ConfigError: a token is not in the model's vocabulary, or a prompt and its completion exceed the context.
+        """
+        largest = max((max(ids) for ids in prompts), default=0)
+        if self.vocabulary is not None and largest >= self.vocabulary:
+            raise ConfigError(
+                f"model.path: the tokenizer yields token {largest}, but the model has {self.vocabulary}; use the "
+                "tokenizer that belongs to the model"
+            )
+        longest = max((len(ids) for ids in prompts), default=0)
+        if self.context is not None and longest + max_new_tokens > self.context:
+            raise ConfigError(
+                f"rollout.max_new_tokens: a prompt of {longest} tokens and {max_new_tokens} new ones exceed the "
+                f"model's context of {self.context}; lower it, or data.max_prompt_tokens"
+            )
+
+    def encode_text(self, text: str, *, most: int) -> tuple[int, ...]:
+        """Token ids of text to inject; of a huge text only the first ones, but more than ``most``."""
+        return encode_text(self.tokenizer, text, most=most)
+
+    def encode_follow_up(self, text: str) -> tuple[int, ...]:
+        """Token ids of a further user turn behind an answer."""
+        return encode_follow_up(self.tokenizer, text, self.data)
+
+    def texts(self, rollouts: Sequence[Rollout]) -> list[str]:
+        """The text of each completion, without special tokens; for grading and display only."""
+        ids = [list(rollout.completion_ids) for rollout in rollouts]
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return texts
+
+    # --- sampling and grading -----------------------------------------------------------------------------------------
+
+    def sample(
+        self, prompts: Sequence[Prompt], seeds: Sequence[tuple[int, ...]], sampling: Sampling
+    ) -> list[tuple[Row, ...]]:
+        """Graded completions of each prompt, one per seed."""
+        requests = [Request(prompt.prompt_ids, own) for prompt, own in zip(prompts, seeds, strict=True)]
+        sampled = self.engine.sample(requests, sampling)
+        problems = [prompt.problem for prompt, rollouts in zip(prompts, sampled, strict=True) for _ in rollouts]
+        grades = iter(self.grade(problems, [rollout for rollouts in sampled for rollout in rollouts]))
+        return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
+
+    def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
+        """Continue rollouts behind injected tokens; not graded."""
+        return self.engine.resume(continuations, sampling)
+
+    def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
+        """One grade per rollout: the only place where tokens become text to be judged."""
+        return self.grader.grade(problems, self.texts(rollouts), [rollout.finished for rollout in rollouts])
+
+    def sync(self, policy: Policy, version: int) -> None:
+        """Hand the engine the policy's weights, after a restore and after every update.
+
+        Args:
+            policy: holds the weights.
+            version: the number of training steps that made them.
+        """
+        self.engine.sync(policy, version)

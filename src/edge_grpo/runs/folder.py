@@ -1,9 +1,8 @@
-"""A run's folder: configuration, metrics, rollouts, events. Everything can be cut back to a step for resuming."""
+"""A run's folder: configuration, metrics, rollouts, checkpoints. Everything can be cut back to a step for resuming."""
 
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,6 @@ from edge_grpo.base.errors import CheckpointError, ConfigError
 from edge_grpo.base.records import Problem, Row
 from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
-from edge_grpo.trackers.tensorboard import EventFile
 
 __all__ = ["RunFolder", "rollout_rows"]
 
@@ -26,15 +24,13 @@ class RunFolder:
     """The files of one run.
 
     ``config.yaml`` (resolved settings, their hash in the first line), ``metrics.jsonl`` (one object a step),
-    ``rollouts/step_000001.parquet``, ``events/`` (TensorBoard, made from the metrics), ``checkpoints/``, ``final/``.
+    ``rollouts/step_000001.parquet``, ``checkpoints/``, ``final/``; trackers may add files of their own.
     """
 
-    def __init__(self, path: Path, *, tensorboard: bool) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
-        self._tensorboard = tensorboard
-        self._events: EventFile | None = None
         self._lock: IO[str] | None = None
         self.has_lock = True  # False where the file system knows no locks
 
@@ -61,7 +57,7 @@ class RunFolder:
                 path.mkdir(parents=True, exist_ok=True)
             else:
                 path = _next_free(Path("runs"), str(tree["method"].get("kind", "own")))
-            folder = cls(path, tensorboard=bool(tree["run"]["tensorboard"]))
+            folder = cls(path)
             folder.lock()
             try:
                 _refuse_used(path)  # another process may have made a run since the first look
@@ -100,10 +96,7 @@ class RunFolder:
                 raise CheckpointError(f"{self.path}: another process trains in this folder; wait for it") from None
 
     def close(self) -> None:
-        """Close the event file and let other processes in."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        """Let other processes in."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -157,9 +150,6 @@ class RunFolder:
             for file in (self.path / "rollouts").glob("step_*.parquet"):
                 if step is None or int(file.stem.removeprefix("step_")) > step:
                     file.unlink()
-            shutil.rmtree(self.path / "events", ignore_errors=True)
-        for row in kept:
-            self._write_events(row)
         return sorted({*range(1, (step or 0) + 1)} - {row["step"] for row in kept})
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -182,13 +172,16 @@ class RunFolder:
                     "without the figures of its step"
                 )
 
-    def write_metrics(self, row: Mapping[str, float]) -> None:
-        """Append one step's row; non-finite numbers are written as null, which JSON can hold.
+    def write_metrics(self, row: Mapping[str, float]) -> dict[str, float | None]:
+        """Append one step's row; non-finite numbers become null, the only form in which JSON can hold them.
+
+        Returns:
+            the row as it was written.
 
         Raises:
             CheckpointError: the disk is full or not writable, or the lock was deleted.
         """
-        clean = {
+        clean: dict[str, float | None] = {
             name: value if isinstance(value, int) or abs(value) < float("inf") else None for name, value in row.items()
         }
         self.check_lock()
@@ -197,7 +190,7 @@ class RunFolder:
             opened.write(json.dumps(clean) + "\n")
             opened.flush()
             os.fsync(opened.fileno())
-        self._write_events(clean)
+        return clean
 
     def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write all completions of a step as a parquet file.
@@ -224,15 +217,6 @@ class RunFolder:
             flush(draft)
             draft.replace(file)
             flush(folder)
-
-    def _write_events(self, row: Mapping[str, Any]) -> None:
-        if not self._tensorboard:
-            return
-        events = self.path / "events"
-        with saving(events, self.path):
-            if self._events is None:
-                self._events = EventFile(events)
-            self._events.write(row)
 
 
 def rollout_rows(

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table in a terminal, plain lines elsewhere, and a table at the end."""
+"""The console: a live table in a terminal, plain lines elsewhere, and a summary at the end of a run."""
 
 import math
 import time
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_grpo.base.records import Verdict
+from edge_grpo.trackers.base import Tracker
 
 __all__ = ["Display", "LiveDisplay", "PlainDisplay", "Silent", "decoding", "summary"]
 
@@ -31,23 +32,17 @@ _TROUBLE = (Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR)  # named in a line
 
 
 @runtime_checkable
-class Display(Protocol):
-    """Told of what happens; decides how it looks."""
+class Display(Tracker, Protocol):
+    """A tracker for the user's eyes: it also shows messages, and how far the run is."""
 
     def start(self, total: int, done: int, *, max_tokens: int = 0, tokens: int = 0) -> None:
-        """A run begins, or goes on after ``done`` steps with ``tokens`` sampled tokens.
+        """A run starts, or resumes after ``done`` steps with ``tokens`` sampled tokens.
 
         It ends after ``total`` steps, or with ``max_tokens`` tokens (0 = no bound).
         """
 
     def say(self, message: str) -> None:
-        """One line for the person."""
-
-    def row(self, row: Mapping[str, float]) -> None:
-        """A row of metrics was written."""
-
-    def stop(self) -> None:
-        """The run ended, well or not."""
+        """Show one line."""
 
 
 class Silent:
@@ -59,15 +54,18 @@ class Silent:
     def say(self, message: str) -> None:
         """Ignored."""
 
-    def row(self, row: Mapping[str, float]) -> None:
+    def log(self, step: int, row: Mapping[str, float | None]) -> None:
         """Ignored."""
 
-    def stop(self) -> None:
+    def rewind(self, step: int | None) -> None:
+        """Ignored."""
+
+    def close(self) -> None:
         """Ignored."""
 
 
 class PlainDisplay:
-    """One line a step, for logs and pipes."""
+    """One line per step, for logs and pipes."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -81,9 +79,9 @@ class PlainDisplay:
         """Print a line."""
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def row(self, row: Mapping[str, float]) -> None:
-        """Print a row's main figures."""
-        self._pace.row(row)
+    def log(self, step: int, row: Mapping[str, float | None]) -> None:
+        """Print the main figures of a step."""
+        self._pace.advance(step, row)
         figures = [f"step {self._pace}"]
         figures += [f"{title} {form.format(row[name])}" for title, name, form in _COLUMNS[1:] if _known(row, name)]
         if _known(row, "eval/accuracy"):
@@ -93,7 +91,10 @@ class PlainDisplay:
             figures.append(f"left {_clock(left)}")
         self.say("  ".join(figures))
 
-    def stop(self) -> None:
+    def rewind(self, step: int | None) -> None:
+        """Nothing to do: printed lines stay."""
+
+    def close(self) -> None:
         """Nothing to clear away."""
 
 
@@ -102,7 +103,7 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._rows: list[Mapping[str, float]] = []
+        self._rows: list[Mapping[str, Any]] = []
         self._seen: set[str] = set()
         self._pace = _Pace(0, 0, 0, 0)
         self._bar = Progress(
@@ -128,15 +129,18 @@ class LiveDisplay:
         """Print a line above the table."""
         self.console.print(message, markup=False, highlight=False)
 
-    def row(self, row: Mapping[str, float]) -> None:
+    def log(self, step: int, row: Mapping[str, float | None]) -> None:
         """Move the bar and add a line to the table."""
-        self._pace.row(row)
+        self._pace.advance(step, row)
         self._bar.update(self._task, completed=self._pace.share, step=str(self._pace))
         self._seen |= {name for _, name, _ in _COLUMNS if _known(row, name)}
         self._rows = [*self._rows, row][-_SHOWN:]
         self._live.update(Group(self._bar, self._table()))
 
-    def stop(self) -> None:
+    def rewind(self, step: int | None) -> None:
+        """Nothing to do: the table starts with the steps of this process."""
+
+    def close(self) -> None:
         """Leave the last table on the screen."""
         if self._live.is_started:
             self._live.stop()
@@ -153,7 +157,7 @@ class LiveDisplay:
 
 
 class _Pace:
-    """How far a run is, by steps or by sampled tokens, whichever end it sooner; timed in this process."""
+    """How far a run is, by steps or by sampled tokens, whichever ends it sooner; timed in this process."""
 
     def __init__(self, total: int, done: int, max_tokens: int, tokens: float) -> None:
         self._total, self._step, self._max_tokens, self._tokens = total, done, max_tokens, tokens
@@ -164,13 +168,13 @@ class _Pace:
 
     @property
     def share(self) -> float:
-        """Of the run, how much is done."""
+        """The share of the run that is done."""
         by_step = self._step / self._total if self._total else 1.0
         return min(1.0, max(by_step, self._tokens / self._max_tokens if self._max_tokens else 0.0))
 
-    def row(self, row: Mapping[str, float]) -> None:
+    def advance(self, step: int, row: Mapping[str, float | None]) -> None:
         """Count a step."""
-        self._step, self._tokens = int(row["step"]), self._tokens + row.get("tokens", 0)
+        self._step, self._tokens = step, self._tokens + (row.get("tokens") or 0)
 
     def left(self) -> float | None:
         """Seconds to the end, unknown before the first step."""
@@ -178,7 +182,7 @@ class _Pace:
         return (time.monotonic() - self._since) / gained * (1 - self.share) if gained > 0 else None
 
 
-def _known(row: Mapping[str, float], name: str) -> bool:
+def _known(row: Mapping[str, Any], name: str) -> bool:
     """Whether there is a figure to show; a speed of 0 says only that nothing was sampled."""
     value = row.get(name)
     return value is not None and not math.isnan(value) and (value > 0 or name != "time/tokens_per_s")
@@ -240,10 +244,10 @@ def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held
     return table
 
 
-def _interval(row: Mapping[str, float]) -> str:
+def _interval(row: Mapping[str, Any]) -> str:
     return f"{row['eval/accuracy_low']:.1%} - {row['eval/accuracy_high']:.1%}"
 
 
-def _mean(rows: Sequence[Mapping[str, float]], name: str, form: str) -> str:
+def _mean(rows: Sequence[Mapping[str, Any]], name: str, form: str) -> str:
     values = [row[name] for row in rows if _known(row, name)]
     return form.format(sum(values) / len(values)) if values else ""

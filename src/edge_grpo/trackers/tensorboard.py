@@ -4,48 +4,83 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["EventFile"]
+__all__ = ["TensorBoard"]
 
 
-class EventFile:
-    """One TensorBoard file of scalars in a folder, which is made.
+class TensorBoard:
+    """A tracker that keeps the scalars of a run in one event file; made when the first row comes.
 
-    Raises:
-        OSError: the folder cannot be written, here or in any call.
+    Every method raises OSError where the folder cannot be written.
+
+    Args:
+        folder: where the file goes.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: IO[bytes] | None = None
+
+    def log(self, step: int, row: Mapping[str, float | None]) -> None:
+        """Append the figures of a step; None is left out."""
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - slow imports, needed here only
         from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
+
+        if self._file is None:
+            self._file = self._opened()
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if value is not None]
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def rewind(self, step: int | None) -> None:
+        """Drop the events after ``step``, and a last record that a crash cut off; whole or not at all."""
+        from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # noqa: PLC0415
+        from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
-        self._event: Any = Event
-        self._summary: Any = Summary
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / f"events.out.tfevents.{time.time():010.0f}").open("wb")
-        self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of a row at its ``step``; None is left out."""
-        values = [
-            self._summary.Value(tag=name, simple_value=value)
-            for name, value in row.items()
-            if name != "step" and value is not None
-        ]
-        self._write(step=row["step"], summary=self._summary(value=values))
+        self.close()
+        for file in self._files():
+            if step is None:
+                file.unlink()
+                continue
+            draft = self.folder / ".draft"
+            with draft.open("wb") as opened:
+                records = RecordWriter(opened)
+                for record in RawEventFileLoader(str(file)).Load():
+                    if Event.FromString(record).step <= step:
+                        records.write(record)
+                records.flush()
+            draft.replace(file)
 
     def close(self) -> None:
         """Close the file; everything is written already."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-    def _write(self, **fields: Any) -> None:
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("events.out.tfevents.*"))
+
+    def _opened(self) -> IO[bytes]:
+        """The event file, at its end; a new one starts with its version."""
+        from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
+
+        if files := self._files():
+            return files[-1].open("ab")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self.folder / f"events.out.tfevents.{time.time():010.0f}").open("wb")
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        return self._file
+
+    def _write(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+
+        assert self._file is not None, "opened by the caller"
         try:
-            self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+            RecordWriter(self._file).write(event.SerializeToString())
             self._file.flush()
         except OSError:
             with suppress(OSError):  # what is left in its buffer cannot be written either
                 self._file.close()
+            self._file = None
             raise

@@ -17,14 +17,14 @@ from torch.optim import AdamW
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
 
-__all__ = ["SUMS", "Progress", "latest", "load", "prune", "read_progress", "save", "verify"]
+__all__ = ["SUMS", "RunState", "latest", "load", "prune", "read_state", "save", "verify"]
 
 SUMS = "SHA256SUMS"
 _FILES = ("optimizer.safetensors", "progress.json", "weights.safetensors")
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunState:
     """Where a run stands: steps done, prompts used up, tokens sampled, updates skipped for bad gradients in a row.
 
     ``num_threads`` is recorded because sums over threads depend on it; ``device`` because GPU and CPU differ.
@@ -38,32 +38,32 @@ class Progress:
     device: str
 
 
-def save(folder: Path, progress: Progress, trained: Mapping[str, nn.Parameter], optimizer: AdamW, *, keep: int) -> Path:
+def save(folder: Path, state: RunState, trained: Mapping[str, nn.Parameter], optimizer: AdamW, *, keep: int) -> Path:
     """Write ``folder/step_000012`` so that it is either whole or not there, then delete all but the newest ``keep``.
 
     ``SHA256SUMS`` beside the files is in the format of the tool ``sha256sum``, which can check it.
 
     Args:
         folder: the run's ``checkpoints``.
-        progress: where the run stands.
+        state: where the run stands.
         trained: the trained parameters by name; frozen weights come from the model's own folder again.
         optimizer: whose moments are saved per parameter.
         keep: how many checkpoints to keep.
     Raises:
         CheckpointError: the disk is full or not writable.
     """
-    final = folder / f"step_{progress.step:06d}"
+    final = folder / f"step_{state.step:06d}"
     if final.is_dir():  # the state before a step is the same whenever it is saved
         verify(final)
         return final
-    draft = folder / f".draft_{progress.step:06d}"
+    draft = folder / f".draft_{state.step:06d}"
     with saving(final, folder.parent):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         weights = {name: weight.detach().contiguous() for name, weight in trained.items()}
         save_file(weights, draft / "weights.safetensors")
         save_file(_moments(trained, optimizer), draft / "optimizer.safetensors")
-        (draft / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+        (draft / "progress.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
         (draft / SUMS).write_text(_sums(draft))
         flush_tree(draft)
         draft.rename(final)
@@ -108,13 +108,13 @@ def verify(checkpoint: Path) -> None:
         raise _damaged(checkpoint, fault)
 
 
-def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> Progress:
+def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> RunState:
     """Put weights and moments back in place, bit for bit; every byte is checked first.
 
     Raises:
         CheckpointError: a file is missing or damaged, or does not belong to this model.
     """
-    progress = read_progress(checkpoint)
+    state = read_state(checkpoint)
     try:
         weights = load_file(checkpoint / "weights.safetensors")
         moments = load_file(checkpoint / "optimizer.safetensors")
@@ -129,17 +129,17 @@ def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW
     with torch.no_grad():
         for name, weight in trained.items():
             weight.copy_(weights[name])
-            state = {
+            own = {
                 key: moments[f"{name}:{key}"].to(weight.device if key != "step" else "cpu")
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{name}:{key}" in moments
             }
-            if state:
-                optimizer.state[weight] = state
-    return progress
+            if own:
+                optimizer.state[weight] = own
+    return state
 
 
-def read_progress(checkpoint: Path) -> Progress:
+def read_state(checkpoint: Path) -> RunState:
     """Where the run stood; every byte of the checkpoint is checked first.
 
     Raises:
@@ -147,7 +147,7 @@ def read_progress(checkpoint: Path) -> Progress:
     """
     verify(checkpoint)
     try:
-        return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+        return RunState(**json.loads((checkpoint / "progress.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(checkpoint, str(error)) from error
 

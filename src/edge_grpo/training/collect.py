@@ -7,13 +7,12 @@ from typing import TypeVar
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import Metrics, mean_of, share
-from edge_grpo.base.records import Group, Rollout, Row, Segment, Strategy, Verdict
+from edge_grpo.base.records import Group, Prompt, Rollout, Row, Segment, Strategy, Verdict
 from edge_grpo.base.rng import derive_seed, python_random
-from edge_grpo.data.prompts import Tokenizer, draw_variants, encode_follow_up, encode_text, wordings
-from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.prompts import draw_variants, wordings
 from edge_grpo.methods.base import Ask, Method, Repair, TopUp
-from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling, inject
-from edge_grpo.rollout.sampler import Grader, Prompted
+from edge_grpo.rollout.engine import Continuation, Sampling, inject
+from edge_grpo.rollout.sampler import Sampler
 
 __all__ = ["Collected", "Collector", "describe", "stream", "take"]
 
@@ -42,48 +41,22 @@ def stream(items: Sequence[T], *, seed: int, start: int) -> Iterator[T]:
 
 
 class Collector:
-    """Makes the groups of a step as the method wishes; holds nothing that changes between steps.
+    """Makes the groups of a step as the method asks; keeps no state between steps.
 
     Args:
-        engine: samples and continues.
-        grader: grades completions.
-        method: asked for corrections and revisions (``plan``), wordings (``num_variants``) and whether groups are
+        sampler: encodes, samples, continues and grades.
+        method: asked for corrections and revisions (``plan``), variants (``num_variants``) and whether groups are
             useful (``dynamic_sampling``).
-        tokenizer: for injected text and further turns alone.
-        data: the prompt template, for further turns.
         sampling: how to draw.
-        group_size: completions a prompt.
-        stop_id: the token that closes injected text.
+        group_size: completions per prompt.
         seed: the run's.
-        context: tokens that the model can hold; None = no limit known.
     """
 
-    def __init__(
-        self,
-        *,
-        engine: Engine,
-        grader: Grader,
-        method: Method,
-        tokenizer: Tokenizer,
-        sampling: Sampling,
-        group_size: int,
-        stop_id: int,
-        seed: int,
-        data: DataSettings | None = None,
-        context: int | None = None,
-    ) -> None:
-        self.engine = engine
-        self.grader = grader
-        self.method = method
-        self.tokenizer = tokenizer
-        self.sampling = sampling
-        self.group_size = group_size
-        self.stop_id = stop_id
-        self.seed = seed
-        self.data = data or DataSettings()
-        self.context = context
+    def __init__(self, sampler: Sampler, method: Method, *, sampling: Sampling, group_size: int, seed: int) -> None:
+        self.sampler, self.method = sampler, method
+        self.sampling, self.group_size, self.seed = sampling, group_size, seed
 
-    def collect(self, problems: Iterator[Prompted], *, step: int, num_groups: int) -> Collected:
+    def collect(self, problems: Iterator[Prompt], *, step: int, num_groups: int) -> Collected:
         """The groups of one step.
 
         Args:
@@ -124,7 +97,7 @@ class Collector:
         return any(map(self.method.useful, (replace(family[0], rows=tuple(answers)), *revisions)))
 
     def _round(
-        self, prompted: list[Prompted], step: int, number: int, asked: int
+        self, prompted: list[Prompt], step: int, number: int, asked: int
     ) -> tuple[list[list[Group]], Counter[str]]:
         """Sample and grade a group a prompt, then do what the method plans; counts what had to be skipped.
 
@@ -141,7 +114,7 @@ class Collector:
             for j in range(self.group_size)
         ]
         shares = [tuple(seeds[i * self.group_size :][: self.group_size]) for i in range(len(drawn))]
-        sampled = self._sample([item for *_, item in drawn], shares)
+        sampled = self.sampler.sample([item for *_, item in drawn], shares, self.sampling)
         groups = [
             Group(item.problem, tuple(replace(row, source=variant) for row in rows), family=family, variant=variant)
             for (family, variant, item), rows in zip(drawn, sampled, strict=True)
@@ -168,40 +141,32 @@ class Collector:
             families.setdefault(group.family, []).append(group)
         return list(families.values()), skipped
 
-    def _wordings(self, item: Prompted, path: tuple[int, int, int]) -> list[Prompted]:
+    def _wordings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
         """The wordings to sample from: the question's own, or as many as the method wants, drawn at random."""
         if self.method.num_variants == 1:
             return [item]
         texts = zip(wordings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
         rng = python_random(self.seed, "variants", *path)
         drawn = draw_variants(item.problem, list(texts), self.method.num_variants, rng)
-        return [Prompted(replace(item.problem, prompt=text), ids) for text, ids in drawn]
-
-    def _sample(self, prompted: Sequence[Prompted], seeds: Sequence[tuple[int, ...]]) -> list[tuple[Row, ...]]:
-        """Graded completions of each prompt, one a seed."""
-        requests = [Request(item.prompt_ids, own) for item, own in zip(prompted, seeds, strict=True)]
-        sampled = self.engine.sample(requests, self.sampling)
-        problems = [item.problem for item, rollouts in zip(prompted, sampled, strict=True) for _ in rollouts]
-        grades = iter(self.grader(problems, [rollout for rollouts in sampled for rollout in rollouts]))
-        return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
+        return [Prompt(replace(item.problem, prompt=text), ids) for text, ids in drawn]
 
     def _revise(self, groups: Sequence[Group], asks: Sequence[Ask], path: tuple[int, int, int]) -> list[Group]:
         """Sample the revisions that a method asks for, a group of layer 2 each; too long prompts are left out."""
-        fitting: list[tuple[Ask, Prompted]] = []
+        fitting: list[tuple[Ask, Prompt]] = []
         for ask in asks:
             group = groups[ask.group]
             rollout = group.rows[ask.row].rollout
             answer = rollout.completion_ids[: -1 if rollout.finished else None]
-            ids = (*rollout.prompt_ids, *answer, *encode_follow_up(self.tokenizer, ask.phrase, self.data))
-            if self.context is None or len(ids) + self.sampling.max_new_tokens <= self.context:
-                fitting.append((ask, Prompted(group.problem, ids)))
+            ids = (*rollout.prompt_ids, *answer, *self.sampler.encode_follow_up(ask.phrase))
+            if self.sampler.context is None or len(ids) + self.sampling.max_new_tokens <= self.sampler.context:
+                fitting.append((ask, Prompt(group.problem, ids)))
         if not fitting:
             return []
         seeds = [
             tuple(derive_seed(self.seed, "revise", *path, ask.group, ask.row, j) for j in range(ask.count))
             for ask, _ in fitting
         ]
-        sampled = self._sample([item for _, item in fitting], seeds)
+        sampled = self.sampler.sample([item for _, item in fitting], seeds, self.sampling)
         return [
             replace(groups[ask.group], rows=rows, layer=2, parent=ask.row)
             for (ask, _), rows in zip(fitting, sampled, strict=True)
@@ -215,23 +180,23 @@ class Collector:
         to_continue: list[tuple[Repair, Continuation]] = []
         for wish in wishes:
             rollout = groups[wish.group].rows[wish.row].rollout
-            ids = encode_text(self.tokenizer, wish.text, most=self.sampling.max_new_tokens + wish.budget)
+            ids = self.sampler.encode_text(wish.text, most=self.sampling.max_new_tokens + wish.budget)
             if wish.strategy is Strategy.REFLECT:
                 if len(ids) < wish.budget:
                     seed = derive_seed(self.seed, "continue", *path, wish.group, wish.row)
                     to_continue.append((wish, Continuation(rollout, ids, wish.budget, seed)))
             elif wish.strategy is Strategy.ANSWER:
                 if len(ids) + 1 <= wish.budget:
-                    edited[wish.group, wish.row] = inject(rollout, (*ids, self.stop_id), finished=True)
+                    edited[wish.group, wish.row] = inject(rollout, (*ids, self.sampler.stop_id), finished=True)
             elif ids and len(ids) + 1 <= self.sampling.max_new_tokens + wish.budget:
                 empty = Rollout(rollout.prompt_ids, (), finished=False)
-                edited[wish.group, wish.row] = inject(empty, (*ids, self.stop_id), finished=True)
+                edited[wish.group, wish.row] = inject(empty, (*ids, self.sampler.stop_id), finished=True)
         if to_continue:
-            continued = self.engine.resume([item for _, item in to_continue], self.sampling)
+            continued = self.sampler.resume([item for _, item in to_continue], self.sampling)
             edited |= {(w.group, w.row): rollout for (w, _), rollout in zip(to_continue, continued, strict=True)}
         if not edited:
             return groups, 0
-        grades = self.grader([groups[g].problem for g, _ in edited], list(edited.values()))
+        grades = self.sampler.grade([groups[g].problem for g, _ in edited], list(edited.values()))
         strategy = {(wish.group, wish.row): wish.strategy for wish in wishes}
         rows = [list(group.rows) for group in groups]
         for (g, i), grade in zip(edited, grades, strict=True):

@@ -1,4 +1,4 @@
-"""The loop: collect, score, shape, update, and write down; stop and go on anywhere without a trace."""
+"""The training loop: collect, prepare, learn, log; a run can be stopped anywhere and resumed without a trace."""
 
 import math
 import time
@@ -13,14 +13,19 @@ from pydantic import TypeAdapter
 
 from edge_grpo.base.errors import CheckpointError, ConfigError
 from edge_grpo.base.interrupt import Interruption, StepDropped
+from edge_grpo.base.metrics import means
 from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree, to_yaml
 from edge_grpo.methods.base import Method
-from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.models.loading import load_policy
+from edge_grpo.rollout.engine import Engine
+from edge_grpo.rollout.open import open_sampler
 from edge_grpo.runs.durable import saving
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.console import Display, Silent, decoding
-from edge_grpo.training import checkpoint
-from edge_grpo.training.session import Session, is_final_of
+from edge_grpo.trackers.open import open_trackers
+from edge_grpo.training.journal import Journal, finished
+from edge_grpo.training.session import Session
+from edge_grpo.training.source import open_source
 from edge_grpo.training.update import is_over
 
 __all__ = ["Result", "resume", "train"]
@@ -37,13 +42,16 @@ class Result:
     signal: int = 0
 
 
-def train(config: Config, *, method: Method | None = None, display: Display | None = None) -> Result:
+def train(
+    config: Config, *, method: Method | None = None, display: Display | None = None, engine: Engine | None = None
+) -> Result:
     """Train a model and leave a run folder behind.
 
     Args:
         config: the settings, from :func:`edge_grpo.config.tree.load_config`. Local paths are kept as absolute ones.
         method: a method of your own, in place of ``config.method``.
-        display: who is told of progress; None = nobody.
+        display: shows progress; None = nothing is shown.
+        engine: your own engine, in place of ``rollout.engine``; you open and close it.
     Raises:
         EdgeGrpoError: one of its kinds, with a message for the user.
     """
@@ -53,14 +61,19 @@ def train(config: Config, *, method: Method | None = None, display: Display | No
     folder = RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
     with closing(folder):
         try:
-            return _run(config, method or config.method, folder, display or Silent())
+            return _run(config, method or config.method, folder, display or Silent(), engine)
         except BaseException:  # a signal while the model is loaded, too
             folder.discard_unstarted()
             raise
 
 
 def resume(
-    path: str | Path, config: Config | None = None, *, method: Method | None = None, display: Display | None = None
+    path: str | Path,
+    config: Config | None = None,
+    *,
+    method: Method | None = None,
+    display: Display | None = None,
+    engine: Engine | None = None,
 ) -> Result:
     """Go on with a run from its last checkpoint, or from its start if it has none; bit for bit on a CPU.
 
@@ -68,7 +81,8 @@ def resume(
         path: the run folder.
         config: settings asked for now; only ``train.steps`` and ``train.max_tokens`` may differ, and only upwards.
         method: the method object, if the run was started with one.
-        display: who is told of progress.
+        display: shows progress.
+        engine: your own engine, if the run was started with one.
     Raises:
         CheckpointError: no run there, its configuration was edited, or another setting was asked for.
     """
@@ -97,13 +111,13 @@ def resume(
     for name, (was, asked) in bounds.items():
         if _height(name, asked) < _height(name, was):
             raise CheckpointError(f"--resume: {name} was {was}, asked for {asked}; it may only be raised")
-    folder = RunFolder(root, tensorboard=config.run.tensorboard)
+    folder = RunFolder(root)
     with closing(folder):
         with saving(root, root):
             folder.lock()
             if bounds:
                 folder.write_config(to_yaml(new), config_hash(new))
-        return _run(config, method or config.method, folder, display)
+        return _run(config, method or config.method, folder, display, engine)
 
 
 def _height(name: str, bound: int) -> float:
@@ -129,44 +143,68 @@ def _legend(config: Config, *, evaluated: bool) -> Iterator[str]:
         yield "right or wrong: 'correct' of reward.function, else the built-in check of the last \\boxed{}"
 
 
-def _run(config: Config, method: Method, folder: RunFolder, display: Display) -> Result:
+def _run(config: Config, method: Method, folder: RunFolder, display: Display, engine: Engine | None) -> Result:
     """One run from where it stands to its end, or to a signal."""
-    newest = checkpoint.latest(folder.checkpoints)
-    if newest and folder.final.exists():
-        done = checkpoint.read_progress(newest)
-        if is_over(config.train, done.step, done.tokens) and is_final_of(folder, done):
-            reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
-            bounds = " and ".join(compress(_BOUNDS, reached))
-            display.say(f"{folder.path} is finished ({done.step} steps); raise {bounds} to train on")
-            return Result(folder.path, done.step)
+    done = finished(folder)
+    if done and is_over(config.train, done.step, done.tokens):
+        reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
+        bounds = " and ".join(compress(_BOUNDS, reached))
+        display.say(f"{folder.path} is finished ({done.step} steps); raise {bounds} to train on")
+        return Result(folder.path, done.step)
     if not folder.has_lock:
-        display.say(f"{folder.path}: this file system knows no locks; start no second run in this folder")
+        display.say(f"{folder.path}: this file system does not support locks; do not start a second run in this folder")
     with ExitStack() as stack:
-        stack.callback(display.stop)
-        session = Session(config, method, folder, display, stack.enter_context(Rewards(config.reward)))
-        step = session.restore(newest)
+        trackers = [stack.enter_context(closing(each)) for each in open_trackers(config.run, folder.path)]
+        stack.callback(display.close)
+        policy = load_policy(config.model, reference=method.uses_reference, seed=config.train.seed)
+        sampler = stack.enter_context(open_sampler(config, policy=policy, engine=engine))
+        source, held_out = open_source(config, method, sampler, display.say)
+        session = Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)
+        journal = Journal(folder, trackers, display)
+        journal.restore(session)
         stop = stack.enter_context(Interruption())
-        display.start(config.train.steps, step, max_tokens=config.train.max_tokens, tokens=session.tokens)
-        for line in _legend(config, evaluated=bool(session.held_out)):
+        display.start(config.train.steps, session.step, max_tokens=config.train.max_tokens, tokens=session.tokens)
+        for line in _legend(config, evaluated=bool(held_out)):
             display.say(line)
         try:
-            if step == 0 and session.evaluation_is_due(0) and not any(folder.rows()):
-                with stop.droppable():
-                    row = {"step": 0, **session.evaluate()}
-                session.write(row)
-            while not session.is_over(step):
-                with stop.droppable():
-                    began = time.monotonic()
-                    collected = session.collect(step)
-                    shaped = session.shape(collected)
-                session.take_step(step, collected, shaped, began)
-                step += 1
-                if step % config.train.checkpoint_every == 0 or session.is_over(step):
-                    session.save(step)
+            _train(session, journal, stop)
         except StepDropped:
-            session.save(step)
-            display.stop()
-            display.say(f"stopped before step {step + 1}; go on with: edge-grpo train --resume {folder.path}")
-            return Result(folder.path, step, stop.signal)
-        session.finish(step)
-        return Result(folder.path, step)
+            journal.save(session)
+            display.close()
+            display.say(f"stopped before step {session.step + 1}; resume with: edge-grpo train --resume {folder.path}")
+            return Result(folder.path, session.step, stop.signal)
+        journal.finish(session)
+        return Result(folder.path, session.step)
+
+
+def _train(session: Session, journal: Journal, stop: Interruption) -> None:
+    """Step after step to the end of the run.
+
+    Raises:
+        StepDropped: a signal came; of the step under way nothing has changed.
+    """
+    config = session.config
+    if session.step == 0 and session.evaluation_is_due and not any(journal.folder.rows()):
+        with stop.droppable():
+            row = session.evaluate()
+        journal.log(0, row)
+    while not session.is_over:
+        with stop.droppable():
+            began = time.monotonic()
+            collected = session.collect()
+            lesson = session.prepare(collected)
+        prepared = time.monotonic()
+        row = means(session.learn(collected, lesson))
+        ended = time.monotonic()
+        row |= {
+            "time/step_s": ended - began,
+            "time/update_s": ended - prepared,
+            "time/tokens_per_s": row["tokens"] / (ended - began),
+        }
+        if session.evaluation_is_due:
+            row |= session.evaluate()
+        if lesson and config.run.rollouts:
+            journal.write_rollouts(session, lesson)
+        journal.log(session.step, row)
+        if session.step % config.train.checkpoint_every == 0 or session.is_over:
+            journal.save(session)

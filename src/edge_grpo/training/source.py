@@ -1,24 +1,140 @@
-"""Stored pairs -> groups: the source of a step for methods that learn from preferences. Nothing is sampled."""
+"""Where the groups of a step come from: sampled from problems, or stored as preference pairs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from edge_grpo.data.pairs import EncodedPair, pair_group
-from edge_grpo.training.collect import Collected, take
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.records import Prompt
+from edge_grpo.config.tree import Config
+from edge_grpo.data.pairs import EncodedPair, encode_pairs, load_pairs, pair_group
+from edge_grpo.data.problems import load_train_eval
+from edge_grpo.methods.base import Method
+from edge_grpo.rollout.engine import Sampling
+from edge_grpo.rollout.sampler import Sampler
+from edge_grpo.training.collect import Collected, Collector, stream, take
 
-__all__ = ["StoredPairs"]
+__all__ = ["SampledGroups", "Source", "StoredPairs", "open_source"]
+
+Say = Callable[[str], None]
 
 
+class Source(Protocol):
+    """Gives the groups of a step; has no state, so the same step at the same position gives the same groups."""
+
+    @property
+    def num_items(self) -> int:
+        """Problems or pairs to train on."""
+        ...
+
+    def groups(self, step: int, cursor: int) -> Collected:
+        """The groups of a step, taken from position ``cursor`` of the data on."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampledGroups:
+    """Groups sampled from problems, corrected and topped up as the method asks."""
+
+    collector: Collector
+    prompts: Sequence[Prompt]
+    num_groups: int
+
+    @property
+    def num_items(self) -> int:
+        """Problems to train on."""
+        return len(self.prompts)
+
+    def groups(self, step: int, cursor: int) -> Collected:
+        """Sample ``num_groups`` families."""
+        items = stream(self.prompts, seed=self.collector.seed, start=cursor)
+        return self.collector.collect(items, step=step, num_groups=self.num_groups)
+
+
+@dataclass(frozen=True)
 class StoredPairs:
-    """Takes the place of the collector where ``data.pairs`` is set.
+    """Groups of two stored answers, the chosen one right and the rejected one wrong; nothing is sampled."""
+
+    pairs: Sequence[EncodedPair]
+    num_groups: int
+    stop_id: int
+    seed: int
+
+    @property
+    def num_items(self) -> int:
+        """Pairs to train on."""
+        return len(self.pairs)
+
+    def groups(self, step: int, cursor: int) -> Collected:  # noqa: ARG002 - pairs do not depend on it
+        """The next ``num_groups`` pairs."""
+        taken = take(stream(self.pairs, seed=self.seed, start=cursor), self.num_groups)
+        groups = tuple(pair_group(pair, stop_id=self.stop_id) for pair in taken)
+        return Collected(groups, self.num_groups, {"tokens": (0.0, 1.0)})
+
+
+def open_source(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
+    """The source of a run, and its held-out problems (none if nothing is ever evaluated).
 
     Args:
-        stop_id: the token that ends an answer.
+        config: the settings.
+        method: asked for variants, corrections and whether it learns from stored pairs.
+        sampler: the run's.
+        say: shows a line about data that was left out.
+    Raises:
+        DataError: a file, row or field is missing or unusable, or nothing is left to train on.
+        ConfigError: the method does not learn from stored pairs, or the model cannot hold the data.
     """
+    open_own = _open_pairs if config.data.pairs else _open_problems
+    return open_own(config, method, sampler, say)
 
-    def __init__(self, *, stop_id: int) -> None:
-        self.stop_id = stop_id
 
-    def collect(self, pairs: Iterator[EncodedPair], *, num_groups: int) -> Collected:
-        """The next ``num_groups`` pairs, a group of two rows each."""
-        groups = tuple(pair_group(pair, stop_id=self.stop_id) for pair in take(pairs, num_groups))
-        return Collected(groups, num_groups, {"tokens": (0.0, 1.0)})
+def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
+    prompts, held_out = _load_problems(config, sampler, say, variants=method.num_variants)
+    if not prompts:
+        raise DataError("no training problem is left; look at data.max_prompt_tokens and data.bad_rows")
+    rollout = config.rollout
+    collector = Collector(
+        sampler,
+        method,
+        sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
+        group_size=rollout.group_size,
+        seed=config.train.seed,
+    )
+    return SampledGroups(collector, prompts, rollout.prompts_per_step), held_out
+
+
+def _open_pairs(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
+    """Stored pairs; problems, if there are any, are only evaluated on."""
+    data, budget = config.data, config.rollout.max_new_tokens
+    if not method.learns_from_pairs:
+        raise ConfigError("data.pairs: this method learns from its own samples; leave it empty, or set method=rpo")
+    loaded = load_pairs(data.pairs, data.pair_fields, split=data.pairs_split, bad_rows=data.bad_rows)
+    encoded = encode_pairs(sampler.tokenizer, loaded.pairs, data, stop_id=sampler.stop_id, max_new_tokens=budget)
+    _tell(say, "pairs", loaded.num_skipped, encoded.num_skipped, encoded.num_truncated)
+    held_out: tuple[Prompt, ...] = ()
+    if data.path or data.eval_path:
+        held_out = _load_problems(config, sampler, say)[1]
+    else:
+        say("no data.eval_path: nothing is evaluated; watch rewards/accuracies and rewards/margins")
+    sampler.check_fit([pair.prompt_ids for pair in encoded.pairs], budget)
+    return StoredPairs(encoded.pairs, config.rollout.prompts_per_step, sampler.stop_id, config.train.seed), held_out
+
+
+def _load_problems(
+    config: Config, sampler: Sampler, say: Say, *, variants: int = 1
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Problems to train on and held-out ones; only the former need variants."""
+    held_out = config.eval
+    num_eval = held_out.size if held_out.every or held_out.at_start or held_out.at_end else 0
+    loaded = load_train_eval(config.data, num_eval=num_eval, seed=held_out.seed)
+    sides = []
+    for name, side, needed in zip(("training data", "held-out data"), loaded, (variants, 1), strict=True):
+        encoded = sampler.encode(side.problems, max_new_tokens=config.rollout.max_new_tokens, variants=needed)
+        _tell(say, name, side.num_skipped, encoded.num_skipped, encoded.num_truncated)
+        sides.append(encoded.prompts)
+    return sides[0], sides[1]
+
+
+def _tell(say: Say, name: str, bad: int, over_long: int, cut: int) -> None:
+    if bad or over_long or cut:
+        say(f"{name}: {bad} bad rows skipped, {over_long} over-long prompts skipped, {cut} cut")

@@ -1,6 +1,5 @@
 """From groups to new weights: score, shape, and take optimizer updates whose gradient no batching can change."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -19,29 +18,9 @@ from edge_grpo.methods.base import Method
 from edge_grpo.models.policy import Policy
 from edge_grpo.training.batching import group_micro_batches, loss_inputs, micro_batches, mini_batches, scored
 from edge_grpo.training.distributed import World
+from edge_grpo.training.schedule import learning_rate
 
-__all__ = ["Updater", "describe_scores", "is_over", "learning_rate", "make_optimizer"]
-
-
-def learning_rate(step: int, train: TrainSettings, *, tokens: int = 0) -> float:
-    r"""The rate of a step (counted from 0) before which ``tokens`` tokens were sampled.
-
-    .. math:: \eta_s = \eta \cdot \min(1, (s + 1) / w) \cdot (f + (1 - f)\,d(x)), \qquad
-        x = \max\{(s - w) / (S - w),\; n / N\}
-
-    with d(x) = 1, 1 - x or (1 + cos(pi x)) / 2; w warm-up steps, S all steps, n of N tokens where these are bounded, f
-    the final share.
-
-    Example:
-        >>> [learning_rate(s, TrainSettings(steps=4, learning_rate=1.0)) for s in range(4)]
-        [1.0, 0.75, 0.5, 0.25]
-    """
-    rise = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
-    x = max(0, step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
-    if train.max_tokens:
-        x = max(x, min(1.0, tokens / train.max_tokens))
-    down = {"constant": 1.0, "linear": 1.0 - x, "cosine": (1.0 + math.cos(math.pi * x)) / 2}[train.schedule]
-    return train.learning_rate * rise * (train.final_learning_rate + (1.0 - train.final_learning_rate) * down)
+__all__ = ["Updater", "describe_scores", "is_over", "make_optimizer"]
 
 
 def is_over(train: TrainSettings, step: int, tokens: int) -> bool:
@@ -158,8 +137,8 @@ class Updater:
             scores[rows, :width] = part
         return scores
 
-    def shape(self, batch: Scored) -> Signal:
-        """The method's signal, made without gradient."""
+    def signal(self, batch: Scored) -> Signal:
+        """The method's signal, computed without gradient."""
         with torch.no_grad():
             return self.method.signal(batch)
 

@@ -63,7 +63,7 @@ def hopeless(curve: Sequence[tuple[int, float]], others: Sequence[Sequence[tuple
 
 def curve_of(run: Path) -> tuple[tuple[int, float], ...]:
     """Held-out accuracy of a run so far, as (step, accuracy)."""
-    rows = RunFolder(run, tensorboard=False).rows()
+    rows = RunFolder(run).rows()
     return tuple((row["step"], float(row[_ACCURACY])) for row in rows if row.get(_ACCURACY) is not None)
 
 

@@ -23,11 +23,11 @@ from edge_grpo.base.errors import ConfigError, EdgeGrpoError
 from edge_grpo.base.interrupt import terminable
 from edge_grpo.config.tree import Config, load_config
 from edge_grpo.data import arithmetic
+from edge_grpo.evaluation.answers import draws_of
 from edge_grpo.evaluation.scores import scores_of
-from edge_grpo.evaluation.store import Asker, answer_all, draws_of
+from edge_grpo.evaluation.store import answer_all, encode
 from edge_grpo.evaluation.suite import Benchmark, load_suite
-from edge_grpo.models.loading import load_policy
-from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.rollout.open import open_sampler
 from edge_grpo.runs.durable import remove_tree, take_lock, write_whole
 from edge_grpo.training import loop
 from edge_grpo.tune.space import Objective, shown
@@ -94,16 +94,11 @@ def run(folder: Path) -> int:
 def _parts(config: Config, objective: Objective, folder: Path) -> dict[str, float]:
     """The score of each part, as `edge-grpo eval` has it."""
     draws = replace(draws_of(config, objective.samples), greedy=not objective.samples)
-    with Rewards(config.reward) as rewards:
-        asker = Asker(load_policy(config.model), config, draws, rewards)
-        asked = [asker.encode(each) for each in benchmarks_of(objective, config)]
-        answers = answer_all(asker, asked, folder / _ANSWERS, progress=_unseen)
+    with open_sampler(config) as sampler:
+        asked = [encode(sampler, each, draws) for each in benchmarks_of(objective, config)]
+        answers = answer_all(sampler, config, draws, asked, folder / _ANSWERS)
     names = [each.name for each in asked]
     return _chosen(scores_of(answers, names)["benchmarks"], names, objective.metric)
-
-
-def _unseen(done: int, total: int) -> None:
-    """Nobody looks on."""
 
 
 def _chosen(scores: Mapping[str, Any], names: Sequence[str], metric: str) -> dict[str, float]:

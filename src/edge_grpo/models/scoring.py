@@ -1,0 +1,191 @@
+"""Scoring as the ``forward`` of a module: log-probs and entropies of given tokens, never holding all logits at once."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from edge_grpo.base.errors import EngineError
+from edge_grpo.functional.logits import logprobs_and_entropy
+
+__all__ = ["SCALES", "Head", "Scorer", "TokenScores", "causal"]
+
+LOGITS_AT_ONCE: Final = 2**25  # 128 MiB of float32
+
+SCALES: Final[dict[str, Callable[[float], float]]] = {
+    "logits_scaling": lambda value: 1.0 / value,  # Granite divides
+    "logit_scale": lambda value: value,  # Cohere multiplies
+}
+"""Model settings by which some families scale the logits behind the head, and the factor each one means."""
+
+SOFT_CAP: Final = "final_logit_softcapping"
+"""The model setting by which Gemma 2 bounds its logits: cap * tanh(logits / cap)."""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Log-probability and entropy in nats; ``[i, j]`` is about token j given those before it, 0 off the mask."""
+
+    logprobs: Float[Tensor, "rows tokens"]
+    entropy: Float[Tensor, "rows tokens"]
+
+
+def causal(model: Any) -> PreTrainedModel:
+    """The causal language model inside peft's wrapper (adapters stay active), or the model itself."""
+    inner: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
+    return inner
+
+
+@dataclass(frozen=True)
+class Head:
+    """From hidden states to logits: the output embedding, then a factor and a soft cap where the family has them."""
+
+    embed: nn.Module
+    scale: float = 1.0
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, network: PreTrainedModel) -> "Head":
+        """The head of a model, with the quirks that its configuration names."""
+        config, scale = network.config.get_text_config(), 1.0
+        for name, factor in SCALES.items():
+            if value := getattr(config, name, None):
+                scale *= factor(float(value))
+        return cls(network.get_output_embeddings(), scale, getattr(config, SOFT_CAP, None))
+
+    def __call__(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocabulary"]:
+        """Logits of the next token."""
+        logits: Tensor = self.embed(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return torch.tanh(logits / self.cap) * self.cap if self.cap else logits
+
+    def matrix(self, *, temperature: float) -> Float[Tensor, "vocabulary dim"]:
+        """The matrix that takes hidden states to logits over the temperature, float32 at least, detached.
+
+        Raises:
+            EngineError: the head is more than a matrix.
+        """
+        if self.cap or getattr(self.embed, "bias", None) is not None or hasattr(self.embed, "lora_A"):
+            raise EngineError(
+                "this model's head has a soft cap, a bias or adapters, which scores computed from hidden states cannot "
+                "reproduce; choose a method that needs none (not nthr)"
+            )
+        weight: Tensor = self.embed.weight.detach()  # type: ignore[operator]
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return weight * (self.scale / temperature)
+
+
+class Scorer(nn.Module):
+    r"""Log-probability and entropy of the masked tokens, with gradient where grad mode is on.
+
+    .. math:: \log\pi_j = \log\operatorname{softmax}(z_{j-1} / T)_{x_j}, \qquad H_j = -\sum_v p_v \log p_v
+
+    The head is applied only to the hidden states before masked tokens, some thousands at a time, and (unless one piece
+    holds them all) recomputed in the backward pass, so that memory does not grow with tokens x vocabulary.
+
+    Args:
+        model: the model, possibly wrapped in peft adapters.
+        autocast: whether forward passes run under bf16 autocast.
+        logits_at_once: how many logits may exist at a time; bounds memory and changes nothing else.
+    """
+
+    def __init__(self, model: nn.Module, *, autocast: bool = False, logits_at_once: int = LOGITS_AT_ONCE) -> None:
+        super().__init__()
+        self.model: Any = model  # a PreTrainedModel, or peft's wrapper around one
+        self.autocast = autocast
+        self.logits_at_once = logits_at_once
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context that forward passes run in: bf16 autocast or nothing."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.autocast else nullcontext()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "rows tokens"],
+        attention: Bool[Tensor, "rows tokens"],
+        mask: Bool[Tensor, "rows tokens"],
+        *,
+        temperature: float,
+    ) -> TokenScores:
+        """Score the masked tokens.
+
+        Args:
+            input_ids: padded on the right.
+            attention: False on padding.
+            mask: the tokens to score; column 0 must be False, because nothing precedes it.
+            temperature: the rollout's.
+        Returns:
+            nats, float32 (float64 for a float64 model); 0 where the mask is False.
+        """
+        network = causal(self.model)
+        with self.precision():
+            hidden, (rows, columns) = _hidden_before(network, input_ids, attention, mask)
+            head, targets = Head.of(network), input_ids[rows, columns]
+            chunk = max(1, self.logits_at_once // network.get_output_embeddings().weight.shape[0])
+
+            def piece(part: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+                return logprobs_and_entropy(head(part), ids, temperature=temperature)
+
+            recompute = torch.is_grad_enabled() and len(targets) > chunk
+            pieces = [
+                checkpoint(piece, part, ids, use_reentrant=False) if recompute else piece(part, ids)
+                for part, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+            ]
+        logprobs, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
+        empty = logprobs.new_zeros(mask.shape)
+        return TokenScores(
+            empty.index_put((rows, columns), logprobs),
+            empty.index_put((rows, columns), entropy),
+        )
+
+    @torch.no_grad()
+    def hidden_states(
+        self,
+        input_ids: Int[Tensor, "rows tokens"],
+        attention: Bool[Tensor, "rows tokens"],
+        mask: Bool[Tensor, "rows tokens"],
+    ) -> Float[Tensor, "masked dim"]:
+        """The states that the head sees before each masked token, row by row, float32 at least; no gradient."""
+        with self.precision():
+            hidden, _ = _hidden_before(causal(self.model), input_ids, attention, mask)
+        return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Verify that the model's logits are its head applied to its hidden states; otherwise scores would be wrong.
+
+        Raises:
+            EngineError: they are not.
+        """
+        network = causal(self.model)
+        ids = torch.arange(4, device=self.device)[None]
+        with self.precision():
+            hidden = network.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            ours, theirs = Head.of(network)(hidden), network(input_ids=ids, use_cache=False).logits
+        if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), atol=1e-2, rtol=1e-2):
+            raise EngineError(
+                f"{type(network).__name__} computes its logits in a way that this version does not know; "
+                "use a model of a plain causal family (Qwen, Llama, Mistral, Gemma, ...)"
+            )
+
+
+def _hidden_before(
+    network: PreTrainedModel, input_ids: Tensor, attention: Tensor, mask: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Hidden states at the position before each masked token, and the tokens' rows and columns."""
+    rows, columns = mask.nonzero(as_tuple=True)
+    output = network.base_model(input_ids=input_ids, attention_mask=attention.long(), use_cache=False)
+    return output.last_hidden_state[rows, columns - 1], (rows, columns)

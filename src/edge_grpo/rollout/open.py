@@ -1,0 +1,56 @@
+"""Opening an engine, and the sampler around it, from a run's settings: the one place that knows which engines exist."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from edge_grpo.config.sections import RolloutSettings
+from edge_grpo.config.tree import Config
+from edge_grpo.models.loading import context_length, load_policy, stop_token_ids, vocabulary_size
+from edge_grpo.models.policy import Policy
+from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.rollout.engine import Engine
+from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.rollout.sampler import Sampler
+
+__all__ = ["open_engine", "open_sampler"]
+
+
+def open_engine(rollout: RolloutSettings, policy: Policy, stop_ids: tuple[int, ...]) -> Engine:
+    """The engine that ``rollout.engine.kind`` names; whoever opens it closes it.
+
+    Raises:
+        EngineError: it cannot generate from this model.
+    """
+    match rollout.engine.kind:
+        case "hf":
+            return DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=rollout.max_rows)
+
+
+@contextmanager
+def open_sampler(config: Config, *, policy: Policy | None = None, engine: Engine | None = None) -> Iterator[Sampler]:
+    """A sampler for the model, data, reward and rollout settings of a run; closed on leaving the block.
+
+    Args:
+        config: the settings.
+        policy: the model if it is loaded already; otherwise ``config.model`` is loaded.
+        engine: your own engine in place of ``rollout.engine``; it stays open.
+    Raises:
+        EngineError: the model cannot be loaded, or the engine cannot generate from it.
+        ConfigError: no stop token, or a reward function that cannot be imported.
+    """
+    policy = policy or load_policy(config.model)
+    stop_ids = stop_token_ids(policy, config.rollout.stop)
+    with ExitStack() as stack:
+        rewards = stack.enter_context(Rewards(config.reward))
+        if engine is None:
+            engine = open_engine(config.rollout, policy, stop_ids)
+            stack.callback(engine.close)
+        yield Sampler(
+            engine=engine,
+            grader=rewards,
+            tokenizer=policy.tokenizer,
+            data=config.data,
+            stop_ids=stop_ids,
+            context=context_length(policy),
+            vocabulary=vocabulary_size(policy),
+        )

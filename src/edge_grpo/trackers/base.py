@@ -1,0 +1,24 @@
+"""The Tracker protocol: where the metrics of a run go besides its own ``metrics.jsonl``."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+__all__ = ["Tracker"]
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Receives one row of figures per step; a further tracker is one new file, plus a line in ``trackers/open.py``."""
+
+    def log(self, step: int, row: Mapping[str, float | None]) -> None:
+        """Record the figures of a step; None stands for a value that is not finite.
+
+        Raises:
+            OSError: they could not be written; the run ends in one line and can be resumed.
+        """
+
+    def rewind(self, step: int | None) -> None:
+        """Forget what was logged after ``step`` (None: everything); a resumed run logs these steps again."""
+
+    def close(self) -> None:
+        """The run ended, well or not; everything logged must be stored by now."""
