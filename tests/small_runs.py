@@ -31,13 +31,13 @@ class Crash(Exception):
 
 
 class CrashAfter(Silent):
-    """Ends the process, as far as the run can see, when a step's row is written."""
+    """Ends the process, as far as the run can see, when a step is logged."""
 
     def __init__(self, step):
         self.step = step
 
-    def row(self, row):
-        if row["step"] == self.step:
+    def log(self, step, row):
+        if step == self.step:
             raise Crash
 
 

@@ -1,5 +1,6 @@
 """What several test files need: a tiny random model with a tokenizer, made in memory, and small records."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,10 @@ from transformers import (
 
 from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
 from edge_grpo.bundled.make import build_tokenizer
+from edge_grpo.data.settings import DataSettings
 from edge_grpo.models.policy import Policy
+from edge_grpo.rollout.engine import Engine
+from edge_grpo.rollout.sampler import Sampler
 
 PROBLEM = Problem("p", "Compute 1+1.", ("2",), "=2\n\\boxed{2}")
 
@@ -54,6 +58,36 @@ def tiny_policy(kind: str = "qwen2", *, dtype: torch.dtype = torch.float32, refe
     """The tiny model with its tokenizer."""
     frozen = tiny_model(kind, dtype=dtype) if reference else None
     return Policy(tiny_model(kind, dtype=dtype), tiny_tokenizer(), reference=frozen)
+
+
+class Judge:
+    """A grader that applies a function to each text: right or wrong, or a whole grade."""
+
+    part_names = ("accuracy",)
+    part_weights = (1.0,)
+
+    def __init__(self, judge: Callable[[Problem, str], Grade | bool]) -> None:
+        self.judge = judge
+
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
+        found = [self.judge(problem, text) for problem, text in zip(problems, completions, strict=True)]
+        right, wrong = Grade(Verdict.CORRECT, 2.0), Grade(Verdict.WRONG, 1.0)
+        return [each if isinstance(each, Grade) else right if each else wrong for each in found]
+
+
+def tiny_sampler(
+    engine: Engine, judge: Callable[[Problem, str], Grade | bool], *, context: int | None = None
+) -> Sampler:
+    """A sampler around an engine, graded by a function of problem and text."""
+    tokenizer = tiny_tokenizer()
+    return Sampler(
+        engine=engine,
+        grader=Judge(judge),
+        tokenizer=tokenizer,
+        data=DataSettings(),
+        stop_ids=(tokenizer.eos_token_id,),
+        context=context,
+    )
 
 
 def save_tiny(folder: Path) -> Path:

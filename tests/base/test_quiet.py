@@ -7,7 +7,7 @@ import pytest
 from edge_grpo.base.quiet import quiet_failures
 
 
-def attempt(*, fails):
+def attempt(*, fails: bool) -> None:
     with quiet_failures():
         logging.getLogger("huggingface_hub.utils").warning("retrying")
         logging.getLogger("elsewhere").warning("other")
@@ -15,7 +15,7 @@ def attempt(*, fails):
             raise ValueError("no")
 
 
-def test_records_are_shown_after_success_and_dropped_after_failure(caplog):
+def test_records_are_shown_after_success_and_dropped_after_failure(caplog: pytest.LogCaptureFixture) -> None:
     attempt(fails=False)
     assert caplog.messages == ["other", "retrying"]
     caplog.clear()

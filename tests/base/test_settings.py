@@ -1,4 +1,4 @@
-"""Settings are frozen, named, and reject what they do not know."""
+"""Settings are frozen, keyword-only, and reject unknown names."""
 
 import dataclasses
 
@@ -19,13 +19,13 @@ class Outer:
     n: int = 1
 
 
-def test_unknown_names_and_wrong_values_are_refused():
+def test_unknown_names_and_wrong_values_are_rejected() -> None:
     for bad in ({"m": 1}, {"n": "one"}, {"inner": {"x": -1}}, {"inner": {"y": 1}}, {"inner": {"x": float("nan")}}):
         with pytest.raises(ValidationError):
             Outer(**bad)
 
 
-def test_frozen_and_keyword_only():
+def test_settings_are_frozen_and_keyword_only() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Outer().n = 2  # type: ignore[misc]
     with pytest.raises(ValidationError):

@@ -1,8 +1,8 @@
-"""Texts with half characters."""
+"""Text with lone surrogates."""
 
 from edge_grpo.base.text import lone_surrogate
 
 
-def test_half_a_character_is_found_where_it_stands():
+def test_a_lone_surrogate_is_reported_with_its_position() -> None:
     assert lone_surrogate("ok") == lone_surrogate("\U0001f600") == ""
     assert "position 1" in lone_surrogate("a\ud83d")

@@ -72,7 +72,7 @@ MISTAKES = [
     (["train", "model.path=./nowhere"], "model.path: no folder './nowhere'"),
     (["train", "data.path=nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["train", "data.path=bad.jsonl"], "bad.jsonl, row 2, field 'answer'"),
-    (["train", "method=nope"], "method: 'nope' is no method"),
+    (["train", "method=nope"], "method: 'nope' is not a method"),
     (["train", "train.steps=1", "again.yaml"], "wanted key=value"),
     (["train", "--resume", "nowhere"], "--resume: nowhere holds no run"),
     (["train", "reward.function=nowhere.py:f"], "nowhere.py"),
@@ -82,7 +82,7 @@ MISTAKES = [
     (["eval", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["eval", "--data", "empty.jsonl"], "empty.jsonl: no problems to read"),
     (["show-config", "a.b=1"], "a.b: no such setting"),
-    (["make-base", "full", "steps=1"], "full: exists already"),
+    (["make-base", "full", "steps=1"], "full: already exists"),
     (["make-base", "new", "stepz=1"], "stepz: no such setting (did you mean 'steps'?)"),
     (["compare", "train.stepz=1"], "train.stepz: no such setting"),
     (["compare", "data.path=good.jsonl"], "data.eval_path: a comparison needs"),
@@ -173,7 +173,7 @@ def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch):
     monkeypatch.setattr("edge_grpo.models.loading.AutoConfig.from_pretrained", unreachable)
     code, out, err = command("train", "model.path=nobody/nowhere", *TINY)
     assert code == 2
-    assert err.startswith("edge-grpo: model.path: no model could be loaded from 'nobody/nowhere' (We couldn't connect")
+    assert err.startswith("edge-grpo: model.path: cannot load a model from 'nobody/nowhere' (We couldn't connect")
     assert err.count("\n") == 1
     assert "Retry" not in out + err
 

@@ -1,4 +1,4 @@
-"""Which texts of a test stand in the training data."""
+"""Which test texts occur in the training data."""
 
 import json
 import os
@@ -12,18 +12,18 @@ DATA = Path(os.environ.get("EDGE_GRPO_DATA", Path(__file__).resolve().parents[2]
 WORDS = [f"w{i}" for i in range(40)]
 
 
-def test_a_text_shorter_than_a_gram_is_looked_for_whole_inside_longer_ones():
+def test_a_text_shorter_than_a_gram_is_searched_whole_inside_longer_ones() -> None:
     assert word_grams("") == frozenset()
     assert word_grams("What is $1+1$?") == {("what", "is", "1", "1")}
     long = "Let us begin. What is 1+1? Think step by step and put the final answer into a box."
     assert overlaps(["What is 1+1?"], ["what is 1 1 now", long]) == [Overlap(0, 0, 1.0)]
     assert overlaps(["What is 1+1?"], ["What is 1+2?", long]) == [Overlap(0, 1, 1.0)]
     assert overlaps(["Find x."], ["Find x.", long]) == [Overlap(0, 0, 1.0)]
-    assert overlaps(["Find x."], ["Find x and y, please."]) == []  # two words are no text
+    assert overlaps(["Find x."], ["Find x and y, please."]) == []  # two words are too few to search for
 
 
-def test_the_share_is_of_the_tests_grams_in_one_training_text():
-    test = " ".join(WORDS[:25])  # 13 runs of 13 words
+def test_the_share_counts_test_grams_in_one_training_text() -> None:
+    test = " ".join(WORDS[:25])  # 13 grams of 13 words
     first, second = " ".join(WORDS[:16]), " ".join(WORDS[10:25])  # 4 and 3 of them
     (found,) = overlaps([test], [second, first])
     assert (found.train, found.share) == (1, 4 / 13)
@@ -33,8 +33,8 @@ def test_the_share_is_of_the_tests_grams_in_one_training_text():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason="set EDGE_GRPO_DATA to a folder with the benchmarks")
-def test_the_known_overlaps_of_the_papers_data_are_found():
-    def texts(name):
+def test_known_overlaps_in_the_papers_data_are_found() -> None:
+    def texts(name: str) -> list[str]:
         return [json.loads(line)["problem"] for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
     train = texts("deepscaler_hard_1k")

@@ -1,4 +1,7 @@
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from data.test_prompts import Characters, text
@@ -6,21 +9,21 @@ from data.test_prompts import Characters, text
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Pair, Segment, Verdict
 from edge_grpo.config.tree import parse_tree
-from edge_grpo.data.pairs import encode_pair, encode_pairs, load_pairs, pair_group
+from edge_grpo.data.pairs import EncodedPair, encode_pair, encode_pairs, load_pairs, pair_group
 from edge_grpo.data.settings import DataSettings, PairFieldNames
 
 PAIR = Pair("p:1", "1+1?", "2", "3")
 STOP = 3
 
 
-def message(role, content):
+def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
 USER, GOOD, BAD = message("user", "1+1?"), message("assistant", "2"), message("assistant", "3")
 
 
-def write(tmp_path, rows, name="p.jsonl"):
+def write(tmp_path: Path, rows: Sequence[object], name: str = "p.jsonl") -> str:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(tmp_path / name)
@@ -37,18 +40,18 @@ def write(tmp_path, rows, name="p.jsonl"):
     ],
     ids=["texts", "conversations and a prompt", "conversations alone", "messages", "a mixture"],
 )
-def test_forms_of_a_row(tmp_path, row):
+def test_every_form_of_a_row_is_read(tmp_path: Path, row: dict[str, object]) -> None:
     assert load_pairs(write(tmp_path, [row])).pairs == (PAIR,)
 
 
-def test_earlier_turns_and_a_system_message(tmp_path):
+def test_earlier_turns_and_a_system_message_are_read(tmp_path: Path) -> None:
     turns = [message("system", "Short."), message("user", "Hi"), message("assistant", "Hello"), USER]
     row = {"prompt": "Hi", "chosen": [*turns, GOOD], "rejected": [*turns, BAD], "id": 5}
     assert load_pairs(write(tmp_path, [row])).pairs == (Pair("5", "1+1?", "2", "3", ("Hi", "Hello"), "Short."),)
 
 
 @pytest.mark.parametrize("kind", ["json", "parquet", "saved"])
-def test_other_sources(tmp_path, kind):
+def test_other_sources_read_the_same(tmp_path: Path, kind: str) -> None:
     rows = [{"prompt": None, "chosen": [USER, GOOD], "rejected": [USER, BAD]}]
     path = str(tmp_path / f"p.{kind}")
     if kind == "json":
@@ -65,7 +68,7 @@ def test_other_sources(tmp_path, kind):
     assert load_pairs(path, split="train_prefs").pairs == (PAIR,)
 
 
-def test_fields_are_mapped(tmp_path):
+def test_fields_are_mapped(tmp_path: Path) -> None:
     path = write(tmp_path, [{"question": "1+1?", "yes": "2", "no": "3", "uid": "p:1"}])
     names = PairFieldNames(prompt="question", chosen="yes", rejected="no", id="uid")
     assert load_pairs(path, names).pairs == (PAIR,)
@@ -79,40 +82,40 @@ WRONG = {
     "null answer": ({**GIVEN, "chosen": None}, r"field 'chosen': nothing \(null\), wanted text or a list of messages"),
     "empty answer": ({**GIVEN, "rejected": " \n"}, "field 'rejected': empty text"),
     "empty prompt": ({**GIVEN, "prompt": ""}, "field 'prompt': empty text"),
-    "number as answer": ({**GIVEN, "chosen": 3}, "field 'chosen': int 3"),
+    "numeric answer": ({**GIVEN, "chosen": 3}, "field 'chosen': int 3"),
     "lone surrogate": (r'{"prompt": "?", "chosen": "\ud83d", "rejected": "b"}', "field 'chosen': lone surrogate"),
-    "the same answer": ({**GIVEN, "rejected": "a "}, "fields 'chosen' and 'rejected': the same answer twice"),
+    "equal answers": ({**GIVEN, "rejected": "a "}, "fields 'chosen' and 'rejected': the same answer twice"),
     "no messages": ({**GIVEN, "chosen": []}, "field 'chosen': an empty list, wanted messages"),
-    "no message": ({**GIVEN, "chosen": ["a"]}, "field 'chosen', message 1: text, wanted an object"),
+    "not a message": ({**GIVEN, "chosen": ["a"]}, "field 'chosen', message 1: text, wanted an object"),
     "no role": ({**GIVEN, "chosen": [{"content": "a"}]}, "field 'chosen', message 1, role: nothing"),
     "no content": (
         {**GIVEN, "chosen": [USER, {"role": "assistant"}]},
         r"field 'chosen', message 2, 'content': nothing \(null\), wanted text",
     ),
-    "the user last": ({**GIVEN, "chosen": [USER]}, "field 'chosen': the last message is of role 'user'"),
-    "other prompts": (
+    "user last": ({**GIVEN, "chosen": [USER]}, "field 'chosen': the last message has role 'user'"),
+    "different prompts": (
         {"chosen": [USER, GOOD], "rejected": [message("user", "2+1?"), BAD]},
         "fields 'chosen' and 'rejected': answers to different conversations",
     ),
-    "nobody asked": (
+    "no question": (
         {"prompt": [message("system", "x")], "chosen": "a", "rejected": "b"},
-        "field 'prompt': messages of system to answer; wanted the user's",
+        "field 'prompt': the prompt's messages have roles system; wanted user and assistant in alternation",
     ),
-    "asked twice": (
+    "two questions": (
         {"prompt": [USER, USER], "chosen": "a", "rejected": "b"},
-        "field 'prompt': messages of user, user to answer",
+        "field 'prompt': the prompt's messages have roles user, user",
     ),
-    "a tool": (
+    "a tool message": (
         {"prompt": [USER, message("tool", "x"), USER], "chosen": "a", "rejected": "b"},
-        "field 'prompt': messages of user, tool, user to answer",
+        "field 'prompt': the prompt's messages have roles user, tool, user",
     ),
-    "id of another type": ({**GIVEN, "id": 1.5}, "field 'id': float 1.5"),
-    "id twice": ({**GIVEN, "id": "a"}, "field 'id': 'a' is also the id of row 1"),
+    "id of the wrong type": ({**GIVEN, "id": 1.5}, "field 'id': float 1.5"),
+    "duplicate id": ({**GIVEN, "id": "a"}, "field 'id': 'a' is also the id of row 1"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_bad_row_is_named_or_skipped(tmp_path, case):
+def test_a_bad_row_is_reported_or_skipped(tmp_path: Path, case: str) -> None:
     row, wanted = WRONG[case]
     path = write(tmp_path, [{**GIVEN, "id": "a"}, "", row])
     with pytest.raises(DataError, match=rf"p\.jsonl, row 3, {wanted}.*\(data\.pair_fields\.\*\).*data\.bad_rows=skip"):
@@ -122,12 +125,12 @@ def test_a_bad_row_is_named_or_skipped(tmp_path, case):
     assert loaded.num_skipped == 1
 
 
-def test_nothing_to_read(tmp_path):
+def test_a_file_without_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pairs to read: it has no rows"):
         load_pairs(write(tmp_path, [""]))
 
 
-def test_the_settings_name_them():
+def test_the_settings_choose_pairs_and_fields() -> None:
     data = parse_tree({"data": {"pairs": "p.jsonl", "pair_fields": {"chosen": "yes"}}}).data
     assert (data.pairs, data.pairs_split, data.pair_fields) == ("p.jsonl", "train", PairFieldNames(chosen="yes"))
 
@@ -135,11 +138,11 @@ def test_the_settings_name_them():
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
-def encoded(pair=PAIR, *, max_new_tokens=10, **data):
+def encoded(pair: Pair = PAIR, *, max_new_tokens: int = 10, **data: Any) -> EncodedPair | None:
     return encode_pair(Characters(), pair, DataSettings(**data), stop_id=STOP, max_new_tokens=max_new_tokens)
 
 
-def test_prompt_by_the_template_and_answers_with_a_stop_token():
+def test_prompts_follow_the_template_and_answers_end_with_a_stop_token() -> None:
     one = encoded()
     assert text(one.prompt_ids) == "[user]1+1?;[assistant]"
     assert one.chosen_ids == (ord("2"), STOP)
@@ -148,7 +151,7 @@ def test_prompt_by_the_template_and_answers_with_a_stop_token():
     assert text(encoded(template="plain").prompt_ids) == "\x011+1?\n"
 
 
-def test_earlier_turns_are_part_of_the_prompt():
+def test_earlier_turns_are_part_of_the_prompt() -> None:
     pair = Pair("p", "1+1?", "2", "3", ("Hi", "Hello"), "Short.")
     wanted = "[system]Short.;[user]Hi;[assistant]Hello;[user]1+1?;[assistant]"
     assert text(encoded(pair).prompt_ids) == wanted
@@ -162,7 +165,7 @@ def test_earlier_turns_are_part_of_the_prompt():
         ({"max_new_tokens": 3}, r"its rejected answer has 5 tokens, rollout\.max_new_tokens is 3; raise it"),
     ],
 )
-def test_over_long_pairs(limit, reason):
+def test_over_long_pairs_follow_the_rule(limit: dict[str, int], reason: str) -> None:
     pair = Pair("p", "1+1?", "2", "3...")
     with pytest.raises(DataError, match=rf"pair 'p': {reason}, or set data\.over_long=skip or truncate"):
         encoded(pair, **limit)
@@ -176,12 +179,12 @@ def test_over_long_pairs(limit, reason):
         assert cut.chosen_ids == (ord("2"), STOP)
 
 
-def test_answers_that_are_the_same_once_cut_are_left_out():
+def test_answers_made_equal_by_truncation_are_skipped() -> None:
     assert encoded(Pair("p", "?", "1.5", "1.7"), max_new_tokens=2, over_long="truncate") is None
     assert encoded(Pair("p", "?", "1.5", "1.7"), max_new_tokens=3, over_long="truncate") is not None
 
 
-def test_many_pairs_are_counted():
+def test_skipped_and_truncated_pairs_are_counted() -> None:
     pairs = [PAIR, Pair("p:2", "1+1?", "2", "3" * 20)]
     settings = {"stop_id": STOP, "max_new_tokens": 10}
     kept = encode_pairs(Characters(), pairs, DataSettings(over_long="skip"), **settings)
@@ -192,7 +195,7 @@ def test_many_pairs_are_counted():
         encode_pairs(Characters(), pairs[1:], DataSettings(over_long="skip"), **settings)
 
 
-def test_a_pair_becomes_a_group_of_two_rows():
+def test_a_pair_becomes_a_group_of_two_rows() -> None:
     group = pair_group(encoded(max_new_tokens=10), stop_id=STOP)
     assert [row.grade.verdict for row in group.rows] == [Verdict.CORRECT, Verdict.WRONG]
     assert [row.grade.reward for row in group.rows] == [1.0, 0.0]

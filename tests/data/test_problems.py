@@ -1,4 +1,6 @@
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -17,14 +19,14 @@ ROWS = [
 ]
 
 
-def write_jsonl(path, rows, newline="\n", start=b""):
+def write_jsonl(path: Path, rows: Sequence[object], newline: str = "\n", start: bytes = b"") -> str:
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_bytes(start + newline.join(lines).encode() + newline.encode())
     return str(path)
 
 
 @pytest.fixture(params=["jsonl", "jsonl, CRLF and BOM", "json", "parquet", "saved dataset"])
-def source(request, tmp_path):
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "jsonl":
         return write_jsonl(tmp_path / "rows.jsonl", ROWS)
     if request.param == "jsonl, CRLF and BOM":
@@ -50,7 +52,7 @@ def source(request, tmp_path):
     return str(tmp_path / "rows")
 
 
-def test_every_kind_of_source_reads_the_same(source):
+def test_every_kind_of_source_reads_the_same(source: str) -> None:
     loaded = load_problems(source)
     assert loaded.num_skipped == 0
     assert [each.prompt for each in loaded.problems] == [row["problem"] for row in ROWS]
@@ -60,7 +62,7 @@ def test_every_kind_of_source_reads_the_same(source):
     assert loaded.problems[0].meta == {"level": 1}
 
 
-def test_fields_are_mapped(tmp_path):
+def test_fields_are_mapped(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "q.jsonl", [{"question": "?", "gold": 7, "uid": 12, "why": "so", "problem": "no"}])
     names = FieldNames(prompt="question", answer="gold", solution="why", id="uid")
     assert load_problems(path, names).problems == (Problem("12", "?", ("7",), "so", meta={"problem": "no"}),)
@@ -73,7 +75,7 @@ BAD = {
     "not an object": ([1, 2], "holds a list, wanted an object"),
     "no prompt": ({"answer": "1"}, "field 'problem': missing; the row has 'answer'"),
     "no fields": ({}, "field 'problem': missing; the row has no fields"),
-    "prompt of another type": ({"problem": 3, "answer": "1"}, "field 'problem': int 3, wanted text"),
+    "prompt of the wrong type": ({"problem": 3, "answer": "1"}, "field 'problem': int 3, wanted text"),
     "empty prompt": ({"problem": " \n", "answer": "1"}, "field 'problem': empty text, wanted text"),
     "no answer": ({"problem": "?"}, "field 'answer': missing"),
     "null answer": ({"problem": "?", "answer": None}, r"field 'answer': nothing \(null\)"),
@@ -81,19 +83,19 @@ BAD = {
     "empty list": ({"problem": "?", "answer": []}, "field 'answer': an empty list"),
     "empty answer in a list": ({"problem": "?", "answer": ["1", ""]}, "field 'answer': empty text"),
     "boolean answer": ({"problem": "?", "answer": True}, "field 'answer': bool True"),
-    "endless answer": ('{"problem": "?", "answer": Infinity}', "field 'answer': float inf"),
+    "infinite answer": ('{"problem": "?", "answer": Infinity}', "field 'answer': float inf"),
     "object as answer": ({"problem": "?", "answer": {"x": 1}}, "field 'answer': an object"),
-    "solution of another type": ({"problem": "?", "answer": "1", "solution": 5}, "field 'solution': int 5"),
-    "id of another type": ({"problem": "?", "answer": "1", "id": 1.5}, "field 'id': float 1.5"),
-    "endless integer": (f'{{"problem": "?", "answer": {LONG}}}', "field 'answer': an integer of 5000 digits"),
-    "endless negative integer": (f'{{"problem": "?", "answer": [-{LONG}]}}', "field 'answer': an integer of 5000"),
-    "endless integer as prompt": (f'{{"problem": {LONG}, "answer": 1}}', "field 'problem': an integer of 5000 digits"),
-    "endless integer as solution": (f'{{"problem": "?", "answer": 1, "solution": {LONG}}}', "field 'solution': an int"),
-    "endless integer as id": (f'{{"problem": "?", "answer": 1, "id": {LONG}}}', "field 'id': an integer of 5000"),
+    "solution of the wrong type": ({"problem": "?", "answer": "1", "solution": 5}, "field 'solution': int 5"),
+    "id of the wrong type": ({"problem": "?", "answer": "1", "id": 1.5}, "field 'id': float 1.5"),
+    "huge integer": (f'{{"problem": "?", "answer": {LONG}}}', "field 'answer': an integer of 5000 digits"),
+    "huge negative integer": (f'{{"problem": "?", "answer": [-{LONG}]}}', "field 'answer': an integer of 5000"),
+    "huge integer as prompt": (f'{{"problem": {LONG}, "answer": 1}}', "field 'problem': an integer of 5000 digits"),
+    "huge integer as solution": (f'{{"problem": "?", "answer": 1, "solution": {LONG}}}', "field 'solution': an int"),
+    "huge integer as id": (f'{{"problem": "?", "answer": 1, "id": {LONG}}}', "field 'id': an integer of 5000"),
     "nested too deeply": (f'{{"problem": "?", "answer": {DEEP}}}', "column 1: .* nested too deeply"),
     "lone surrogate in the prompt": (
         r'{"problem": "? \ud83d", "answer": "1"}',
-        r"field 'problem': .*\\ud83d\) at pos",
+        r"field 'problem': lone surrogate \\ud83d at position 2",
     ),
     "lone surrogate in the answer": (r'{"problem": "?", "answer": ["1\ude00"]}', "field 'answer': lone surrogate"),
     "lone surrogate in the solution": (
@@ -101,12 +103,12 @@ BAD = {
         "field 'solution': lone surrogate",
     ),
     "lone surrogate in the id": (r'{"problem": "?", "answer": "1", "id": "\ud83d"}', "field 'id': lone surrogate"),
-    "id twice": ({"problem": "?", "answer": "1", "id": "a"}, "field 'id': 'a' is also the id of row 1"),
+    "duplicate id": ({"problem": "?", "answer": "1", "id": "a"}, "field 'id': 'a' is also the id of row 1"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_row_is_named_or_skipped(tmp_path, case):
+def test_a_bad_row_is_reported_or_skipped(tmp_path: Path, case: str) -> None:
     row, message = BAD[case]
     path = write_jsonl(tmp_path / "rows.jsonl", [{"problem": "!", "answer": "1", "id": "a"}, "", row])
     with pytest.raises(DataError, match=rf"rows\.jsonl, row 3, {message}.*data\.bad_rows=skip"):
@@ -133,16 +135,16 @@ def test_a_bad_row_is_named_or_skipped(tmp_path, case):
         ),
         ("latin.jsonl", '{"problem": "é"}'.encode("latin-1"), "not UTF-8 text"),
         ("broken.parquet", b"PAR1 no", "not a readable parquet file"),
-        ("rows.csv", b"problem,answer\n", "unknown kind of file; wanted one of .json, .jsonl, .parquet"),
+        ("rows.csv", b"problem,answer\n", "unknown file type; wanted one of .json, .jsonl, .parquet"),
     ],
 )
-def test_an_unusable_file_is_an_error(tmp_path, name, content, message):
+def test_an_unusable_file_is_an_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load_problems(str(tmp_path / name))
 
 
-def test_a_column_that_is_not_text_is_an_error(tmp_path):
+def test_a_column_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -154,22 +156,22 @@ def test_a_column_that_is_not_text_is_an_error(tmp_path):
         load_problems(str(tmp_path / "rows.parquet"))
 
 
-def test_files_that_may_not_be_read(tmp_path, monkeypatch):
-    def refuse(*_, **__):
+def test_files_without_permission_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     with monkeypatch.context() as patch, pytest.raises(DataError, match=r"rows\.jsonl: cannot be read: Permission"):
         patch.setattr("pathlib.Path.open", refuse)
         load_problems(path)
-    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"rows\.jsonl: cannot be looked for"):
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"rows\.jsonl: cannot be accessed"):
         patch.setattr("pathlib.Path.is_file", refuse)
         load_problems(path)
-    with pytest.raises(DataError, match="cannot be looked for"):
+    with pytest.raises(DataError, match="cannot be accessed"):
         load_problems("~nobody-of-this-name/rows.jsonl")
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -183,25 +185,25 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     assert asked == [str(tmp_path / "saved")]
 
 
-def test_a_system_prompt_is_whole_text():
+def test_a_system_prompt_must_be_valid_text() -> None:
     with pytest.raises(ValidationError, match="system_prompt: lone surrogate"):
         DataSettings(system_prompt="Think. \ud83d")
 
 
-def test_when_every_row_is_bad_the_first_is_shown(tmp_path):
+def test_if_every_row_is_bad_the_first_is_shown(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [{"answer": 1}, {"problem": "?"}])
     with pytest.raises(DataError, match=r"all 2 rows are bad; the first: .*row 1, field 'problem'"):
         load_problems(path, bad_rows="skip")
 
 
-def test_missing_files_and_nonsense_paths(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
-        load_problems(str(tmp_path / "gone.jsonl"))
+def test_missing_files_and_nonsense_paths_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing\.jsonl: no such file"):
+        load_problems(str(tmp_path / "missing.jsonl"))
     with pytest.raises(DataError, match="no such file or folder"):
         load_problems(str(tmp_path / "no" / "such" / "folder"))
 
 
-def test_a_missing_split_is_named(tmp_path):
+def test_a_missing_split_is_reported(tmp_path: Path) -> None:
     import datasets
 
     datasets.DatasetDict({"test": datasets.Dataset.from_dict({"problem": ["?"], "answer": ["1"]})}).save_to_disk(
@@ -212,10 +214,10 @@ def test_a_missing_split_is_named(tmp_path):
     assert len(load_problems(str(tmp_path / "saved"), split="test").problems) == 1
 
 
-def test_a_hub_dataset_that_cannot_be_loaded_is_one_line(monkeypatch):
+def test_a_hub_dataset_that_cannot_be_loaded_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def fail(name, split):
+    def fail(name: str, split: str) -> None:
         raise ConnectionError("Couldn't reach the Hub.\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
@@ -224,7 +226,7 @@ def test_a_hub_dataset_that_cannot_be_loaded_is_one_line(monkeypatch):
     assert "\n" not in str(e.value)
 
 
-def test_a_hub_dataset_is_read(monkeypatch):
+def test_a_hub_dataset_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     made = datasets.Dataset.from_dict({"problem": ["?"], "answer": [3.0]})
@@ -232,7 +234,7 @@ def test_a_hub_dataset_is_read(monkeypatch):
     assert load_problems("some/name").problems[0] == Problem("name:1", "?", ("3",))
 
 
-def test_split_is_disjoint_seeded_and_keeps_equal_prompts_together():
+def test_a_split_is_disjoint_and_seeded_and_keeps_equal_prompts_together() -> None:
     made = [Problem(str(number), f"p{number % 15}", ("1",)) for number in range(20)]
     train, test = split(made, 6, 0)
     assert len(train) + len(test) == 20
@@ -240,13 +242,13 @@ def test_split_is_disjoint_seeded_and_keeps_equal_prompts_together():
     assert not {each.prompt for each in train} & {each.prompt for each in test}
     assert (train, test) == split(made, 6, 0)
     assert test != split(made, 6, 1)[1]
-    with pytest.raises(DataError, match="15 different problems"):
+    with pytest.raises(DataError, match="15 distinct problems"):
         split(made, 15, 0)
     with pytest.raises(DataError, match=r"every problem occurs more than 1 times.*data\.eval_path"):
         split([Problem(str(number), f"p{number // 2}", ("1",)) for number in range(20)], 1, 0)
 
 
-def test_train_and_eval_from_every_combination(tmp_path):
+def test_train_and_eval_load_from_every_combination(tmp_path: Path) -> None:
     rows = [{"problem": f"p{number}", "answer": number} for number in range(10)]
     train_path = write_jsonl(tmp_path / "a.jsonl", rows)
     eval_path = write_jsonl(tmp_path / "b.jsonl", rows[:5])

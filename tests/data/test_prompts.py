@@ -1,4 +1,6 @@
 import random
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from support import tiny_tokenizer
@@ -24,15 +26,17 @@ from edge_grpo.data.settings import DataSettings
 class Characters:
     """A tokenizer whose tokens are code points, with a plain chat template."""
 
-    chat_template = "yes"
+    chat_template: Any = "yes"
 
-    def encode(self, text, *, add_special_tokens):
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return [1] * add_special_tokens + [ord(each) for each in text]
 
-    def get_vocab(self):
+    def get_vocab(self) -> dict[str, int]:
         return {chr(each): each for each in range(128)}
 
-    def apply_chat_template(self, conversation, *, tokenize, add_generation_prompt):
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
         assert not tokenize
         return "".join(f"[{turn['role']}]{turn['content']};" for turn in conversation) + "[assistant]"
 
@@ -42,19 +46,19 @@ class Bare(Characters):
 
 
 class Forgetful(Characters):
-    def apply_chat_template(self, conversation, **rest):
+    def apply_chat_template(self, conversation: list[dict[str, str]], **rest: bool) -> str:
         return super().apply_chat_template([turn for turn in conversation if turn["role"] == "user"], **rest)
 
 
-def text(ids):
+def text(ids: Iterable[int]) -> str:
     return "".join(map(chr, ids))
 
 
-def test_chat_template():
+def test_the_chat_template_renders_all_turns() -> None:
     assert text(encode_prompt(Characters(), "1+1?", DataSettings())) == "[user]1+1?;[assistant]"
     system = DataSettings(system_prompt="Think.")
     assert text(encode_prompt(Characters(), "1+1?", system)) == "[system]Think.;[user]1+1?;[assistant]"
-    with pytest.raises(ConfigError, match="the tokenizer has none"):
+    with pytest.raises(ConfigError, match="the tokenizer has no template"):
         encode_prompt(Bare(), "1+1?", DataSettings())
 
 
@@ -62,7 +66,7 @@ def test_chat_template():
     "template",
     ["{{ raise_exception('System role not supported') }}", "{% if %}", "{{ messages + 1 }}", {"tools": "x"}],
 )
-def test_a_chat_template_that_fails_is_one_line_with_advice(template):
+def test_a_failing_chat_template_gives_one_line_with_advice(template: object) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(ConfigError, match=r"data\.template=chat: .* fails: .*; set data\.template=plain") as e:
@@ -72,7 +76,7 @@ def test_a_chat_template_that_fails_is_one_line_with_advice(template):
         encode_follow_up(tokenizer, "Sure?", DataSettings(system_prompt="Think."))
 
 
-def test_qwen_math_template():
+def test_the_qwen_math_template_has_its_own_system_prompt() -> None:
     shown = render_prompt(Bare(), "1+1?", DataSettings(template="qwen-math"))
     assert shown == (
         "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
@@ -82,19 +86,19 @@ def test_qwen_math_template():
     assert own.startswith("<|im_start|>system\nThink.<|im_end|>\n")
 
 
-def test_plain_template_lets_the_tokenizer_add_its_first_token():
+def test_the_plain_template_lets_the_tokenizer_add_its_first_token() -> None:
     assert encode_prompt(Bare(), "1+1?", DataSettings(template="plain")) == (1, *map(ord, "1+1?\n"))
     system = DataSettings(template="plain", system_prompt="Think.")
     assert render_prompt(Bare(), "1+1?", system) == "Think.\n1+1?\n"
 
 
-def test_injected_text_has_no_special_tokens():
+def test_injected_text_has_no_special_tokens() -> None:
     assert encode_text(Characters(), " Wait!") == tuple(map(ord, " Wait!"))
     assert encode_text(Characters(), "") == ()
 
 
 @pytest.mark.parametrize("template", ["chat", "qwen-math", "plain"])
-def test_a_follow_up_continues_the_conversation(template):
+def test_a_follow_up_continues_the_conversation(template: str) -> None:
     data = DataSettings(template=template)
     expected = {
         "chat": ";[user]Sure?;[assistant]",
@@ -104,15 +108,15 @@ def test_a_follow_up_continues_the_conversation(template):
     assert text(encode_follow_up(Characters(), "Sure?", data)) == expected[template]
 
 
-def test_a_template_that_drops_answers_has_no_follow_up():
-    with pytest.raises(ConfigError, match="does not show an earlier answer"):
+def test_a_template_that_drops_answers_cannot_follow_up() -> None:
+    with pytest.raises(ConfigError, match="drops earlier answers"):
         encode_follow_up(Forgetful(), "Sure?", DataSettings())
 
 
 PROBLEMS = [Problem("short", "1", ("1",)), Problem("long", "1" * 30, ("1",))]
 
 
-def test_over_long_prompts_follow_the_rule():
+def test_over_long_prompts_follow_the_rule() -> None:
     with pytest.raises(DataError, match=r"'long': its prompt has 48 tokens, data.max_prompt_tokens is 20"):
         encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20))
     skipped = encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20, over_long="skip"))
@@ -127,16 +131,16 @@ def test_over_long_prompts_follow_the_rule():
 
 
 class Counting(Characters):
-    """Remembers how long the texts were, and has a token of ten characters."""
+    """Records the lengths of texts it encodes, and has a token of ten characters."""
 
-    def __init__(self):
-        self.lengths = []
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
 
-    def encode(self, text, *, add_special_tokens):
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         self.lengths.append(len(text))
         return super().encode(text, add_special_tokens=add_special_tokens)
 
-    def get_vocab(self):
+    def get_vocab(self) -> dict[str, int]:
         return super().get_vocab() | {"1234567890": 999}
 
 
@@ -144,7 +148,7 @@ HUGE = "abcdefgh" * 1_250_000
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
-def test_of_a_huge_prompt_only_as_much_is_encoded_as_can_matter(template):
+def test_a_huge_prompt_is_encoded_only_as_far_as_it_matters(template: str) -> None:
     tokenizer, huge = Counting(), [Problem("huge", HUGE, ("1",))]
     settings = {"max_prompt_tokens": 20, "template": template}
     with pytest.raises(DataError, match=r"'huge': its prompt has at least 2\d\d tokens, data.max_prompt_tokens is 20"):
@@ -160,16 +164,16 @@ def test_of_a_huge_prompt_only_as_much_is_encoded_as_can_matter(template):
         encode_variants(tokenizer, variants, DataSettings(**settings))
 
 
-def test_of_a_huge_injected_text_only_the_beginning_is_encoded():
+def test_only_the_beginning_of_a_huge_injected_text_is_encoded() -> None:
     tokenizer = Counting()
     assert text(encode_text(tokenizer, HUGE, most=20)) == HUGE[:210]
     assert encode_text(tokenizer, "x" * 300, most=20) == (ord("x"),) * 300
     assert tokenizer.lengths == [210, 300]
 
 
-def test_a_tokenizer_that_drops_characters_sees_the_whole_text():
+def test_a_tokenizer_that_drops_characters_gets_the_whole_text() -> None:
     class Dropping(Counting):
-        def encode(self, text, *, add_special_tokens):
+        def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
             return super().encode(text.replace(" ", ""), add_special_tokens=add_special_tokens)
 
     spaced = "a" * 15 + " " * 200_000 + "b"
@@ -178,7 +182,7 @@ def test_a_tokenizer_that_drops_characters_sees_the_whole_text():
     assert text(ids[1:]) == "a" * 15 + "b\n"
 
 
-def test_the_tail_of_a_huge_prompt_has_the_tokens_that_it_has_in_the_whole():
+def test_the_tail_of_a_huge_prompt_has_the_same_tokens_as_in_the_whole() -> None:
     tokenizer, data = tiny_tokenizer(), DataSettings(max_prompt_tokens=30)
     some = "".join(f"Compute {i}+{i}. " for i in range(8000))
     assert len(some) > 100_000
@@ -191,25 +195,25 @@ def test_the_tail_of_a_huge_prompt_has_the_tokens_that_it_has_in_the_whole():
 PROBLEM = Problem("p", "a", ("1",), variants=("b", "c"))
 
 
-def test_the_built_in_task_has_three_wordings():
+def test_the_built_in_task_has_three_phrasings() -> None:
     (problem,) = problems(ArithmeticSettings(), count=1)
     texts = wordings(problem)
     assert texts[0] == problem.prompt
     assert len(set(texts)) == 3
 
 
-def test_draws_are_without_replacement_and_leave_none_out():
+def test_draws_are_without_replacement_and_reach_every_phrasing() -> None:
     drawn = [draw_variants(PROBLEM, wordings(PROBLEM), 2, random.Random(seed)) for seed in range(30)]
     assert all(len(set(each)) == 2 for each in drawn)
     assert {text for each in drawn for text in each} == {"a", "b", "c"}
 
 
-def test_too_few_wordings_are_told_with_what_to_do():
+def test_too_few_phrasings_are_an_error_with_advice() -> None:
     check_count(PROBLEM, 3)
-    with pytest.raises(DataError, match=r"'p': 3 wordings of the question, 4 wanted.*data\.fields\.variants"):
+    with pytest.raises(DataError, match=r"'p': 3 phrasings of the question, 4 wanted.*data\.fields\.variants"):
         check_count(PROBLEM, 4)
 
 
-def test_phrases_differ_and_give_nothing_away():
+def test_revision_phrases_differ_and_give_nothing_away() -> None:
     assert len(set(REVISION_PHRASES)) == len(REVISION_PHRASES) >= 5
     assert not any(word in phrase.lower() for phrase in REVISION_PHRASES for word in ("correct answer is", "boxed"))

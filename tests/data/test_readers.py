@@ -1,5 +1,8 @@
 import json
 import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +12,7 @@ from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Problem
 from edge_grpo.data.readers import BadRowError, described, is_text, load_records, required, row_id
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "split": "train",
     "split_setting": "data.some_split",
     "fields_setting": "data.some_fields",
@@ -18,26 +21,26 @@ SETTINGS = {
 }
 
 
-def problem(row, name):
+def problem(row: Mapping[str, object], name: str) -> Problem:
     text = required(row, "q")
     if not is_text(text, "q"):
         raise BadRowError(f"field 'q': {described(text)}, wanted text")
     return Problem(row_id(row, "id", name), text, ("1",))
 
 
-def write(tmp_path, rows):
+def write(tmp_path: Path, rows: Sequence[object]) -> str:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(tmp_path / "rows.jsonl")
 
 
-def test_records_in_order_with_names_of_their_own_or_by_place(tmp_path):
+def test_records_keep_their_order_and_get_default_ids(tmp_path: Path) -> None:
     path = write(tmp_path, [{"q": "a"}, {"q": "b", "id": 7}])
     records, skipped = load_records(path, problem, bad_rows="error", **SETTINGS)
     assert [(one.id, one.prompt) for one in records] == [("rows:1", "a"), ("7", "b")]
     assert skipped == 0
 
 
-def test_messages_name_the_settings_of_who_asks(tmp_path):
+def test_messages_name_the_callers_settings(tmp_path: Path) -> None:
     path = write(tmp_path, [{"q": 3}, {"p": "x"}])
     with pytest.raises(DataError, match=r"row 1, field 'q': int 3, wanted text\. .* \(data\.some_fields\.\*\)"):
         load_records(path, problem, bad_rows="error", **SETTINGS)
@@ -45,7 +48,7 @@ def test_messages_name_the_settings_of_who_asks(tmp_path):
         load_records(path, problem, bad_rows="skip", **SETTINGS)
 
 
-def test_a_missing_split_names_its_setting(tmp_path):
+def test_a_missing_split_names_its_setting(tmp_path: Path) -> None:
     import datasets
 
     datasets.DatasetDict({"test": datasets.Dataset.from_dict({"q": ["?"]})}).save_to_disk(str(tmp_path / "saved"))
@@ -53,7 +56,7 @@ def test_a_missing_split_names_its_setting(tmp_path):
         load_records(str(tmp_path / "saved"), problem, bad_rows="error", **SETTINGS)
 
 
-def test_values_are_described_in_words():
+def test_values_are_described_in_words() -> None:
     values = [None, "", "x", [1], {"a": 1}, 2.5, True]
     assert [described(value) for value in values] == [
         "nothing (null)",
@@ -66,27 +69,27 @@ def test_values_are_described_in_words():
     ]
 
 
-def load(path, **more):
+def load(path: Path, **more: Any) -> tuple[list[str], int]:
     records, skipped = load_records(str(path), problem, **{"bad_rows": "skip", **SETTINGS, **more})
     return [one.prompt for one in records], skipped
 
 
-def test_a_line_that_is_not_utf8_is_one_bad_row(tmp_path):
+def test_a_line_that_is_not_utf8_is_one_bad_row(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'\xef\xbb\xbf{"q": "first"}\n{"q": "xyz\xe9"}\n\n{"q": "xyz\xc3\xa9"}\r\n{"q": "last"}')
     assert load(file) == (["first", "xyzé", "last"], 1)
-    with pytest.raises(DataError, match=r"rows\.jsonl, row 2, byte 11 of the line: not UTF-8 text\. Mend the row"):
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 2, byte 11 of the line: not UTF-8 text\. Fix the row"):
         load(file, bad_rows="error")
 
 
-def test_a_file_in_another_encoding_is_told(tmp_path):
+def test_a_file_in_another_encoding_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"q": "first"}\n', encoding="utf-16")
     with pytest.raises(DataError, match=r"all 2 rows are bad; the first: .*row 1, byte 1 of the line: not UTF-8"):
         load(file)
 
 
-def test_empty_rows_are_bad_rows(tmp_path):
+def test_empty_rows_are_bad_rows(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{}\n{"q": "kept"}\n""\nnull\n   \n[]\n')
     assert load(file) == (["kept"], 4)
@@ -95,7 +98,7 @@ def test_empty_rows_are_bad_rows(tmp_path):
         load(file)
 
 
-def test_a_text_that_is_not_utf8_in_parquet_is_one_bad_row(tmp_path):
+def test_a_text_that_is_not_utf8_in_parquet_is_one_bad_row(tmp_path: Path) -> None:
     texts = [b"first", b"xyz\xe9", b"last"]
     offsets = pa.array([0, 5, 9, 13], pa.int32()).buffers()[1]
     column = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"".join(texts))])
@@ -105,7 +108,7 @@ def test_a_text_that_is_not_utf8_in_parquet_is_one_bad_row(tmp_path):
         load(tmp_path / "rows.parquet", bad_rows="error")
 
 
-def test_a_row_of_ten_megabytes_is_read(tmp_path):
+def test_a_row_of_ten_megabytes_is_read(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"q": "x" * 10**7}) + '\n{"q": "next"}\n')
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

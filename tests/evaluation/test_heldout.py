@@ -1,56 +1,63 @@
-"""Evaluation: intervals, pass@k, and no corrections."""
+"""Held-out figures: unscorable answers are left out, pass@k without bias, and no corrections."""
 
-import math
+import itertools
 
 import pytest
-from support import PROBLEM, tiny_policy
+from support import PROBLEM, tiny_policy, tiny_sampler
 
 from edge_grpo.base.errors import DataError
-from edge_grpo.base.records import Grade, Verdict
-from edge_grpo.config.sections import EvalSettings
-from edge_grpo.evaluation.heldout import Evaluation, evaluate
+from edge_grpo.base.records import Grade, Prompt, Verdict
+from edge_grpo.config.tree import load_config
+from edge_grpo.evaluation.answers import heldout_draws
+from edge_grpo.evaluation.heldout import evaluate, figures
 from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.rollout.hf import DecodeEngine
-from edge_grpo.rollout.sampler import Prompted
 
 
-def grade_every_second(problems, rollouts):
-    verdicts = [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.ERROR]
-    return [Grade(verdicts[i % 4], 0.0) for i in range(len(rollouts))]
-
-
-def run(**settings):
+def run(*words, num_problems=4):
+    verdicts = itertools.cycle([Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.ERROR])
     engine = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0)
-    problems = [Prompted(PROBLEM, (10 + i, 11)) for i in range(4)]
-    return evaluate(engine, grade_every_second, problems, EvalSettings(**settings), budget=3)
+    sampler = tiny_sampler(engine, lambda *_: Grade(next(verdicts), 0.0))
+    prompts = [Prompt(PROBLEM.__class__(f"p{i}", "?", ("2",)), (10 + i, 11)) for i in range(num_problems)]
+    config = load_config(None, ["rollout.max_new_tokens=3", *words])
+    return evaluate(sampler, prompts, heldout_draws(config))
 
 
 def test_unscorable_answers_are_left_out_not_wrong():
-    result = run()
-    assert result.num_problems == 3
-    assert result.accuracy == pytest.approx(2 / 3)
-    assert result.verdicts["error"] == 1
-    assert result.metrics()["eval/accuracy_low"] < 2 / 3 < result.metrics()["eval/accuracy_high"]
-    assert result.mean_length == 3
+    row = figures(run())
+    assert row["eval/problems"] == 3
+    assert row["eval/accuracy"] == pytest.approx(2 / 3)
+    assert row["eval/verdict_error"] == 1
+    assert row["eval/accuracy_low"] < 2 / 3 < row["eval/accuracy_high"]
+    assert row["eval/length"] == 3
 
 
 def test_several_samples_give_pass_at_k():
-    result = run(samples=4, temperature=1.0)
-    assert [len(own) for own in result.correct] == [3] * 4
-    assert result.metrics()["eval/pass@2"] == pytest.approx(pass_at_k(3, 2, 2))
-    low, high = result.interval
-    assert low < 2 / 3 < high
+    answers = run("eval.samples=4", "eval.temperature=1")
+    row = figures(answers)
+    assert len(answers) == 16
+    assert row["eval/pass@2"] == pytest.approx(pass_at_k(3, 2, 2))
+    assert "eval/pass@4" not in row, "a problem has three scorable answers"
+    assert row["eval/accuracy"] == pytest.approx(2 / 3)
+    assert row["eval/accuracy_low"] < 2 / 3 < row["eval/accuracy_high"]
+
+
+def test_at_temperature_0_samples_are_drawn_at_the_rollouts_and_accuracy_stays_greedy():
+    answers = run("eval.samples=2")
+    assert [answer.decoding for answer in answers] == ["greedy"] * 4 + ["sampled"] * 8
+    assert figures(answers)["eval/problems"] == 3
 
 
 def test_greedy_evaluation_repeats():
-    assert run().answers == run().answers
+    assert run() == run()
 
 
 def test_no_problem_at_all_is_an_error():
-    engine = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0)
     with pytest.raises(DataError, match="no problem"):
-        evaluate(engine, grade_every_second, [], EvalSettings(), budget=3)
+        run(num_problems=0)
 
 
-def test_an_evaluation_of_nothing_scorable_is_nan():
-    assert math.isnan(Evaluation((), {}, 0.0, 0.0, (), ()).accuracy)
+def test_nothing_scorable_is_nan():
+    row = figures([answer for answer in run() if not answer.scorable])
+    assert row["eval/accuracy"] != row["eval/accuracy"]
+    assert row["eval/problems"] == 0

@@ -1,5 +1,6 @@
 """Answers are kept problem by problem, never asked for twice, and never mixed with those of another evaluation."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,10 @@ from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Problem
 from edge_grpo.config.tree import load_config
 from edge_grpo.evaluation.answers import Draws, draws_of, training_draws
-from edge_grpo.evaluation.store import Asker, answer_all, read_answers
+from edge_grpo.evaluation.store import answer_all, encode, identity_of, read_answers
 from edge_grpo.evaluation.suite import Benchmark
-from edge_grpo.models.loading import load_policy
-from edge_grpo.rewards import Rewards
+from edge_grpo.models.loading import load_policy, stop_token_ids
+from edge_grpo.rollout.open import open_engine, open_sampler
 
 PROBLEMS = tuple(Problem(f"p{i}", f"Compute {'1+' * (i % 3)}{i}.", (str(i),)) for i in range(7))
 BENCHMARKS = (Benchmark("one", "", PROBLEMS), Benchmark("two", "", PROBLEMS[:2]))
@@ -23,40 +24,63 @@ class Cut(BaseException):
     """Stands for kill -9."""
 
 
+class Watched:
+    """An engine that calls ``watch`` with the prompts of every request before it samples."""
+
+    def __init__(self, engine, watch):
+        self.engine, self.watch = engine, watch
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def sample(self, requests, sampling):
+        self.watch([(request.prompt_ids, len(request.seeds)) for request in requests])
+        return self.engine.sample(requests, sampling)
+
+
+class Model:
+    """A model that can be asked, as the commands do it."""
+
+    def __init__(self, config, draws, sampler):
+        self.config, self.draws, self.sampler = config, draws, sampler
+
+    def encode(self, benchmarks):
+        return [encode(self.sampler, each, self.draws) for each in benchmarks]
+
+    def identity(self, benchmarks):
+        return identity_of(self.config, self.draws, self.encode(benchmarks))
+
+    def answers(self, folder, benchmarks=BENCHMARKS, **more):
+        return answer_all(self.sampler, self.config, self.draws, self.encode(benchmarks), folder, **more)
+
+
+def unwatched(requests):
+    """Nothing is recorded."""
+
+
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def folder(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def rewards():
-    with Rewards(load_config(None, ["reward.workers=1"]).reward) as opened:
-        yield opened
+def model(folder):
+    """Makes models to ask; closes them at the end."""
+    with ExitStack() as stack:
+
+        def make(draws=DRAWS, *words, watch=unwatched):
+            config = load_config(None, [f"model.path={folder}", "reward.workers=1", "rollout.max_rows=4", *words])
+            policy = load_policy(config.model)
+            stop_ids = stop_token_ids(policy)
+            engine = Watched(open_engine(config.rollout, policy, stop_ids), watch)
+            return Model(config, draws, stack.enter_context(open_sampler(config, policy=policy, engine=engine)))
+
+        yield make
 
 
-@pytest.fixture
-def asker(model, rewards):
-    def make(draws=DRAWS, *words):
-        config = load_config(None, [f"model.path={model}", "reward.workers=1", "rollout.max_rows=4", *words])
-        return Asker(load_policy(config.model), config, draws, rewards)
-
-    return make
-
-
-def silent(done, total):
-    """No one watches."""
-
-
-def everything(asker, folder, benchmarks=BENCHMARKS):
-    return answer_all(asker, [asker.encode(each) for each in benchmarks], folder, progress=silent)
-
-
-def test_every_problem_gets_a_greedy_and_some_sampled_answers(asker, tmp_path):
+def test_every_problem_gets_a_greedy_and_some_sampled_answers(model, tmp_path):
     seen = []
-    one = asker()
-    answers = answer_all(
-        one, [one.encode(each) for each in BENCHMARKS], tmp_path / "a", progress=lambda *each: seen.append(each)
-    )
+    answers = model().answers(tmp_path / "a", progress=lambda *each: seen.append(each))
     assert [(each.benchmark, each.problem) for each in answers[::3]] == [
         *(("one", problem.id) for problem in PROBLEMS),
         ("two", "p0"),
@@ -69,49 +93,49 @@ def test_every_problem_gets_a_greedy_and_some_sampled_answers(asker, tmp_path):
 
 
 @pytest.mark.parametrize("cut_after", [0, 1, 3, 5])
-def test_a_kill_costs_only_the_problems_being_answered(asker, tmp_path, monkeypatch, cut_after):
-    whole = everything(asker(), tmp_path / "whole")
+def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path, cut_after):
+    whole = model().answers(tmp_path / "whole")
     calls, limit = [], [cut_after]
 
-    def ask(self, benchmark, problems, decoding):
-        calls.append({(benchmark, item.problem.id, decoding) for item in problems})
+    def watch(requests):
+        calls.append(requests)
         if len(calls) > limit[0]:
             raise Cut
-        return plain(self, benchmark, problems, decoding)
 
-    plain = Asker.ask
-    monkeypatch.setattr(Asker, "ask", ask)
+    one = model(watch=watch)
     with pytest.raises(Cut):
-        everything(asker(), tmp_path / "cut")
-    finished, lost = set().union(*calls[:-1]), calls[-1]
+        one.answers(tmp_path / "cut")
+    done = calls[:-1]
+    lost = calls[-1]
     calls.clear()
     limit[0] = 99
-    again = everything(asker(), tmp_path / "cut")
-    assert not finished & set().union(*calls)
-    assert lost <= set().union(*calls)
+    again = one.answers(tmp_path / "cut")
+    assert lost in calls, "what was under way is asked again"
+    assert len(done) + len(calls) == len([*range(2), *range(1), *range(4), *range(1)]), "and nothing else is"
     assert [replace(each, entropy=0.0) for each in again] == [replace(each, entropy=0.0) for each in whole]
 
 
-def test_half_a_line_and_half_a_problem_are_asked_again(asker, tmp_path):
-    whole = everything(asker(), tmp_path / "a")
+def test_half_a_line_and_half_a_problem_are_asked_again(model, tmp_path):
+    one = model()
+    whole = one.answers(tmp_path / "a")
     path = tmp_path / "a/answers.jsonl"
     content = path.read_bytes()
     for kept in (len(content) - 1, len(content) - 9, len(content) // 2, 10, 0):
         path.write_bytes(content[:kept])
-        again = everything(asker(), tmp_path / "a")
+        again = one.answers(tmp_path / "a")
         assert [each.completion for each in again] == [each.completion for each in whole]
         assert len(read_answers(tmp_path / "a")[1]) == len(whole)
 
 
-def test_nothing_is_asked_twice(asker, tmp_path, monkeypatch):
-    everything(asker(), tmp_path / "a")
-    monkeypatch.setattr(Asker, "ask", lambda *_: pytest.fail("asked again"))
-    everything(asker(), tmp_path / "a")
+def test_nothing_is_asked_twice(model, tmp_path):
+    model().answers(tmp_path / "a")
+    model(watch=lambda _: pytest.fail("asked again")).answers(tmp_path / "a")
 
 
-def test_draws_do_not_depend_on_what_else_is_asked(asker, tmp_path):
-    all_answers = everything(asker(), tmp_path / "a")
-    few = everything(asker(), tmp_path / "b", (Benchmark("one", "", PROBLEMS[3:5]),))
+def test_draws_do_not_depend_on_what_else_is_asked(model, tmp_path):
+    one = model()
+    all_answers = one.answers(tmp_path / "a")
+    few = one.answers(tmp_path / "b", (Benchmark("one", "", PROBLEMS[3:5]),))
     assert [each.completion for each in few] == [each.completion for each in all_answers[9:15]]
 
 
@@ -127,52 +151,52 @@ def test_draws_do_not_depend_on_what_else_is_asked(asker, tmp_path):
          "problems.two"),
     ],
 )  # fmt: skip
-def test_answers_of_different_evaluations_are_never_mixed(asker, tmp_path, draws, words, benchmarks, named):
-    everything(asker(), tmp_path / "a")
+def test_answers_of_different_evaluations_are_never_mixed(model, tmp_path, draws, words, benchmarks, named):
+    model().answers(tmp_path / "a")
     before = (tmp_path / "a/answers.jsonl").read_bytes()
     with pytest.raises(ConfigError, match="holds another evaluation") as error:
-        everything(asker(draws, *words), tmp_path / "a", benchmarks)
+        model(draws, *words).answers(tmp_path / "a", benchmarks)
     assert named in str(error.value)
     assert (tmp_path / "a/answers.jsonl").read_bytes() == before
 
 
-def test_an_edited_reward_function_is_another_evaluation(asker, tmp_path, monkeypatch):
+def test_an_edited_reward_function_is_another_evaluation(model, tmp_path, monkeypatch):
     judge = tmp_path / "judge.py"
     judge.write_text("def reward(completions, problems):\n    return [1.0 for _ in problems]\n")
-    one = asker(DRAWS, f"reward.function={judge}:reward")
-    before = one.identity([one.encode(each) for each in BENCHMARKS])
+    one = model(DRAWS, f"reward.function={judge}:reward")
+    before = one.identity(BENCHMARKS)
     judge.write_text(judge.read_text().replace("1.0", "0.0"))
-    assert one.identity([one.encode(each) for each in BENCHMARKS]) != before
+    assert one.identity(BENCHMARKS) != before
     monkeypatch.chdir(tmp_path)
-    module = asker(DRAWS, "reward.function=judge:reward")
+    module = model(DRAWS, "reward.function=judge:reward")
     code = module.identity([])["reward"]["code"]
     assert code == one.identity([])["reward"]["code"] != ""
 
 
-def test_what_a_reward_may_read_of_a_problem_counts(asker):
-    one = asker()
+def test_what_a_reward_may_read_of_a_problem_counts(model):
+    one = model()
     problems = tuple(replace(problem, meta={"level": 1}) for problem in PROBLEMS)
-    before, after = (one.identity([one.encode(each)]) for each in (BENCHMARKS[0], Benchmark("one", "", problems)))
+    before, after = (one.identity([each]) for each in (BENCHMARKS[0], Benchmark("one", "", problems)))
     assert before["problems"] != after["problems"]
 
 
-def test_a_folder_in_use_or_of_another_kind_is_refused(asker, tmp_path, monkeypatch):
-    plain = Asker.ask
+def test_a_folder_in_use_is_refused(model, tmp_path):
+    refused = []
 
-    def ask(self, benchmark, problems, decoding):
-        monkeypatch.setattr(Asker, "ask", plain)
-        with pytest.raises(ConfigError, match="another process is at work"):
-            everything(asker(), tmp_path / "a")
-        return plain(self, benchmark, problems, decoding)
+    def watch(_):
+        if not refused:
+            with pytest.raises(ConfigError, match="another process is using it") as error:
+                model().answers(tmp_path / "a")
+            refused.append(error)
 
-    monkeypatch.setattr(Asker, "ask", ask)
-    everything(asker(), tmp_path / "a")
+    model(watch=watch).answers(tmp_path / "a")
+    assert refused
 
 
-def test_only_a_finished_evaluation_is_read(asker, tmp_path):
+def test_only_a_finished_evaluation_is_read(model, tmp_path):
     with pytest.raises(DataError, match="holds no evaluation"):
         read_answers(tmp_path)
-    everything(asker(), tmp_path / "a")
+    model().answers(tmp_path / "a")
     identity, answers = read_answers(tmp_path / "a")
     assert identity["eval"]["samples"] == 2
     assert answers[0].prompt == "Compute 0."

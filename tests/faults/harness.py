@@ -86,19 +86,19 @@ def _halve(path):
 
 POINTS = {
     "config": ("edge_grpo.runs.folder:write_whole", half_text),
-    "loading": ("edge_grpo.training.session:load_policy", within),
+    "loading": ("edge_grpo.training.loop:load_policy", within),
     "sampling": ("edge_grpo.rollout.hf:draw", before),
     "grading": ("edge_grpo.rewards.builtin:Rewards.grade", within),
     "scoring": ("edge_grpo.training.update:Updater.score", after),
-    "shaping": ("edge_grpo.training.update:Updater.shape", before),
+    "shaping": ("edge_grpo.training.update:Updater.signal", before),
     "backward": ("torch:Tensor.backward", before),
     "optimizer": ("edge_grpo.training.update:AdamW.step", after),
     "updated": ("edge_grpo.training.update:Updater.step", after),
     "evaluation": ("edge_grpo.training.session:Session.evaluate", within),
     "rollouts": ("pyarrow.parquet:write_table", half_table),
     "metrics": ("edge_grpo.runs.folder:RunFolder.write_metrics", half_line),
-    "events": ("edge_grpo.trackers.tensorboard:EventFile.write", before),
-    "row written": ("edge_grpo.training.session:Session.write", after),
+    "events": ("edge_grpo.trackers.tensorboard:TensorBoard.log", before),
+    "row written": ("edge_grpo.training.journal:Journal.log", after),
     "checkpoint": ("edge_grpo.training.checkpoint:save_file", half_saved),
     "checksums": ("edge_grpo.training.checkpoint:_sums", before),
     "whole draft": ("edge_grpo.training.checkpoint:flush_tree", after),
@@ -106,8 +106,8 @@ POINTS = {
     "old checkpoint": ("edge_grpo.training.checkpoint:remove_tree", before),
     "deletion": ("edge_grpo.runs.durable:shutil.rmtree", one_file),
     "final": ("edge_grpo.models.policy:Policy.save", half_model),
-    "final draft": ("edge_grpo.training.session:flush_tree", after),
-    "final swap": ("edge_grpo.training.session:remove_tree", after),
+    "final draft": ("edge_grpo.training.journal:flush_tree", after),
+    "final swap": ("edge_grpo.training.journal:remove_tree", after),
 }
 
 

@@ -23,7 +23,7 @@ def groups(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return torch.tensor(rewards, dtype=torch.float64), torch.tensor(group)
 
 
-def test_by_hand() -> None:
+def test_advantages_match_hand_calculations() -> None:
     rewards, group = torch.tensor([2.0, 1.0, 1.0, 1.0], dtype=torch.float64), torch.zeros(4).long()
     assert adv.group_centered(rewards, group).tolist() == [0.75, -0.25, -0.25, -0.25]
     assert adv.group_normalized(rewards, group)[0].item() == pytest.approx(0.75 / (0.5 + 1e-4))
@@ -41,7 +41,7 @@ def test_row_order_does_not_matter(scaled: Callable[..., Tensor], data: tuple[Te
 
 @pytest.mark.parametrize("scaled", SCALES)
 @given(data=groups(), constant=st.floats(-3, 3))
-def test_a_constant_changes_nothing(
+def test_adding_a_constant_changes_nothing(
     scaled: Callable[..., Tensor], data: tuple[Tensor, Tensor], constant: float
 ) -> None:
     rewards, group = data
@@ -50,20 +50,20 @@ def test_a_constant_changes_nothing(
 
 @pytest.mark.parametrize("scaled", SCALES)
 @given(data=groups())
-def test_sums_to_zero_in_each_group(scaled: Callable[..., Tensor], data: tuple[Tensor, Tensor]) -> None:
+def test_advantages_sum_to_zero_in_each_group(scaled: Callable[..., Tensor], data: tuple[Tensor, Tensor]) -> None:
     rewards, group = data
     sums = torch.zeros(int(group.max()) + 1, dtype=torch.float64).index_add(0, group, scaled(rewards, group))
     assert sums.abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("scaled", SCALES)
-def test_exactly_zero_in_collapsed_groups(scaled: Callable[..., Tensor]) -> None:
+def test_collapsed_groups_get_exactly_zero(scaled: Callable[..., Tensor]) -> None:
     rewards = torch.tensor([0.1, 0.1, 0.1, 0.0, 1.0, 0.5])  # the mean of three 0.1 is not 0.1
     assert scaled(rewards, torch.tensor([0, 0, 0, 1, 1, 1]))[:3].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("scaled", SCALES)
-def test_unscorable_rows_count_for_nothing(scaled: Callable[..., Tensor]) -> None:
+def test_unscorable_rows_are_ignored(scaled: Callable[..., Tensor]) -> None:
     group = torch.tensor([0, 0, 0, 1, 1])
     scorable = torch.tensor([True, False, True, True, True])
     got = scaled(torch.tensor([1.0, NAN, 0.0, 1.0, 0.0]), group, scorable)
@@ -73,23 +73,23 @@ def test_unscorable_rows_count_for_nothing(scaled: Callable[..., Tensor]) -> Non
 
 
 @pytest.mark.parametrize("scaled", SCALES)
-def test_one_scorable_row_alone_gets_zero(scaled: Callable[..., Tensor]) -> None:
+def test_a_lone_scorable_row_gets_zero(scaled: Callable[..., Tensor]) -> None:
     got = scaled(torch.tensor([1.0, NAN]), torch.tensor([0, 0]), torch.tensor([True, False]))
     assert got.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("scaled", SCALES)
-def test_a_group_of_one_is_refused(scaled: Callable[..., Tensor]) -> None:
+def test_a_group_of_one_is_rejected(scaled: Callable[..., Tensor]) -> None:
     with pytest.raises(ShapeError, match=r"groups \[3\] have one rollout each.*Set rollout.group_size >= 2"):
         scaled(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([2, 3, 2]))
 
 
-def test_weighted_reward_leaves_out_what_was_not_scored() -> None:
+def test_weighted_reward_skips_unscored_parts() -> None:
     parts = torch.tensor([[1.0, 2.0], [NAN, 2.0], [NAN, NAN]])
     assert adv.weighted_reward(parts, torch.tensor([1.0, 0.5])).nan_to_num(-1).tolist() == [2, 1, -1]
 
 
-def test_gdpo_by_hand() -> None:
+def test_gdpo_matches_hand_calculation() -> None:
     parts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, NAN], [0.0, NAN]], dtype=torch.float64)
     got = adv.normalized_then_summed(parts, torch.tensor([2.0, 1.0], dtype=torch.float64), torch.tensor([0, 0, 1, 1]))
     z = 0.5 / (math.sqrt(0.5) + 1e-4)
@@ -112,7 +112,7 @@ def test_collapse_counts_groups_not_rows() -> None:
     assert adv.collapse_ratio(rewards, group, scorable).item() == pytest.approx(2 / 3)
 
 
-def test_variance_within_groups() -> None:
+def test_variance_within_groups_is_averaged_over_groups() -> None:
     keep = torch.tensor([True, True, True, True, False])
     got = adv.group_variance(torch.tensor([1.0, -1.0, 0.0, 0.0, 99.0]), torch.tensor([0, 0, 1, 1, 1]), keep)
     assert got.item() == pytest.approx(1.0)

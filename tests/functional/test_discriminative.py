@@ -23,12 +23,12 @@ def test_weights_do_not_depend_on_how_many_are_right() -> None:
     assert weights.dtype == SCORES.dtype
 
 
-def test_right_over_wrong_by_hand() -> None:
+def test_right_over_wrong_matches_hand_calculation() -> None:
     assert disc.right_over_wrong(SCORES, GROUP, RIGHT, WRONG).item() == pytest.approx((-1 + 3) + (-0.5 + 0.7))
 
 
 @pytest.mark.parametrize("tau", [0.05, 1.0, 10.0])
-def test_right_over_hard_wrong_by_hand(tau: float) -> None:
+def test_right_over_hard_wrong_matches_hand_calculation(tau: float) -> None:
     wanted = (-1 - hard([-2.0, -4.0], tau)) + (-0.5 + 0.7)
     assert disc.right_over_hard_wrong(SCORES, GROUP, RIGHT, WRONG, tau=tau).item() == pytest.approx(wanted)
 
@@ -42,7 +42,7 @@ def test_the_hardest_wrong_answers_weigh_most() -> None:
     assert torch.allclose(scores.grad, wanted)
 
 
-def test_limits_of_tau() -> None:
+def test_tau_interpolates_between_mean_and_maximum() -> None:
     scores = SCORES[:5], GROUP[:5], RIGHT[:5], WRONG[:5]
     basic = disc.right_over_wrong(*scores)
     assert torch.allclose(disc.right_over_hard_wrong(*scores, tau=1e6), basic, atol=1e-5)
@@ -58,7 +58,7 @@ def test_a_row_may_be_in_neither_class() -> None:
     assert disc.mixed(GROUP, right, wrong).tolist() == [True, True, True, True, True, False, False]
 
 
-def test_without_a_mixed_group_there_is_no_value_and_no_gradient() -> None:
+def test_without_a_mixed_group_value_and_gradient_are_zero() -> None:
     scores = torch.tensor([1.0, 2.0, math.nan], requires_grad=True)
     group, right = torch.tensor([0, 0, 1]), torch.tensor([True, True, False])
     for value in (
@@ -90,23 +90,23 @@ def test_order_and_shifts_do_not_matter_and_the_soft_maximum_is_above_the_mean(
     assert torch.allclose(disc.right_over_wrong(scores + shift, *rest), basic, atol=1e-9)
 
 
-def test_scores_and_drift_ignore_rubbish() -> None:
+def test_scores_and_drift_ignore_garbage_outside_the_mask() -> None:
     mask = torch.tensor([[True, True, False], [True, False, False]])
     log_ratio = torch.log(torch.tensor([[2.0, 4.0, 1.0], [0.5, 1.0, 1.0]], dtype=torch.float64))
     for filler in (math.nan, math.inf, -math.inf, 1e30):
-        soiled = torch.where(mask, log_ratio, filler).requires_grad_()
+        polluted = torch.where(mask, log_ratio, filler).requires_grad_()
         values = [
-            disc.likelihood_ratio_score(soiled, mask),
-            disc.log_likelihood_score(soiled, mask),
-            disc.old_kl_k1(soiled, mask).sum(-1),
-            disc.old_kl_k3(soiled, mask).sum(-1),
+            disc.likelihood_ratio_score(polluted, mask),
+            disc.log_likelihood_score(polluted, mask),
+            disc.old_kl_k1(polluted, mask).sum(-1),
+            disc.old_kl_k3(polluted, mask).sum(-1),
         ]
         assert values[0].tolist() == pytest.approx([3, 0.5])
         assert values[2].tolist() == pytest.approx([-math.log(8), math.log(2)])
         assert values[3].tolist() == pytest.approx([6 - 2 - math.log(8), 0.5 - 1 + math.log(2)])
         torch.stack(values).sum().backward()
-        assert soiled.grad is not None
-        assert (soiled.grad[~mask] == 0).all()
+        assert polluted.grad is not None
+        assert (polluted.grad[~mask] == 0).all()
 
 
 def test_k3_is_never_negative_and_both_estimate_the_divergence() -> None:

@@ -18,7 +18,7 @@ def test_near_policy_drops_only_negative_advantages_far_away() -> None:
     assert keep.tolist() == [[False, False], [True, True], [True, True], [False, True]]
 
 
-def test_near_policy_takes_unknown_tokens_for_no_drift() -> None:
+def test_near_policy_counts_unknown_tokens_as_no_drift() -> None:
     sampling, now = torch.tensor([[NAN, -1.0]]), torch.tensor([[-9.0, -1.8]])
     keep = near_policy(-torch.ones(1, 2), now, sampling, torch.ones(1, 2).bool(), threshold=0.5)
     assert keep.all()
@@ -39,5 +39,5 @@ def test_high_entropy_keeps_the_top_share_of_masked_tokens() -> None:
     assert torch.equal(high_entropy(entropy, mask, top=1.0), mask)
 
 
-def test_high_entropy_of_nothing_is_nothing() -> None:
+def test_an_empty_mask_has_no_high_entropy_tokens() -> None:
     assert not high_entropy(torch.rand(2, 2), torch.zeros(2, 2).bool(), top=0.2).any()

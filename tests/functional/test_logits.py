@@ -6,7 +6,7 @@ import torch
 from edge_grpo.functional.logits import logprobs_and_entropy
 
 
-def test_by_hand() -> None:
+def test_logprobs_and_entropy_match_hand_calculations() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)
     logprobs, entropy = logprobs_and_entropy(logits, torch.tensor([1]), temperature=1.0)
     assert logprobs.item() == pytest.approx(math.log(0.75))
@@ -24,7 +24,7 @@ def test_temperature_divides_the_logits() -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_certain_and_excluded_tokens_are_finite() -> None:
+def test_certain_and_excluded_tokens_stay_finite() -> None:
     logits = torch.tensor([[0.0, -torch.inf], [800.0, -1e4], [-1e4, -1e4]], requires_grad=True)
     logprobs, entropy = logprobs_and_entropy(logits, torch.tensor([0, 0, 0]), temperature=1.0)
     (logprobs.sum() + entropy.sum()).backward()
@@ -34,6 +34,6 @@ def test_certain_and_excluded_tokens_are_finite() -> None:
     assert logits.grad.isfinite().all()
 
 
-def test_half_precision_is_computed_in_single() -> None:
+def test_half_precision_is_computed_in_single_precision() -> None:
     logprobs, entropy = logprobs_and_entropy(torch.randn(4, 9).bfloat16(), torch.zeros(4).long(), temperature=1.0)
     assert logprobs.dtype == entropy.dtype == torch.float32

@@ -38,7 +38,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @pytest.mark.parametrize("loss", ALL)
 @pytest.mark.parametrize("by_row", [False, True])
-def test_rubbish_outside_the_mask_reaches_nothing(loss: Loss, by_row: bool) -> None:
+def test_garbage_outside_the_mask_changes_nothing(loss: Loss, by_row: bool) -> None:
     mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     clean = torch.log(torch.tensor([[0.5, 0.9, 0.5], [0.3, 0.5, 0.5], [0.5, 0.5, 0.5]], dtype=torch.float64))
     results = []
@@ -59,7 +59,7 @@ def test_rubbish_outside_the_mask_reaches_nothing(loss: Loss, by_row: bool) -> N
 
 @pytest.mark.parametrize("loss", ALL)
 @pytest.mark.parametrize("advantage", [1.5, -0.5])
-def test_all_are_plain_policy_gradient_at_ratio_one(loss: Loss, advantage: float) -> None:
+def test_every_loss_is_plain_policy_gradient_at_ratio_one(loss: Loss, advantage: float) -> None:
     logprobs = torch.tensor([[-1.0, -2.0]], dtype=torch.float64, requires_grad=True)
     mask = torch.ones(1, 2).bool()
     ratio = losses.log_ratio(logprobs, logprobs.detach(), mask)
@@ -75,12 +75,14 @@ def test_all_are_plain_policy_gradient_at_ratio_one(loss: Loss, advantage: float
         (1.5, 1.0, None, -1.28),  # clipped above
         (0.5, 1.0, None, -0.5),
         (0.5, -1.0, None, 0.8),  # clipped below
-        (3.0, -1.0, None, 3.0),  # no bound
-        (3.0, -1.0, 2.0, 2.0),  # but with delta
+        (3.0, -1.0, None, 3.0),  # unbounded
+        (3.0, -1.0, 2.0, 2.0),  # bounded by delta
         (3.0, 1.0, 2.0, -1.28),
     ],
 )
-def test_clipped_by_hand(ratio: float, advantage: float, delta: float | None, wanted: float) -> None:
+def test_clipped_loss_matches_hand_calculations(
+    ratio: float, advantage: float, delta: float | None, wanted: float
+) -> None:
     log_ratio = torch.tensor([[math.log(ratio)]], dtype=torch.float64)
     got = losses.clipped_loss(
         log_ratio, torch.full_like(log_ratio, advantage), ONE, clip_low=0.2, clip_high=0.28, delta=delta
@@ -88,7 +90,7 @@ def test_clipped_by_hand(ratio: float, advantage: float, delta: float | None, wa
     assert got.item() == pytest.approx(wanted)
 
 
-def test_cispo_by_hand() -> None:
+def test_cispo_matches_hand_calculation() -> None:
     logprobs = torch.tensor([[-2.0]], requires_grad=True)
     loss = losses.cispo_loss(logprobs, torch.tensor([[math.log(9.0)]]), torch.tensor([[3.0]]), ONE, cap=5.0)
     loss.sum().backward()
@@ -97,7 +99,7 @@ def test_cispo_by_hand() -> None:
     assert logprobs.grad.item() == -15
 
 
-def test_vespo_weight_by_hand() -> None:
+def test_vespo_weight_matches_hand_calculation() -> None:
     ratio = torch.log(torch.tensor([[2.0, 1.5]], dtype=torch.float64))
     mask = torch.ones(1, 2).bool()
     got = losses.vespo_weight(ratio, torch.tensor([[1.0, -1.0]], dtype=torch.float64), mask, **VESPO)
@@ -105,7 +107,7 @@ def test_vespo_weight_by_hand() -> None:
     assert got[0, 1].item() == pytest.approx(3**3 * math.exp(2 * (1 - 3)))
 
 
-def test_a_sampler_correction_enters_vespos_ratio() -> None:
+def test_a_sampler_correction_multiplies_the_ratio_in_vespo() -> None:
     zero, mask = torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, 2).bool()
     weights = torch.log(torch.tensor([[2.0, 1.5]], dtype=torch.float64))
     with_sampler = losses.vespo_weight(zero, zero, mask, weights, **VESPO)
@@ -121,7 +123,7 @@ def test_sequence_ratio_is_the_mean_over_tokens() -> None:
     assert torch.allclose(got, torch.full((1, 3), 0.3))
 
 
-def test_clip_flags_need_the_side_on_which_the_gradient_vanishes() -> None:
+def test_clip_flags_mark_only_the_side_where_the_gradient_vanishes() -> None:
     log_ratio = torch.log(torch.tensor([0.5, 0.5, 1.5, 1.5, 1.0]))
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
     low = losses.clipped_low(log_ratio, advantages, clip_low=0.2)

@@ -7,7 +7,7 @@ from edge_grpo.functional import ops
 NAN = float("nan")
 
 
-def test_row_and_masked_sums_ignore_what_is_outside() -> None:
+def test_row_and_masked_sums_ignore_values_outside_the_mask() -> None:
     values = torch.tensor([[1.0, 2.0, NAN], [4.0, torch.inf, -torch.inf]], dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, False, False]])
     assert ops.masked_sum(values, mask).item() == 7
@@ -28,7 +28,7 @@ def test_an_empty_mask_gives_zero() -> None:
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=12), st.floats(0, 1))
-def test_quantile_is_torchs(values: list[float], q: float) -> None:
+def test_quantiles_match_torch(values: list[float], q: float) -> None:
     numbers = torch.tensor([*values, NAN], dtype=torch.float64)
     mask = torch.tensor([True] * len(values) + [False])
     wanted = torch.quantile(numbers[:-1], q)
@@ -56,7 +56,7 @@ def test_deviation_is_unbiased_and_zero_for_one_value() -> None:
     assert ops.group_std(values, torch.arange(3), everything).tolist() == [0, 0, 0]
 
 
-def test_nothing_counted_in_a_group() -> None:
+def test_a_group_without_included_rows_has_neutral_values() -> None:
     values, group, nothing = torch.tensor([1.0, 2.0]), torch.zeros(2).long(), torch.zeros(2, dtype=torch.bool)
     assert ops.group_mean(values, group, nothing).tolist() == [0, 0]
     assert ops.group_max(values, group, nothing).tolist() == [-torch.inf] * 2

@@ -24,20 +24,20 @@ def test_pairs_are_found_in_any_row_order() -> None:
 @pytest.mark.parametrize(
     ("group", "chosen"), [([1, 1, 2], [True, False, True]), ([1, 2], [True, False]), ([1] * 4, [True, False] * 2)]
 )
-def test_half_a_pair_and_two_in_a_group_are_refused(group: list[int], chosen: list[bool]) -> None:
+def test_incomplete_and_doubled_pairs_are_rejected(group: list[int], chosen: list[bool]) -> None:
     flags = torch.tensor(chosen)
     assert not preference.is_paired(torch.tensor(group), flags, ~flags)[-1]
     with pytest.raises(ShapeError, match="one chosen and one rejected"):
         preference.pair_rows(torch.tensor(group), flags, ~flags)
 
 
-def test_no_pair_at_all() -> None:
+def test_no_pairs_give_no_rows() -> None:
     nothing = torch.zeros(2, dtype=torch.bool)
     assert [len(rows) for rows in preference.pair_rows(torch.tensor([1, 2]), nothing, nothing)] == [0, 0]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
-def test_sigmoid_and_robust_by_hand(smoothing: float) -> None:
+def test_sigmoid_and_robust_match_hand_calculations(smoothing: float) -> None:
     def log_sigmoid(x: float) -> float:
         return -math.log1p(math.exp(-x))
 
@@ -57,13 +57,13 @@ def test_robust_is_unbiased_under_flipped_labels(margin: float, beta: float, sha
     assert torch.allclose(mean, preference.sigmoid_loss(there, beta=beta))
 
 
-def test_hinge_and_ipo_by_hand() -> None:
+def test_hinge_and_ipo_match_hand_calculations() -> None:
     assert preference.hinge_loss(MARGIN, beta=0.5).tolist() == [2.5, 1.0, 0.0]
     assert preference.ipo_loss(MARGIN, beta=0.25).tolist() == [25.0, 4.0, 4.0]
 
 
 @given(st.floats(-30, 0), st.floats(-30, 0), st.floats(-5, 5))
-def test_only_gaps_count(chosen: float, rejected: float, shift: float) -> None:
+def test_only_differences_in_log_prob_matter(chosen: float, rejected: float, shift: float) -> None:
     one = torch.tensor([[chosen], [rejected], [-1.0], [-2.0]], dtype=torch.float64)
     other = one + torch.tensor([[shift], [shift], [-shift], [-shift]], dtype=torch.float64)
     assert torch.allclose(preference.margin(*one), preference.margin(*other))

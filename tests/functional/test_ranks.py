@@ -14,7 +14,7 @@ def every(tensor: Tensor) -> Tensor:
 
 @st.composite
 def scored_groups(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards, scores (with ties) and groups of mixed row order."""
+    """Rewards, scores (with ties) and groups, rows in mixed order."""
     count = draw(st.integers(2, 12))
     group = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
     scores = draw(st.lists(st.sampled_from([-3.0, -2.5, -1.0, -0.1]), min_size=count, max_size=count))
@@ -22,18 +22,18 @@ def scored_groups(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tensor(rewards, dtype=torch.float64), torch.tensor(scores, dtype=torch.float64), torch.tensor(group)
 
 
-def test_ranks_by_hand() -> None:
+def test_ranks_match_hand_calculation() -> None:
     scores, group = torch.tensor([-1.0, -9.0, -2.0, -2.0, -5.0, -7.0]), torch.tensor([0, 1, 0, 0, 0, 1])
     assert group_rank(scores, group, every(group)).tolist() == [3.0, 0.0, 1.5, 1.5, 0.0, 1.0]
 
 
-def test_rows_that_do_not_count_occupy_no_rank() -> None:
+def test_excluded_rows_occupy_no_rank() -> None:
     scores, include = torch.tensor([-1.0, float("nan"), -2.0]), torch.tensor([True, False, True])
     assert group_rank(scores, torch.zeros(3).long(), include).tolist() == [1.0, 0.0, 0.0]
 
 
 @given(data=scored_groups())
-def test_ranks_of_a_group_sum_to_a_triangle_number(data: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_ranks_of_a_group_sum_to_a_triangular_number(data: tuple[Tensor, Tensor, Tensor]) -> None:
     _, scores, group = data
     ranks = group_rank(scores, group, every(group))
     for number in group.unique():
@@ -42,7 +42,7 @@ def test_ranks_of_a_group_sum_to_a_triangle_number(data: tuple[Tensor, Tensor, T
 
 
 @given(data=scored_groups(), seed=st.integers(0, 99), constant=st.floats(-3, 3))
-def test_neither_row_order_nor_a_constant_score_matters(
+def test_neither_row_order_nor_a_constant_shift_matters(
     data: tuple[Tensor, Tensor, Tensor], seed: int, constant: float
 ) -> None:
     rewards, scores, group = data
@@ -55,7 +55,7 @@ def test_neither_row_order_nor_a_constant_score_matters(
 
 
 @given(data=scored_groups(), penalty=st.floats(0, 1), first=st.sampled_from([0, 1]))
-def test_rewards_stay_between_their_bounds(data: tuple[Tensor, Tensor, Tensor], penalty: float, first: int) -> None:
+def test_rewards_stay_within_their_bounds(data: tuple[Tensor, Tensor, Tensor], penalty: float, first: int) -> None:
     rewards, scores, group = data
     got = unlikeliness_reward(rewards, scores, group, every(group), penalty=penalty, first_rank=first)
     assert (got[rewards == 0] == 0).all()
@@ -65,14 +65,14 @@ def test_rewards_stay_between_their_bounds(data: tuple[Tensor, Tensor, Tensor], 
 
 
 @pytest.mark.parametrize(("first", "wanted"), [(0, [1.0, 0.875, 0.0, 0.8125]), (1, [0.9375, 0.8125, 0.0, 0.75])])
-def test_both_offsets_by_hand(first: int, wanted: list[float]) -> None:
+def test_both_offsets_match_hand_calculations(first: int, wanted: list[float]) -> None:
     rewards, scores = torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([-9.0, -2.0, -3.0, -1.0])
     got = unlikeliness_reward(rewards, scores, torch.zeros(4).long(), every(rewards), penalty=0.25, first_rank=first)
     assert got.tolist() == wanted
 
 
 @pytest.mark.parametrize("penalty", [0.05, 0.25, 0.9])
-def test_an_all_right_group_is_pushed_by_ranks_alone_whatever_the_penalty(penalty: float) -> None:
+def test_ranks_alone_drive_an_all_right_group_at_any_penalty(penalty: float) -> None:
     scores, group = torch.tensor([-4.0, -3.0, -2.0, -1.0], dtype=torch.float64), torch.zeros(4).long()
     shaped = unlikeliness_reward(torch.ones_like(scores), scores, group, every(group), penalty=penalty)
     got = group_normalized(shaped, group, eps=1e-6)

@@ -15,7 +15,7 @@ def every(tensor: Tensor) -> Tensor:
     return torch.ones_like(tensor, dtype=torch.bool)
 
 
-def test_signed_rewards() -> None:
+def test_signed_rewards_are_one_and_minus_one() -> None:
     assert signed_reward(RIGHT).tolist() == [1, 1, -1, -1, 1, -1, -1]
 
 
@@ -23,12 +23,12 @@ def test_signed_rewards() -> None:
     ("right", "wrong", "named"),
     [(True, True, [0, 1, 2, 3, 6]), (True, False, [0, 1]), (False, True, [2, 3, 6]), (False, False, [])],
 )
-def test_uniform_groups_by_hand(right: bool, wrong: bool, named: list[int]) -> None:
+def test_uniform_groups_match_hand_calculation(right: bool, wrong: bool, named: list[int]) -> None:
     rows = uniform_groups(signed_reward(RIGHT), RIGHT, GROUP, every(GROUP), right=right, wrong=wrong)
     assert rows.nonzero().squeeze(-1).tolist() == named
 
 
-def test_rows_that_nobody_could_grade_do_not_make_a_group_mixed() -> None:
+def test_unscorable_rows_do_not_make_a_group_mixed() -> None:
     scorable = torch.tensor([True, True, True, True, True, False, True])
     rows = uniform_groups(signed_reward(RIGHT), RIGHT, GROUP, scorable, wrong=False)
     assert rows.nonzero().squeeze(-1).tolist() == [0, 1, 4, 5]
@@ -47,7 +47,7 @@ def test_row_order_does_not_matter(right: list[bool], order: list[int]) -> None:
     assert torch.equal(here[at], there)
 
 
-def test_standardized_by_hand() -> None:
+def test_standardized_rewards_match_hand_calculations() -> None:
     rewards, group = torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0]), torch.tensor([0, 0, 0, 0, 1, 1])
 
     def values(**how: bool) -> list[float]:
@@ -55,14 +55,13 @@ def test_standardized_by_hand() -> None:
 
     assert values(center=False, scale=False) == rewards.tolist()
     assert values(center=True, scale=False) == [1.5, -0.5, -0.5, -0.5, 0, 0]
-    assert values(center=False, scale=True) == pytest.approx(
-        [1, -1, -1, -1, 1, 1]
-    )  # the deviation is 1, 0 divides nothing
+    # The first group's deviation is 1; the second's is 0 and divides nothing.
+    assert values(center=False, scale=True) == pytest.approx([1, -1, -1, -1, 1, 1])
     assert values(center=True, scale=True) == pytest.approx([1.5, -0.5, -0.5, -0.5, 0, 0], rel=1e-5)
 
 
 @given(rewards=st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=6, max_size=6), constant=st.floats(-3, 3))
-def test_centred_and_scaled_is_grpo_and_ignores_a_constant(rewards: list[float], constant: float) -> None:
+def test_centred_and_scaled_rewards_match_grpo_and_ignore_a_constant(rewards: list[float], constant: float) -> None:
     values, group = torch.tensor(rewards, dtype=torch.float64), torch.tensor([4, 4, 4, 9, 9, 9])
     both = {"center": True, "scale": True}
     got = standardized(values, group, every(group), **both)
@@ -70,7 +69,7 @@ def test_centred_and_scaled_is_grpo_and_ignores_a_constant(rewards: list[float],
     assert torch.allclose(got, standardized(values + constant, group, every(group), **both), atol=1e-6)
 
 
-def test_unscorable_rows_get_nothing() -> None:
+def test_unscorable_rows_get_zero() -> None:
     values, scorable = torch.tensor([1.0, float("nan"), -1.0]), torch.tensor([True, False, True])
     for scale in (False, True):
         got = standardized(values, torch.zeros(3).long(), scorable, center=False, scale=scale)

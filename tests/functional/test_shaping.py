@@ -7,7 +7,7 @@ from edge_grpo.functional.shaping import entropy_driven_advantage, no_positive_c
 NAN = float("nan")
 
 
-def test_relative_entropy_by_hand() -> None:
+def test_relative_entropy_matches_hand_calculation() -> None:
     entropy = torch.tensor([[0.2, 0.4, NAN], [0.9, NAN, NAN], [1.0, 1.0, 1.0]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
     relative = relative_entropy(entropy, mask, torch.tensor([0, 0, 1]))
@@ -15,7 +15,7 @@ def test_relative_entropy_by_hand() -> None:
     assert not relative.requires_grad
 
 
-def test_mean_over_the_counted_rows_of_a_group_is_one() -> None:
+def test_relative_entropy_averages_to_one_over_counted_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     entropy, mask = torch.rand(6, 5, generator=generator), torch.rand(6, 5, generator=generator) < 0.7
     mask[4] = False
@@ -26,12 +26,12 @@ def test_mean_over_the_counted_rows_of_a_group_is_one() -> None:
     assert relative[[4, 5]].tolist() == [1, 1]
 
 
-def test_a_group_without_entropy_is_left_alone() -> None:
+def test_a_group_without_entropy_is_left_unchanged() -> None:
     relative = relative_entropy(torch.zeros(2, 3), torch.ones(2, 3).bool(), torch.zeros(2).long())
     assert relative.tolist() == [1, 1]
 
 
-def test_clamp_comes_after_the_mean() -> None:
+def test_the_clamp_is_applied_after_the_mean() -> None:
     entropy = torch.tensor([[0.0], [1.0], [1.0]])
     relative = relative_entropy(entropy, torch.ones(3, 1).bool(), torch.zeros(3).long())
     assert torch.allclose(relative, torch.tensor([0.0, 1.5, 1.5]))
@@ -41,7 +41,7 @@ def test_clamp_comes_after_the_mean() -> None:
     assert high.item() == 0.5
 
 
-def test_it_cannot_revive_a_collapsed_group() -> None:
+def test_shaping_cannot_revive_a_collapsed_group() -> None:
     rewards, group = torch.tensor([0.1, 0.1, 0.1]), torch.zeros(3).long()
     raw = group_normalized(rewards, group)
     relative = relative_entropy(torch.rand(3, 4), torch.ones(3, 4).bool(), group)
@@ -49,7 +49,7 @@ def test_it_cannot_revive_a_collapsed_group() -> None:
     assert entropy_driven_advantage(raw, relative).tolist() == [0, 0, 0]
 
 
-def test_no_positive_credit() -> None:
+def test_chosen_tokens_get_no_positive_credit() -> None:
     advantages = torch.tensor([[2.0, -2.0], [2.0, -2.0]])
     where = torch.tensor([[True, True], [False, False]])
     assert no_positive_credit(advantages, where).tolist() == [[0, -2], [2, -2]]

@@ -8,7 +8,7 @@ from edge_grpo.functional.terms import bias_corrected, k3_kl, likelihood_loss
 ONE = torch.ones(1, 1).bool()
 
 
-def test_k3_by_hand() -> None:
+def test_k3_matches_hand_calculation() -> None:
     logprobs = torch.tensor([[-1.0]], dtype=torch.float64, requires_grad=True)
     kl = k3_kl(logprobs, torch.tensor([[-1.5]], dtype=torch.float64), ONE)
     kl.sum().backward()
@@ -27,7 +27,7 @@ def test_the_correction_changes_the_gradient_at_ratio_one() -> None:
     assert (gradient - plain).item() == pytest.approx(kl.item())
 
 
-def test_padding_stays_out() -> None:
+def test_padding_affects_neither_value_nor_gradient() -> None:
     nan = torch.full((1, 2), torch.nan)
     mask = torch.tensor([[True, False]])
     logprobs = torch.where(mask, torch.tensor([[-1.0, 0.0]]), nan).requires_grad_()

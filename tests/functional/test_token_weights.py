@@ -14,7 +14,7 @@ from edge_grpo.functional.relative import standardized_reward
 
 
 class Peak(TorchDispatchMode):
-    """Remembers the shape of the largest tensor that any operation returned, views of the given ones left out."""
+    """Records the shape of the largest tensor that any operation returned, excluding views of the given ones."""
 
     def __init__(self, *given: Tensor) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def drawn(seed: int = 0, *, tokens: int = 11, dim: int = 3, vocab: int = 7) -> t
 
 
 def spelled_out(hidden: Tensor, ids: Tensor, head: Tensor, anchors: Tensor, vocabulary: Tensor | None = None) -> Tensor:
-    """The definition: every pair of tokens, every entry of the vocabulary."""
+    """The definition, over every pair of tokens and every vocabulary entry."""
     errors = torch.nn.functional.one_hot(ids, len(head)).to(hidden.dtype) - (hidden @ head.T).softmax(-1)
     errors = errors if vocabulary is None else errors[:, vocabulary]
     pairs = (errors @ errors.T) * (hidden @ hidden.T)
@@ -48,7 +48,9 @@ def spelled_out(hidden: Tensor, ids: Tensor, head: Tensor, anchors: Tensor, voca
 
 
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 8), st.booleans())
-def test_it_is_the_definition_however_it_is_cut(seed: int, tokens_at_once: int, vocab_at_once: int, part: bool) -> None:
+def test_scores_match_the_definition_at_any_chunk_size(
+    seed: int, tokens_at_once: int, vocab_at_once: int, part: bool
+) -> None:
     hidden, ids, head, anchors = drawn(seed)
     vocabulary = ids.unique() if part else None
     sizes = {"tokens_at_once": tokens_at_once, "vocab_at_once": vocab_at_once}
@@ -57,7 +59,7 @@ def test_it_is_the_definition_however_it_is_cut(seed: int, tokens_at_once: int, 
 
 
 def test_a_score_is_the_slope_of_the_anchors_log_probability() -> None:
-    """What a step along the gradient of one token's log-prob does to the log-prob of the anchors, through W alone."""
+    """The effect of a step along one token's log-prob gradient on the anchors' log-prob, through W alone."""
     hidden, ids, head, anchors = drawn()
     head.requires_grad_()
     logprobs = (hidden @ head.T).log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
@@ -91,7 +93,7 @@ def test_gwhes_needs_right_and_wrong_responses() -> None:
         assert [term.tolist() for term in tw.gwhes(scores, scores, row, torch.tensor(correct))] == [[0, 0], [0, 0]]
 
 
-def test_scores_of_a_rows_own_tokens() -> None:
+def test_own_scores_count_only_tokens_of_the_same_row() -> None:
     hidden, ids, head, _ = drawn()
     row, chosen = torch.arange(11) % 3, torch.tensor([True, False, True])
     got = tw.own_scores(hidden, ids, head, row, chosen)
@@ -102,7 +104,7 @@ def test_scores_of_a_rows_own_tokens() -> None:
     assert tw.own_scores(hidden, ids, head, row, torch.zeros(3).bool()).tolist() == [0] * 11
 
 
-def test_a_head_with_a_bias() -> None:
+def test_a_head_with_a_bias_is_supported() -> None:
     hidden, ids, head, anchors = drawn()
     bias = torch.linspace(-1, 1, len(head), dtype=torch.float64)
     with_one = torch.cat([hidden, torch.ones(len(hidden), 1, dtype=torch.float64)], dim=1)
@@ -113,7 +115,7 @@ def test_a_head_with_a_bias() -> None:
 
 @pytest.mark.parametrize("part", [False, True])
 def test_memory_grows_with_neither_vocabulary_nor_tokens(part: bool) -> None:
-    """No operation returns anything near tokens x vocabulary or vocabulary x vocabulary, or even vocabulary x dim."""
+    """No operation returns anything close to tokens x vocabulary, vocabulary x vocabulary or even vocabulary x dim."""
     tokens, dim, vocab = 600, 8, 3000
     hidden, ids, head, anchors = drawn(tokens=tokens, dim=dim, vocab=vocab)
     row, chosen = torch.arange(tokens) % 2, torch.tensor([True, True])
@@ -139,21 +141,21 @@ def test_half_precision_inputs_are_summed_in_float32(dtype: torch.dtype) -> None
     assert tw.token_scores(*drawn()).dtype == torch.float64
 
 
-def test_without_anchors_nothing_is_moved() -> None:
+def test_without_anchors_every_score_is_zero() -> None:
     hidden, ids, head, anchors = drawn()
     assert tw.token_scores(hidden, ids, head, torch.zeros_like(anchors)).tolist() == [0] * 11
 
 
-def test_thresholds() -> None:
+def test_thresholds_scale_the_smallest_right_mean() -> None:
     means = torch.tensor([4.0, -6.0, 99.0, 8.0, 1.0])
     group, right = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([True, True, False, True, False])
     assert tw.score_threshold(means, group, right, factor=0.5).tolist() == [-3, -3, -3, 4, math.inf]
     assert tw.score_threshold(means, group, right, factor=0.0).tolist() == [0, 0, 0, 0, math.inf]
     every = tw.score_threshold(means, group, right, factor=-math.inf)
-    assert every.tolist() == [-math.inf] * 4 + [math.inf]  # also where the smallest mean is negative
+    assert every.tolist() == [-math.inf] * 4 + [math.inf]  # even if the smallest mean is negative
 
 
-def test_rubbish_off_the_mask_and_wrong_rows_change_no_displacement() -> None:
+def test_likelihood_change_ignores_wrong_rows_and_garbage_outside_the_mask() -> None:
     nan = torch.nan
     before = torch.tensor([[nan, -1.0, -2.0], [nan, -1.0, nan], [nan, -3.0, nan], [nan, -1.0, nan]])
     after = torch.tensor([[nan, -1.5, -2.5], [nan, -0.8, nan], [nan, -9.0, nan], [nan, -9.0, nan]])
@@ -164,7 +166,7 @@ def test_rubbish_off_the_mask_and_wrong_rows_change_no_displacement() -> None:
     assert change[3].isnan()
 
 
-def test_overlap_of_the_top() -> None:
+def test_top_overlap_counts_shared_items() -> None:
     change = torch.tensor([-3.0, -2.0, -1.0, 0.0])
     assert tw.top_overlap(-change, change, k=2) == 1
     assert tw.top_overlap(change, change, k=2) == 0

@@ -30,12 +30,12 @@ def test_scores_are_those_of_the_full_logits(kind):
     assert (scores.logprobs[~mask] == 0).all()
 
 
-def test_chunks_change_neither_value_nor_gradient(monkeypatch):
+def test_chunks_change_neither_value_nor_gradient():
     ids, attention, mask = batch()
     found = []
     for at_once in (2**25, 600):
-        monkeypatch.setattr("edge_grpo.models.policy._LOGITS_AT_ONCE", at_once)
         policy = tiny_policy(dtype=torch.float64)
+        policy.scorer.logits_at_once = at_once
         scores = policy.score(ids, attention, mask, temperature=1.0)
         (scores.logprobs.sum() + 0.3 * scores.entropy.sum()).backward()
         found.append((scores.logprobs.detach(), [weight.grad.clone() for _, weight in policy.trained()]))

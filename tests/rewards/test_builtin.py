@@ -1,4 +1,4 @@
-"""Rewards of a batch: built in, and a user's own function that may do anything wrong."""
+"""Rewards for a batch: built in, and a custom function that may fail in any way."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ from edge_grpo.rewards import Rewards, RewardSettings, verdict_counts
 from edge_grpo.rewards.answers.comparer import How
 
 ROOT = Path(__file__).parents[2]
-OwnReward = Callable[..., list[Grade]]
+CustomReward = Callable[..., list[Grade]]
 
 
 def _shell(command: str, shells: tuple[str, ...]) -> int:
@@ -42,7 +42,7 @@ def built_in() -> Iterator[Rewards]:
         yield rewards
 
 
-def test_parts_and_weights(built_in: Rewards) -> None:
+def test_the_reward_is_the_weighted_sum_of_its_parts(built_in: Rewards) -> None:
     grades = grade(
         built_in,
         [
@@ -60,7 +60,7 @@ def test_parts_and_weights(built_in: Rewards) -> None:
         assert one.reward == sum(weight * part for weight, part in weighted)
 
 
-def test_hostile_answers_stop_nothing_else(built_in: Rewards) -> None:
+def test_hostile_answers_do_not_affect_other_rows(built_in: Rewards) -> None:
     tower = r"\boxed{\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}}"
     slow = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
     rows = [(r"\boxed{9**9**9**9}", problem("x")), (r"\boxed{9**9**9**9}", problem("3")), (tower, problem("3"))]
@@ -93,7 +93,7 @@ def test_eight_hanging_rows_at_once_wherever_it_is_called_from(call: str) -> Non
     assert [one.correct for one in grades[8:]] == [number < 5 for number in range(10)]
 
 
-def test_an_exception_of_the_grader_is_unscorable(built_in: Rewards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_the_grader_makes_a_row_unscorable(built_in: Rewards, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", pow)  # the worker then runs pow("x", ("y",))
     one, fine = grade(built_in, [(r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))])
     assert fine.correct
@@ -109,7 +109,7 @@ def test_a_grader_that_fails_on_every_row_is_an_error(monkeypatch: pytest.Monkey
         with pytest.raises(DataError, match="reward: none of 1 completions could be scored; the first: TypeError"):
             grade(rewards, [broken])
         grade(rewards, [fine])
-        assert not any(one.scorable for one in grade(rewards, [broken] * 7))  # bad luck of a few repairs
+        assert not any(one.scorable for one in grade(rewards, [broken] * 7))  # a few repairs with bad luck
         with pytest.raises(DataError, match="none of 8"):
             grade(rewards, [broken] * 8)
 
@@ -124,7 +124,7 @@ def test_a_late_or_crashing_answer_is_a_timeout_and_keeps_its_format(
     assert one.parts == {"format": 1.0, "accuracy": 0.0}
 
 
-def test_shapes_and_missing_answers(built_in: Rewards) -> None:
+def test_unequal_lengths_and_missing_answers_are_errors(built_in: Rewards) -> None:
     assert built_in.grade([], [], []) == []
     with pytest.raises(DataError, match="1 problems, 2 completions"):
         built_in.grade([problem("1")], ["", ""], [True, True])
@@ -132,22 +132,22 @@ def test_shapes_and_missing_answers(built_in: Rewards) -> None:
         grade(built_in, [("", problem())])
 
 
-def test_verdict_counts() -> None:
+def test_verdict_counts_are_shares_of_all_rows() -> None:
     counts = verdict_counts([Grade(verdict, 0.0) for verdict in (Verdict.TIMEOUT, Verdict.ERROR, Verdict.TIMEOUT)])
     assert counts["verdict/timeout"] == (2.0, 3.0)
     assert counts["verdict/error"] == (1.0, 3.0)
     assert set(counts) == {f"verdict/{verdict.value}" for verdict in Verdict}
 
 
-def test_settings_are_checked() -> None:
+def test_invalid_settings_are_rejected() -> None:
     for wrong in ({"timeout_s": 0.0}, {"workers": 0}, {"memory_mb": 10}, {"timeout": 3.0}):
         with pytest.raises(ValidationError):
             RewardSettings(**wrong)
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> OwnReward:
-    """Grades ["a", "bad", "c"] with a function of the given body."""
+def custom(tmp_path: Path) -> CustomReward:
+    """Grades ["a", "bad", "c"] with a function that has the given body."""
 
     def run(body: str, rows: int = 3, **changes: object) -> list[Grade]:
         path = tmp_path / "mine.py"
@@ -165,22 +165,22 @@ def verdicts(grades: list[Grade]) -> list[str]:
     return [one.verdict.value for one in grades]
 
 
-def test_own_reward_numbers_mappings_and_none(own: OwnReward) -> None:
-    grades = own("return [2.5, None, 0]")
+def test_a_custom_reward_may_return_numbers_mappings_and_none(custom: CustomReward) -> None:
+    grades = custom("return [2.5, None, 0]")
     assert verdicts(grades) == ["correct", "error", "wrong"]
     assert [(one.reward, dict(one.parts)) for one in grades] == [
         (2.5, {"reward": 2.5}),
         (0.0, {"reward": 0.0}),
         (0.0, {"reward": 0.0}),
     ]
-    grades = own(
+    grades = custom(
         "return [{'x': 1, 'y': -2.0, 'correct': True}, {'x': 1}, {'x': 0.5, 'y': 1}]", function_parts=("y", "x")
     )
     assert verdicts(grades) == ["correct", "error", "correct"]
     assert [one.reward for one in grades] == [-1.0, 0.0, 1.5]
     assert tuple(grades[0].parts) == ("y", "x")
     assert "want ['x', 'y']" in grades[1].note
-    grades = own("return [{'x': 1, 'y': 1}, 1, {1: 1, 'y': 1}]", function_parts=("y", "x"))
+    grades = custom("return [{'x': 1, 'y': 1}, 1, {1: 1, 'y': 1}]", function_parts=("y", "x"))
     assert verdicts(grades) == ["correct", "error", "error"]
     assert [one.note.split(",")[0] for one in grades[1:]] == [
         "the function returned a number",
@@ -188,7 +188,7 @@ def test_own_reward_numbers_mappings_and_none(own: OwnReward) -> None:
     ]
 
 
-def test_without_correct_the_built_in_check_says_right_or_wrong(tmp_path: Path) -> None:
+def test_without_correct_the_built_in_check_gives_the_verdict(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         "def number(completions, problems):\n    return [1.5] * 4 + [None]\n"
@@ -219,7 +219,7 @@ def test_a_row_that_failed_keeps_its_verdict_whatever_its_box_says(tmp_path: Pat
     assert [one.reward for one in grades] == [0.0, 1.0]
 
 
-def test_seconds_are_those_of_the_row(tmp_path: Path) -> None:
+def test_seconds_count_the_time_spent_on_the_row(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         "import time\ndef f(completions, problems):\n    time.sleep(1.0)\n    return [1.0] * len(completions)\n"
@@ -237,8 +237,8 @@ def test_seconds_are_those_of_the_row(tmp_path: Path) -> None:
     assert at_once == Grade(Verdict.CORRECT, 2.0, {"format": 1.0, "accuracy": 1.0})
 
 
-def test_mappings_need_no_declared_parts(own: OwnReward) -> None:
-    grades = own("return [{'x': 1, 'y': 0.5}, {'x': 1, 'correct': False}, {'correct': True}]")
+def test_mappings_need_no_declared_parts(custom: CustomReward) -> None:
+    grades = custom("return [{'x': 1, 'y': 0.5}, {'x': 1, 'correct': False}, {'correct': True}]")
     assert verdicts(grades) == ["correct", "wrong", "error"]
     assert [dict(one.parts) for one in grades] == [{"reward": 1.5}, {"reward": 1.0}, {"reward": 0.0}]
     assert "a number for each of its parts" in grades[2].note
@@ -257,16 +257,16 @@ def test_mappings_need_no_declared_parts(own: OwnReward) -> None:
         "{'x': 1, 'correct': 'no'}",
     ],
 )
-def test_own_reward_that_is_no_number(own: OwnReward, value: str) -> None:
-    grades = own(f"return [1.0, {value}, 1.0]")
+def test_a_custom_reward_that_is_not_a_number_is_an_error(custom: CustomReward, value: str) -> None:
+    grades = custom(f"return [1.0, {value}, 1.0]")
     assert verdicts(grades) == ["correct", "error", "correct"]
     assert grades[1].note
 
 
-def test_numbers_of_a_class_that_only_the_worker_knows(own: OwnReward) -> None:
-    grades = own("return [type('Mine', (float,), {})(2)] * len(completions)\nclass Own(float): pass")
+def test_numbers_may_be_of_a_class_that_only_the_worker_knows(custom: CustomReward) -> None:
+    grades = custom("return [type('Mine', (float,), {})(2)] * len(completions)\nclass Own(float): pass")
     assert [one.reward for one in grades] == [2.0] * 3
-    grades = own("return [{'x': Own(2)}] * len(completions)\nclass Own(float): pass")
+    grades = custom("return [{'x': Own(2)}] * len(completions)\nclass Own(float): pass")
     assert [one.reward for one in grades] == [2.0] * 3
 
 
@@ -283,9 +283,9 @@ def test_numbers_of_a_class_that_only_the_worker_knows(own: OwnReward) -> None:
         ("os._exit(1)", "the process died"),
     ],
 )
-def test_own_reward_that_always_fails(own: OwnReward, body: str, message: str) -> None:
-    with pytest.raises(DataError, match=rf"reward\.function: .*none of 3 .*{re.escape(message)}.*Mend the function"):
-        own(body)
+def test_a_custom_reward_that_always_fails_is_an_error(custom: CustomReward, body: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"reward\.function: .*none of 3 .*{re.escape(message)}.*Fix the function"):
+        custom(body)
 
 
 @pytest.mark.parametrize(
@@ -299,16 +299,16 @@ def test_own_reward_that_always_fails(own: OwnReward, body: str, message: str) -
         ("9**9**9", "timeout"),
     ],
 )
-def test_own_reward_that_fails_on_one_row(own: OwnReward, blow: str, verdict: str) -> None:
-    grades = own(f"for text in completions:\n        if text == 'bad': {blow}\n    return [1.0] * len(completions)")
+def test_a_custom_reward_that_fails_on_one_row_affects_no_other(custom: CustomReward, blow: str, verdict: str) -> None:
+    grades = custom(f"for text in completions:\n        if text == 'bad': {blow}\n    return [1.0] * len(completions)")
     assert verdicts(grades) == ["correct", verdict, "correct"]
     assert grades[1].reward == 0.0
     assert grades[1].note
 
 
-def test_isolating_the_rows_of_a_hanging_reward_gives_up(own: OwnReward) -> None:
+def test_retrying_the_rows_of_a_hanging_reward_gives_up(custom: CustomReward) -> None:
     body = "time.sleep(0 if completions == ['a'] else 100); return [1.0]"
-    grades = own(body, timeout_s=0.3, function_timeout_s=0.3, workers=1)
+    grades = custom(body, timeout_s=0.3, function_timeout_s=0.3, workers=1)
     assert verdicts(grades) == ["correct", "timeout", "error"]
     assert "not reached" in grades[2].note
 
@@ -318,36 +318,36 @@ def test_isolating_the_rows_of_a_hanging_reward_gives_up(own: OwnReward) -> None
     [
         ("mine", "want 'package.module:name'"),
         ("mine.py:reward", "there is no file"),
-        ("~nobody-of-this-name/mine.py:reward", "reward.function: .* cannot be looked for"),
+        ("~nobody-of-this-name/mine.py:reward", "reward.function: .* cannot be accessed"),
         ("no_such_module_here:reward", "No module named"),
         ("json:no_such_name", "no function 'no_such_name'"),
         ("json:dumps", "want \\(completions, problems\\)"),
         ("textwrap:dedent", "it takes \\(text\\), want \\(completions, problems\\)"),
     ],
 )
-def test_a_function_that_cannot_be_loaded(function: str, message: str) -> None:
+def test_a_function_that_cannot_be_loaded_is_an_error(function: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message), Rewards(RewardSettings(function=function)):
         pass
 
 
-def test_a_file_that_does_not_import(tmp_path: Path) -> None:
+def test_a_file_that_does_not_import_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text("def reward(:\n")
     with pytest.raises(ConfigError, match="SyntaxError"), Rewards(RewardSettings(function=f"{path}:reward")):
         pass
     for parts in (("correct",), ("x", "x")):
-        with pytest.raises(ConfigError, match=r"reward\.function_parts: came"):
+        with pytest.raises(ConfigError, match=r"reward\.function_parts: got"):
             Rewards(RewardSettings(function=f"{path}:reward", function_parts=parts))
 
 
 def documented(path: str) -> list[str]:
-    """The settings of the commands in a file that train with a reward of one's own."""
+    """The settings of the commands in a file that train with a custom reward."""
     text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
     return re.findall(r"^ *edge-grpo train (.*\breward\.function=.*)$", text, re.M)
 
 
 @pytest.mark.parametrize("line", documented("docs/guide.md") + documented("examples/own_reward.py"))
-def test_the_documented_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_commands_work(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = load_config(None, shlex.split(line))
     with Rewards(config.reward) as rewards:

@@ -1,4 +1,4 @@
-"""A user's reward function: found from any folder, and refused in words where its form is another."""
+"""A custom reward function is found from any folder, and rejected with advice if its signature is wrong."""
 
 import re
 from pathlib import Path
@@ -23,11 +23,11 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
         "prompts, outputs",
     ],
 )
-def test_another_form_is_told_from_its_names(tmp_path: Path, parameters: str) -> None:
+def test_another_signature_is_recognized_by_its_parameter_names(tmp_path: Path, parameters: str) -> None:
     path = tmp_path / "theirs.py"
     path.write_text(f"def reward({parameters}):\n    return [1.0]\n")
     wrong = check(f"{path}:reward")
-    assert f"it takes ({parameters}), here it gets (completions, problems), and 'finished' if you like" in wrong
+    assert f"it takes ({parameters}), but is called with (completions, problems) and optionally 'finished'" in wrong
     assert "docs/guide.md" in wrong
     assert "\n" not in wrong
     with pytest.raises(ConfigError, match="Coming from TRL"), Rewards(RewardSettings(function=f"{path}:reward")):
@@ -37,14 +37,14 @@ def test_another_form_is_told_from_its_names(tmp_path: Path, parameters: str) ->
 @pytest.mark.parametrize(
     "parameters", ["completions, problems", "completions, problems, finished", "texts, tasks", "*args", "a, b, c=1"]
 )
-def test_the_form_here_may_have_other_names(tmp_path: Path, parameters: str) -> None:
+def test_parameters_may_have_other_names(tmp_path: Path, parameters: str) -> None:
     path = tmp_path / "ours.py"
     path.write_text(f"def reward({parameters}):\n    return [1.0]\n")
     assert check(f"{path}:reward") == ""
     assert call(f"{path}:reward", ["x"], [Problem("p", "?", ("1",))], [True]) == [1.0]
 
 
-def test_the_adapter_of_the_guide_works(tmp_path: Path) -> None:
+def test_the_adapter_in_the_guide_works(tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
     (snippet,) = [text for text in snippets if "trl_reward" in text]
     path = tmp_path / "adapted.py"
@@ -54,13 +54,13 @@ def test_the_adapter_of_the_guide_works(tmp_path: Path) -> None:
     assert call(f"{path}:reward", ["it is 2", "it is 2"], problems, [True, True]) == [1.0, 0.0]
 
 
-def test_paths_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "home" / "judges"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "beside.py").write_text("VALUE = 4.0\n")
+    (package / "sibling.py").write_text("VALUE = 4.0\n")
     (package / "strict.py").write_text(
-        "from judges.beside import VALUE\nfrom . import beside\n"
+        "from judges.sibling import VALUE\nfrom . import sibling\n"
         "def reward(completions, problems):\n    return [VALUE] * len(problems)\n"
     )
     monkeypatch.chdir(tmp_path / "home")

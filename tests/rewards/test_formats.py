@@ -8,13 +8,13 @@ from edge_grpo.base.records import Problem, Verdict
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.formats import tagged_answer, thinks_then_answers, thinks_then_boxes, tighten
 
-# The rules of the release as patterns, which take more than linear time.
+# The release's rules are patterns, which take more than linear time.
 PIECES = ["<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "}", "x", "\n", " ", "<", ">", "/"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=9).map("".join)
 
 
 @given(TEXTS)
-def test_they_are_the_patterns_of_the_release(text: str) -> None:
+def test_formats_match_the_patterns_of_the_release(text: str) -> None:
     assert tighten(text) == re.sub(r"\s*(<|>|/)\s*", r"\1", text)
     assert thinks_then_boxes(text) == bool(re.fullmatch(r"<think>.*</think>.*\\boxed\{.*\}.*", text, re.DOTALL))
     tagged = re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL)
@@ -24,14 +24,14 @@ def test_they_are_the_patterns_of_the_release(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [" " * 200_000 + "x", "</think>" * 50_000, r"<think></think>\boxed{" * 20_000])
-def test_long_texts_take_no_time(text: str) -> None:
+def test_long_texts_are_checked_quickly(text: str) -> None:
     tighten(text)
     thinks_then_boxes(text)
     thinks_then_answers(text)
     tagged_answer(text)
 
 
-def test_it_can_be_the_format_reward() -> None:
+def test_thinking_can_earn_the_format_reward() -> None:
     problem = Problem("p", "1+1?", ("2",))
     texts = [
         r"<think>a</think> \boxed{2}",

@@ -27,9 +27,9 @@ def show(display_class, rows, *, width=160, **console):
     display = display_class(Console(file=out, width=width, **console))
     display.start(10, 0)
     for row in rows:
-        display.row(row)
+        display.log(row["step"], {name: value for name, value in row.items() if name != "step"})
     display.say("run folder: [bold]x[/bold]")
-    display.stop()
+    display.close()
     return out.getvalue()
 
 
@@ -136,10 +136,10 @@ def test_the_time_left_follows_what_ends_the_run(monkeypatch, bound, wanted):
     out = io.StringIO()
     display = PlainDisplay(Console(file=out, width=160))
     display.start(10, 2, **bound)
-    display.row({"step": 2, **EVALUATED})
+    display.log(2, EVALUATED)
     for step in (3, 4):
         now += 10
-        display.row(ROW | {"step": step, "tokens": 100})
+        display.log(step, ROW | {"tokens": 100})
     assert re.findall(r"left ([\d:]+)", out.getvalue()) == wanted
 
 
@@ -149,6 +149,7 @@ def test_a_run_without_rows_has_a_summary():
     assert "nothing was trained" in out.getvalue()
     silent = Silent()
     silent.start(1, 0)
-    silent.row(ROW)
+    silent.log(3, ROW)
+    silent.rewind(2)
     silent.say("x")
-    silent.stop()
+    silent.close()

@@ -10,10 +10,10 @@ from support import tiny_policy
 
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.config.sections import TrainSettings
-from edge_grpo.training.checkpoint import SUMS, Progress, latest, load, prune, read_progress, save, verify
+from edge_grpo.training.checkpoint import SUMS, RunState, latest, load, prune, read_state, save, verify
 from edge_grpo.training.update import make_optimizer
 
-HERE = Progress(step=3, cursor=17, tokens=99, skipped_in_a_row=1, num_threads=1, device="cpu")
+HERE = RunState(step=3, cursor=17, tokens=99, skipped_in_a_row=1, num_threads=1, device="cpu")
 
 
 def trained_policy(steps=2):
@@ -43,7 +43,7 @@ def test_round_trip_is_bit_exact_and_training_goes_on_the_same(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     policy, optimizer = trained_policy(0)
     for step in (1, 2, 3):
-        save(tmp_path, Progress(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=2)
+        save(tmp_path, RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000002", "step_000003"]
     assert latest(tmp_path).name == "step_000003"
     assert latest(tmp_path / "nowhere") is None
@@ -74,19 +74,19 @@ def damaged(path, damage):
 def test_damage_is_told_with_the_last_good_one(tmp_path, name, damage):
     policy, optimizer = trained_policy()
     paths = [
-        save(tmp_path / "run", Progress(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=4)
+        save(tmp_path / "run", RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=4)
         for step in (1, 2, 3, 4)
     ]
     damaged(paths[3] / name, damage)
-    for read in (verify, read_progress, lambda path: load(path, dict(policy.trained()), optimizer)):
-        with pytest.raises(CheckpointError, match=rf"step_000004: damaged .*{name}.* to go on from step_000003$"):
+    for read in (verify, read_state, lambda path: load(path, dict(policy.trained()), optimizer)):
+        with pytest.raises(CheckpointError, match=rf"step_000004: damaged .*{name}.* to resume from step_000003$"):
             read(latest(tmp_path / "run"))
     damaged(paths[2] / name, damage)
-    with pytest.raises(CheckpointError, match=r"; delete .*step_000004 and .*step_000003 to go on from step_000002$"):
+    with pytest.raises(CheckpointError, match=r"; delete .*step_000004 and .*step_000003 to resume from step_000002$"):
         verify(paths[3])
     damaged(paths[1] / name, damage)
     damaged(paths[0] / name, damage)
-    with pytest.raises(CheckpointError, match=r"no other checkpoint is whole; delete .*run to start the run again$"):
+    with pytest.raises(CheckpointError, match=r"no other checkpoint is intact; delete .*run to restart the run$"):
         verify(paths[3])
 
 
@@ -103,7 +103,7 @@ def test_the_tool_sha256sum_agrees(tmp_path):
 def test_what_a_killed_process_left_is_removed(tmp_path):
     policy, optimizer = trained_policy(0)
     for step in (1, 2):
-        save(tmp_path, Progress(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=9)
+        save(tmp_path, RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=9)
     for name in (".draft_000003", ".old_step_000000"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights.safetensors").write_bytes(b"half")
@@ -115,7 +115,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 def test_the_millionth_step_is_the_newest(tmp_path):
     policy, optimizer = trained_policy(0)
     for step in (999_999, 1_000_000):
-        save(tmp_path, Progress(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
+        save(tmp_path, RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_1000000"]
 
 
@@ -128,21 +128,21 @@ def test_something_else_in_the_place_of_a_folder_is_told(tmp_path):
     with pytest.raises(CheckpointError, match=r"step_000003: damaged"):
         verify(latest(tmp_path))
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(CheckpointError, match="checkpoints is no folder"):
+    with pytest.raises(CheckpointError, match="checkpoints is not a folder"):
         latest(tmp_path / "checkpoints")
 
 
 def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_the_new_one_is_whole(tmp_path, monkeypatch):
     policy, optimizer = trained_policy(0)
-    save(tmp_path, Progress(1, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
+    save(tmp_path, RunState(1, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
 
     def refuse(_):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("edge_grpo.training.checkpoint.remove_tree", refuse)
     with pytest.raises(CheckpointError, match="Read-only file system"):
-        save(tmp_path, Progress(2, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
-    assert read_progress(latest(tmp_path)).step == 2
+        save(tmp_path, RunState(2, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
+    assert read_state(latest(tmp_path)).step == 2
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

@@ -4,17 +4,16 @@ import itertools
 import random
 
 import pytest
-from support import PROBLEM, group, row, tiny_tokenizer
+from support import PROBLEM, group, row, tiny_sampler, tiny_tokenizer
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import means
-from edge_grpo.base.records import Grade, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
+from edge_grpo.base.records import Problem, Prompt, Rollout, Row, Segment, Span, Strategy
 from edge_grpo.data.prompts import encode_follow_up, encode_text
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.methods import Correction, EdgeGrpo, Grpo, Mgrpo, ShareGrpo, TopUp
 from edge_grpo.methods.base import Repair
 from edge_grpo.rollout.engine import Sampling, inject
-from edge_grpo.rollout.sampler import Prompted
 from edge_grpo.training.collect import Collector, describe, stream
 
 TOKENIZER = tiny_tokenizer()
@@ -45,31 +44,24 @@ class ScriptedEngine:
         starts = [inject(item.rollout, item.injected_ids, finished=False) for item in continuations]
         return [Rollout(start.prompt_ids, (*start.spans, span), True) for start in starts]
 
-    def load(self, weights):
+    def sync(self, policy, version):
+        pass
+
+    def close(self):
         pass
 
 
-def grade(problems, rollouts):
-    texts = [TOKENIZER.decode(rollout.completion_ids, skip_special_tokens=True) for rollout in rollouts]
-    right = [text.rstrip(".").endswith(f"\\boxed{{{p.answer}}}") for p, text in zip(problems, texts, strict=True)]
-    return [Grade(Verdict.CORRECT, 2.0) if flag else Grade(Verdict.WRONG, 1.0) for flag in right]
+def is_right(problem, text):
+    return text.rstrip(".").endswith(f"\\boxed{{{problem.answer}}}")
 
 
-def make(method, texts, *, group_size=4, max_new_tokens=30, **engine):
-    return Collector(
-        engine=ScriptedEngine(texts, **engine),
-        grader=grade,
-        method=method,
-        tokenizer=TOKENIZER,
-        sampling=Sampling(max_new_tokens),
-        group_size=group_size,
-        stop_id=STOP,
-        seed=0,
-    )
+def make(method, texts, *, group_size=4, max_new_tokens=30, context=None, **engine):
+    sampler = tiny_sampler(ScriptedEngine(texts, **engine), is_right, context=context)
+    return Collector(sampler, method, sampling=Sampling(max_new_tokens), group_size=group_size, seed=0)
 
 
 def prompts(count=50, problem=PROBLEM):
-    return iter([Prompted(problem, (10, 11, 12))] * count)
+    return iter([Prompt(problem, (10, 11, 12))] * count)
 
 
 def edge(**correction):
@@ -92,11 +84,11 @@ def test_seeds_name_step_problem_and_sample():
     one, two = make(Grpo(), ["x"]), make(Grpo(), ["x"])
     one.collect(prompts(), step=1, num_groups=2)
     two.collect(prompts(), step=2, num_groups=2)
-    seeds = [seed for c in (one, two) for request in c.engine.seeds for seed in request]
+    seeds = [seed for c in (one, two) for request in c.sampler.engine.seeds for seed in request]
     assert len(set(seeds)) == 16
     again = make(Grpo(), ["x"])
     again.collect(prompts(), step=1, num_groups=1)
-    assert again.engine.seeds[0] == one.engine.seeds[0]
+    assert again.sampler.engine.seeds[0] == one.sampler.engine.seeds[0]
 
 
 def test_each_strategy_makes_the_text_it_should():
@@ -150,7 +142,7 @@ def test_balanced_goes_on_until_half_is_right(continued):
     right = sum(r.grade.correct for r in made.rows)
     corrected = sum(r.strategy is Strategy.REFLECT for r in made.rows)
     assert (right, corrected) == ((4, 4) if "2" in continued else (0, 8))
-    assert len(set(collector.engine.budgets)) == 1
+    assert len(set(collector.sampler.engine.budgets)) == 1
 
 
 def test_dynamic_sampling_draws_until_enough_groups_are_useful():
@@ -180,7 +172,7 @@ def test_too_few_problems_is_a_clear_error():
 
 
 def test_the_stream_shuffles_every_epoch_and_starts_anywhere():
-    items = [Prompted(PROBLEM, (i,)) for i in range(7)]
+    items = [Prompt(PROBLEM, (i,)) for i in range(7)]
     whole = [p.prompt_ids[0] for p, _ in zip(stream(items, seed=1, start=0), range(28), strict=False)]
     for epoch in range(4):
         assert sorted(whole[7 * epoch : 7 * epoch + 7]) == list(range(7))
@@ -256,13 +248,12 @@ def test_revisions_have_seeds_of_their_own():
     made = make(mgrpo(), ["x"], group_size=2)
     made.collect(prompts(), step=0, num_groups=2)
     made.collect(prompts(), step=1, num_groups=2)
-    seeds = [seed for own in made.engine.seeds for seed in own]
+    seeds = [seed for own in made.sampler.engine.seeds for seed in own]
     assert len(seeds) == len(set(seeds)) == 2 * (4 + 8)
 
 
 def test_a_revision_that_would_not_fit_is_counted():
-    made = make(mgrpo(), ["\\boxed{3}"], group_size=2)
-    made.context = 40
+    made = make(mgrpo(), ["\\boxed{3}"], group_size=2, context=40)
     collected = made.collect(prompts(), step=0, num_groups=1)
     assert all(g.layer == 1 for g in collected.groups)
     assert means(collected.metrics)["revision/skipped"] == 2
@@ -270,7 +261,7 @@ def test_a_revision_that_would_not_fit_is_counted():
 
 def test_each_wording_of_a_question_is_a_group():
     problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?", "Find 1+1."))
-    items = iter([Prompted(problem, (1,), ((2,), (3,)))] * 9)
+    items = iter([Prompt(problem, (1,), ((2,), (3,)))] * 9)
     made = make(ShareGrpo(), ["\\boxed{2}", "\\boxed{3}"])
     collected = made.collect(items, step=0, num_groups=3)
     assert [(g.family, g.variant) for g in collected.groups] == [(f, v) for f in range(3) for v in range(2)]
@@ -278,14 +269,14 @@ def test_each_wording_of_a_question_is_a_group():
     shown = {g.problem.prompt: g.rows[0].rollout.prompt_ids for g in collected.groups}
     assert shown.items() <= {"Compute 1+1.": (1,), "What is 1+1?": (2,), "Find 1+1.": (3,)}.items()
     assert len(shown) > 1
-    seeds = [seed for own in made.engine.seeds for seed in own]
+    seeds = [seed for own in made.sampler.engine.seeds for seed in own]
     assert len(set(seeds)) == len(seeds) == 24
     assert collected.num_prompts == 3
 
 
 def test_a_question_is_useful_by_all_its_rows():
     problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?",))
-    items = iter([Prompted(problem, (1,), ((2,),))] * 9)
+    items = iter([Prompt(problem, (1,), ((2,),))] * 9)
     method = ShareGrpo(top_up=TopUp(max_rounds=1, fill=False))
     made = make(method, ["\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)  # each wording uniform, not the two
     collected = made.collect(items, step=0, num_groups=1)

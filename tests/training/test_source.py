@@ -1,25 +1,76 @@
-"""Stored pairs as the groups of a step."""
+"""The groups of a step: stored pairs as they are, problems that are told when left out."""
 
 import pytest
+from support import tiny_policy, tiny_sampler
 
-from edge_grpo.base.errors import DataError
+from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Pair
+from edge_grpo.config.tree import load_config
 from edge_grpo.data.pairs import EncodedPair
-from edge_grpo.training.source import StoredPairs
+from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.training.source import StoredPairs, open_source
 
 
-def pair(number):
+def pair(number: int) -> EncodedPair:
     return EncodedPair(Pair(str(number), "q", "yes", "no"), (1, 2), (3, number, 9), (4, 9))
 
 
-def test_every_pair_is_a_group_of_right_and_wrong():
-    made = StoredPairs(stop_id=9).collect(iter([pair(5), pair(6), pair(7)]), num_groups=2)
-    assert made.num_prompts == 2
-    assert [group.rows[0].rollout.completion_ids for group in made.groups] == [(3, 5, 9), (3, 6, 9)]
-    assert [[row.grade.correct for row in group.rows] for group in made.groups] == [[True, False]] * 2
-    assert made.metrics["tokens"] == (0.0, 1.0)
+def test_every_pair_is_a_group_of_right_and_wrong() -> None:
+    source = StoredPairs([pair(5), pair(6), pair(7)], num_groups=2, stop_id=9, seed=0)
+    one, two = source.groups(0, 0), source.groups(1, 2)
+    assert one.num_prompts == 2
+    taken = [group.rows[0].rollout.completion_ids for made in (one, two) for group in made.groups]
+    assert sorted(taken[:3]) == [(3, 5, 9), (3, 6, 9), (3, 7, 9)], "each pair once per epoch"
+    assert [[row.grade.correct for row in group.rows] for group in one.groups] == [[True, False]] * 2
+    assert one.metrics["tokens"] == (0.0, 1.0)
+    assert source.groups(0, 0) == one
 
 
-def test_a_source_that_runs_dry_is_an_error():
-    with pytest.raises(DataError, match="only 1 of 2"):
-        StoredPairs(stop_id=9).collect(iter([pair(5)]), num_groups=2)
+def write(tmp_path, *lines):
+    file = tmp_path / "d.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+GOOD = ['{"problem": "Compute %d+1.", "answer": "%d"}' % (i, i + 1) for i in range(6)]  # noqa: UP031
+SAMPLER = tiny_sampler(DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0), lambda *_: True, context=512)
+SPLIT = ["eval.size=2", "rollout.max_new_tokens=6"]
+
+
+def opened(*words):
+    said = []
+    config = load_config(None, [*SPLIT, *words])
+    source, held_out = open_source(config, config.method, SAMPLER, said.append)
+    return source, held_out, said
+
+
+def test_skipped_data_is_reported(tmp_path):
+    file = write(tmp_path, *GOOD, '{"problem": "x"}', f'{{"problem": "{"long " * 50}", "answer": "1"}}')
+    words = ["data.bad_rows=skip", "data.over_long=skip", "data.max_prompt_tokens=60"]
+    source, held_out, said = opened(f"data.path={file}", *words)
+    assert source.num_items + len(held_out) == 6
+    told = " ".join(said)
+    assert "1 bad rows skipped" in told
+    assert "1 over-long prompts skipped" in told
+
+
+def test_no_problem_left_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="max_prompt_tokens"):
+        opened(f"data.path={write(tmp_path, *GOOD)}", "data.over_long=skip", "data.max_prompt_tokens=2")
+
+
+def test_without_evaluation_nothing_is_held_out(tmp_path):
+    file = write(tmp_path, *GOOD)
+    none = ["eval.every=0", "eval.at_start=false", "eval.at_end=false"]
+    assert opened(f"data.path={file}", *none)[0].num_items == 6
+    assert opened(f"data.path={file}")[0].num_items == 4
+
+
+def test_a_prompt_that_the_model_cannot_hold_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"exceed the model's context of 512"):
+        opened(f"data.path={write(tmp_path, *GOOD)}", "rollout.max_new_tokens=500")
+
+
+def test_pairs_need_a_method_that_learns_from_them(tmp_path):
+    with pytest.raises(ConfigError, match="set method=rpo"):
+        opened(f"data.pairs={write(tmp_path, *GOOD)}")

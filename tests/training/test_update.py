@@ -13,7 +13,8 @@ from edge_grpo.rollout.engine import Request, Sampling, inject
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.batching import collate
 from edge_grpo.training.distributed import World
-from edge_grpo.training.update import Updater, describe_scores, is_over, learning_rate, make_optimizer
+from edge_grpo.training.schedule import learning_rate
+from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
 
 
 def make(policy, **settings):
@@ -45,7 +46,7 @@ def test_micro_batch_size_does_not_change_the_update(size):
     for policy, rows in ((whole, 64), (split, size)):
         updater = make(policy, micro_batch_rows=rows)
         scored = updater.score(batch())
-        updater.step(scored, updater.shape(scored), step=0)
+        updater.step(scored, updater.signal(scored), step=0)
     assert torch.allclose(after(whole), after(split), atol=1e-7)  # scores are kept in float32
 
 
@@ -53,7 +54,7 @@ def test_an_update_raises_what_is_rewarded():
     policy = tiny_policy()
     updater = make(policy)
     before = updater.score(batch())
-    signal = updater.shape(before)
+    signal = updater.signal(before)
     updater.step(before, signal, step=0)
     gain = (updater.score(batch()).old_logprobs - before.old_logprobs).sum(-1)
     assert gain[signal.row_advantages > 0].mean() > gain[signal.row_advantages < 0].mean()
@@ -63,7 +64,7 @@ def test_passes_and_mini_batches_are_updates():
     policy = tiny_policy()
     updater = make(policy, passes=2, mini_batches=3)
     scored = updater.score(batch())
-    metrics = updater.step(scored, updater.shape(scored), step=0)
+    metrics = updater.step(scored, updater.signal(scored), step=0)
     assert metrics["grad_norm"][1] == 6
     assert means(metrics)["kl/old"] != 0
 
@@ -73,7 +74,7 @@ def test_scores_carry_no_gradient_and_the_first_ratio_is_one():
     updater = make(policy)
     scored = updater.score(batch())
     assert not scored.old_logprobs.requires_grad
-    metrics = updater.step(scored, updater.shape(scored), step=0)
+    metrics = updater.step(scored, updater.signal(scored), step=0)
     assert means(metrics)["kl/old"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -81,7 +82,7 @@ def test_nothing_to_train_on_changes_nothing():
     policy = tiny_policy()
     updater = make(policy)
     scored = updater.score(batch())
-    signal = updater.shape(scored)
+    signal = updater.signal(scored)
     nothing = type(signal)(**{**vars(signal), "keep": torch.zeros_like(signal.keep)})
     before = after(policy)
     assert updater.step(scored, nothing, step=0)["empty_updates"] == (1.0, 1.0)
@@ -163,7 +164,7 @@ def run(method, **settings):
     updater = make(tiny_policy(), passes=2, mini_batches=1, **settings)
     updater.method = method
     scored = updater.score(batch())
-    updater.step(scored, updater.shape(scored), step=0)
+    updater.step(scored, updater.signal(scored), step=0)
     return method
 
 

@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, settings, records, tensors, metrics, seeds, digests and signals."""
+"""The foundation of every other package: errors, settings, records, tensors, metrics, seeds, digests and signals."""

@@ -10,7 +10,7 @@ __all__ = ["digest", "digest_files"]
 
 
 def digest(content: Any) -> str:
-    """Digest of bytes, of text, or of any other value that JSON can hold (what it cannot becomes its ``str``).
+    """Digest of bytes, text or any value JSON can represent (``str`` stands in for what it cannot).
 
     Returns:
         twelve hex digits, the same on every machine.
@@ -24,7 +24,7 @@ def digest(content: Any) -> str:
 
 
 def digest_files(files: Iterable[Path]) -> str:
-    """Digest of the names and bytes of some files, whatever order they come in."""
+    """Digest of the names and contents of files, independent of their order."""
     content = hashlib.sha256()
     for file in sorted(files):
         content.update(file.name.encode())

@@ -1,4 +1,4 @@
-"""The few errors that a user can cause; the command line prints each as one line and exits with code 2."""
+"""The few errors a user can cause; the command line prints each as one line and exits with code 2."""
 
 __all__ = [
     "CheckpointError",
@@ -12,11 +12,11 @@ __all__ = [
 
 
 class EdgeGrpoError(Exception):
-    """Base of all errors below: the message says where, what came, what was wanted and what to do."""
+    """Base of all errors below: the message says where, what was found, what was wanted and what to do."""
 
 
 class ConfigError(EdgeGrpoError):
-    """A setting is unknown, of the wrong type, or contradicts another one."""
+    """A setting is unknown, has the wrong type, or contradicts another."""
 
 
 class DataError(EdgeGrpoError):
@@ -24,7 +24,7 @@ class DataError(EdgeGrpoError):
 
 
 class ShapeError(EdgeGrpoError):
-    """Tensors or groups do not have the shape that a function needs."""
+    """Tensors or groups do not have the shape a function requires."""
 
 
 class EngineError(EdgeGrpoError):
@@ -36,4 +36,4 @@ class CheckpointError(EdgeGrpoError):
 
 
 class TrainingError(EdgeGrpoError):
-    """Training cannot go on: gradients stay non-finite, or no group is left to train on."""
+    """Training cannot continue: gradients stay non-finite, or no group is left to train on."""

@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C: before a step's first update the step is dropped, afterwards it is finished first.
+"""SIGTERM and Ctrl-C: before a step's first update they drop the step; after it, the step finishes first.
 
-A command that a signal ends has the exit code 128 + its number: 130 for Ctrl-C, 143 for SIGTERM.
+A command ended by a signal exits with code 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 import signal
@@ -14,7 +14,7 @@ __all__ = ["Interruption", "StepDropped", "Terminated", "terminable"]
 
 
 class Terminated(SystemExit):
-    """A signal with which nothing better is done: everything that is open is closed on the way out of the command."""
+    """Exit on a signal that nothing else handles; everything open is closed on the way out of the command."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -23,9 +23,9 @@ class Terminated(SystemExit):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C raise :class:`Terminated`, unless something inside catches them first.
+    """Inside the block, SIGTERM and Ctrl-C raise :class:`Terminated` unless something else handles them first.
 
-    Ctrl-C stays ignored where the process was started with it ignored. Outside the main thread nothing is changed.
+    Ctrl-C stays ignored if the process was started with it ignored. Outside the main thread, nothing changes.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -44,15 +44,15 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 
 
 class StepDropped(BaseException):
-    """A signal came while nothing of the step had changed the weights. No ``except Exception`` may swallow it."""
+    """A signal arrived before the step had changed any weights. No ``except Exception`` may swallow it."""
 
 
 class Interruption:
-    """Catches the first SIGINT or SIGTERM while it is entered; a second one does what it did before.
+    """Context manager that catches the first SIGINT or SIGTERM; a second one gets the previous handler.
 
-    That is an orderly end inside :func:`terminable`; elsewhere KeyboardInterrupt for Ctrl-C (even where the process was
-    started with it ignored), and the end of the process for SIGTERM. ``signal`` is the number that came, 0 for none.
-    Outside the main thread nothing is caught.
+    Inside :func:`terminable` that is an orderly exit; elsewhere, KeyboardInterrupt for Ctrl-C (even if the process was
+    started with it ignored) and the end of the process for SIGTERM. ``signal`` is the number received, 0 for none.
+    Outside the main thread, nothing is caught.
     """
 
     def __init__(self) -> None:
@@ -73,20 +73,20 @@ class Interruption:
 
     @contextmanager
     def droppable(self) -> Iterator[None]:
-        """While inside, a signal raises :class:`StepDropped` at once; one that came before does so on entering.
+        """Inside the block, a signal raises :class:`StepDropped` at once; an earlier one raises it on entry.
 
         Raises:
-            StepDropped: a signal came.
+            StepDropped: a signal was received.
         """
         self._may_drop = True
         try:
-            self._drop_if_asked()
+            self._drop_if_signalled()
             yield
-            self._drop_if_asked()
+            self._drop_if_signalled()
         finally:
             self._may_drop = False
 
-    def _drop_if_asked(self) -> None:
+    def _drop_if_signalled(self) -> None:
         if self.signal:
             raise StepDropped
 

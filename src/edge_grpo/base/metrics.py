@@ -9,7 +9,7 @@ Metrics = dict[str, tuple[float, float]]
 
 
 def mean_of(values: Iterable[float]) -> tuple[float, float]:
-    """The pair of some numbers: their sum and how many there are.
+    """The (sum, count) pair of some numbers.
 
     Example:
         >>> mean_of([1.0, 3.0])
@@ -20,12 +20,12 @@ def mean_of(values: Iterable[float]) -> tuple[float, float]:
 
 
 def share(flags: Iterable[bool]) -> tuple[float, float]:
-    """The pair whose value is the share of true flags."""
+    """The (sum, count) pair whose value is the share of true flags."""
     return mean_of(float(flag) for flag in flags)
 
 
 def merge(*parts: Mapping[str, tuple[float, float]]) -> Metrics:
-    """Add pairs of the same name.
+    """Add up the pairs that share a name.
 
     Example:
         >>> merge({"loss": (1.0, 2.0)}, {"loss": (3.0, 2.0)})

@@ -1,4 +1,4 @@
-"""What other libraries log, held back until it is known whether the user needs it."""
+"""Holds back what other libraries log until it is clear whether the user needs it."""
 
 import logging
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ __all__ = ["quiet_failures"]
 _LIBRARIES = ("datasets", "huggingface_hub", "transformers")
 
 
-class _Held(logging.Handler):
-    """Keeps records instead of showing them."""
+class _Buffer(logging.Handler):
+    """Collects records instead of emitting them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
+        """Collect one record."""
         self.records.append(record)
 
 
 @contextmanager
 def quiet_failures() -> Iterator[None]:
-    """Hold back what the Hugging Face libraries log inside: shown if the block ends well, dropped if it raises.
+    """Hold back what the Hugging Face libraries log: shown if the block succeeds, dropped if it raises.
 
-    Their warnings and retries before an error say less than the one line in which the error then ends.
+    Their warnings and retries before an error say less than the one-line message that follows.
     """
-    held = _Held()
+    held = _Buffer()
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:

@@ -8,13 +8,13 @@ __all__ = ["Grade", "Group", "Pair", "Problem", "Prompt", "Rollout", "Row", "Seg
 
 
 class Segment(IntEnum):
-    """What a token is, kept per token from the engine to the loss."""
+    """Where a token came from, tracked per token from the engine to the loss."""
 
     PROMPT = 0
     SAMPLED = 1  # by the policy, from the prompt
-    INJECTED = 2  # text that nobody sampled: a phrase, an answer, a reference solution
+    INJECTED = 2  # not sampled: a phrase, an answer, a reference solution
     CONTINUED = 3  # by the policy, after an injection
-    WRONG_PREFIX = 4  # sampled, judged wrong, and then corrected behind
+    WRONG_PREFIX = 4  # sampled, graded wrong, then followed by a correction
 
 
 class Verdict(StrEnum):
@@ -40,9 +40,9 @@ class Strategy(StrEnum):
 class Problem:
     """One task with its reference answer.
 
-    ``id`` is unique in its data set; ``answers`` are equivalent reference answers, the first one is shown to models;
-    ``solution`` is a worked reference or empty; ``variants`` are other wordings of the question, with the same answers;
-    ``meta`` holds further columns of the data row.
+    ``id`` is unique in its dataset; ``answers`` are equivalent reference answers, the first of which is shown to
+    models; ``solution`` is a worked reference or empty; ``variants`` are rephrasings of the question with the same
+    answers; ``meta`` holds the remaining columns of the data row.
     """
 
     id: str
@@ -71,8 +71,8 @@ class Prompt:
 class Pair:
     """Two answers to one prompt, of which ``chosen`` was preferred.
 
-    ``prompt`` is what the user said last; ``earlier`` are the turns before it, the user's and the assistant's in
-    alternation; ``system`` is the row's own system message or empty.
+    ``prompt`` is the user's last turn; ``earlier`` holds the turns before it, alternating between user and assistant;
+    ``system`` is the row's own system message or empty.
     """
 
     id: str
@@ -87,8 +87,8 @@ class Pair:
 class Span:
     """Consecutive completion tokens of one origin, with what the engine recorded while sampling them.
 
-    ``logprobs`` and ``entropies`` (nats, at the sampling temperature, before top-p and top-k) have one number a token;
-    both are empty for tokens that were injected.
+    ``logprobs`` and ``entropies`` (nats, at the sampling temperature, before top-p and top-k) have one number per
+    token; both are empty for injected tokens.
     """
 
     token_ids: tuple[int, ...]
@@ -107,7 +107,7 @@ class Rollout:
 
     @property
     def completion_ids(self) -> tuple[int, ...]:
-        """All completion tokens in order, the stop token included where there is one."""
+        """All completion tokens in order, including the stop token if there is one."""
         return tuple(token for span in self.spans for token in span.token_ids)
 
     @property
@@ -118,11 +118,11 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Grade:
-    """What the rewards said of one completion.
+    """How one completion was graded.
 
-    ``reward`` is the weighted sum of ``parts`` (reward units); ``correct`` is the flag that methods use where they need
-    right or wrong whatever the weights are; ``note`` is for display; ``seconds`` is what grading the row took, and two
-    grades that differ in it alone are equal.
+    ``reward`` is the weighted sum of ``parts`` (reward units); ``correct`` is for methods that need right or wrong
+    regardless of the weights; ``note`` is for display; ``seconds`` is the time spent grading the row, ignored when
+    grades are compared.
     """
 
     verdict: Verdict
@@ -138,15 +138,15 @@ class Grade:
 
     @property
     def scorable(self) -> bool:
-        """False where the grader failed: such a row enters no mean and no loss."""
+        """False if the grader failed: such a row enters no mean and no loss."""
         return self.verdict is not Verdict.ERROR
 
 
 @dataclass(frozen=True)
 class Row:
-    """One member of a group: what will be trained, and what was sampled first if it was corrected.
+    """One member of a group: what is trained on and, if it was corrected, what was sampled first.
 
-    ``source`` is the number of the variant of the question under which it was sampled.
+    ``source`` is the number of the question variant it was sampled under.
     """
 
     rollout: Rollout
@@ -165,9 +165,9 @@ class Row:
 class Group:
     """The rollouts of one prompt in one step.
 
-    Groups of one question share their ``family`` (None = the group is all of it): one for every wording of it, numbered
-    by ``variant``, and in ``layer`` 2 one for every answer that is revised, where ``parent`` is the number of the
-    answer's row in the layer-1 group of its family and variant.
+    Groups of one question share a ``family`` (None = the group is the whole family): one per phrasing, numbered by
+    ``variant``, and in ``layer`` 2 one per revised answer, where ``parent`` is the number of that answer's row in the
+    layer-1 group of the same family and variant.
     """
 
     problem: Problem

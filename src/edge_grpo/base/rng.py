@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, never on when or in which batch they are drawn."""
+"""Random numbers that depend on their purpose, never on when or in which batch they are drawn."""
 
 import hashlib
 import random
@@ -14,7 +14,7 @@ def derive_seed(*parts: int | str) -> int:
     .. math:: \text{seed} = \text{BLAKE2b}_{64}(\text{part}_1, \text{part}_2, \dots)
 
     Args:
-        parts: integers or words; their order and types matter.
+        parts: integers or strings; their order and types matter.
     Returns:
         an integer in [0, 2**64), the same on every machine and Python version.
     Example:
@@ -28,14 +28,14 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def python_random(*parts: int | str) -> random.Random:
-    """A ``random.Random`` of its own for the path ``parts`` (see :func:`derive_seed`)."""
+    """A ``random.Random`` dedicated to the path ``parts`` (see :func:`derive_seed`)."""
     return random.Random(derive_seed(*parts))
 
 
 def uniforms(seed: int, start: int, count: int) -> np.ndarray:
     """Numbers ``start`` to ``start + count - 1`` of the uniform [0, 1) float64 stream of ``seed``.
 
-    The stream is counter-based (Philox), so any stretch of it is had without drawing what lies before.
+    The stream is counter-based (Philox), so any stretch can be drawn without drawing what precedes it.
 
     Example:
         >>> whole = uniforms(7, 0, 10)
@@ -43,6 +43,6 @@ def uniforms(seed: int, start: int, count: int) -> np.ndarray:
         True
     """
     bits = np.random.Philox(key=seed)
-    block = start // 4  # Philox makes four 64-bit numbers a counter value
+    block = start // 4  # Philox makes four 64-bit numbers per counter value
     bits.advance(block)
     return np.random.Generator(bits).random(start - 4 * block + count)[start - 4 * block :]

@@ -17,14 +17,14 @@ __all__ = ["Batch", "GroupHidden", "LossInputs", "Scored", "Signal", "Totals"]
 
 @dataclass(frozen=True)
 class Batch:
-    """The rollouts of a step as tensors, before the policy has scored them.
+    """The rollouts of a step as tensors, before the policy scores them.
 
-    ``segment`` holds :class:`edge_grpo.base.records.Segment` numbers. Groups are integer columns, rows of one group
-    need not be adjacent: ``group`` a number a prompt, ``family`` one a question; ``variant`` is the wording of the
-    row's prompt and ``source`` the wording under which it was sampled; ``layer`` is 1 for answers and 2 for
-    revisions, whose ``parent`` is the number of the revised row (-1 = none, or not in the batch). ``reward`` and the
-    columns of ``reward_parts`` (unweighted, NaN = not scored) are in reward units; ``sampling_logprobs`` and
-    ``sampling_entropy`` are nats at the rollout's temperature, NaN on tokens that nobody sampled.
+    ``segment`` holds :class:`edge_grpo.base.records.Segment` numbers. Groups are integer columns, and rows of one
+    group need not be adjacent: one ``group`` per prompt, one ``family`` per question; ``variant`` is the phrasing of
+    the row's prompt and ``source`` the phrasing it was sampled under; ``layer`` is 1 for answers and 2 for revisions,
+    whose ``parent`` is the number of the revised row (-1 = none, or not in the batch). ``reward`` and the columns of
+    ``reward_parts`` (unweighted, NaN = not scored) are in reward units; ``sampling_logprobs`` and
+    ``sampling_entropy`` are nats at the rollout's temperature, NaN on tokens that were not sampled.
     """
 
     input_ids: Int[Tensor, "rows tokens"]
@@ -50,10 +50,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored(Batch):
-    """All rollouts of a step with what the policy says of them; nothing in it carries a gradient.
+    """All rollouts of a step, scored by the policy; nothing here carries a gradient.
 
     Log-probabilities and entropies are nats at the rollout's temperature; ``ref_logprobs`` is None without a reference
-    model, ``token_scores`` (units of the method's own, 0 off the mask) without a method that wants them.
+    model, ``token_scores`` (method-specific units, 0 outside the mask) unless the method asks for them.
     """
 
     old_logprobs: Float[Tensor, "rows tokens"]
@@ -64,11 +64,11 @@ class Scored(Batch):
 
 @dataclass(frozen=True)
 class GroupHidden:
-    """The completion tokens of one group as the model's head sees them: for scores that no log-prob can tell.
+    """The completion tokens of one group as the model's head sees them, for scores that log-probs cannot provide.
 
-    Tokens of all rows one after the other: ``hidden`` is the state behind the final norm at the position before the
-    token, so that ``head_weight @ hidden`` (divided by the temperature already) are the logits that ``token_ids`` were
-    drawn from; ``row`` counts from 0 within the group.
+    Tokens of all rows are concatenated: ``hidden`` is the state after the final norm at the position before the token,
+    so ``head_weight @ hidden`` (already divided by the temperature) gives the logits that ``token_ids`` were drawn
+    from; ``row`` counts from 0 within the group.
     """
 
     hidden: Float[Tensor, "tokens dim"]
@@ -81,12 +81,12 @@ class GroupHidden:
 
 @dataclass(frozen=True)
 class Signal:
-    """What a method makes of a step: how much each token is reinforced. Detached, made once, before any update.
+    """A method's training signal for a step: how much to reinforce each token. Detached; computed once, before updates.
 
-    ``advantages`` go with the policy-gradient term on the tokens of ``mask``; ``keep`` drops whole rows from every sum
-    and count; ``likelihood`` weighs a plain -log p term per token (0 = none); ``acting`` are the tokens of ``mask``
-    that the policy-gradient term was left on, None = all of them. For the log: ``raw_advantages`` are those relative to
-    the group before the method reshaped them, ``row_advantages`` those after; ``metrics`` go into the row.
+    ``advantages`` weight the policy-gradient term on the tokens of ``mask``; ``keep`` drops whole rows from every sum
+    and count; ``likelihood`` weights a plain -log p term per token (0 = none); ``acting`` marks the tokens of ``mask``
+    where the policy-gradient term still applies, None = all of them. For logging: ``raw_advantages`` are the
+    group-relative ones before the method reshapes them, ``row_advantages`` those after; ``metrics`` join the step's.
     """
 
     advantages: Float[Tensor, "rows tokens"]
@@ -101,10 +101,10 @@ class Signal:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One micro-batch: the current log-probs with gradient, and the columns of Scored and Signal that go with it.
+    """One micro-batch: the current log-probs with gradient, and the matching columns of Scored and Signal.
 
-    ``mask`` and ``acting`` are the signal's with dropped rows cleared; ``entropy`` carries a gradient only
-    where the method asks for it with ``entropy_gradient``.
+    ``mask`` and ``acting`` are the signal's, with dropped rows cleared; ``entropy`` carries a gradient only if the
+    method asks for it with ``entropy_gradient``.
     """
 
     logprobs: Float[Tensor, "rows tokens"]
@@ -129,8 +129,8 @@ class LossInputs:
 class Totals:
     """Sums over one optimizer update (all its micro-batches and ranks): what losses divide by.
 
-    ``rows`` counts kept rows, ``tokens`` the True entries of ``mask``, ``max_new_tokens`` is the completion budget,
-    ``extra`` holds what a method's own ``totals`` hook added.
+    ``rows`` counts kept rows, ``tokens`` the True entries of ``mask``; ``max_new_tokens`` is the completion budget;
+    ``extra`` holds what the method's own ``totals`` hook adds.
     """
 
     rows: float

@@ -1,4 +1,4 @@
-"""What any text must satisfy before a tokenizer or a file sees it."""
+"""Checks any text must pass before it reaches a tokenizer or a file."""
 
 __all__ = ["lone_surrogate"]
 
@@ -8,6 +8,6 @@ def lone_surrogate(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        return f"lone surrogate {half} at position {error.start}, wanted valid Unicode text"
+        surrogate = f"\\u{ord(text[error.start]):04x}"
+        return f"lone surrogate {surrogate} at position {error.start}, wanted valid Unicode text"
     return ""

@@ -1,6 +1,6 @@
 r"""The built-in task: chains of ``+``, ``-`` and ``*`` over small numbers, with a worked solution for each.
 
-``7-2*8+5`` is solved by rewriting it one operation at a time, products first, then from left to right::
+``7-2*8+5`` is solved by rewriting it one operation at a time, products first, then left to right::
 
     =7-16+5
     =-9+5
@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 PARAPHRASES = ("Compute {}.", "What is {}?", "Find the value of {}.")
-"""Equivalent questions; a problem's own prompt is the first one, the others are its variants."""
+"""Equivalent questions; the first is a problem's own prompt, the others are its variants."""
 
 HELD_OUT_SHARE = 5  # one expression in five is held out
-_HELD_OUT_POOL = 1000  # drawn together and shuffled, so that asking for fewer does not make them easier
+_HELD_OUT_POOL = 1000  # drawn together and shuffled, so asking for fewer does not make them easier
 _TRIES = 2000
 _FIRST_PRODUCT = re.compile(r"(?<!\d)(\d+)\*(\d+)")
 _FIRST_SUM = re.compile(r"^(-?\d+)([+-])(\d+)")
@@ -44,8 +44,8 @@ _FIRST_SUM = re.compile(r"^(-?\d+)([+-])(\d+)")
 class ArithmeticSettings:
     """The built-in task: how many problems, how long, how large.
 
-    ``operands`` maps a number of operands to its weight in the mix; a pool of short expressions that runs dry leaves
-    its share to the longer ones. No intermediate value exceeds ``max_value`` in size.
+    ``operands`` maps a number of operands to its weight in the mix; once the short expressions run out, longer ones
+    take their share. No intermediate value exceeds ``max_value`` in magnitude.
     """
 
     seed: int = 0
@@ -60,12 +60,13 @@ class ArithmeticSettings:
         bad = [count for count, weight in self.operands.items() if count < 2 or weight < 0]
         if bad or not 0 < sum(self.operands.values()) < math.inf:
             raise ValueError(
-                f"operands {dict(self.operands)}: wanted counts of at least 2 with weights, not all 0 and not endless"
+                f"operands {dict(self.operands)}: wanted counts of at least 2 with finite weights, none negative, "
+                "not all 0"
             )
 
 
 def reduce(expression: str) -> str:
-    """Carry out one operation: the leftmost product, or else the leftmost sum or difference.
+    """Perform one operation: the leftmost product, or else the leftmost sum or difference.
 
     Example:
         >>> reduce("7-2*8+5"), reduce("7-16+5"), reduce("-9+5")
@@ -82,7 +83,7 @@ def reduce(expression: str) -> str:
 
 
 def solution(expression: str) -> str:
-    r"""The careful derivation, one operation a line, ending in ``\boxed{}``.
+    r"""The step-by-step derivation, one operation per line, ending in ``\boxed{}``.
 
     Example:
         >>> solution("2+3*4")
@@ -93,15 +94,15 @@ def solution(expression: str) -> str:
 
 
 def held_out(expression: str) -> bool:
-    """Whether an expression is on the held-out side: a function of its text alone, so that the sides share none."""
+    """Whether an expression is in the held-out split: a function of its text alone, so the splits never overlap."""
     return derive_seed("arithmetic", "side", expression) % HELD_OUT_SHARE == 0
 
 
 def draw_expression(rng: random.Random, settings: ArithmeticSettings, *, on_held_out: bool = False) -> str:
-    """An expression of one side, drawn from the mix.
+    """Draw an expression of one split from the mix.
 
     Raises:
-        ConfigError: nothing fits ``settings``.
+        ConfigError: no expression fits ``settings``.
     """
     counts, weights = zip(*settings.operands.items(), strict=True)
     for _ in range(_TRIES):
@@ -110,26 +111,26 @@ def draw_expression(rng: random.Random, settings: ArithmeticSettings, *, on_held
         if held_out(expression) is on_held_out and _fits(expression, settings.max_value):
             return expression
     raise ConfigError(
-        f"data.arithmetic: no expression with {' or '.join(map(str, counts))} operands has all results up to "
+        f"data.arithmetic: no expression with {' or '.join(map(str, counts))} operands keeps all results within "
         f"{settings.max_value}; raise max_value or allow fewer operands"
     )
 
 
 def problems(settings: ArithmeticSettings, *, count: int, on_held_out: bool = False) -> list[Problem]:
-    """The first ``count`` different problems of one side, the same for the same settings.
+    """The first ``count`` distinct problems of one split, determined by the settings.
 
     Up to 1000 held-out problems are a shuffled part of one fixed set, so any number of them is equally hard. (Training
-    problems come as drawn: the short expressions run out, so a larger set is a little harder.)
+    problems keep their drawing order: short expressions run out, so a larger set is slightly harder.)
 
     Raises:
-        ConfigError: the settings do not allow that many different expressions.
+        ConfigError: the settings do not allow that many distinct expressions.
     """
     side = "held-out" if on_held_out else "train"
     rng = python_random("arithmetic", settings.seed, side)
     drawn = _distinct(rng, settings, max(count, _HELD_OUT_POOL if on_held_out else 0), on_held_out=on_held_out)
     if len(drawn) < count:
         raise ConfigError(
-            f"data.arithmetic: only {len(drawn)} different {side} expressions found, {count} wanted; "
+            f"data.arithmetic: only {len(drawn)} distinct {side} expressions found, {count} wanted; "
             "ask for fewer, or allow more operands"
         )
     if on_held_out:
@@ -138,7 +139,7 @@ def problems(settings: ArithmeticSettings, *, count: int, on_held_out: bool = Fa
 
 
 def _distinct(rng: random.Random, settings: ArithmeticSettings, count: int, *, on_held_out: bool) -> list[str]:
-    """``count`` different expressions in the order of their drawing; fewer where no new one turns up any more."""
+    """``count`` distinct expressions in drawing order; fewer if no new ones turn up."""
     drawn: dict[str, None] = {}
     misses = 0
     while len(drawn) < count and misses < _TRIES:

@@ -1,4 +1,4 @@
-"""Problems of a test that stand in the training data too, found by the words they share."""
+"""Finds test problems that also occur in the training data, by the word n-grams they share."""
 
 import re
 from collections import Counter
@@ -9,13 +9,13 @@ __all__ = ["MIN_SHARE", "NUM_WORDS", "Overlap", "overlaps", "word_grams"]
 
 NUM_WORDS = 13
 MIN_SHARE = 0.3
-_FEWEST = 4  # words of a text that is looked for inside longer ones; a shorter one must be the whole of another
+_MIN_WORDS = 4  # fewest words to search for inside longer texts; a shorter text must match a whole one
 _WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """A test text, the training text that shares most with it (numbers from 0), and the share of its 13-grams there."""
+    """A test text, the training text it overlaps most (both numbered from 0), and the share of its 13-grams there."""
 
     test: int
     train: int
@@ -23,9 +23,9 @@ class Overlap:
 
 
 def word_grams(text: str, size: int = NUM_WORDS) -> frozenset[tuple[str, ...]]:
-    """All runs of ``size`` words of a text; a shorter text is one run.
+    """All word n-grams of length ``size`` in a text; a shorter text is one n-gram.
 
-    Words are letters and digits in lower case: LaTeX commands and names count, signs do not.
+    Words are letters and digits in lower case: LaTeX commands and names count, symbols do not.
 
     Example:
         >>> sorted(word_grams("Let $x_1=2$. Find", size=3))
@@ -36,19 +36,19 @@ def word_grams(text: str, size: int = NUM_WORDS) -> frozenset[tuple[str, ...]]:
 
 
 def overlaps(tests: Sequence[str], trains: Iterable[str], *, min_share: float = MIN_SHARE) -> list[Overlap]:
-    r"""Test texts of which more than ``min_share`` of the word 13-grams occur in one training text.
+    r"""Test texts with more than ``min_share`` of their word 13-grams in one training text.
 
     .. math:: \max_t \frac{|G(\text{test}) \cap G(t)|}{|G(\text{test})|} > \text{min\_share}
 
-    A text of fewer than 13 words is one run, which is looked for in the training texts at its own length.
+    A text of fewer than 13 words is one n-gram, searched for in the training texts at its own length.
 
     Args:
-        tests: the texts to be looked for.
-        trains: the texts to look in.
+        tests: the texts to search for.
+        trains: the texts to search in.
         min_share: 0 to 1.
 
     Returns:
-        in the order of the tests; of several training texts the first with the largest share.
+        in the order of ``tests``; among several training texts, the first with the largest share.
 
     Source:
         13-grams: Brown et al. 2020, arXiv:2005.14165, appendix C.
@@ -62,7 +62,7 @@ def overlaps(tests: Sequence[str], trains: Iterable[str], *, min_share: float = 
     for test, own in enumerate(grams):
         for gram in own:
             wanted.setdefault(gram, []).append(test)
-    sizes = {NUM_WORDS, *(len(gram) for gram in wanted if len(gram) >= _FEWEST)}
+    sizes = {NUM_WORDS, *(len(gram) for gram in wanted if len(gram) >= _MIN_WORDS)}
     best: dict[int, Overlap] = {}
     for train, text in enumerate(trains):
         found_here = frozenset().union(*(word_grams(text, size) for size in sizes))

@@ -1,4 +1,4 @@
-"""Stored preferences: two answers to a prompt, one of them chosen, from files and datasets to groups of two rows."""
+"""Stored preferences: two answers to a prompt, one of them chosen, read from files and turned into groups of two."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ __all__ = ["EncodedPair", "EncodedPairs", "LoadedPairs", "encode_pair", "encode_
 
 @dataclass(frozen=True)
 class LoadedPairs:
-    """Pairs, and how many bad rows were left out."""
+    """Pairs, and how many bad rows were skipped."""
 
     pairs: tuple[Pair, ...]
     num_skipped: int = 0
@@ -23,7 +23,7 @@ class LoadedPairs:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A pair as tokens. An answer ends in the stop token unless it was cut."""
+    """A pair as tokens. An answer ends with the stop token unless it was truncated."""
 
     pair: Pair
     prompt_ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """Pairs as tokens, in order, and what the rule for over-long ones did."""
+    """Pairs as tokens, in order, and how many over-long ones were skipped or truncated."""
 
     pairs: tuple[EncodedPair, ...]
     num_skipped: int = 0
@@ -48,23 +48,24 @@ def load_pairs(
     split: str = "train",
     bad_rows: Literal["error", "skip"] = "error",
 ) -> LoadedPairs:
-    """The pairs of a file, a saved dataset or a hub dataset.
+    """Load the pairs of a file, a saved dataset or a hub dataset.
 
-    An answer is text, or a conversation: a list of messages with ``role`` and ``content`` whose last one is the
-    assistant's. The messages before it are the prompt, and must be the same for both answers; the prompt column is then
-    not looked at. Otherwise the prompt column holds the user's text, or such messages up to the user's last.
+    An answer is text or a conversation: a list of messages with ``role`` and ``content`` that ends with the
+    assistant's. The messages before it form the prompt and must be the same for both answers; the prompt column is then
+    ignored. Otherwise the prompt column holds the user's text, or messages that end with the user's.
 
     Args:
         path: a ``.json`` (list of objects), ``.jsonl`` or ``.parquet`` file, a ``save_to_disk`` folder, or a hub name.
         fields: which column holds what.
-        split: of a dataset that has several; files have none.
-        bad_rows: ``skip`` leaves unusable rows out and counts them.
+        split: which split of a dataset to read; files have none.
+        bad_rows: ``skip`` drops unusable rows and counts them.
 
     Returns:
-        the pairs in file order; rows without an id are named after the file and their number.
+        the pairs in file order; rows without an id are named after the file and row number.
 
     Raises:
-        DataError: nothing there, not readable, no usable row, or, unless ``bad_rows`` is ``skip``, an unusable row.
+        DataError: the path is missing or unreadable, has no usable row, or, unless ``bad_rows`` is ``skip``, has an
+            unusable row.
     """
     names = fields or PairFieldNames()
     pairs, skipped = load_records(
@@ -95,27 +96,28 @@ def _pair(row: Mapping[str, object], names: PairFieldNames, default_id: str) -> 
     system, *rest = turns if turns[0][0] == "system" else (("system", ""), *turns)
     roles = [role for role, _ in rest]
     if not rest or roles != ["user", "assistant"] * (len(rest) // 2) + ["user"]:
-        wanted = "wanted the user's and the assistant's in alternation, the user's first and last"
-        raise BadRowError(f"field '{where}': messages of {', '.join(role for role, _ in turns)} to answer; {wanted}")
+        found = ", ".join(role for role, _ in turns)
+        wanted = "wanted user and assistant in alternation, user first and last"
+        raise BadRowError(f"field '{where}': the prompt's messages have roles {found}; {wanted}")
     *earlier, prompt = (text for _, text in rest)
     return Pair(row_id(row, names.id, default_id), prompt, chosen, rejected, tuple(earlier), system[1])
 
 
 def _answer(row: Mapping[str, object], name: str) -> tuple[Turns, str]:
-    """The messages before an answer, if it comes with any, and the answer."""
+    """The messages before an answer, if any, and the answer."""
     value = required(row, name)
     if not isinstance(value, list | tuple):
-        return (), _filled(value, name, "text or a list of messages")
+        return (), _non_empty(value, name, "text or a list of messages")
     *before, (role, text) = _messages(value, name)
     if role != "assistant":
-        raise BadRowError(f"field '{name}': the last message is of role {role!r}, wanted 'assistant'")
+        raise BadRowError(f"field '{name}': the last message has role {role!r}, wanted 'assistant'")
     return tuple(before), text
 
 
 def _prompt(value: object, name: str) -> Turns:
     if isinstance(value, list | tuple):
         return _messages(value, name)
-    return (("user", _filled(value, name, "text or a list of messages")),)
+    return (("user", _non_empty(value, name, "text or a list of messages")),)
 
 
 def _messages(value: list[object] | tuple[object, ...], name: str) -> Turns:
@@ -128,11 +130,11 @@ def _messages(value: list[object] | tuple[object, ...], name: str) -> Turns:
         role, text = (message.get(key) for key in ("role", "content"))
         if not is_text(role, name):
             raise BadRowError(f"field '{name}', message {number}, role: {described(role)}, wanted text")
-        turns.append((role, _filled(text, f"{name}', message {number}, 'content", "text")))
+        turns.append((role, _non_empty(text, f"{name}', message {number}, 'content", "text")))
     return tuple(turns)
 
 
-def _filled(value: object, name: str, wanted: str) -> str:
+def _non_empty(value: object, name: str, wanted: str) -> str:
     if not is_text(value, name) or not value.strip():
         raise BadRowError(f"field '{name}': {described(value)}, wanted {wanted}")
     return value
@@ -141,18 +143,18 @@ def _filled(value: object, name: str, wanted: str) -> str:
 def encode_pair(
     tokenizer: Tokenizer, pair: Pair, data: DataSettings, *, stop_id: int, max_new_tokens: int
 ) -> EncodedPair | None:
-    """A pair as tokens: the prompt under ``data.template``, each answer's text and the stop token.
+    """Encode a pair: the prompt under ``data.template``, each answer followed by the stop token.
 
     Args:
         tokenizer: the model's.
-        pair: what to encode; its own system message, if it has one, takes the place of ``data.system_prompt``.
-        data: template, and the rule for over-long prompts and answers.
-        stop_id: ends an answer.
-        max_new_tokens: the longest answer, stop token included.
+        pair: what to encode; its own system message, if any, replaces ``data.system_prompt``.
+        data: the template, and the ``over_long`` rule for prompts and answers.
+        stop_id: the token that ends an answer.
+        max_new_tokens: the longest answer, including the stop token.
 
     Returns:
-        the tokens; None where the rule is ``skip`` and something is over-long, or where cutting leaves the two answers
-        equal. A prompt that is cut keeps its last tokens, an answer its first.
+        the tokens; None if the rule is ``skip`` and something is over-long, or if truncation makes the two answers
+        equal. A truncated prompt keeps its last tokens, an answer its first.
 
     Raises:
         ConfigError: the template cannot be used.
@@ -178,7 +180,7 @@ def encode_pair(
 
 
 def _prompt_ids(tokenizer: Tokenizer, pair: Pair, data: DataSettings) -> tuple[int, ...]:
-    """Token ids of all turns: each answer among them is encoded by itself and followed by the user's next words."""
+    """Token ids of all turns: each earlier answer is encoded separately, then the user's next turn."""
     data = replace(data, system_prompt=pair.system or data.system_prompt)
     users, answers = (*pair.earlier[::2], pair.prompt), pair.earlier[1::2]
     ids = encode_prompt(tokenizer, users[0], data)
@@ -190,11 +192,11 @@ def _prompt_ids(tokenizer: Tokenizer, pair: Pair, data: DataSettings) -> tuple[i
 def encode_pairs(
     tokenizer: Tokenizer, pairs: Iterable[Pair], data: DataSettings, *, stop_id: int, max_new_tokens: int
 ) -> EncodedPairs:
-    """Encode many pairs and count what the rule for over-long ones did.
+    """Encode many pairs, counting the over-long ones that were skipped or truncated.
 
     Raises:
         ConfigError: the template cannot be used.
-        DataError: as :func:`encode_pair`; or every pair is over-long and the rule is ``skip``.
+        DataError: as in :func:`encode_pair`, or every pair is over-long and the rule is ``skip``.
     """
     every = [encode_pair(tokenizer, pair, data, stop_id=stop_id, max_new_tokens=max_new_tokens) for pair in pairs]
     kept = tuple(one for one in every if one is not None)

@@ -24,23 +24,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """Problems, and how many bad rows were left out."""
+    """Problems, and how many bad rows were skipped."""
 
     problems: tuple[Problem, ...]
     num_skipped: int = 0
 
 
 def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Loaded, Loaded]:
-    """The problems to train on and those to evaluate on; the two are disjoint unless both paths are given.
+    """Load the problems to train on and those to evaluate on, disjoint unless both paths are given.
 
     Args:
         data: where they come from.
         num_eval: evaluate on at most this many.
-        seed: of the draw of evaluation problems.
+        seed: for choosing the evaluation problems.
 
     Raises:
         DataError: a file, row or field is missing or unusable.
-        ConfigError: the built-in task cannot make that many problems.
+        ConfigError: the built-in task cannot generate that many problems.
     """
     if not data.path:
         train = Loaded(tuple(arithmetic.problems(data.arithmetic, count=data.arithmetic.size)))
@@ -53,7 +53,7 @@ def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Lo
 
 
 def load_eval(data: DataSettings, *, num_eval: int, seed: int) -> Loaded:
-    """At most ``num_eval`` problems of ``eval_path``, or held-out ones of the built-in task.
+    """Load at most ``num_eval`` problems of ``eval_path``, or held-out ones of the built-in task.
 
     Raises:
         DataError: a file, row or field is missing or unusable.
@@ -69,7 +69,7 @@ def load_eval(data: DataSettings, *, num_eval: int, seed: int) -> Loaded:
 def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
     """Hold out ``num_eval`` problems at random; both parts keep their order.
 
-    Problems with the same prompt fall on the same side, so the held-out part may be a little smaller.
+    Problems with the same prompt stay together, so the held-out part may be slightly smaller.
 
     Raises:
         DataError: nothing would be left to train on, or to evaluate on.
@@ -78,23 +78,23 @@ def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[
     prompts = sorted({problem.prompt for problem in listed})
     if num_eval >= len(prompts):
         raise DataError(
-            f"{len(prompts)} different problems cannot give {num_eval} held-out ones and leave any to train on; "
+            f"{len(prompts)} distinct problems cannot provide {num_eval} held-out ones and leave any to train on; "
             "set data.eval_path, or evaluate on fewer (eval.size)"
         )
     python_random("split", seed).shuffle(prompts)
-    times = dict.fromkeys(prompts, 0)
+    counts = dict.fromkeys(prompts, 0)
     for problem in listed:
-        times[problem.prompt] += 1
+        counts[problem.prompt] += 1
     chosen: set[str] = set()
     room = num_eval
     for prompt in prompts:
-        if times[prompt] <= room:
+        if counts[prompt] <= room:
             chosen.add(prompt)
-            room -= times[prompt]
+            room -= counts[prompt]
     if num_eval and not chosen:
         raise DataError(
-            f"every problem occurs more than {num_eval} times, so {num_eval} cannot be held out without being trained "
-            "on; set data.eval_path, or evaluate on more (eval.size)"
+            f"every problem occurs more than {num_eval} times, so {num_eval} cannot be held out from training; "
+            "set data.eval_path, or evaluate on more (eval.size)"
         )
     return (
         tuple(problem for problem in listed if problem.prompt not in chosen),
@@ -109,20 +109,21 @@ def load_problems(
     split: str = "train",
     bad_rows: Literal["error", "skip"] = "error",
 ) -> Loaded:
-    """The problems of a file, a saved dataset or a hub dataset.
+    """Load the problems of a file, a saved dataset or a hub dataset.
 
     Args:
         path: a ``.json`` (list of objects), ``.jsonl`` or ``.parquet`` file, a ``save_to_disk`` folder, or a hub name.
         fields: which column holds what.
-        split: of a dataset that has several; files have none.
-        bad_rows: ``skip`` leaves unusable rows out and counts them.
+        split: which split of a dataset to read; files have none.
+        bad_rows: ``skip`` drops unusable rows and counts them.
 
     Returns:
         the problems in file order. Answers are text: ``142.0`` becomes ``"142"``, a list keeps all its answers. Rows
-        without an id are named after the file and their number (the line of a JSONL file, counted from 1).
+        without an id are named after the file and row number (line number in a JSONL file), counted from 1.
 
     Raises:
-        DataError: nothing there, not readable, no usable row, or, unless ``bad_rows`` is ``skip``, an unusable row.
+        DataError: the path is missing or unreadable, has no usable row, or, unless ``bad_rows`` is ``skip``, has an
+            unusable row.
     """
     names = fields or FieldNames()
     kept, skipped = load_records(
@@ -139,17 +140,17 @@ def load_problems(
 
 
 def read_problem(row: Mapping[str, object], names: FieldNames, default_id: str) -> Problem:
-    """The problem that a data row holds; it is called ``default_id`` if it has no id of its own.
+    """The problem in a data row; its id is ``default_id`` if the row has none.
 
     Raises:
-        BadRowError: what is wrong with the row.
+        BadRowError: the row is unusable; the message says why.
     """
     prompt = required(row, names.prompt)
     if not is_text(prompt, names.prompt) or not prompt.strip():
         raise BadRowError(f"field '{names.prompt}': {described(prompt)}, wanted text")
     worked = row.get(names.solution)
     if worked is not None and not is_text(worked, names.solution):
-        raise BadRowError(f"field '{names.solution}': {described(worked)}, wanted text or nothing")
+        raise BadRowError(f"field '{names.solution}': {described(worked)}, wanted text or null")
     used = {names.prompt, names.answer, names.solution, names.variants, names.id}
     return Problem(
         id=row_id(row, names.id, default_id),
@@ -179,12 +180,12 @@ def _answer(value: object, name: str) -> str:
 
 
 def _variants(value: object, name: str, prompt: str) -> tuple[str, ...]:
-    """Other wordings, each once and without the question's own."""
+    """Other phrasings, without duplicates or the question's own."""
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
         raise BadRowError(f"field '{name}': {described(value)}, wanted a list of texts")
     for each in value:
         if not is_text(each, name) or not each.strip():
-            raise BadRowError(f"field '{name}': holds {described(each)}, wanted texts alone")
+            raise BadRowError(f"field '{name}': contains {described(each)}, wanted only texts")
     return tuple(text for text in dict.fromkeys(value) if text != prompt)

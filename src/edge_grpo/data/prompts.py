@@ -1,4 +1,4 @@
-"""From the text of a problem to prompt tokens, and from injected text to its tokens."""
+"""Encodes problems as prompt tokens, and injected text as tokens."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -35,11 +35,11 @@ REVISION_PHRASES = (
     "Did you overlook something?",
     "Go through it again, step by step.",
 )
-"""What the user may say after an answer, right or wrong, to have it revised in a second turn."""
+"""User messages that ask for an answer, right or wrong, to be revised in a second turn."""
 
 
-_ENCODED_WHOLE = 100_000  # characters, which take a fraction of a second; ten millions take gigabytes
-_MARK = "\ue000answer\ue000"  # stands for an answer while a conversation is rendered
+_LONGEST_ENCODED_WHOLE = 100_000  # characters, encoded in a fraction of a second; ten million take gigabytes
+_MARK = "\ue000answer\ue000"  # placeholder for an answer while a conversation is rendered
 
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is used here."""
+    """The parts of a Hugging Face tokenizer used here."""
 
     chat_template: Any
 
@@ -55,17 +55,17 @@ class Tokenizer(Protocol):
         """Token ids of a text."""
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token's text with its id."""
+        """Every token's text, mapped to its id."""
 
     def apply_chat_template(
         self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
     ) -> Any:
-        """A conversation as the model was trained to see it."""
+        """A conversation in the format the model was trained on."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Problems with their prompt tokens, in order, and what the rule for over-long prompts did."""
+    """Problems with their prompt tokens, in order, and how many over-long ones were skipped or truncated."""
 
     problems: tuple[Problem, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
@@ -79,13 +79,13 @@ def encode_text(tokenizer: Tokenizer, text: str, *, most: int | None = None) -> 
     Args:
         tokenizer: the model's.
         text: the text.
-        most: how many tokens are of use: of a huge text with more of them, the first ones, at least ``most`` + 1.
+        most: how many tokens are needed: a huge text with more yields only its first ones, at least ``most`` + 1.
     """
     return tuple(_encode(tokenizer, text, special=False, most=most, tail=False))
 
 
 def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
-    """The text of a prompt under ``data.template``, up to where the model is to go on.
+    """The text of a prompt under ``data.template``, up to where the model continues.
 
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
@@ -96,7 +96,7 @@ def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
 def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tuple[int, ...]:
     """Token ids of a prompt under ``data.template``; only ``plain`` lets the tokenizer add its own first token.
 
-    Of a huge prompt with more than ``data.max_prompt_tokens`` of them the last ones, more than that many.
+    A huge prompt of more than ``data.max_prompt_tokens`` yields only its last ones, still more than that many.
 
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
@@ -110,10 +110,10 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tupl
 
 
 def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: DataSettings) -> Encoded:
-    """Encode the prompts of many problems and apply the rule for over-long ones.
+    """Encode the prompts of many problems, applying ``data.over_long``.
 
     Raises:
-        DataError: a prompt is over-long and the rule is ``error``, or every prompt is and the rule is ``skip``.
+        DataError: a prompt is over-long and the rule is ``error``, or all are and the rule is ``skip``.
     """
     kept: list[Problem] = []
     prompts: list[tuple[int, ...]] = []
@@ -143,10 +143,10 @@ def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: Dat
 
 
 def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) -> tuple[tuple[int, ...], ...]:
-    """Token ids of a problem's other wordings, under the same rule for over-long ones, but never left out.
+    """Token ids of a problem's variants, truncated like prompts if over-long, but never skipped.
 
     Raises:
-        DataError: one is over-long and is not to be truncated.
+        DataError: one is over-long and ``data.over_long`` is not ``truncate``.
     """
     found = [encode_prompt(tokenizer, text, data) for text in problem.variants]
     longest = max(map(len, found), default=0)
@@ -160,9 +160,9 @@ def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) 
 
 
 def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tuple[int, ...]:
-    """Token ids to put behind an answer (without its stop token) so that the user says ``text`` and the model goes on.
+    """Token ids to append to an answer (without its stop token): the user says ``text`` and the model continues.
 
-    Prompt, answer and these ids together are the prompt of a second turn; the answer's ids are never decoded.
+    Prompt, answer and these ids together form the prompt of a second turn; the answer's ids are never decoded.
 
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails or drops earlier answers.
@@ -170,17 +170,17 @@ def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tup
     turns = [_turn("user", "."), _turn("assistant", _MARK), _turn("user", text)]
     before, mark, after = _render(tokenizer, turns, data).rpartition(_MARK)
     if not mark or not before:
-        raise ConfigError("data.template: the chat template does not show an earlier answer; use another template")
+        raise ConfigError("data.template: the chat template drops earlier answers; use another template")
     return encode_text(tokenizer, after)
 
 
 def _encode(tokenizer: Tokenizer, text: str, *, special: bool, most: int | None, tail: bool) -> list[int]:
-    """Token ids, of a huge text with more than ``most`` of them only those of its end, or of its beginning.
+    """Token ids; for a huge text with more than ``most``, only those at its end or beginning.
 
-    No token stands for more characters than the longest of the vocabulary has. Should a tokenizer drop or merge
-    characters before it looks at them, too few tokens come out of that many, and the whole text is encoded.
+    No token covers more characters than the longest one in the vocabulary. If a tokenizer drops or merges characters
+    before encoding, that many characters can yield too few tokens; then the whole text is encoded.
     """
-    if most is not None and len(text) > _ENCODED_WHOLE:
+    if most is not None and len(text) > _LONGEST_ENCODED_WHOLE:
         room = (most + 1) * max(map(len, tokenizer.get_vocab()))
         ids = tokenizer.encode(text[-room:] if tail else text[:room], add_special_tokens=special)
         if len(ids) > most:
@@ -189,7 +189,7 @@ def _encode(tokenizer: Tokenizer, text: str, *, special: bool, most: int | None,
 
 
 def _count(ids: Sequence[int], text: str) -> str:
-    return f"{len(ids)}" if len(text) <= _ENCODED_WHOLE else f"at least {len(ids)}"
+    return f"{len(ids)}" if len(text) <= _LONGEST_ENCODED_WHOLE else f"at least {len(ids)}"
 
 
 def _turn(role: str, content: str) -> dict[str, str]:
@@ -205,14 +205,14 @@ def _render(tokenizer: Tokenizer, turns: list[dict[str, str]], data: DataSetting
         shown = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in [system, *turns])
         return f"{shown}<|im_start|>assistant\n"
     if not tokenizer.chat_template:
-        raise ConfigError("data.template=chat: the tokenizer has none; set data.template=plain or qwen-math")
+        raise ConfigError("data.template=chat: the tokenizer has no template; set data.template=plain or qwen-math")
     if data.system_prompt:
         turns = [_turn("system", data.system_prompt), *turns]
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # noqa: BLE001 (a template is a program of the model's: syntax, its own refusals, types)
+    except Exception as error:  # noqa: BLE001 (a template is a program: bad syntax, its own refusals, type errors)
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        advice = "leave data.system_prompt empty (some templates refuse one), or " if data.system_prompt else ""
+        advice = "leave data.system_prompt empty (some templates reject one), or " if data.system_prompt else ""
         raise ConfigError(
             f"data.template=chat: the tokenizer's template fails: {lines[0].rstrip('.')}; "
             f"{advice}set data.template=plain or qwen-math"
@@ -220,7 +220,7 @@ def _render(tokenizer: Tokenizer, turns: list[dict[str, str]], data: DataSetting
 
 
 def wordings(problem: Problem) -> tuple[str, ...]:
-    """All texts of a question, its own first.
+    """All phrasings of a question, its own first.
 
     Example:
         >>> wordings(Problem("1", "Compute 1+1.", ("2",), variants=("What is 1+1?",)))
@@ -230,26 +230,26 @@ def wordings(problem: Problem) -> tuple[str, ...]:
 
 
 def check_count(problem: Problem, count: int) -> None:
-    """Refuse a problem with fewer than ``count`` wordings.
+    """Reject a problem with fewer than ``count`` phrasings.
 
     Raises:
         DataError: it has fewer.
     """
     if len(wordings(problem)) < count:
         raise DataError(
-            f"problem {problem.id!r}: {len(wordings(problem))} wordings of the question, {count} wanted; add some to "
-            "its row (data.fields.variants names the column), or set method.num_variants lower"
+            f"problem {problem.id!r}: {len(wordings(problem))} phrasings of the question, {count} wanted; add some to "
+            "its row (data.fields.variants names the column), or lower method.num_variants"
         )
 
 
 def draw_variants(problem: Problem, forms: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """``count`` different forms of a question, in random order; its own need not be among them.
+    """Draw ``count`` distinct forms of a question, in random order; its own need not be among them.
 
     Raises:
         DataError: there are fewer.
 
     Source:
-        Yao et al. 2025, R1-ShareVL, arXiv:2505.16673; as in the release, forms are drawn anew at every visit.
+        Yao et al. 2025, R1-ShareVL, arXiv:2505.16673; as in the release, forms are redrawn at every visit.
     """
     check_count(problem, count)
     return rng.sample(forms, count)

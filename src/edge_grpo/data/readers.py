@@ -1,4 +1,4 @@
-"""Rows of JSON, JSONL and parquet files, of saved and of hub datasets, and what is said of a bad one."""
+"""Rows of JSON, JSONL and parquet files, saved and hub datasets, with a precise message for each bad one."""
 
 import codecs
 import json
@@ -19,7 +19,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class BadRowError(Exception):
-    """What is wrong with one row; the reader adds where it stands."""
+    """What is wrong with one row; the reader adds its location."""
 
 
 T = TypeVar("T", Problem, Pair)
@@ -36,23 +36,24 @@ def load_records(
     noun: str,
     bad_rows: Literal["error", "skip"],
 ) -> tuple[tuple[T, ...], int]:
-    """What the rows of a file, a saved dataset or a hub dataset say, in their order.
+    """Load records from the rows of a file, a saved dataset or a hub dataset, in order.
 
     Args:
         path: a ``.json`` (list of objects), ``.jsonl`` or ``.parquet`` file, a ``save_to_disk`` folder, or a hub name.
-        record: makes something of a row and the name it has if it names none: file and number (the line of a JSONL
-            file, counted from 1). Raises ``BadRowError`` where it cannot.
-        split: of a dataset that has several; files have none.
-        split_setting: the setting that says so, for messages; likewise ``fields_setting``, which names columns.
-        id_field: the column that must not hold the same twice.
-        noun: what the records are, for messages.
-        bad_rows: ``skip`` leaves unusable rows out and counts them.
+        record: builds a record from a row and its default id, file name and row number (line number in a JSONL file),
+            counted from 1. Raises ``BadRowError`` if it cannot.
+        split: which split of a dataset to read; files have none.
+        split_setting: the setting that chooses the split, for messages; likewise ``fields_setting`` for the columns.
+        id_field: the column whose values must be unique.
+        noun: what the records are called, for messages.
+        bad_rows: ``skip`` drops unusable rows and counts them.
 
     Returns:
-        the records, and how many rows were left out.
+        the records, and how many rows were skipped.
 
     Raises:
-        DataError: nothing there, not readable, no usable row, or, unless ``bad_rows`` is ``skip``, an unusable row.
+        DataError: the path is missing or unreadable, has no usable row, or, unless ``bad_rows`` is ``skip``, has an
+            unusable row.
     """
     kept: list[T] = []
     seen: dict[str, int] = {}
@@ -67,7 +68,7 @@ def load_records(
             message = f"{path}, row {number}, {error}"
             if bad_rows == "error":
                 raise DataError(
-                    f"{message}. Mend the row, name its columns ({fields_setting}.*), or set data.bad_rows=skip"
+                    f"{message}. Fix the row, name its columns ({fields_setting}.*), or set data.bad_rows=skip"
                 ) from None
             first_error = first_error or message
             skipped += 1
@@ -92,8 +93,8 @@ def _rows_of(path: str, split: str, split_setting: str) -> Iterator[tuple[int, o
     try:
         file = Path(path).expanduser()
         is_file, is_folder = file.is_file(), file.is_dir()
-    except (OSError, RuntimeError) as error:  # a folder that may not be entered, a user that does not exist
-        raise DataError(f"{path}: cannot be looked for: {error}") from None
+    except (OSError, RuntimeError) as error:  # a folder without access, a user that does not exist
+        raise DataError(f"{path}: cannot be accessed: {error}") from None
     suffix = file.suffix.lower()
     if suffix in FILES:
         if not is_file:
@@ -101,22 +102,22 @@ def _rows_of(path: str, split: str, split_setting: str) -> Iterator[tuple[int, o
         readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
         return readers[suffix](file, path)
     if is_file:
-        raise DataError(f"{path}: unknown kind of file; wanted one of {', '.join(FILES)}")
+        raise DataError(f"{path}: unknown file type; wanted one of {', '.join(FILES)}")
     if is_folder:
         return enumerate(_dataset(str(file), split, split_setting, saved=True), 1)
     if _HUB_NAME.fullmatch(path):
         return enumerate(_dataset(path, split, split_setting, saved=False), 1)
-    raise DataError(f"{path}: no such file or folder, nor the name of a hub dataset")
+    raise DataError(f"{path}: no such file or folder, and not the name of a hub dataset")
 
 
 class _LongInteger(str):
-    """The digits of an integer that Python refuses to read."""
+    """The digits of an integer that Python refuses to parse."""
 
     __slots__ = ()
 
 
 def _parse(text: str) -> Any:
-    """JSON, save that an integer of some thousand digits stays text, to be complained of where its field is known."""
+    """Parse JSON, but keep integers of thousands of digits as text, to be reported once their field is known."""
 
     def integer(digits: str) -> int | str:
         try:
@@ -154,7 +155,7 @@ def _jsonl_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
 
 
 def _jsonl_row(line: bytes) -> object:
-    """What a line holds, or what is wrong with it."""
+    """The content of a line, or what is wrong with it."""
     try:
         return _parse(line.decode())
     except UnicodeDecodeError as error:
@@ -175,7 +176,7 @@ def _parquet_rows(file: Path, path: str) -> Iterator[tuple[int, object]]:
         raise DataError(f"{path}: not a readable parquet file: {error}") from None
     try:
         return enumerate(table.to_pylist(), 1)
-    except (ArrowException, ValueError, OverflowError):  # in some row: texts that are none, dates that Python lacks
+    except (ArrowException, ValueError, OverflowError):  # some row has invalid text, or a date Python cannot represent
         return ((number, _parquet_row(table.slice(number - 1, 1))) for number in range(1, len(table) + 1))
 
 
@@ -185,7 +186,7 @@ def _parquet_row(table: Any) -> object:
         (row,) = table.to_pylist()
     except UnicodeDecodeError as error:
         return BadRowError(f"byte {error.start + 1} of a text: not UTF-8")
-    except (ValueError, OverflowError) as error:  # ArrowException is a ValueError, or an OSError of reading
+    except (ValueError, OverflowError) as error:  # an ArrowException is a ValueError, or an OSError while reading
         return BadRowError(f"cannot be read: {error}")
     return row
 
@@ -201,7 +202,7 @@ def _dataset(name: str, split: str, split_setting: str, *, saved: bool) -> Itera
     except Exception as error:  # noqa: BLE001 (the library and its file systems raise errors of many kinds)
         lines = str(error).strip().splitlines() or [type(error).__name__]
         kind = "saved dataset" if saved else f"hub dataset (split {split!r})"
-        hint = "" if saved else " There is no such file or folder either"
+        hint = "" if saved else " No such file or folder exists either"
         raise DataError(f"{name}: cannot be loaded as a {kind}: {lines[0].rstrip('.')}.{hint}") from None
     if isinstance(found, dict):
         if split not in found:
@@ -212,7 +213,7 @@ def _dataset(name: str, split: str, split_setting: str, *, saved: bool) -> Itera
 
 
 def is_text(value: object, name: str) -> TypeGuard[str]:
-    """Whether the value of field ``name`` is text. Raises ``BadRowError`` for text that is broken."""
+    """Whether the value of field ``name`` is text. Raises ``BadRowError`` for invalid text."""
     if not isinstance(value, str) or isinstance(value, _LongInteger):
         return False
     if broken := lone_surrogate(value):
@@ -221,14 +222,14 @@ def is_text(value: object, name: str) -> TypeGuard[str]:
 
 
 def required(row: Mapping[str, object], name: str) -> object:
-    """The value of field ``name``. Raises ``BadRowError`` where the row has none."""
+    """The value of field ``name``. Raises ``BadRowError`` if the row has none."""
     if name not in row:
         raise BadRowError(f"field '{name}': missing; the row has {', '.join(map(repr, row)) or 'no fields'}")
     return row[name]
 
 
 def row_id(row: Mapping[str, object], name: str, default: str) -> str:
-    """The row's own id, or the one it has by its place. Raises ``BadRowError`` for an id of another type."""
+    """The row's own id, or the default. Raises ``BadRowError`` for an id of the wrong type."""
     given = row.get(name)
     if given is not None and (isinstance(given, bool) or not (isinstance(given, int) or is_text(given, name))):
         raise BadRowError(f"field '{name}': {described(given)}, wanted text or a whole number")
@@ -236,7 +237,7 @@ def row_id(row: Mapping[str, object], name: str, default: str) -> str:
 
 
 def described(value: object) -> str:
-    """What kind of value a bad row holds, for its message."""
+    """The kind of a bad row's value, for its message."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, _LongInteger):

@@ -24,7 +24,7 @@ class FieldNames:
 
 @settings
 class PairFieldNames:
-    """Which column of a preference row holds what; ``prompt`` may be missing where the answers are conversations."""
+    """Which column of a preference row holds what; ``prompt`` may be missing if the answers are conversations."""
 
     prompt: str = "prompt"
     chosen: str = "chosen"
@@ -38,12 +38,12 @@ class DataSettings:
 
     ``path``: a ``.json``, ``.jsonl`` or ``.parquet`` file, a folder written by ``Dataset.save_to_disk``, or the name of
     a hub dataset; empty = the built-in ``task``. ``eval_path`` likewise; empty = held-out problems of the task, or rows
-    split off ``path``. ``system_prompt``: empty = none, or the template's own for ``qwen-math``. ``over_long`` says
+    split off ``path``. ``system_prompt``: empty = none, or the template's own for ``qwen-math``. ``over_long`` decides
     what happens to a prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its last tokens.
 
-    ``pairs``: answers in pairs, one preferred, from a file, folder or hub dataset as in ``path``; methods that learn
-    from pairs are then trained on them in place of sampled groups. Answers of more than ``rollout.max_new_tokens``
-    tokens fall under ``over_long`` too; ``truncate`` keeps their first tokens.
+    ``pairs``: pairs of answers, one preferred, from a file, folder or hub dataset as in ``path``; methods that learn
+    from pairs then train on them instead of sampled groups. ``over_long`` also applies to answers of more than
+    ``rollout.max_new_tokens`` tokens; ``truncate`` keeps their first tokens.
     """
 
     task: Literal["arithmetic"] = "arithmetic"
@@ -63,6 +63,6 @@ class DataSettings:
     over_long: Literal["error", "skip", "truncate"] = "error"
 
     def __post_init__(self) -> None:
-        """Reject a system prompt that no tokenizer takes."""
+        """Reject a system prompt that no tokenizer accepts."""
         if broken := lone_surrogate(self.system_prompt):
             raise ValueError(f"system_prompt: {broken}")

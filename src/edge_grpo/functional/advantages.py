@@ -1,8 +1,8 @@
 """From rewards to advantages: how much better than its group a rollout was.
 
-``scorable`` marks rows that a grader could judge; the others enter no mean and no deviation and get advantage 0, and so
-does a row whose group has no second scorable row. Releases differ in what becomes of a group of one, hence
-``singleton``: ``"error"`` refuses it, ``"zero"`` gives 0 and ``"raw"`` the reward itself (mean 0, deviation 1).
+``scorable`` marks rows that the grader could judge; the others enter no mean or deviation and get advantage 0, as does
+a row whose group has no second scorable row. Releases treat groups of one differently, hence ``singleton``: ``"error"``
+raises, ``"zero"`` gives 0 and ``"raw"`` the reward itself (mean 0, deviation 1).
 """
 
 from typing import Literal
@@ -37,16 +37,16 @@ __all__ = [
 
 
 def weighted_reward(parts: Float[Tensor, "rows parts"], weights: Float[Tensor, " parts"]) -> Float[Tensor, " rows"]:
-    r"""Weighted sum of the reward parts, leaving out parts that were not scored.
+    r"""Weighted sum of the reward parts, skipping parts that were not scored.
 
     .. math:: r_i = \sum_{k :\, p_{i,k} \ne \text{NaN}} w_k \, p_{i,k}
 
     Args:
-        parts: each reward function's verdict, reward units; NaN = not scored.
+        parts: one column per reward function, reward units; NaN = not scored.
         weights: one per reward function.
 
     Returns:
-        reward units; NaN for a row of which no part was scored.
+        reward units; NaN for a row with no scored part.
 
     Source:
         TRL 1.16.0, ``reward_weights``: same.
@@ -75,7 +75,7 @@ def group_centered(
         rewards: one per rollout, reward units.
         group: each rollout's group; need not be adjacent.
         scorable: rollouts that count; all if not given.
-        singleton: what becomes of a rollout without a second one in its group.
+        singleton: how to treat a rollout that is alone in its group.
 
     Returns:
         reward units; sums to 0 within each group, exactly 0 throughout a collapsed group.
@@ -117,18 +117,18 @@ def group_normalized(
         group: each rollout's group; need not be adjacent.
         scorable: rollouts that count; all if not given.
         eps: added to the unbiased standard deviation, reward units.
-        singleton: what becomes of a rollout without a second one in its group.
+        singleton: how to treat a rollout that is alone in its group.
 
     Returns:
-        dimensionless; sums to 0 within each group, exactly 0 throughout a collapsed group, and does not change when a
-        constant is added to the rewards.
+        dimensionless; sums to 0 within each group, exactly 0 throughout a collapsed group, and invariant to adding a
+        constant to the rewards.
 
     Raises:
         ShapeError: a group has one rollout and ``singleton`` is ``"error"``.
 
     Source:
-        Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.2. The unbiased deviation and eps = 1e-4 are those
-        of TRL and of the EDGE-GRPO release; the paper names neither.
+        Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.2. The unbiased deviation and eps = 1e-4 come from
+        TRL and the EDGE-GRPO release; the paper specifies neither.
 
     Example:
         >>> group_normalized(torch.tensor([1.0, 0.0]), torch.tensor([7, 7]))
@@ -154,11 +154,11 @@ def batch_scaled(
     .. math:: A_i = \frac{r_i - \operatorname{mean}_{j \in g(i)} r_j}{\operatorname{std}_j r_j + \epsilon}
 
     Args:
-        rewards: one per rollout, reward units; the whole step, or the deviation is another one.
+        rewards: one per rollout of the whole step (a subset has a different deviation), reward units.
         group: each rollout's group; need not be adjacent.
         scorable: rollouts that count; all if not given.
         eps: added to the unbiased standard deviation, reward units.
-        singleton: what becomes of a rollout without a second one in its group.
+        singleton: how to treat a rollout that is alone in its group.
 
     Returns:
         dimensionless; sums to 0 within each group.
@@ -193,13 +193,13 @@ def normalized_then_summed(
         A_i = \frac{s_i - \operatorname{mean}_j s_j}{\operatorname{std}_j s_j + \epsilon}
 
     Args:
-        parts: each reward function's verdict, reward units; NaN = not scored.
+        parts: one column per reward function, reward units; NaN = not scored.
         weights: one per reward function.
         group: each rollout's group; need not be adjacent.
         eps: added to every standard deviation.
 
     Returns:
-        dimensionless; sums to 0 over the step. 0 for a row of which no part was scored.
+        dimensionless; sums to 0 over the step. 0 for a row with no scored part.
 
     Raises:
         ShapeError: a group has one rollout.
@@ -237,7 +237,7 @@ def collapsed(
 
     Source:
         Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848, section 1 ("advantage collapse"). TRL compares a floating-point
-        standard deviation with 0, which rounding can spoil.
+        standard deviation with 0, which rounding can break.
 
     Example:
         >>> collapsed(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([7, 7, 8, 8]))
@@ -290,7 +290,7 @@ def group_variance(
         squared advantage units (unbiased within a group); 0 if every group is collapsed or none is kept.
 
     Source:
-        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848 plots a figure of this name; the release logs the
+        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848 plots a quantity of this name; the release logs the
         variance over one gathered micro-batch.
 
     Example:
@@ -304,7 +304,7 @@ def group_variance(
 
 
 def _require_pairs(group: Int[Tensor, " rows"]) -> None:
-    """Refuse groups of one: their mean is the rollout itself."""
+    """Reject groups of one: their mean is the rollout's own reward."""
     ids, counts = torch.unique(group, return_counts=True)
     if bool((counts < 2).any()):
         raise ShapeError(

@@ -1,6 +1,6 @@
-"""Weights that correct for tokens drawn by another program than the one that trains (its numbers differ slightly).
+"""Importance weights for tokens sampled by a program other than the trainer, whose numbers differ slightly.
 
-Take the weight over tokens or over whole rows (:func:`sampler_log_weights`, :func:`sequence_log_weights`), then
+Compute log-weights per token or per row (:func:`sampler_log_weights`, :func:`sequence_log_weights`), then apply
 :func:`truncated` or :func:`masked_weights`.
 """
 
@@ -23,12 +23,12 @@ def sampler_log_weights(
     .. math:: \log \rho_{i,t} = \log \pi_{old} - \log \mu
 
     Args:
-        old_logprobs: by the trainer, before the step's updates, nats.
-        sampling_logprobs: by the sampler, nats; NaN on tokens that nobody sampled.
+        old_logprobs: from the trainer before the step's updates, nats.
+        sampling_logprobs: from the sampler, nats; NaN on tokens that were not sampled.
         mask: tokens that count.
 
     Returns:
-        nats; 0 (weight 1) outside the mask and on tokens that nobody sampled. Detached.
+        nats; 0 (weight 1) outside the mask and on tokens that were not sampled. Detached.
 
     Source:
         Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (truncated importance
@@ -54,7 +54,7 @@ def sequence_log_weights(
         mask: tokens that count.
 
     Returns:
-        nats, the same along a row.
+        nats, constant along a row.
 
     Source:
         TRL 1.16.0, modes ``sequence_truncate`` and ``sequence_mask``: same.
@@ -95,7 +95,7 @@ def masked_weights(log_weights: Float[Tensor, "rows tokens"], *, clip_max: float
 
     Args:
         log_weights: nats.
-        clip_max: the largest weight :math:`C` that is used.
+        clip_max: the largest weight :math:`C` to keep.
 
     Returns:
         dimensionless, 0 to ``clip_max``.

@@ -1,4 +1,4 @@
-"""How much several answers find together (pass@k), and whether rare right answers become likelier (uplift)."""
+"""Coverage of several answers (pass@k), and whether training makes rare right answers likelier (uplift)."""
 
 import math
 
@@ -12,12 +12,12 @@ __all__ = ["block_pass_at_k", "pass_at_k", "uplift_rate"]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    r"""The chance that k of n answers, drawn without replacement, hold a right one.
+    r"""Probability that k of n answers, drawn without replacement, include a right one.
 
     .. math:: 1 - \binom{n - c}{k} / \binom{n}{k}
 
     Args:
-        n: answers of a problem.
+        n: number of answers to a problem.
         c: how many of them are right.
         k: how many are drawn, at most n.
 
@@ -35,24 +35,24 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         0.5
     """
     if k > n:
-        raise ShapeError(f"pass@{k} needs at least {k} answers a problem, there are {n}")
+        raise ShapeError(f"pass@{k} needs at least {k} answers per problem, there are {n}")
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def block_pass_at_k(correct: Bool[Tensor, "problems samples"], *, k: int) -> Float[Tensor, " blocks"]:
-    r"""Share of problems with a right answer in each of the consecutive blocks of k answers.
+    r"""Share of problems with a right answer in each consecutive block of k answers.
 
     .. math:: p_b = \frac{1}{P} \sum_i \Big[\max_{bk \le j < (b + 1) k} c_{i,j}\Big]
 
     Args:
-        correct: right or wrong, in the order in which answers were drawn.
-        k: answers a block; those behind the last whole block are left out.
+        correct: right or wrong, in sampling order.
+        k: answers per block; those after the last full block are ignored.
 
     Returns:
         shares, 0 to 1; their mean estimates pass@k, their spread its sampling noise.
 
     Raises:
-        ShapeError: there is no whole block.
+        ShapeError: there is no full block.
 
     Source:
         The figures of He et al. 2025, arXiv:2506.02355 (notebook of the official code): mean and sample deviation of
@@ -65,7 +65,7 @@ def block_pass_at_k(correct: Bool[Tensor, "problems samples"], *, k: int) -> Flo
     problems, samples = correct.shape
     blocks = samples // k
     if not blocks:
-        raise ShapeError(f"blocks of {k} need at least {k} answers a problem, there are {samples}")
+        raise ShapeError(f"blocks of {k} need at least {k} answers per problem, there are {samples}")
     return correct[:, : blocks * k].reshape(problems, blocks, k).any(-1).to(torch.float64).mean(0)
 
 
@@ -74,13 +74,13 @@ def uplift_rate(
     before: Float[Tensor, "problems samples"],
     after: Float[Tensor, "problems samples"],
 ) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
-    r"""How often training made right answers likelier and wrong ones less likely, by how likely they were before.
+    r"""How often training made right answers likelier and wrong ones less likely, by their initial rank.
 
     .. math::
         u_k = \frac{\sum_i [c_{i,(k)} \wedge l'_{i,(k)} > l_{i,(k)}]}{\sum_i [c_{i,(k)}]}, \qquad
         d_k = \frac{\sum_i [\neg c_{i,(k)} \wedge l'_{i,(k)} < l_{i,(k)}]}{\sum_i [\neg c_{i,(k)}]}
 
-    with :math:`(k)` the k-th likeliest answer of a problem before training.
+    where :math:`(k)` is a problem's k-th likeliest answer before training.
 
     Args:
         correct: right or wrong.
@@ -88,8 +88,8 @@ def uplift_rate(
         after: the same :math:`l'` under the trained policy.
 
     Returns:
-        two rates for every position, likeliest first; NaN where no problem has such an answer there. Flat rates mean no
-        rank bias; rates of right answers that fall with the position mean that rare ones are left behind.
+        two rates per rank, likeliest first; NaN where no problem has such an answer at that rank. Flat rates mean no
+        rank bias; a rate of right answers that falls with rank means that rare ones are left behind.
 
     Source:
         He et al. 2025, arXiv:2506.02355 (notebook of the official code).

@@ -1,19 +1,19 @@
-"""What groups without a signal do to a mean over a batch, and the factor that undoes it."""
+"""The bias that groups without a signal put on a batch mean, and the factor that corrects it."""
 
 __all__ = ["debiasing_factor", "useful_share"]
 
 
 def useful_share(useful: int, wanted: int) -> float:
-    r"""Share of a batch's places that a useful group can take.
+    r"""Share of a batch's slots that useful groups can fill.
 
     .. math:: \alpha^{-1} = \min(1, (B - M) / B)
 
     Args:
-        useful: groups :math:`B - M` with different rewards, sampled in all rounds of a step, on all ranks.
+        useful: groups :math:`B - M` with unequal rewards, sampled over all rounds of a step and all ranks.
         wanted: groups :math:`B` that a step trains on, on all ranks.
 
     Returns:
-        0 to 1; 1 where nothing was wanted.
+        0 to 1; 1 if no groups were wanted.
 
     Source:
         Chu et al. 2025, GPG, arXiv:2504.02546. Official code, ``inverse_alpha``: same, counted for each micro-batch.
@@ -26,7 +26,7 @@ def useful_share(useful: int, wanted: int) -> float:
 
 
 def debiasing_factor(share: float, *, eps: float = 0.0) -> float:
-    r"""The factor by which a mean over all groups is smaller than one over useful groups.
+    r"""Ratio of a mean over useful groups to the same mean over all groups.
 
     .. math:: \alpha = \frac{1}{\alpha^{-1} + \epsilon}, \qquad \alpha = \frac{B}{B - M}
 
@@ -35,11 +35,11 @@ def debiasing_factor(share: float, *, eps: float = 0.0) -> float:
         eps: added to the share.
 
     Returns:
-        1 or more without ``eps``; 1 where no group is useful, so that a loss of 0 stays 0.
+        1 or more without ``eps``; 1 if no group is useful, so a loss of 0 stays 0.
 
     Source:
-        Chu et al. 2025, GPG, arXiv:2504.02546 ("accurate gradient estimation"). Official code: 1 / 0 where no group is
-        useful; eps is 0 in the trainer for language models and 1e-5 in those for images.
+        Chu et al. 2025, GPG, arXiv:2504.02546 ("accurate gradient estimation"). Official code: 1 / 0 if no group is
+        useful; eps is 0 in the language-model trainer and 1e-5 in the image trainers.
 
     Example:
         >>> debiasing_factor(0.5)

@@ -1,9 +1,9 @@
-"""Discriminative objectives: scores of right answers above scores of wrong ones, and a limit on the drift per update.
+"""Discriminative objectives: score right answers above wrong ones, with a limit on the drift per update.
 
-A score per row (:func:`log_likelihood_score`, :func:`likelihood_ratio_score`), then the sum over questions of right
-over wrong (:func:`right_over_wrong`, :func:`right_over_hard_wrong`). The limit: an estimate of the divergence per
-token (:func:`old_kl_k1`, :func:`old_kl_k3`), and what exceeding it costs (:func:`multiplier_penalty`,
-:func:`squared_penalty`).
+First a score per row (:func:`log_likelihood_score`, :func:`likelihood_ratio_score`), then the sum over questions of
+right over wrong (:func:`right_over_wrong`, :func:`right_over_hard_wrong`). The limit combines an estimate of the
+per-token divergence (:func:`old_kl_k1`, :func:`old_kl_k3`) with a penalty for exceeding it
+(:func:`multiplier_penalty`, :func:`squared_penalty`).
 """
 
 import torch
@@ -34,11 +34,11 @@ def log_likelihood_score(
     .. math:: s_i = \frac{1}{|o_i|} \sum_t \log \pi_{i,t}
 
     Args:
-        logprobs: by the policy now, nats, with gradient.
+        logprobs: under the current policy, nats, with gradient.
         mask: tokens that count.
 
     Returns:
-        nats a token, at most 0; 0 for a row without tokens.
+        nats per token, at most 0; 0 for a row without tokens.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4 (log-L). Official code: same, NaN for a row without tokens.
@@ -58,7 +58,7 @@ def likelihood_ratio_score(
     .. math:: s_i = \frac{1}{|o_i|} \sum_t \frac{\pi_{i,t}}{\pi_{old,i,t}}
 
     Args:
-        log_ratio: between the policy now and before the step's updates, nats, with gradient.
+        log_ratio: of the current policy to the one before the step's updates, nats, with gradient.
         mask: tokens that count.
 
     Returns:
@@ -77,7 +77,7 @@ def likelihood_ratio_score(
 def mixed(
     group: Int[Tensor, " rows"], right: Bool[Tensor, " rows"], wrong: Bool[Tensor, " rows"]
 ) -> Bool[Tensor, " rows"]:
-    r"""Rows of a group that has a right and a wrong answer.
+    r"""Rows of groups with both a right and a wrong answer.
 
     .. math:: |P_{g(i)}| > 0 \wedge |N_{g(i)}| > 0
 
@@ -103,7 +103,7 @@ def mixed(
 def class_weights(
     group: Int[Tensor, " rows"], right: Bool[Tensor, " rows"], wrong: Bool[Tensor, " rows"], *, like: Tensor
 ) -> Float[Tensor, " rows"]:
-    r"""What a row's score weighs in the contrast of its group.
+    r"""Weight of a row's score in its group's contrast.
 
     .. math:: 1 / |P| \text{ if right}, \quad -1 / |N| \text{ if wrong}, \quad 0 \text{ if the group is not mixed}
 
@@ -111,10 +111,10 @@ def class_weights(
         group: each row's group; need not be adjacent.
         right: the positives P.
         wrong: the negatives N.
-        like: a tensor whose type and device the result has.
+        like: a tensor whose dtype and device the result takes.
 
     Returns:
-        dimensionless; in a mixed group the positives sum to 1 and the negatives to -1, whatever the share of right.
+        dimensionless; in a mixed group the positives sum to 1 and the negatives to -1, however many are right.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4 (GRPO has sqrt(p(1 - p)) in place of the 1).
@@ -142,15 +142,15 @@ def right_over_wrong(
 
     Args:
         scores: one per row, with gradient.
-        group: each row's group, which is here with all its rows; need not be adjacent.
+        group: each row's group, with all its rows present; need not be adjacent.
         right: the positives P.
         wrong: the negatives N.
 
     Returns:
-        score units, to be maximised; 0 where no group is mixed. Unchanged by a constant added to a group's scores.
+        score units, to be maximised; 0 if no group is mixed. Invariant to adding a constant to a group's scores.
 
     Source:
-        Li et al. 2025, DisCO, arXiv:2505.12366, section 4. Official code: same, divided by the number of all groups of
+        Li et al. 2025, DisCO, arXiv:2505.12366, section 4. Official code: same, divided by the number of all groups in
         a micro-batch.
 
     Example:
@@ -170,24 +170,24 @@ def right_over_hard_wrong(
     *,
     tau: float,
 ) -> Float[Tensor, ""]:
-    r"""As :func:`right_over_wrong`, with a soft maximum in place of the mean over wrong answers (DisCO).
+    r"""Like :func:`right_over_wrong`, with a soft maximum in place of the mean over wrong answers (DisCO).
 
     .. math::
         \sum_q \Big[ \operatorname{mean}_{P_q} s - \tau \log \operatorname{mean}_{N_q} e^{s / \tau} \Big]
 
     Args:
         scores: one per row, with gradient.
-        group: each row's group, which is here with all its rows; need not be adjacent.
+        group: each row's group, with all its rows present; need not be adjacent.
         right: the positives P.
-        wrong: the negatives N; in the gradient the j-th weighs :math:`\operatorname{softmax}_{N_q}(s / \tau)_j`.
-        tau: temperature in score units, above 0: the mean as it grows, the largest score as it falls to 0.
+        wrong: the negatives N; in the gradient the j-th has weight :math:`\operatorname{softmax}_{N_q}(s / \tau)_j`.
+        tau: temperature in score units, above 0: approaches the mean as it grows, the largest score as it falls to 0.
 
     Returns:
-        score units, to be maximised; 0 where no group is mixed; at most :func:`right_over_wrong`.
+        score units, to be maximised; 0 if no group is mixed; at most :func:`right_over_wrong`.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4 (distributionally robust, partial AUC). Official code: same
-        gradient; its value holds tau * 1 in place of the soft maximum.
+        gradient; its value has tau * 1 in place of the soft maximum.
 
     Example:
         >>> right = torch.tensor([True, False, False])
@@ -206,12 +206,12 @@ def right_over_hard_wrong(
 def old_kl_k1(
     log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
-    r"""Estimate of the divergence of the policy before the step's updates from the policy now; may be negative.
+    r"""Estimate of the divergence of the policy before the step's updates from the current one; may be negative.
 
     .. math:: -\log w_{i,t}
 
     Args:
-        log_ratio: between the policy now and before the step's updates, nats, with gradient.
+        log_ratio: of the current policy to the one before the step's updates, nats, with gradient.
         mask: tokens that count.
 
     Returns:
@@ -231,12 +231,12 @@ def old_kl_k1(
 def old_kl_k3(
     log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
-    r"""As :func:`old_kl_k1`, with the same expectation, less noise, and never negative.
+    r"""Like :func:`old_kl_k1`, with the same expectation but less noise, and never negative.
 
     .. math:: w_{i,t} - 1 - \log w_{i,t}
 
     Args:
-        log_ratio: between the policy now and before the step's updates, nats, with gradient.
+        log_ratio: of the current policy to the one before the step's updates, nats, with gradient.
         mask: tokens that count.
 
     Returns:
@@ -254,18 +254,18 @@ def old_kl_k3(
 
 
 def multiplier_penalty(share: Float[Tensor, ""], *, total: float, delta: float, beta: float) -> Float[Tensor, ""]:
-    r"""Price of the divergence, at a multiplier that grows with the violation of the limit and carries no gradient.
+    r"""Penalty on the divergence, with a gradient-free multiplier that grows as the limit is exceeded.
 
     .. math:: \lambda \, K, \qquad \lambda = \operatorname{sg}(\beta \, [K - \delta]_+)
 
     Args:
-        share: this micro-batch's summand of the mean divergence per token :math:`K`, nats, with gradient.
+        share: this micro-batch's contribution to the mean divergence per token :math:`K`, nats, with gradient.
         total: :math:`K`, over the whole update.
-        delta: the limit, nats a token.
+        delta: the limit, nats per token.
         beta: growth of the multiplier, per nat.
 
     Returns:
-        nats; the micro-batches sum to :math:`\lambda K`; 0 within the limit.
+        nats; micro-batches sum to :math:`\lambda K`; 0 within the limit.
 
     Source:
         DisCO's official code, core_algos.py: same, with K of each micro-batch. Its gradient is half that of
@@ -281,19 +281,19 @@ def multiplier_penalty(share: Float[Tensor, ""], *, total: float, delta: float, 
 def squared_penalty(
     share: Float[Tensor, ""], *, total: float, delta: float, beta: float, part: float
 ) -> Float[Tensor, ""]:
-    r"""Square of the violation of the limit on the divergence.
+    r"""Squared excess of the divergence over its limit.
 
     .. math:: \beta \, [K - \delta]_+^2
 
     Args:
-        share: this micro-batch's summand of the mean divergence per token :math:`K`, nats, with gradient.
+        share: this micro-batch's contribution to the mean divergence per token :math:`K`, nats, with gradient.
         total: :math:`K`, over the whole update.
-        delta: the limit, nats a token.
+        delta: the limit, nats per token.
         beta: weight, per square nat.
-        part: this micro-batch's part of the update's tokens, 0 to 1.
+        part: this micro-batch's share of the update's tokens, 0 to 1.
 
     Returns:
-        the micro-batches sum to the formula, and their gradients to its gradient; 0 within the limit.
+        micro-batches sum to the formula, and their gradients to its gradient; 0 within the limit.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4.

@@ -1,4 +1,4 @@
-"""The clipped surrogate with a bound where the advantage is negative (dual clip)."""
+"""The clipped surrogate, bounded where the advantage is negative (dual clip)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,7 +19,7 @@ def dual_clipped_loss(
     clip_high: float,
     cap: float | None,
 ) -> Float[Tensor, "rows tokens"]:
-    r"""The clipped surrogate, at most ``cap`` times minus the advantage where that is negative.
+    r"""The clipped surrogate, at most ``-cap`` times the advantage where that is negative.
 
     .. math::
         \ell = -\min(w A,\; \operatorname{clip}(w, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A), \qquad
@@ -34,7 +34,7 @@ def dual_clipped_loss(
         cap: :math:`c`; None = no cap.
 
     Returns:
-        advantage units; 0 outside the mask. For c of at least 1 + clip_high the same as ``clipped_loss`` with delta c.
+        advantage units; 0 outside the mask. For c >= 1 + clip_high, the same as ``clipped_loss`` with delta = c.
 
     Source:
         Ye et al. 2020, arXiv:1912.09729, section 3.4 (dual-clip PPO); the Share-GRPO release: same, c = 3.
@@ -59,7 +59,7 @@ def dual_clipped(
     clip_high: float,
     cap: float,
 ) -> Bool[Tensor, "rows tokens"]:
-    r"""Where the cap acts, and the loss therefore has no gradient.
+    r"""Where the cap applies, so the loss has no gradient.
 
     .. math:: \max(w, \operatorname{clip}(w, 1 - \epsilon_{low}, 1 + \epsilon_{high})) > c \;\wedge\; A < 0
 
@@ -71,7 +71,7 @@ def dual_clipped(
         cap: :math:`c`.
 
     Returns:
-        one flag a token.
+        one flag per token.
 
     Source:
         The Share-GRPO release, ``pg_clipfrac_lower``: same.

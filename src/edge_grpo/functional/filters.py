@@ -1,4 +1,4 @@
-"""Which rows and tokens take part in the loss."""
+"""Which rows and tokens enter the loss."""
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -9,13 +9,13 @@ __all__ = ["comparable", "high_entropy", "near_policy"]
 
 
 def comparable(group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
-    r"""Rows that can be compared within their group: scorable, with at least one other scorable row beside them.
+    r"""Rows that can be compared within their group: scorable, with at least one other scorable row.
 
     .. math:: s_i \wedge |\{j \in g(i) : s_j\}| \ge 2
 
     Args:
         group: each row's group; need not be adjacent.
-        scorable: rows that a grader could judge.
+        scorable: rows that the grader could judge.
 
     Returns:
         one flag per row.
@@ -39,7 +39,7 @@ def near_policy(
     *,
     threshold: float,
 ) -> Bool[Tensor, "rows tokens"]:
-    r"""Off-policy sequence mask: drop negative advantages on rows that the policy has drifted away from.
+    r"""Off-policy sequence mask: drops negative advantages on rows that the policy has drifted away from.
 
     .. math::
         A_{i,t} \ge 0 \;\lor\; \frac{1}{|m_i|} \sum_t m_{i,t} (\log \mu_{i,t} - \log \pi_{i,t}) \le \delta
@@ -49,10 +49,10 @@ def near_policy(
         logprobs: of the current policy, nats.
         sampling_logprobs: of the sampler (or of the policy before the step's updates), nats; NaN counts as no drift.
         mask: tokens that count.
-        threshold: the largest mean drift :math:`\delta` that is tolerated, nats per token.
+        threshold: the largest tolerated mean drift :math:`\delta`, nats per token.
 
     Returns:
-        True where the policy-gradient term stays.
+        True where the policy-gradient term is kept.
 
     Source:
         DeepSeek-AI 2025, DeepSeek-V3.2, arXiv:2512.02556, section 3.1. TRL 1.16.0 ``off_policy_mask_threshold``: same.
@@ -77,15 +77,15 @@ def high_entropy(
 
     Args:
         entropy: of the policy at each token, nats.
-        mask: tokens that count; the whole step, or the threshold is another one.
-        top: share :math:`\rho` of the masked tokens that is kept, 0 to 1.
+        mask: tokens that count, over the whole step (a subset has a different threshold).
+        top: share :math:`\rho` of the masked tokens to keep, 0 to 1.
 
     Returns:
         a subset of ``mask``.
 
     Source:
         Wang et al. 2025, "Beyond the 80/20 Rule", arXiv:2506.01939, section 5. TRL 1.16.0 ``top_entropy_quantile``:
-        same, with the threshold in float32 and over one micro-batch.
+        same, but with a float32 threshold over one micro-batch.
 
     Example:
         >>> import torch

@@ -18,8 +18,8 @@ def logprobs_and_entropy(
 
     Args:
         logits: raw scores :math:`z`, not yet divided by the temperature; -inf excludes a token.
-        token_ids: the token whose log-probability is wanted, one per distribution.
-        temperature: :math:`\tau > 0`, the one that the rollout was sampled at.
+        token_ids: the token to score, one per distribution.
+        temperature: :math:`\tau > 0`, the one the rollout was sampled at.
 
     Returns:
         log-probabilities (nats, at most 0) and entropies (nats, between 0 and the logarithm of the vocabulary size),
@@ -37,5 +37,5 @@ def logprobs_and_entropy(
         logits = logits.float()
     log_pi = torch.log_softmax(logits / temperature, dim=-1)
     logprobs = log_pi.gather(-1, token_ids.long().unsqueeze(-1)).squeeze(-1)
-    finite = log_pi.clamp_min(torch.finfo(log_pi.dtype).min)  # so that 0 log 0 is 0, in value and gradient
+    finite = log_pi.clamp_min(torch.finfo(log_pi.dtype).min)  # makes 0 log 0 equal 0, in value and gradient
     return logprobs, -(log_pi.exp() * finite).sum(-1)

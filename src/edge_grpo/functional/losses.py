@@ -1,8 +1,8 @@
 """Policy losses of the GRPO family: log-probabilities -> ratio -> loss per token.
 
-A logarithm of the ratio (:func:`log_ratio`, or :func:`sequence_log_ratio` for GSPO), then a loss per token
+First a log-ratio (:func:`log_ratio`, or :func:`sequence_log_ratio` for GSPO), then a per-token loss
 (:func:`clipped_loss`, :func:`cispo_loss`, :func:`sapo_loss`, :func:`vespo_loss`, or :func:`policy_gradient_loss`, which
-needs no ratio). ``terms`` has what may be added to it, ``means`` makes one number of it.
+needs no ratio). ``terms`` holds what may be added; ``means`` reduces it to one number.
 """
 
 import math
@@ -34,13 +34,13 @@ def log_ratio(
     old_logprobs: Float[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
 ) -> Float[Tensor, "rows tokens"]:
-    r"""Logarithm of the ratio between the policy now and before the step's updates.
+    r"""Log-ratio of the current policy to the policy before the step's updates.
 
     .. math:: \log w_{i,t} = \log \pi(t) - \log \pi_{old}(t)
 
     Args:
-        logprobs: by the policy now, nats, with gradient.
-        old_logprobs: by the policy before the step's updates, nats.
+        logprobs: under the current policy, nats, with gradient.
+        old_logprobs: under the policy before the step's updates, nats.
         mask: tokens that count.
 
     Returns:
@@ -59,7 +59,7 @@ def log_ratio(
 def sequence_log_ratio(
     log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
-    r"""Length-normalised logarithm of a whole row's ratio, on each of its tokens (GSPO).
+    r"""Length-normalised log-ratio of a whole row, on each of its tokens (GSPO).
 
     .. math:: \log w_i = \frac{1}{|m_i|} \sum_t m_{i,t} \log w_{i,t}
 
@@ -68,7 +68,7 @@ def sequence_log_ratio(
         mask: tokens that count.
 
     Returns:
-        nats, the same along a row.
+        nats, constant along a row.
 
     Source:
         Zheng et al. 2025, GSPO, arXiv:2507.18071, eq. 7. TRL 1.16.0, ``importance_sampling_level="sequence"``: same.
@@ -99,8 +99,8 @@ def clipped_loss(
         mask: tokens that count.
         clip_low: half-width of the clip range below 1.
         clip_high: half-width above 1.
-        delta: cap on the ratio of the unclipped branch, which otherwise has no bound where the advantage is negative;
-            None = no cap.
+        delta: cap on the ratio of the unclipped branch, otherwise unbounded where the advantage is negative; None = no
+            cap.
 
     Returns:
         advantage units; 0 outside the mask.
@@ -131,7 +131,7 @@ def policy_gradient_loss(
     .. math:: -A \log \pi
 
     Args:
-        logprobs: by the policy now, nats, with gradient.
+        logprobs: under the current policy, nats, with gradient.
         advantages: one per token.
         mask: tokens that count.
 
@@ -157,12 +157,12 @@ def cispo_loss(
     *,
     cap: float,
 ) -> Float[Tensor, "rows tokens"]:
-    r"""Policy gradient weighted with a capped ratio that carries no gradient: no token is ever clipped away.
+    r"""Policy gradient weighted by a capped ratio that carries no gradient: no token is ever clipped away.
 
     .. math:: -\operatorname{sg}(\min(w, C)) \, A \log \pi
 
     Args:
-        logprobs: by the policy now, nats, with gradient.
+        logprobs: under the current policy, nats, with gradient.
         log_ratio: nats.
         advantages: one per token.
         mask: tokens that count.
@@ -191,7 +191,7 @@ def sapo_loss(
     temperature_positive: float,
     temperature_negative: float,
 ) -> Float[Tensor, "rows tokens"]:
-    r"""A sigmoid gate in place of the clip: the gradient fades as the ratio leaves 1.
+    r"""A sigmoid gate in place of the clip: the gradient fades as the ratio moves away from 1.
 
     .. math:: -\frac{4}{\tau} \sigma(\tau (w - 1)) \, A, \qquad \tau = \tau_+ \text{ if } A > 0 \text{ else } \tau_-
 
@@ -229,7 +229,7 @@ def vespo_weight(
     k_negative: float,
     lambda_negative: float,
 ) -> Float[Tensor, "rows tokens"]:
-    r"""Gamma-shaped weight of a whole row by the ratio of its probabilities.
+    r"""Gamma-shaped weight of a whole row as a function of its probability ratio.
 
     .. math::
         \phi = \exp(\lambda + k s - \lambda e^{s}), \qquad
@@ -238,9 +238,9 @@ def vespo_weight(
 
     Args:
         log_ratio: per token, nats.
-        advantages: one per token; their sign chooses :math:`(k, \lambda)`, zero counting as positive.
+        advantages: one per token; their sign selects :math:`(k, \lambda)`, with zero counting as positive.
         mask: tokens that count.
-        sampler_log_weights: logarithm :math:`\log \rho` of a sampler correction, nats; none if not given.
+        sampler_log_weights: log-weights :math:`\log \rho` of a sampler correction, nats; none if not given.
         k_positive: power of the ratio where the advantage is not negative.
         lambda_positive: rate of the exponential decay there.
         k_negative: power where the advantage is negative.
@@ -273,12 +273,12 @@ def vespo_loss(
     advantages: Float[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
 ) -> Float[Tensor, "rows tokens"]:
-    r"""Policy gradient with the weight of :func:`vespo_weight`.
+    r"""Policy gradient weighted by :func:`vespo_weight`.
 
     .. math:: -\phi \, A \log \pi
 
     Args:
-        logprobs: by the policy now, nats, with gradient.
+        logprobs: under the current policy, nats, with gradient.
         weight: per token, dimensionless.
         advantages: one per token.
         mask: tokens that count.
@@ -300,7 +300,7 @@ def vespo_loss(
 def clipped_low(
     log_ratio: Float[Tensor, "*shape"], advantages: Float[Tensor, "*shape"], *, clip_low: float
 ) -> Bool[Tensor, "*shape"]:
-    r"""Where the ratio is below the clip range and the loss therefore has no gradient.
+    r"""Where the ratio is below the clip range, so the loss has no gradient.
 
     .. math:: w < 1 - \epsilon_{low} \;\wedge\; A < 0
 
@@ -310,7 +310,7 @@ def clipped_low(
         clip_low: half-width of the clip range below 1.
 
     Returns:
-        one flag each.
+        one flag per element.
 
     Source:
         TRL 1.16.0, ``clip_ratio/low``: same (a ratio capped by ``delta`` is compared after the cap).
@@ -325,7 +325,7 @@ def clipped_low(
 def clipped_high(
     log_ratio: Float[Tensor, "*shape"], advantages: Float[Tensor, "*shape"], *, clip_high: float
 ) -> Bool[Tensor, "*shape"]:
-    r"""Where the ratio is above the clip range and the loss therefore has no gradient.
+    r"""Where the ratio is above the clip range, so the loss has no gradient.
 
     .. math:: w > 1 + \epsilon_{high} \;\wedge\; A > 0
 
@@ -335,7 +335,7 @@ def clipped_high(
         clip_high: half-width of the clip range above 1; CISPO's cap C is 1 + clip_high.
 
     Returns:
-        one flag each.
+        one flag per element.
 
     Source:
         TRL 1.16.0, ``clip_ratio/high`` and ``cispo_clip_ratio``: same (a ratio capped by ``delta`` is compared after

@@ -1,9 +1,9 @@
-"""From a value per token to one number: the means by which the losses of the family differ.
+"""From per-token values to one number: the means that distinguish the family's losses.
 
-All divide by totals of the whole optimizer update, given as arguments, never by a count of the micro-batch, so the sum
+All divide by totals of the whole optimizer update, given as arguments, never by a micro-batch's own counts, so the sum
 over micro-batches is the same however the rows are split. With ``n_i`` tokens in row ``i``, ``R`` rows, ``N`` tokens
-and a budget of ``L`` tokens a row, a token of row ``i`` weighs ``1/(R n_i)`` (rows), ``1/N`` (tokens), ``1/(R L)``
-(budget) or ``1/R`` (row sums).
+and a budget of ``L`` tokens per row, a token of row ``i`` has weight ``1/(R n_i)`` (rows), ``1/N`` (tokens),
+``1/(R L)`` (budget) or ``1/R`` (row sums).
 """
 
 from jaxtyping import Bool, Float
@@ -44,7 +44,7 @@ def mean_over_rows(
 def mean_over_tokens(
     values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, tokens: float
 ) -> Float[Tensor, ""]:
-    r"""This micro-batch's share of the mean over all tokens of the update (DAPO): long rows weigh more.
+    r"""This micro-batch's share of the mean over all tokens of the update (DAPO): longer rows weigh more.
 
     .. math:: \frac{1}{N} \sum_{i,t} m_{i,t} \, x_{i,t}
 
@@ -71,7 +71,7 @@ def mean_over_tokens(
 def mean_over_budget(
     values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float, max_new_tokens: int
 ) -> Float[Tensor, ""]:
-    r"""This micro-batch's share of the sum over tokens, over a constant that no row's length changes (Dr. GRPO).
+    r"""This micro-batch's share of the sum over tokens, divided by a constant independent of row lengths (Dr. GRPO).
 
     .. math:: \frac{1}{R \, L} \sum_{i,t} m_{i,t} \, x_{i,t}
 

@@ -1,7 +1,7 @@
 """Sums, means, deviations and quantiles over masked tokens, rows and groups.
 
-A mask selects with ``torch.where``, never by multiplication, so that NaN or infinity outside it cannot spread. Group
-results are given back per row: ``group_mean(values, group)[i]`` is the mean over the rows that share row ``i``'s group.
+A mask selects with ``torch.where``, never by multiplication, so NaN or infinity outside it cannot propagate. Group
+results are returned per row: ``group_mean(values, group)[i]`` is the mean over the rows that share row ``i``'s group.
 """
 
 import torch
@@ -31,11 +31,11 @@ def where_mask(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) ->
     .. math:: m \, ? \, x : 0
 
     Args:
-        values: any; outside the mask also NaN or infinite.
+        values: any; may be NaN or infinite outside the mask.
         mask: True where a value counts.
 
     Returns:
-        the same shape and unit; gradient is exactly 0 outside the mask.
+        the same shape and unit; the gradient is exactly 0 outside the mask.
 
     Source:
         Definition.
@@ -115,7 +115,7 @@ def masked_std(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) ->
 
 
 def masked_quantile(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], *, q: float) -> Float[Tensor, ""]:
-    r"""The ``q`` quantile of the values inside the mask, linear between neighbours.
+    r"""The ``q`` quantile of the values inside the mask, interpolated linearly.
 
     .. math:: x_{(k)} + (h - k)(x_{(k+1)} - x_{(k)}), \quad h = q (|m| - 1), \; k = \lfloor h \rfloor
 
@@ -128,7 +128,7 @@ def masked_quantile(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"
         one number in the values' unit; NaN for an empty mask.
 
     Source:
-        Definition; as ``torch.quantile``, which refuses more than 2**24 values.
+        Definition; same as ``torch.quantile``, which rejects more than 2**24 values.
 
     Example:
         >>> masked_quantile(torch.tensor([4.0, 1.0, 2.0, 9.0]), torch.tensor([True, True, True, False]), q=0.75)
@@ -197,10 +197,10 @@ def group_sum(
     Args:
         values: one per row.
         group: each row's group; need not be adjacent.
-        include: rows that count; the others receive their group's result all the same.
+        include: rows that count; the others still receive their group's result.
 
     Returns:
-        one number per row in the values' unit; 0 where nothing of the group counts.
+        one number per row in the values' unit; 0 where no row of the group counts.
 
     Source:
         Definition.
@@ -215,7 +215,7 @@ def group_sum(
 
 
 def group_size(group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """How many included rows each row's group has.
+    """Number of included rows in each row's group.
 
     .. math:: |g(i)|
 
@@ -251,7 +251,7 @@ def group_mean(
         include: rows that count.
 
     Returns:
-        one number per row in the values' unit; 0 where nothing of the group counts.
+        one number per row in the values' unit; 0 where no row of the group counts.
 
     Source:
         Definition.
@@ -303,7 +303,7 @@ def group_max(
         include: rows that count.
 
     Returns:
-        one number per row in the values' unit; -inf where nothing of the group counts.
+        one number per row in the values' unit; -inf where no row of the group counts.
 
     Source:
         Definition.
@@ -330,7 +330,7 @@ def group_min(
         include: rows that count.
 
     Returns:
-        one number per row in the values' unit; inf where nothing of the group counts.
+        one number per row in the values' unit; inf where no row of the group counts.
 
     Source:
         Definition.

@@ -1,8 +1,8 @@
-"""Preference losses: of two answers to a prompt, the chosen one is to gain over the rejected one.
+"""Preference losses: raise the chosen of two answers to a prompt over the rejected one.
 
-Find the rows of every pair (:func:`pair_rows`), take the log-probabilities of whole answers, their :func:`margin` over
-the reference, and one of the losses (:func:`sigmoid_loss`, :func:`robust_loss`, :func:`hinge_loss`, :func:`ipo_loss`),
-each a number per pair.
+Find the rows of each pair (:func:`pair_rows`), take the log-probabilities of whole answers and their :func:`margin`
+over the reference, then apply a loss (:func:`sigmoid_loss`, :func:`robust_loss`, :func:`hinge_loss`,
+:func:`ipo_loss`), each one number per pair.
 """
 
 import torch
@@ -28,7 +28,7 @@ __all__ = [
 def is_paired(
     group: Int[Tensor, " rows"], chosen: Bool[Tensor, " rows"], rejected: Bool[Tensor, " rows"]
 ) -> Bool[Tensor, " rows"]:
-    r"""Rows that are one of the two of a pair: their group has one chosen and one rejected row.
+    r"""Rows that belong to a pair: their group has exactly one chosen and one rejected row.
 
     .. math:: |\{j \in g(i) : j \text{ chosen}\}| = |\{j \in g(i) : j \text{ rejected}\}| = 1
 
@@ -38,7 +38,7 @@ def is_paired(
         rejected: the others; a row may be neither.
 
     Returns:
-        one flag per row; rows that are neither chosen nor rejected have none.
+        one flag per row; False for rows that are neither chosen nor rejected.
 
     Source:
         Definition.
@@ -54,20 +54,20 @@ def is_paired(
 def pair_rows(
     group: Int[Tensor, " rows"], chosen: Bool[Tensor, " rows"], rejected: Bool[Tensor, " rows"]
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    r"""Row numbers of the chosen and of the rejected answer of every pair.
+    r"""Row numbers of the chosen and the rejected answer of every pair.
 
     .. math:: (w_p, l_p), \quad g(w_p) = g(l_p)
 
     Args:
         group: each row's group; need not be adjacent.
-        chosen: one row of each group that is a pair.
-        rejected: another row of the same groups.
+        chosen: one row in each group that is a pair.
+        rejected: another row in the same groups.
 
     Returns:
-        two lists in the order of group numbers; pair p is the p-th of both.
+        two tensors ordered by group number; pair p is the p-th entry of both.
 
     Raises:
-        ShapeError: a group has not exactly one of each.
+        ShapeError: a group does not have exactly one of each.
 
     Source:
         Definition.
@@ -81,7 +81,7 @@ def pair_rows(
     first, second = (rows[group[rows].argsort(stable=True)] for rows in (first, second))
     names = group[first]
     if not torch.equal(names, group[second]) or len(names.unique()) != len(names):
-        raise ShapeError("every pair needs one chosen and one rejected row, in a group of their own and in one piece")
+        raise ShapeError("every pair needs one chosen and one rejected row in an unsplit group of its own")
     return first, second
 
 
@@ -91,15 +91,15 @@ def margin(
     ref_chosen: Float[Tensor, " pairs"],
     ref_rejected: Float[Tensor, " pairs"],
 ) -> Float[Tensor, " pairs"]:
-    r"""How much more than the reference the policy prefers the chosen answer.
+    r"""How much more strongly the policy prefers the chosen answer than the reference does.
 
     .. math:: D = (\log \pi(y_w) - \log \pi(y_l)) - (\log \pi_{ref}(y_w) - \log \pi_{ref}(y_l))
 
     Args:
-        chosen: log-probability of the chosen answer by the policy, nats, with gradient.
-        rejected: the same of the rejected answer.
-        ref_chosen: of the chosen answer by the reference, nats.
-        ref_rejected: of the rejected answer by the reference, nats.
+        chosen: log-probability of the chosen answer under the policy, nats, with gradient.
+        rejected: the same for the rejected answer.
+        ref_chosen: of the chosen answer under the reference, nats.
+        ref_rejected: of the rejected answer under the reference, nats.
 
     Returns:
         nats; 0 where policy and reference are equal.
@@ -123,8 +123,8 @@ def sigmoid_loss(
 
     Args:
         margin: :func:`margin`, nats.
-        beta: price of a nat of divergence from the reference, reward units.
-        label_smoothing: share :math:`\epsilon` of pairs that are taken to be labelled the wrong way round.
+        beta: cost per nat of divergence from the reference, reward units.
+        label_smoothing: share :math:`\epsilon` of pairs assumed to be labelled the wrong way round.
 
     Returns:
         nats, above 0; log 2 at margin 0.
@@ -141,17 +141,17 @@ def sigmoid_loss(
 
 
 def robust_loss(margin: Float[Tensor, " pairs"], *, beta: float, label_smoothing: float) -> Float[Tensor, " pairs"]:
-    r"""As :func:`sigmoid_loss`, unbiased where that share of the labels is flipped.
+    r"""Like :func:`sigmoid_loss`, but unbiased when that share of labels is flipped.
 
     .. math:: \frac{-(1 - \epsilon) \log \sigma(\beta D) + \epsilon \log \sigma(-\beta D)}{1 - 2 \epsilon}
 
     Args:
         margin: :func:`margin`, nats.
-        beta: price of a nat of divergence from the reference, reward units.
+        beta: cost per nat of divergence from the reference, reward units.
         label_smoothing: share :math:`\epsilon` of flipped labels, below 1/2.
 
     Returns:
-        nats, of either sign; log 2 at margin 0. Equal to :func:`sigmoid_loss` at :math:`\epsilon = 0`.
+        nats, any sign; log 2 at margin 0. Equal to :func:`sigmoid_loss` at :math:`\epsilon = 0`.
 
     Source:
         Chowdhury et al. 2024, "Provably Robust DPO", arXiv:2403.00409. RPO's official code, ``loss_type=robust``: same.
@@ -171,14 +171,14 @@ def hinge_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor,
 
     Args:
         margin: :func:`margin`, nats.
-        beta: price of a nat of divergence from the reference, reward units.
+        beta: cost per nat of divergence from the reference, reward units.
 
     Returns:
         reward units, 0 or more; 1 at margin 0.
 
     Source:
         Zhao et al. 2023, SLiC-HF, arXiv:2305.10425; Liu et al. 2023, RSO, arXiv:2309.06657. RPO's official code,
-        ``loss_type=hinge``: same, but it cannot be differentiated there beside a likelihood term.
+        ``loss_type=hinge``: same, but not differentiable there together with a likelihood term.
 
     Example:
         >>> hinge_loss(torch.tensor([0.0, 10.0, 30.0]), beta=0.05)
@@ -188,7 +188,7 @@ def hinge_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor,
 
 
 def ipo_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor, " pairs"]:
-    r"""Pulls the margin to a finite value, so that certain preferences do not drive it to infinity.
+    r"""Pulls the margin to a finite value, so deterministic preferences do not drive it to infinity.
 
     .. math:: (D - 1 / (2 \beta))^2
 
@@ -200,7 +200,7 @@ def ipo_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor, "
         square nats, 0 or more.
 
     Source:
-        Azar et al. 2023, IPO, arXiv:2310.12036, eq. 17. RPO's official code, ``loss_type=ipo``: same, of log-probs
+        Azar et al. 2023, IPO, arXiv:2310.12036, eq. 17. RPO's official code, ``loss_type=ipo``: same, with log-probs
         averaged over tokens.
 
     Example:
@@ -213,14 +213,14 @@ def ipo_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor, "
 def implicit_reward(
     logprob: Float[Tensor, " answers"], ref_logprob: Float[Tensor, " answers"], *, beta: float
 ) -> Float[Tensor, " answers"]:
-    r"""The reward that an answer would have if the policy were optimal for it, up to a constant of the prompt.
+    r"""The reward for which the policy would be optimal, up to a constant per prompt.
 
     .. math:: \beta (\log \pi(y) - \log \pi_{ref}(y))
 
     Args:
-        logprob: of the answer by the policy, nats.
-        ref_logprob: of the answer by the reference, nats.
-        beta: price of a nat of divergence from the reference, reward units.
+        logprob: of the answer under the policy, nats.
+        ref_logprob: of the answer under the reference, nats.
+        beta: cost per nat of divergence from the reference, reward units.
 
     Returns:
         reward units. Detached.

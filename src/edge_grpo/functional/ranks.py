@@ -1,4 +1,4 @@
-"""Ranks of rollouts by likelihood within their group, and the reward that favours the unlikely."""
+"""Ranks of rollouts by likelihood within their group, and the reward that favours unlikely ones."""
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,7 +11,7 @@ __all__ = ["group_rank", "unlikeliness_reward"]
 def group_rank(
     scores: Float[Tensor, " rows"], group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
-    r"""How many rows of the group have a smaller score; equal scores share the mean of their ranks.
+    r"""Number of rows in the group with a smaller score; ties share the mean of their ranks.
 
     .. math:: a_i = |\{j \in g(i) : s_j < s_i\}| + \tfrac12 |\{j \in g(i) : j \ne i, s_j = s_i\}|
 
@@ -48,24 +48,24 @@ def unlikeliness_reward(
     penalty: float,
     first_rank: int = 0,
 ) -> Float[Tensor, " rows"]:
-    r"""The reward, smaller the likelier the rollout was among those of its group.
+    r"""The reward, reduced more the likelier the rollout is within its group.
 
     .. math:: r'_i = r_i \Big(1 - b \, \frac{a_i + a_0}{n_{g(i)}}\Big)
 
     Args:
         rewards: one per rollout, reward units.
-        scores: log-probability of a rollout, nats (a token's mean or the sum).
+        scores: log-probability of a rollout, nats (mean per token, or the sum).
         group: each rollout's group; need not be adjacent.
         include: rollouts that count; wrong ones occupy ranks too.
-        penalty: :math:`b`, the largest share of a reward that is taken away.
-        first_rank: :math:`a_0`, the rank of the least likely rollout; 0 leaves its reward whole.
+        penalty: :math:`b`, the largest share of a reward that can be taken away.
+        first_rank: :math:`a_0`, the rank of the least likely rollout; 0 leaves its reward intact.
 
     Returns:
         reward units; 0 stays 0, and 0 for rows that do not count.
 
     Source:
-        He et al. 2025, "Rewarding the Unlikely", arXiv:2506.02355. Official code: ``first_rank`` 0; the formula as
-        given in summaries of the paper: 1.
+        He et al. 2025, "Rewarding the Unlikely", arXiv:2506.02355. Official code: ``first_rank`` 0; the formula in
+        summaries of the paper: 1.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Rewards as they are, without a group's mean: signed rewards, and the groups that are rejected."""
+"""Rewards without a group baseline: signed rewards, and the groups to reject."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,8 +22,8 @@ def signed_reward(correct: Bool[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         -1 or 1, reward units.
 
     Source:
-        Xiong et al. 2025, arXiv:2504.11343. Official code: 1 and 0, with which a wrong rollout has no weight
-        where the paper gives it a negative one.
+        Xiong et al. 2025, arXiv:2504.11343. Official code: 1 and 0, which gives a wrong rollout no weight where the
+        paper gives it a negative one.
 
     Example:
         >>> signed_reward(torch.tensor([True, False]))
@@ -50,8 +50,8 @@ def uniform_groups(
         correct: whether a rollout is right.
         group: each rollout's group; need not be adjacent.
         scorable: rollouts that count.
-        right: name groups in which every rollout is right.
-        wrong: name the other groups with equal rewards.
+        right: flag groups in which every rollout is right.
+        wrong: flag the other groups with equal rewards.
 
     Returns:
         one flag per row, the same throughout a group. A group with at most one scorable row has equal rewards.
@@ -80,7 +80,7 @@ def standardized(
     scale: bool,
     eps: float = 1e-6,
 ) -> Float[Tensor, " rows"]:
-    r"""The reward, minus the group's mean if wished, over the group's standard deviation if wished.
+    r"""The reward, optionally centred by the group's mean and scaled by its standard deviation.
 
     .. math:: A_i = \frac{r_i - c \operatorname{mean}_{g(i)} r}{\operatorname{std}_{g(i)} r + \epsilon}
 
@@ -89,7 +89,7 @@ def standardized(
         group: each rollout's group; need not be adjacent.
         scorable: rollouts that count.
         center: subtract the mean.
-        scale: divide by the unbiased deviation; a group whose rewards are all equal is not divided.
+        scale: divide by the unbiased deviation, except in groups whose rewards are all equal.
         eps: added to the deviation, reward units.
 
     Returns:
@@ -99,7 +99,7 @@ def standardized(
         ShapeError: a group has one rollout and the mean is subtracted.
 
     Source:
-        Xiong et al. 2025, arXiv:2504.11343, ablation ("mean zero", "normalized std"); eps = 1e-6 of the official
+        Xiong et al. 2025, arXiv:2504.11343, ablation ("mean zero", "normalized std"); eps = 1e-6 from the official
         code.
 
     Example:

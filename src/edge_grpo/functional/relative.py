@@ -1,7 +1,7 @@
-"""Rewards relative to chosen rows of a group, which may be few: the statistics are over ``counted`` rows only.
+"""Rewards relative to selected, possibly few, rows of a group: statistics use ``counted`` rows only.
 
-Where ``advantages`` refuses a group of one rollout and counts every scorable one, these functions say for *every* row
-how it stands to the counted rows of its group, and 0 where these cannot tell: none, one, or all equal.
+Where ``advantages`` rejects groups of one and counts every scorable rollout, these functions compare *every* row with
+the counted rows of its group, and return 0 where these carry no information: none, one, or all equal.
 """
 
 import torch
@@ -27,8 +27,8 @@ def relative_reward(
         counted: rollouts in the mean.
 
     Returns:
-        reward units, for rows that are not counted too; sums to 0 over the counted rows of a group. Exactly 0 in a
-        group whose counted rewards are all equal, or which has fewer than two counted rows.
+        reward units, also for rows that are not counted; sums to 0 over the counted rows of a group. Exactly 0 in a
+        group whose counted rewards are all equal, or with fewer than two counted rows.
 
     Source:
         Definition; 0 for a single row as in "standard GRPO" with a guarded deviation.
@@ -58,13 +58,13 @@ def standardized_reward(
     Args:
         rewards: one per rollout, reward units.
         group: each rollout's group; need not be adjacent.
-        counted: rollouts in mean and deviation.
+        counted: rollouts in the mean and deviation.
         eps: added to the deviation, reward units; may be 0.
         ddof: 1 = sample deviation, 0 = population deviation (larger advantages by :math:`\sqrt{n / (n - 1)}`).
 
     Returns:
-        dimensionless, for rows that are not counted too; does not change when a constant is added to the rewards.
-        Exactly 0 in a group whose counted rewards are all equal, or which has fewer than two counted rows.
+        dimensionless, also for rows that are not counted; invariant to adding a constant to the rewards. Exactly 0 in
+        a group whose counted rewards are all equal, or with fewer than two counted rows.
 
     Source:
         Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.2, which leaves ddof and eps open.

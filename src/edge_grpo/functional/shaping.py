@@ -1,4 +1,4 @@
-"""Entropy-driven advantage: the certainty of a rollout, relative to its group, scales how much it is reinforced."""
+"""Entropy-driven advantage: a rollout's certainty relative to its group scales how much it is reinforced."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ def relative_entropy(
     group: Int[Tensor, " rows"],
     keep: Bool[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, " rows"]:
-    r"""Mean token entropy of a row over the mean of that in its group.
+    r"""Mean token entropy of a row, divided by its mean over the group.
 
     .. math::
         \hat P_i = \frac{P_i}{\operatorname{mean}_{j \in g(i)} P_j}, \qquad
@@ -54,23 +54,23 @@ def entropy_driven_advantage(
     clamp_low: float = 0.1,
     clamp_high: float = 10.0,
 ) -> Float[Tensor, " rows"]:
-    r"""Advantage over the row's relative entropy: more weight for the certain, less for the uncertain.
+    r"""Advantage over the row's relative entropy: more weight for certain rollouts, less for uncertain ones.
 
     .. math:: \hat A_i = A_i \,/\, \operatorname{clamp}(\hat P_i, c_{low}, c_{high})
 
     Args:
         advantages: one per rollout.
         relative: :func:`relative_entropy` of each rollout.
-        clamp_low: smallest divisor, so at most 1/clamp_low times the advantage.
+        clamp_low: smallest divisor, so the result is at most 1/clamp_low times the advantage.
         clamp_high: largest divisor.
 
     Returns:
-        advantage units; 0 wherever the advantage is 0 (a collapsed group stays collapsed), and in general without a
-        zero sum in the group.
+        advantage units; 0 wherever the advantage is 0 (a collapsed group stays collapsed). In general, no longer sums
+        to 0 within a group.
 
     Source:
-        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848, eq. 7. The clamp stands in the release as a comment; without it
-        a row with entropy 0 makes the loss infinite.
+        Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848, eq. 7. The clamp is commented out in the release; without it, a
+        row with entropy 0 makes the loss infinite.
 
     Example:
         >>> entropy_driven_advantage(torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.0]))
@@ -82,13 +82,13 @@ def entropy_driven_advantage(
 def no_positive_credit(
     advantages: Float[Tensor, "rows tokens"], where: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
-    r"""The advantage, but at most 0 on chosen tokens.
+    r"""The advantage, capped at 0 on chosen tokens.
 
     .. math:: A'_{i,t} = \min(A_{i,t}, 0) \text{ where chosen}
 
     Args:
         advantages: one per token.
-        where: tokens that must not be reinforced, such as the wrong attempt in front of an injected correction.
+        where: tokens that must not be reinforced, such as the wrong attempt before an injected correction.
 
     Returns:
         advantage units, never above ``advantages``.

@@ -1,4 +1,4 @@
-"""What may be added to a policy loss: a divergence from the reference, a likelihood of given tokens."""
+"""Terms to add to a policy loss: divergence from the reference, likelihood of given tokens."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,13 +13,13 @@ def k3_kl(
     ref_logprobs: Float[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
 ) -> Float[Tensor, "rows tokens"]:
-    r"""Estimate of the divergence of the policy from the reference that is never negative.
+    r"""Non-negative estimate of the divergence of the policy from the reference.
 
     .. math:: e^{d} - d - 1, \qquad d = \log \pi_{ref} - \log \pi
 
     Args:
-        logprobs: by the policy now, nats, with gradient.
-        ref_logprobs: by the reference, nats.
+        logprobs: under the current policy, nats, with gradient.
+        ref_logprobs: under the reference, nats.
         mask: tokens that count.
 
     Returns:
@@ -41,7 +41,7 @@ def k3_kl(
 def bias_corrected(
     kl: Float[Tensor, "rows tokens"], log_ratio: Float[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
-    r"""The divergence estimate times the ratio, gradient included, which makes its gradient unbiased.
+    r"""The divergence estimate times the ratio, gradient included, to make its gradient unbiased.
 
     .. math:: w \cdot \text{kl}
 
@@ -68,12 +68,12 @@ def likelihood_loss(
     weights: Float[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
 ) -> Float[Tensor, "rows tokens"]:
-    r"""Weighted negative log-likelihood: supervised learning of given tokens.
+    r"""Weighted negative log-likelihood: supervised learning on given tokens.
 
     .. math:: -\omega_{i,t} \log \pi(t)
 
     Args:
-        logprobs: by the policy now, nats, with gradient.
+        logprobs: under the current policy, nats, with gradient.
         weights: one per token, 0 or more.
         mask: tokens that count.
 

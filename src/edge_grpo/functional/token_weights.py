@@ -1,13 +1,13 @@
-r"""How much one token's update moves other tokens, read off last hidden states (NTHR, GWHES), and what it did move.
+r"""How one token's update moves other tokens: predicted from last hidden states (NTHR, GWHES), and measured.
 
 With logits :math:`W h`, a gradient step on token t changes the log-probability of token s by
-:math:`\langle g_t, g_s \rangle \langle h_t, h_s \rangle` per unit of learning rate, as far as W is concerned; g is the
-error of the prediction, h the hidden state behind the final norm at the position before the token. A sum over many
-tokens s is one matrix :math:`M = \sum_s g_s h_s^T`, which is never held whole: it is made for a few vocabulary entries
-at a time, while the logits are computed again.
+:math:`\langle g_t, g_s \rangle \langle h_t, h_s \rangle` per unit of learning rate, through W alone; g is the
+prediction error, h the hidden state after the final norm at the position before the token. A sum over many tokens s
+reduces to one matrix :math:`M = \sum_s g_s h_s^T`, which is never held whole: it is built for a few vocabulary entries
+at a time, recomputing the logits.
 
-Tokens come flat, all rows one after the other; ``row`` says whose they are. Accumulation is in float32 or better, also
-under autocast: half precision moves tokens across the threshold.
+Tokens are flat, all rows concatenated; ``row`` gives each token's row. Accumulation is in float32 or better, even under
+autocast: half precision moves tokens across the threshold.
 """
 
 from collections.abc import Iterator
@@ -40,34 +40,34 @@ def token_scores(
     tokens_at_once: int = 1024,
     vocab_at_once: int = 8192,
 ) -> Float[Tensor, " tokens"]:
-    r"""How much a step up on each token would raise the log-probability of the anchor tokens together.
+    r"""How much a gradient ascent step on each token would raise the total log-probability of the anchor tokens.
 
     .. math::
         s_t = \sum_{a \in \text{anchors}} \langle g_t, g_a \rangle \langle h_t, h_a \rangle
         = g_t^T M h_t, \qquad g_t = e_{y_t} - \operatorname{softmax}(W h_t), \quad M = \sum_a g_a h_a^T
 
     Args:
-        hidden: states behind the final norm at the position before each token.
+        hidden: states after the final norm at the position before each token.
         token_ids: the tokens.
         head_weight: the output matrix W, already divided by the sampling temperature.
-        anchors: tokens that are summed over, a token's own term included where it is one.
-        vocabulary: entries, without repetition, to which g is restricted (without normalising again); all if not given.
-        head_input: what W is applied to, where that is not ``hidden`` (a head with a bias: ``hidden`` and a 1).
-        tokens_at_once: tokens whose logits are held together.
-        vocab_at_once: vocabulary entries that are held together.
+        anchors: tokens to sum over, including a token's own term if it is one.
+        vocabulary: distinct entries to which g is restricted (without renormalising); all if not given.
+        head_input: what W is applied to, if not ``hidden`` (a head with a bias: ``hidden`` with a 1 appended).
+        tokens_at_once: tokens whose logits are held at once.
+        vocab_at_once: vocabulary entries held at once.
 
     Returns:
         squared units of hidden states, in float32 or better; any sign, though the sum over the anchors,
         :math:`\lVert M \rVert^2`, is at least 0. No tensor is larger than ``tokens_at_once`` x ``vocab_at_once``,
-        ``vocab_at_once`` x dim or the inputs; the chunk sizes change nothing but rounding. Detached.
+        ``vocab_at_once`` x dim or the inputs; chunk sizes affect rounding only. Detached.
 
     Source:
         Deng et al. 2025, NTHR, arXiv:2505.18830, eq. 7 (anchors: the tokens of right responses). No official code; the
-        paper forms g over the tokens that occur in the responses (``vocabulary``).
+        paper restricts g to the tokens that occur in the responses (``vocabulary``).
 
     Example:
         >>> scores = token_scores(torch.eye(2), torch.tensor([0, 1]), torch.zeros(4, 2), torch.tensor([True, False]))
-        >>> scores  # an uncertain token, and another one in an orthogonal state
+        >>> scores  # an uncertain token, and one with an orthogonal state
         tensor([0.7500, 0.0000])
     """
     with torch.autocast(hidden.device.type, enabled=False):
@@ -114,13 +114,13 @@ def own_scores(
         hidden, token_ids, head_weight, vocabulary, head_input, tokens_at_once, vocab_at_once: as in
             :func:`token_scores`.
         row: each token's row, from 0.
-        chosen: rows for which it is computed.
+        chosen: rows to compute it for.
 
     Returns:
-        as :func:`token_scores`; 0 on tokens of other rows. The score without a row's own tokens is the difference.
+        as :func:`token_scores`; 0 on tokens of other rows. Subtract it to exclude a row's own tokens from a score.
 
     Source:
-        Deng et al. 2025, NTHR, arXiv:2505.18830, eq. 8: the text speaks of the influence on *other* right responses,
+        Deng et al. 2025, NTHR, arXiv:2505.18830, eq. 8: the text refers to the influence on *other* right responses;
         the formula sums over all of them.
 
     Example:
@@ -155,7 +155,7 @@ def gwhes(
     row: Int[Tensor, " tokens"],
     correct: Bool[Tensor, " rows"],
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    r"""The two sides of GWHES, the force of a GRPO step that displaces the likelihood of each right response.
+    r"""The two terms of GWHES, the force with which a GRPO step displaces the likelihood of each right response.
 
     .. math::
         \text{GWHES}_i = p^- \sum_{t \in i} s^-_t - p^+ \sum_{t \in i} s^+_t, \qquad
@@ -163,7 +163,7 @@ def gwhes(
 
     Args:
         right_scores: :func:`token_scores` with the tokens of all right responses as anchors.
-        wrong_scores: the same with the tokens of all wrong responses.
+        wrong_scores: the same with the tokens of all wrong responses as anchors.
         row: each token's row, from 0.
         correct: whether each response of the question is right.
 
@@ -171,10 +171,11 @@ def gwhes(
         the term of the wrong responses and the term of the right ones; GWHES is the first minus the second. 0 for wrong
         responses, and where all responses are right or all are wrong. Over the full vocabulary, minus GWHES is exactly
         the directional derivative of the response's log-probability along the GRPO gradient (population deviation) of
-        the output matrix; a high GWHES predicts a fall.
+        the output matrix; a high GWHES predicts a drop.
 
     Source:
-        Deng et al. 2025, NTHR, arXiv:2505.18830, theorem 4.4; mean over right responses for a question: this project's.
+        Deng et al. 2025, NTHR, arXiv:2505.18830, theorem 4.4; averaging over a question's right responses: this
+        project.
 
     Example:
         >>> right, wrong = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
@@ -197,7 +198,7 @@ def gwhes(
 def score_threshold(
     row_means: Float[Tensor, " rows"], group: Int[Tensor, " rows"], right: Bool[Tensor, " rows"], *, factor: float
 ) -> Float[Tensor, " rows"]:
-    r"""The score above which a token of a wrong response is too much like the right ones.
+    r"""The score above which a token of a wrong response is too similar to the right ones.
 
     .. math:: \tau_g = \beta \min_{i \in g,\, i \text{ right}} \bar s_i
 
@@ -208,12 +209,11 @@ def score_threshold(
         factor: :math:`\beta`; minus infinity = no threshold, whatever the sign of the minimum.
 
     Returns:
-        one threshold a row, the same throughout a group, in score units and of any sign; infinity (nothing is above
+        one threshold per row, the same throughout a group, in score units and of any sign; infinity (nothing exceeds
         it) in a group without a right response.
 
     Source:
-        Deng et al. 2025, NTHR, arXiv:2505.18830, the threshold on eq. 7; nothing there keeps it from being
-        negative.
+        Deng et al. 2025, NTHR, arXiv:2505.18830, the threshold on eq. 7; nothing there prevents a negative one.
 
     Example:
         >>> means, right = torch.tensor([4.0, 6.0, -9.0]), torch.tensor([True, True, False])
@@ -254,20 +254,20 @@ def likelihood_change(
     group: Int[Tensor, " rows"],
     right: Bool[Tensor, " rows"],
 ) -> Float[Tensor, " rows"]:
-    r"""How much the right responses of a question gained in log-probability by an update.
+    r"""Mean gain in log-probability of a question's right responses from an update.
 
     .. math:: \Delta(x) = \frac{1}{N^+} \sum_{i \text{ right}} \sum_t m_{i,t} (\log \pi'_{i,t} - \log \pi_{i,t})
 
     Args:
-        before: log-probs by the policy before the update, nats.
-        after: by the policy after it, nats.
+        before: log-probs under the policy before the update, nats.
+        after: under the policy after it, nats.
         mask: tokens that count.
         group: each row's group (question); need not be adjacent.
         right: rows with the right answer.
 
     Returns:
-        nats a response, the same throughout a group; at most 0 where the update displaced the likelihood (LLD). NaN in
-        a group without a right response.
+        nats per response, the same throughout a group; at most 0 where the update displaced the likelihood (LLD). NaN
+        in a group without a right response.
 
     Source:
         Deng et al. 2025, NTHR, arXiv:2505.18830, the measure of lazy likelihood displacement.
@@ -283,17 +283,17 @@ def likelihood_change(
 
 
 def top_overlap(predicted: Float[Tensor, " items"], change: Float[Tensor, " items"], *, k: int) -> Float[Tensor, ""]:
-    r"""Which share of the ``k`` items with the highest prediction are among the ``k`` that fell most.
+    r"""Share of the ``k`` items with the highest predictions that are among the ``k`` that fell most.
 
     .. math:: \frac{1}{k} |\operatorname{top}_k(\text{predicted}) \cap \operatorname{bottom}_k(\text{change})|
 
     Args:
-        predicted: one score a question, high = a fall is expected (GWHES).
-        change: what was measured, :func:`likelihood_change`.
-        k: how many, between 1 and the number of items.
+        predicted: one score per question; high predicts a drop (GWHES).
+        change: the measured change, :func:`likelihood_change`.
+        k: how many items to compare, from 1 to the number of items.
 
     Returns:
-        0 to 1; k over the number of items on average for random predictions. Ties keep the given order.
+        0 to 1; on average k over the number of items for random predictions. Ties keep the given order.
 
     Source:
         Deng et al. 2025, NTHR, arXiv:2505.18830, table of top-K overlaps.
@@ -308,7 +308,7 @@ def top_overlap(predicted: Float[Tensor, " items"], change: Float[Tensor, " item
 
 
 def _precise(values: Tensor) -> Tensor:
-    """The values in float32, or float64 where they come so."""
+    """The values in float32, or in float64 if they already are."""
     return values if values.dtype == torch.float64 else values.float()
 
 

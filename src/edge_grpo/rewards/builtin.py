@@ -1,4 +1,4 @@
-"""Rewards of completions: format and accuracy, or a user's own function; graded in killable processes."""
+"""Rewards for completions: format and accuracy, or a custom function; graded in killable processes."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.metrics import Metrics, share
 from edge_grpo.base.records import Grade, Problem, Verdict
 from edge_grpo.base.settings import settings
-from edge_grpo.rewards import custom as own
+from edge_grpo.rewards import custom
 from edge_grpo.rewards.answers.comparer import Comparer, How
 from edge_grpo.rewards.answers.equality import gold_text
 from edge_grpo.rewards.answers.extract import boxed_answer
@@ -22,26 +22,26 @@ from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
 __all__ = ["RewardSettings", "Rewards", "verdict_counts"]
 
 BUILT_IN = ("format", "accuracy")
-FEW = 8  # rows that may all fail without ending a run, once some row has been scored
+FEW = 8  # fewer rows than this may all fail without ending a run, once some row has been scored
 
 
 @settings
 class RewardSettings:
-    r"""How completions are rewarded; a ``function`` rewards alone, and the two weights are then unused.
+    r"""How completions are rewarded; a ``function`` replaces the built-in reward, leaving the two weights unused.
 
     Attributes:
-        format: what the format reward is for: ``box``, a readable ``\boxed{}``; ``think``, thoughts in
-            ``<think></think>`` and then a ``\boxed{}``. Source of the latter: Share-GRPO's release.
+        format: what earns the format reward: ``box``, a readable ``\boxed{}``; ``think``, thoughts in
+            ``<think></think>`` followed by a ``\boxed{}``. Source of the latter: Share-GRPO's release.
         format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
         accuracy_weight: reward for the right answer. Source: the same, 1.
-        timeout_s: deadline of grading one completion, all its reference answers together, in seconds.
+        timeout_s: deadline for grading one completion against all its reference answers, in seconds.
         memory_mb: address space of each grading process, in MiB.
-        workers: grading processes.
-        function: a user's reward, ``path/to/file.py:name`` or ``package.module:name``; see `Rewards`. The module may
-            lie in the current folder or, with ``folder/`` in front, in another one.
-        function_parts: names of the parts that the function returns in mappings; empty = only their sum is kept, as
-            the one part "reward".
-        function_timeout_s: deadline of one call of the function, which rewards a whole batch.
+        workers: number of grading processes.
+        function: a custom reward, ``path/to/file.py:name`` or ``package.module:name``; see `Rewards`. The module may
+            be in the current folder or, prefixed with ``folder/``, in another one.
+        function_parts: names of the parts in the mappings that the function returns; empty = only their sum is kept,
+            as the one part "reward".
+        function_timeout_s: deadline for one call of the function, which rewards a whole batch, in seconds.
     """
 
     format: Literal["box", "think"] = "box"
@@ -56,11 +56,11 @@ class RewardSettings:
 
 
 _VERDICTS = {
-    Ending.DONE: Verdict.WRONG,  # where it was not found equal
+    Ending.DONE: Verdict.WRONG,  # if not found equal
     Ending.RAISED: Verdict.ERROR,
     Ending.LATE: Verdict.TIMEOUT,
     Ending.CRASHED: Verdict.TIMEOUT,
-    Ending.KILLED: Verdict.ERROR,  # from outside, again and again: not the answer's doing
+    Ending.KILLED: Verdict.ERROR,  # repeatedly, from outside: not the answer's fault
 }
 
 
@@ -75,38 +75,37 @@ class _Read(NamedTuple):
 class Rewards:
     r"""Grades completions; a context manager, because it owns worker processes.
 
-    The built-in reward is ``format_weight * format + accuracy_weight * accuracy``, both parts 0 or 1. Exactly what
-    runs where: the box is found, and answers that are literally equal or are plain numbers are compared, in this
-    process (`decide_by_text`: linear, cannot hang); every other row is one call in a worker, and its result is
-    remembered for the same answer to the same references.
+    The built-in reward is ``format_weight * format + accuracy_weight * accuracy``, both parts 0 or 1. This process
+    finds the box and compares answers that are literally equal or plain numbers (`decide_by_text`: linear, cannot
+    hang). Every other row is one call in a worker, whose result is remembered for the same answer and references.
 
-    An answer that is late, exhausts the memory or crashes its worker has verdict *timeout* and accuracy 0: that is the
-    answer's doing. A worker that is killed from outside is not: the row is graded again in a fresh one. An exception in
-    the grader is verdict *error*: the row is unscorable, never wrong. A grade's ``seconds`` are what the row took, in
-    this process and in a worker, waiting left out; of a call that graded many rows at once, an equal share.
+    An answer that is late, runs out of memory or crashes its worker gets verdict *timeout* and accuracy 0: that is the
+    answer's fault. A worker killed from outside is not: the row is graded again in a fresh one. An exception in the
+    grader gives verdict *error*: the row is unscorable, never wrong. A grade's ``seconds`` is the time spent on the
+    row, in this process and in a worker, excluding waits; rows graded in one call share its time equally.
 
-    A user's reward is a function ::
+    A custom reward is a function ::
 
         def reward(completions: list[str], problems: list[Problem]) -> list[float | Mapping[str, float] | None]
 
-    called once a batch in a worker, and never in this process. It returns one entry a row: a number; a mapping of named
-    parts (their sum is the reward) and optionally ``correct``; or None for a row that cannot be scored. Where
-    ``function_parts`` names parts, every row must be a mapping of exactly these (a single one may be a number). Without
-    ``correct``, the row's verdict, though not its reward, is that of the built-in check of the last box; where the
-    problem has no reference answer, a row is correct when its reward is positive. A third parameter called ``finished``
-    receives whether each completion ended by itself. If a batch fails (exception, deadline, crash), its rows are called
-    one by one, so that only the rows to blame are *error* (exception, wrong result) or *timeout* (late, crashed);
-    isolating stops after another ``function_timeout_s``, and rows not reached are *error*. If no row of a call could be
-    scored, `grade` raises, save for fewer than 8 rows once others were scored.
+    called once per batch in a worker, never in this process. It returns one entry per row: a number; a mapping of named
+    parts (their sum is the reward) and optionally ``correct``; or None for a row that cannot be scored. If
+    ``function_parts`` names parts, every row must be a mapping of exactly these (a single part may be a number).
+    Without ``correct``, the row's verdict, but not its reward, comes from the built-in check of the last box; if the
+    problem has no reference answer, a row is correct when its reward is positive. A third parameter named ``finished``
+    receives whether each completion ended with a stop token. If a batch fails (exception, deadline, crash), its rows
+    are retried one by one, so that only the offending rows are *error* (exception, invalid result) or *timeout* (late,
+    crashed); retries stop after another ``function_timeout_s``, and rows not reached are *error*. If no row of a call
+    could be scored, `grade` raises, except for fewer than 8 rows once others have been scored.
 
     Args:
         config: the settings.
 
     Raises:
-        ConfigError: on entering, if the user's function cannot be loaded.
+        ConfigError: on entry, if the custom function cannot be loaded.
 
     Source:
-        EDGE-GRPO's reward (format + accuracy on the last box), with the box really tested.
+        EDGE-GRPO's reward (format + accuracy on the last box), with the box actually checked.
 
     Example:
         >>> problem = Problem(id="a", prompt="1+1?", answers=("2",))
@@ -120,13 +119,11 @@ class Rewards:
         self.config = config
         self.pool = GraderPool(workers=config.workers, memory_mb=config.memory_mb)
         self._comparer = Comparer(self.pool, config.timeout_s)
-        self._function = own.locate(config.function) if config.function else ""
+        self._function = custom.locate(config.function) if config.function else ""
         self._has_scored = False
         names = config.function_parts
         if "correct" in names or len(set(names)) < len(names):
-            raise ConfigError(
-                f"reward.function_parts: came {list(names)}, want different names, none of them 'correct'"
-            )
+            raise ConfigError(f"reward.function_parts: got {list(names)}, want distinct names, none of them 'correct'")
 
     def __enter__(self) -> "Rewards":
         if self._function:
@@ -154,19 +151,19 @@ class Rewards:
 
     @property
     def decided(self) -> Mapping[How, int]:
-        """How many answers the built-in check has compared so far, by how they were decided."""
+        """Number of answers the built-in check has compared so far, by how they were decided."""
         return self._comparer.counts
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
-        """Grade completions, each against the problem in the same place.
+        """Grade completions, each against the problem at the same position.
 
         Args:
-            problems: one a completion.
+            problems: one per completion.
             completions: texts without the prompt and without special tokens.
             finished: whether a completion ended with a stop token. The built-in reward treats both alike.
 
         Returns:
-            One grade a completion, in order.
+            One grade per completion, in order.
 
         Raises:
             DataError: a problem has no reference answer, or no row could be scored (see above).
@@ -175,7 +172,7 @@ class Rewards:
         return self._graded(problems, completions, finished, strict=True)
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
-        """The same, save that it is no error if no row could be scored: each has the verdict *error* and a note."""
+        """Like `grade`, but without raising if no row could be scored: each gets a failed verdict and a note."""
         return self._graded(problems, completions, finished, strict=False)
 
     def _graded(
@@ -183,39 +180,39 @@ class Rewards:
     ) -> list[Grade]:
         if not len(problems) == len(completions) == len(finished):
             raise DataError(
-                f"reward: {len(problems)} problems, {len(completions)} completions and {len(finished)} finished flags "
-                "came; want as many of each"
+                f"reward: got {len(problems)} problems, {len(completions)} completions and {len(finished)} finished "
+                "flags; want the same number of each"
             )
         if not completions:
             return []
         if self._function:
-            return self._grade_own(list(problems), list(completions), list(finished), strict=strict)
+            return self._grade_custom(list(problems), list(completions), list(finished), strict=strict)
         return self._grade_math(problems, completions, strict=strict)
 
     def _check_scored(self, grades: Sequence[Grade], *, by_function: bool) -> None:
-        """Raise where every row failed: a reward that always fails must not pass for one that had bad luck.
+        """Raise if every row failed: a reward that always fails must not pass for bad luck.
 
-        A few rows, such as the repairs of a step, may all fail if the reward has worked before.
+        A few rows, such as a step's repairs, may all fail if the reward has worked before.
         """
         failures = (Verdict.ERROR, Verdict.TIMEOUT) if by_function else (Verdict.ERROR,)
         if any(grade.verdict not in failures for grade in grades):
             self._has_scored = True
         elif not self._has_scored or len(grades) >= FEW:
-            came = f"none of {len(grades)} completions could be scored; the first: {grades[0].note}"
+            failed = f"none of {len(grades)} completions could be scored; the first: {grades[0].note}"
             if by_function:
                 raise DataError(
-                    f"reward.function: {self.config.function!r}: {came}. Mend the function; if it is late or dies, "
-                    "raise reward.function_timeout_s and reward.timeout_s, or reward.memory_mb"
+                    f"reward.function: {self.config.function!r}: {failed}. Fix the function; if it times out or "
+                    "crashes, raise reward.function_timeout_s and reward.timeout_s, or reward.memory_mb"
                 )
             raise DataError(
-                f"reward: {came}. The built-in grader is broken: install its packages anew "
+                f"reward: {failed}. The built-in grader is broken: reinstall its packages "
                 "(pip install --force-reinstall math-verify sympy), or set reward.function"
             )
 
     def _grade_math(self, problems: Sequence[Problem], completions: Sequence[str], *, strict: bool) -> list[Grade]:
         for problem in problems:
             if not problem.answers:
-                raise DataError(f"problem {problem.id!r} has no reference answer; give one, or set reward.function")
+                raise DataError(f"problem {problem.id!r} has no reference answer; add one, or set reward.function")
         read = [self._read(completion) for completion in completions]
         rows = [
             (one.answer, tuple(map(gold_text, problem.answers)))
@@ -229,7 +226,7 @@ class Rewards:
         return grades
 
     def formatted(self, completion: str) -> bool:
-        """Whether a completion has the form that the format reward is for."""
+        """Whether a completion earns the format reward."""
         return self._read(completion).formatted
 
     def _read(self, completion: str) -> "_Read":
@@ -253,32 +250,35 @@ class Rewards:
         return Grade(_VERDICTS[outcome.ending], form, parts, outcome.note, seconds)
 
     def _check_function(self) -> None:
-        (outcome,) = self.pool.run(own.check, [(self._function,)], self.config.function_timeout_s)
+        (outcome,) = self.pool.run(custom.check, [(self._function,)], self.config.function_timeout_s)
         problem = outcome.value if outcome.ending is Ending.DONE else f"{outcome.ending.value}: {outcome.note}"
         if problem:
             self.close()
             raise ConfigError(f"reward.function: {self.config.function!r} cannot be used: {problem}")
 
-    def _grade_own(
+    def _grade_custom(
         self, problems: list[Problem], completions: list[str], finished: list[bool], *, strict: bool
     ) -> list[Grade]:
         rows = self._entries(problems, completions, finished)
-        grades = [self._own_grade(row) for row in rows]
+        grades = [self._custom_grade(row) for row in rows]
         if strict:
             self._check_scored(grades, by_function=True)
-        unsaid = [i for i, row in enumerate(rows) if grades[i].scorable and problems[i].answers and not _says(row)]
-        if unsaid:
-            asked, said = [problems[i] for i in unsaid], [completions[i] for i in unsaid]
-            checked = self._grade_math(asked, said, strict=strict)
-            for i, judged in zip(unsaid, checked, strict=True):
+        undecided = [
+            i for i, row in enumerate(rows) if grades[i].scorable and problems[i].answers and not _has_verdict(row)
+        ]
+        if undecided:
+            checked = self._grade_math(
+                [problems[i] for i in undecided], [completions[i] for i in undecided], strict=strict
+            )
+            for i, judged in zip(undecided, checked, strict=True):
                 seconds = grades[i].seconds + judged.seconds
                 grades[i] = replace(grades[i], verdict=judged.verdict, note=judged.note, seconds=seconds)
         return grades
 
     def _entries(self, problems: list[Problem], completions: list[str], finished: list[bool]) -> list[Outcome]:
-        """One outcome a row: its entry in what the function returned, or why there is none."""
+        """One outcome per row: its entry in the function's result, or why there is none."""
         deadline_s = self.config.function_timeout_s
-        (batch,) = self.pool.run(own.call, [(self._function, completions, problems, finished)], deadline_s)
+        (batch,) = self.pool.run(custom.call, [(self._function, completions, problems, finished)], deadline_s)
         if batch.ending is Ending.DONE:
             return _spread(batch, len(completions))
         if len(completions) == 1:
@@ -288,7 +288,7 @@ class Rewards:
     def _isolate(
         self, problems: list[Problem], completions: list[str], finished: list[bool], batch: Outcome
     ) -> list[Outcome]:
-        """Call row by row after a failed batch."""
+        """Call the function row by row after a failed batch."""
         count = len(completions)
         timeout_s = min(self.config.timeout_s, self.config.function_timeout_s)
         affordable_s = self.config.function_timeout_s
@@ -296,13 +296,13 @@ class Rewards:
         while len(outcomes) < count and affordable_s > 0:
             rows = range(len(outcomes), min(count, len(outcomes) + 2 * self.config.workers))
             calls = [(self._function, [completions[i]], [problems[i]], [finished[i]]) for i in rows]
-            for outcome in self.pool.run(own.call, calls, timeout_s):
+            for outcome in self.pool.run(custom.call, calls, timeout_s):
                 outcomes += _spread(outcome, 1) if outcome.ending is Ending.DONE else [outcome]
                 affordable_s -= timeout_s / self.config.workers if outcome.ending is Ending.LATE else 0.0
         note = f"not reached after the batch failed ({batch.ending.value}: {batch.note})"
         return outcomes + [Outcome(Ending.RAISED, note=note)] * (count - len(outcomes))
 
-    def _own_grade(self, row: Outcome) -> Grade:
+    def _custom_grade(self, row: Outcome) -> Grade:
         entry = row.value
         if row.ending is not Ending.DONE:
             return self._unscorable(_VERDICTS[row.ending], row.note, row.seconds)
@@ -318,9 +318,9 @@ class Rewards:
                 parts[name] = value
         wanted = self.config.function_parts or tuple(parts)
         if not parts or set(parts) != set(wanted):
-            came = f"parts {sorted(parts)}" if isinstance(entry, dict) else "a number"
+            got = f"parts {sorted(parts)}" if isinstance(entry, dict) else "a number"
             hint = f"{sorted(wanted)} (reward.function_parts)" if wanted else "a number for each of its parts"
-            return self._unscorable(Verdict.ERROR, f"the function returned {came}, want {hint}", row.seconds)
+            return self._unscorable(Verdict.ERROR, f"the function returned {got}, want {hint}", row.seconds)
         reward = math.fsum(parts.values())
         kept = {name: parts[name] for name in wanted} if self.config.function_parts else {self.part_names[0]: reward}
         verdict = Verdict.CORRECT if values.get("correct", reward > 0) else Verdict.WRONG
@@ -333,18 +333,18 @@ class Rewards:
 def _spread(batch: Outcome, count: int) -> list[Outcome]:
     """What a finished call returned for each of its rows."""
     seconds = batch.seconds / count
-    if isinstance(batch.value, str):  # what is wrong with what the function returned
+    if isinstance(batch.value, str):  # what is wrong with the function's result
         return [Outcome(Ending.RAISED, note=batch.value, seconds=seconds)] * count
     return [replace(batch, value=entry, seconds=seconds) for entry in batch.value]
 
 
-def _says(row: Outcome) -> bool:
-    """Whether a row came with right or wrong, or with a failure, which stands."""
+def _has_verdict(row: Outcome) -> bool:
+    """Whether a row already has a verdict: its own ``correct`` flag, or a failure."""
     return row.ending is not Ending.DONE or (isinstance(row.value, dict) and "correct" in row.value)
 
 
 def verdict_counts(grades: Sequence[Grade]) -> Metrics:
-    """How often each verdict was given, as shares of the graded rows.
+    """Share of the graded rows with each verdict.
 
     Example:
         >>> verdict_counts([Grade(Verdict.CORRECT, 2.0), Grade(Verdict.WRONG, 1.0)])["verdict/correct"]

@@ -1,4 +1,4 @@
-"""A user's reward function: where it is, whether it has the right form, and one call of it, made in a worker."""
+"""A custom reward function: locating it, checking its signature, and calling it in a worker."""
 
 import importlib
 import importlib.util
@@ -14,29 +14,29 @@ from edge_grpo.base.records import Problem
 
 __all__ = ["Entry", "call", "check", "locate"]
 
-MAX_REWARD = 1e30  # a larger number is refused: float32 must hold sums of them
-WANTED = "(completions, problems), and 'finished' if you like"
+MAX_REWARD = 1e30  # larger numbers are rejected: float32 must hold sums of them
+WANTED = "(completions, problems) and optionally 'finished'"
 
-Entry = dict[str, float | str] | float | str | None  # of one row; a text shows what is no number
+Entry = dict[str, float | str] | float | str | None  # for one row; text shows a value that is not a number
 
 
 def locate(path: str) -> str:
-    """The same function by a path that any current folder understands; checks what shows without importing.
+    """The function's path, made independent of the current folder; checks what it can without importing.
 
     Args:
         path: ``path/to/file.py:name``, ``package.module:name``, or ``folder/package.module:name``, where ``folder`` is
             the one to import from.
 
     Returns:
-        The path with an absolute file, an absolute folder in front of a module of the current folder, or, for a module
-        that is installed, as it came.
+        The path with an absolute file, with an absolute folder before a module of the current folder, or unchanged for
+        an installed module.
 
     Raises:
-        ConfigError: not of these forms, or there is no such file.
+        ConfigError: the path has none of these forms, or there is no such file.
     """
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name.isidentifier():
-        raise ConfigError(f"reward.function: came {path!r}, want 'package.module:name' or 'path/to/file.py:name'")
+        raise ConfigError(f"reward.function: got {path!r}, want 'package.module:name' or 'path/to/file.py:name'")
     try:
         file = Path(place).expanduser()
         if not place.endswith(".py"):
@@ -45,8 +45,8 @@ def locate(path: str) -> str:
             return f"{file.parent.resolve() / file.name}:{name}" if found else path
         file = file.resolve()
         found = file.is_file()
-    except (OSError, RuntimeError, ValueError) as error:  # no such user, a folder that may not be read, odd characters
-        raise ConfigError(f"reward.function: {place!r} cannot be looked for: {error}") from None
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, an unreadable folder, odd characters
+        raise ConfigError(f"reward.function: {place!r} cannot be accessed: {error}") from None
     if not found:
         raise ConfigError(f"reward.function: there is no file {place!r} (looked for {file})")
     return f"{file}:{name}"
@@ -74,7 +74,7 @@ def _load(path: str) -> Callable[..., Any]:
 
 
 def check(path: str) -> str:
-    """Runs in a worker: what is wrong with the function, or nothing."""
+    """Runs in a worker: what is wrong with the function; empty if nothing is."""
     try:
         signature = inspect.signature(_load(path))
     except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module may raise anything)
@@ -82,9 +82,9 @@ def check(path: str) -> str:
     names = tuple(signature.parameters)
     if names[:2] != ("completions", "problems") and {"prompts", "completions", "problems"} & set(names):
         return (
-            f"it takes {signature}, here it gets {WANTED}; the prompt, the answers and further columns of a row are "
-            "problem.prompt, .answers and .meta. A function written for TRL needs a few lines around it: see 'Coming "
-            "from TRL or verl' in docs/guide.md"
+            f"it takes {signature}, but is called with {WANTED}; a row's prompt, answers and other columns are "
+            "problem.prompt, .answers and .meta. A function written for TRL needs a small adapter: see 'Coming from "
+            "TRL or verl' in docs/guide.md"
         )
     try:
         signature.bind([], [], **({"finished": []} if "finished" in names else {}))
@@ -94,18 +94,18 @@ def check(path: str) -> str:
 
 
 def call(path: str, completions: list[str], problems: list[Problem], finished: list[bool]) -> list[Entry] | str:
-    """Runs in a worker: the entries as plain numbers, since another process may not know their classes.
+    """Runs in a worker: the entries as plain numbers, since other processes may not know their classes.
 
     Returns:
-        One entry a row, or what is wrong with what the function returned.
+        One entry per row, or what is wrong with the function's result.
     """
     function = _load(path)
     extra = {"finished": finished} if "finished" in inspect.signature(function).parameters else {}
     entries = function(completions, problems, **extra)
     if isinstance(entries, list) and len(entries) == len(problems):
         return [_plain(entry) for entry in entries]
-    came = f"{len(entries)} entries" if isinstance(entries, list) else f"a {type(entries).__name__}"
-    return f"the function returned {came}, want a list of {len(problems)}"
+    got = f"{len(entries)} entries" if isinstance(entries, list) else f"a {type(entries).__name__}"
+    return f"the function returned {got}, want a list of {len(problems)}"
 
 
 def _plain(entry: object) -> Entry:
@@ -115,12 +115,12 @@ def _plain(entry: object) -> Entry:
 
 
 def _number(value: object) -> float | str:
-    """The value as a float, numpy's scalars too; a text that shows it where it is no number, or none of use."""
+    """The value as a float, numpy scalars included; text that shows it if it is not a usable number."""
     shown = f"{value!r:.80}"
     if isinstance(value, (str, bytes)):
         return shown
     try:
         number = float(value)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001  (a tensor of two elements, or whatever a class may raise)
+    except Exception:  # noqa: BLE001  (a tensor of two elements, or anything a class may raise)
         return shown
     return number if abs(number) <= MAX_REWARD else shown

@@ -1,4 +1,4 @@
-r"""Forms that an answer may be asked to have: thoughts between tags, then the answer in a box or between tags.
+r"""Formats that an answer can be required to have: thoughts in tags, then the answer in a box or in tags.
 
 Everything here takes time linear in the length of the text.
 """
@@ -14,10 +14,10 @@ TURN = re.compile(r"</think>\s*<answer>")
 
 
 def tighten(text: str) -> str:
-    r"""The text without white space around ``<``, ``>`` and ``/``, so that ``< think >`` is a tag.
+    r"""The text without whitespace around ``<``, ``>`` and ``/``, so ``< think >`` counts as a tag.
 
     Source:
-        The Share-GRPO release (EasyR1), which does this before it grades.
+        The Share-GRPO release (EasyR1), which does this before grading.
 
     Example:
         >>> tighten("< think >a b< / think > c")
@@ -32,10 +32,10 @@ def tighten(text: str) -> str:
 
 
 def thinks_then_boxes(text: str) -> bool:
-    r"""Whether a text is ``<think>...</think>`` and then has a ``\boxed{...}``; anything may stand before and after it.
+    r"""Whether a text is ``<think>...</think>`` followed by a ``\boxed{...}``, with anything before and after the box.
 
     Source:
-        The Share-GRPO release, ``examples/score_function/math.py``: same as the full match of its pattern.
+        The Share-GRPO release, ``examples/score_function/math.py``: same as a full match of its pattern.
 
     Example:
         >>> thinks_then_boxes(r"<think>1+1</think> It is \boxed{2}."), thinks_then_boxes(r"It is \boxed{2}.")
@@ -50,7 +50,7 @@ def thinks_then_answers(text: str) -> bool:
     """Whether a text is ``<think>...</think><answer>...</answer>`` and nothing else.
 
     Source:
-        The Share-GRPO release, ``examples/score_function/r1v.py``: same as the full match of its pattern.
+        The Share-GRPO release, ``examples/score_function/r1v.py``: same as a full match of its pattern.
 
     Example:
         >>> thinks_then_answers("<think>1+1</think> <answer>2</answer>"), thinks_then_answers("<answer>2</answer>")
@@ -61,7 +61,7 @@ def thinks_then_answers(text: str) -> bool:
 
 
 def tagged_answer(text: str) -> str | None:
-    """What stands in the first ``<answer>...</answer>``, or None.
+    """The content of the first ``<answer>...</answer>``, or None.
 
     Source:
         The Share-GRPO release, ``examples/score_function/r1v.py``; without the tags it grades the whole text instead.

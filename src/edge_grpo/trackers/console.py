@@ -133,6 +133,7 @@ class LiveDisplay:
         """Move the bar and add a line to the table."""
         self._pace.advance(step, row)
         self._bar.update(self._task, completed=self._pace.share, step=str(self._pace))
+        row = {"step": step, **row}
         self._seen |= {name for _, name, _ in _COLUMNS if _known(row, name)}
         self._rows = [*self._rows, row][-_SHOWN:]
         self._live.update(Group(self._bar, self._table()))

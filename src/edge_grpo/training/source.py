@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Prompt
@@ -19,6 +19,7 @@ __all__ = ["SampledGroups", "Source", "StoredPairs", "open_source"]
 Say = Callable[[str], None]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Gives the groups of a step; has no state, so the same step at the same position gives the same groups."""
 

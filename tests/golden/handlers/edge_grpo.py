@@ -1,7 +1,7 @@
 """Entropy-driven advantage and guided error correction."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,9 +9,10 @@ from golden.cases import Case, tensor
 from golden.handlers.rewards import rewards_of
 from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
+from support import Judge
 from torch import Tensor
 
-from edge_grpo.base.records import Grade, Group, Problem, Rollout, Segment, Span, Verdict
+from edge_grpo.base.records import Grade, Group, Problem, Prompt, Rollout, Segment, Span, Verdict
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.data.prompts import encode_prompt
 from edge_grpo.data.settings import DataSettings
@@ -22,7 +23,7 @@ from edge_grpo.functional.shaping import relative_entropy
 from edge_grpo.methods import Bnpo, Correction, DrGrpo, EdgeGrpo, EntropyAdvantage, Grpo
 from edge_grpo.methods.base import Method, Repair
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
-from edge_grpo.rollout.sampler import Prompted
+from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.training.batching import collate, scored
 from edge_grpo.training.collect import Collector
 
@@ -181,7 +182,10 @@ class ScriptedEngine:
         span = _span(self.continuations[row], Segment.CONTINUED, budget, stops=True)
         return Rollout(start.prompt_ids, (*start.spans, span), STOP in span.token_ids)
 
-    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+    def sync(self, policy: object, version: int) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -236,29 +240,23 @@ def guided_error_correction(case: Case) -> dict[str, Any]:
     )
     draws = Draws(script if guided else ["reflect"] * size)
 
-    def grade(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
-        rewards = [rewards_of(names, text_of(r), p.answers) for p, r in zip(problems, rollouts, strict=True)]
-        verdicts = [Verdict.CORRECT if sum(parts) == len(names) else Verdict.WRONG for parts in rewards]
-        return [
-            Grade(v, sum(parts), dict(zip(names, parts, strict=True)))
-            for v, parts in zip(verdicts, rewards, strict=True)
-        ]
+    def judge(problem: Problem, text: str) -> Grade:
+        parts = rewards_of(names, text, problem.answers)
+        verdict = Verdict.CORRECT if sum(parts) == len(names) else Verdict.WRONG
+        return Grade(verdict, sum(parts), dict(zip(names, parts, strict=True)))
 
     engine = ScriptedEngine(
         case.value("first_completions"), case.value("truncated", [0] * size), case.value("second_continuations")
     )
     tokenizer = Bytes()
     collector = Collector(
-        engine=engine,
-        grader=grade,
-        method=ScriptedPlan(method, draws),
-        tokenizer=tokenizer,
+        Sampler(engine=engine, grader=Judge(judge), tokenizer=tokenizer, data=DataSettings(), stop_ids=(STOP,)),
+        ScriptedPlan(method, draws),
         sampling=Sampling(case.setting("first_max_new_tokens")),
         group_size=size,
-        stop_id=STOP,
         seed=0,
     )
-    prompted = Prompted(problem, encode_prompt(tokenizer, problem.prompt, DataSettings(template="chat")))
+    prompted = Prompt(problem, encode_prompt(tokenizer, problem.prompt, DataSettings(template="chat")))
     groups = method.arrange(collector.collect(iter([prompted]), step=0, num_groups=1).groups)
     assert not guided or not draws.left, "strategies were left over"
 

@@ -1,4 +1,4 @@
-r"""One spelling for answers that differ only in how they are written."""
+r"""One spelling for answers that differ only in notation."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from edge_grpo.rewards.answers.canonical import canonical, canonical_number, spl
         ("3 million", "3*10^6"),
     ],
 )
-def test_spellings_of_one_answer_meet(one, two):
+def test_spellings_of_one_answer_agree(one: str, two: str) -> None:
     assert canonical(one) == canonical(two)
 
 
@@ -29,17 +29,17 @@ def test_spellings_of_one_answer_meet(one, two):
     ("one", "two"),
     [("a+b", "c+b"), (r"\frac{a+1}{b}", r"a+\frac1b"), ("1,2", "12"), ("-3", "3"), ("2^{10}", "210"), ("m", "")],
 )
-def test_different_answers_stay_apart(one, two):
+def test_different_answers_stay_apart(one: str, two: str) -> None:
     assert canonical(one) != canonical(two)
 
 
 @pytest.mark.parametrize("text", ["", " ", "{", r"\frac{", "\\", "x" * 5000, "🙂", "1" * 3000])
-def test_any_text_has_a_spelling(text):
+def test_any_text_has_a_spelling(text: str) -> None:
     assert isinstance(canonical(text), str)
     assert canonical(canonical(text)) == canonical(text)
 
 
-def test_numbers_and_elements():
+def test_numbers_and_elements_are_normalized() -> None:
     assert canonical_number("025") == canonical_number("25")
     assert canonical_number("142.0") == canonical_number("142")
     assert split_elements("(1,2)") != split_elements("(2,1)")
@@ -55,11 +55,11 @@ def test_numbers_and_elements():
         ("1 000", "1000"),
     ],
 )
-def test_more_spellings_of_one_answer(one, two):
+def test_more_spellings_of_one_answer_agree(one: str, two: str) -> None:
     assert canonical(one) == canonical(two)
 
 
-def test_a_determinant_is_no_matrix():
+def test_a_determinant_is_not_a_matrix() -> None:
     one, two = (rf"\begin{{{kind}}}1&2\\3&4\end{{{kind}}}" for kind in ("pmatrix", "vmatrix"))
     assert canonical(one) != canonical(two)
 
@@ -78,10 +78,10 @@ def test_a_determinant_is_no_matrix():
         ("2.0000001", "2"),
     ],
 )
-def test_spelled_alike(one: str, other: str) -> None:
+def test_equivalent_notations_agree(one: str, other: str) -> None:
     assert canonical(one) == canonical(other)
 
 
-def test_a_number_near_an_integer_is_it_between_floats() -> None:
+def test_a_number_near_an_integer_is_compared_as_a_float() -> None:
     assert canonical("1.9999999") != "2"
     assert canonical("5 sec") == "5"

@@ -20,7 +20,7 @@ def hows(comparer: Comparer, *rows: tuple[str, tuple[str, ...]]) -> list[tuple[b
     return [(one.outcome.value, one.how.value) for one in comparer.compare(rows)]
 
 
-def test_how_each_row_is_decided(pool: GraderPool) -> None:
+def test_each_row_reports_how_it_was_decided(pool: GraderPool) -> None:
     comparer = Comparer(pool, timeout_s=5.0)
     rows = [("7", ("7",)), ("8", ("7", "9")), (r"\frac{2}{4}", ("0.5",)), ("x+1", ("1+x",)), ("x+1", ("1+x",))]
     assert hows(comparer, *rows) == [
@@ -35,7 +35,7 @@ def test_how_each_row_is_decided(pool: GraderPool) -> None:
     assert comparer.compare([]) == []
 
 
-def test_any_reference_counts_and_the_cheap_comparisons_come_first(pool: GraderPool) -> None:
+def test_any_reference_counts_and_cheap_comparisons_come_first(pool: GraderPool) -> None:
     comparer = Comparer(pool, timeout_s=30.0)
     hanging = r"\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx"
     began = time.perf_counter()
@@ -74,14 +74,14 @@ def test_the_memory_is_bounded(pool: GraderPool) -> None:
     comparer = Comparer(pool, timeout_s=5.0, remembered=2)
     one, two, three = (("x", (name,)) for name in "abc")
     comparer.compare([one, two])
-    assert hows(comparer, one)[0][1] == "memory"  # now two is the one used longest ago
+    assert hows(comparer, one)[0][1] == "memory"  # now two is the least recently used
     comparer.compare([three])
     assert [how for _, how in hows(comparer, one, three, two)] == ["memory", "memory", "worker"]
     long = ("x" * MAX_REMEMBERED, ("y",))
     assert [hows(comparer, long)[0][1] for _ in range(2)] == ["worker", "worker"]
 
 
-def test_threads_share_it(pool: GraderPool) -> None:
+def test_threads_can_share_a_comparer(pool: GraderPool) -> None:
     comparer = Comparer(pool, timeout_s=5.0)
     rows = [(f"{n}+x", (f"x+{n}",)) for n in range(10)]
     found: list[list[tuple[bool, str]]] = []

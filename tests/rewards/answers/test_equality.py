@@ -1,4 +1,4 @@
-"""Verdicts of the release's grader, our departures from it, and what must not be evaluated."""
+"""Verdicts of the release's grader, our deviations from it, and what must not be evaluated."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ VECTORS = Path(__file__).parents[2] / "golden" / "vectors"
 
 
 def expand(parts: list[list[Any]]) -> str:
-    """Text of a long golden case, as its README lays down."""
+    """Text of a long golden case, in the format its README specifies."""
     text = ""
     for kind, first, second, *rest in parts:
         if kind == "lit":
@@ -47,7 +47,7 @@ def test_there_are_golden_cases() -> None:
 
 
 @pytest.mark.parametrize(("text", "golds", "expected"), golden_cases())
-def test_golden(text: str, golds: list[Any], expected: dict[str, Any]) -> None:
+def test_golden_verdicts_are_reproduced(text: str, golds: list[Any], expected: dict[str, Any]) -> None:
     answer = grade_answer(text, golds)
     assert answer.correct == bool(expected["reward"])
     assert answer.formatted == expected.get("formatted", answer.formatted)
@@ -76,20 +76,20 @@ def test_golden(text: str, golds: list[Any], expected: dict[str, Any]) -> None:
         (r"\frac{d v}{d t}+b v=f", r"\text{\frac{d v}{d t}+b v=f}"),
     ],
 )
-def test_equal(answer: str, gold: str) -> None:
+def test_equal_answers_are_found_equal(answer: str, gold: str) -> None:
     assert same_answer(answer, gold)
 
 
-# What docs/grading.md argues for: the release finds these equal. There may be three such rules, not more.
+# The rules argued for in docs/grading.md: the release finds these equal. At most three such rules are allowed.
 DEVIATIONS = {
-    "a unit is dropped only behind a number": [("a+b", "c+b"), (r"\text{Mon}", r"\text{Monday}")],
+    "a unit is dropped only after a number": [("a+b", "c+b"), (r"\text{Mon}", r"\text{Monday}")],
     "braces keep what they group": [(r"\frac{a+1}{b}", r"a+\frac{1}{b}"), ("2^{n-1}", "2^n-1")],
     "integers are compared by all their digits": [("12345678901234567890", "12345678901234567891")],
 }
 
 
 @pytest.mark.parametrize(("answer", "gold"), [pair for pairs in DEVIATIONS.values() for pair in pairs])
-def test_deliberate_deviations(answer: str, gold: str) -> None:
+def test_deliberate_deviations_find_answers_different(answer: str, gold: str) -> None:
     assert not same_answer(answer, gold)
     assert not same_answer(gold, answer)
 
@@ -121,7 +121,7 @@ def test_the_deliberate_deviations_are_documented_and_at_most_three() -> None:
         ("0/0", "0"),
     ],
 )
-def test_different(answer: str, gold: str) -> None:
+def test_different_answers_are_found_different(answer: str, gold: str) -> None:
     assert not same_answer(answer, gold)
 
 
@@ -139,7 +139,7 @@ def test_different(answer: str, gold: str) -> None:
         r"\binom{10^{9}}{5\cdot 10^{8}}",
     ],
 )
-def test_towers_are_not_computed(answer: str, gold: str) -> None:
+def test_power_towers_are_not_computed(answer: str, gold: str) -> None:
     assert not same_answer(answer, gold)
 
 
@@ -199,13 +199,13 @@ def test_a_canonical_number_keeps_its_value(number: Any) -> None:
     assert canonical_number(text) == text
 
 
-def test_elements() -> None:
+def test_elements_are_split_only_at_the_top_level() -> None:
     assert split_elements("1") == ("", ["1"], "")
     assert split_elements("(1,2),(3,4)") == ("", ["(1,2)", "(3,4)"], "")
     assert split_elements("[1,2)") == ("[", ["1", "2"], ")")
 
 
-def test_several_references() -> None:
+def test_any_of_several_references_is_enough() -> None:
     assert decide_any_by_text("8", ["7", "8"]) is True
     assert decide_any_by_text("8", ["7", "x"]) is None
     assert decide_any_by_text("8", ["7", "9"]) is False
@@ -219,7 +219,7 @@ def test_over_long_answers_equal_only_themselves() -> None:
     assert decide_by_text(long, long.replace("4999", "4998")) is False
 
 
-def test_a_failing_reference_hides_no_match_and_is_raised_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_reference_masks_no_match_and_is_raised_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(answer: str, gold: str) -> bool:
         if gold == "bad":
             raise ValueError(gold)

@@ -1,4 +1,4 @@
-"""The last balanced box, on written cases and on random texts."""
+"""The last balanced box, in fixed cases and random texts."""
 
 import time
 
@@ -33,17 +33,17 @@ BALANCED = st.recursive(
         ("boxed{7}", None),
     ],
 )
-def test_written_cases(text: str, answer: str | None) -> None:
+def test_the_last_box_is_read(text: str, answer: str | None) -> None:
     assert boxed_answer(text) == answer
 
 
 @given(before=st.lists(PIECES, max_size=20).map("".join), content=BALANCED, after=st.text("xyz .}", max_size=10))
-def test_a_balanced_last_box_is_found_whatever_stands_around_it(before: str, content: str, after: str) -> None:
+def test_a_balanced_last_box_is_found_whatever_surrounds_it(before: str, content: str, after: str) -> None:
     assert boxed_answer(f"{before}\\boxed{{{content}}}{after}") == content
 
 
 @given(st.lists(PIECES, max_size=40).map("".join))
-def test_what_is_found_is_balanced_and_stands_in_the_last_box(text: str) -> None:
+def test_the_answer_is_balanced_and_inside_the_last_box(text: str) -> None:
     answer = boxed_answer(text)
     if answer is None:
         return
@@ -61,7 +61,7 @@ def test_what_is_found_is_balanced_and_stands_in_the_last_box(text: str) -> None
         "{" * 200_000,
     ],
 )
-def test_long_texts_take_no_time(text: str) -> None:
+def test_long_texts_are_read_quickly(text: str) -> None:
     start = time.perf_counter()
     boxed_answer(text)
     assert time.perf_counter() - start < 10.0

@@ -1,4 +1,4 @@
-"""Plain numbers read exactly, and the verdicts of the long way on the same numbers."""
+"""Plain numbers parsed exactly, and the later stages' verdicts on the same numbers."""
 
 from fractions import Fraction
 
@@ -38,7 +38,7 @@ NUMBERS = st.one_of(st.integers(-3000, 3000).map(str), DECIMALS, RATIOS, FRACTIO
         (r"\frac{3}{-4}", Fraction(-3, 4)),
     ],
 )
-def test_numbers(text, value):
+def test_plain_numbers_are_parsed_exactly(text: str, value: Fraction) -> None:
     assert rational(text) == value
 
 
@@ -49,23 +49,23 @@ def test_numbers(text, value):
         *("٣", "½", "1/2/3", r"\frac{1}{2}}", "9" * 21, "0." + "1" * 21, " " * 200 + "7", "1_000", "0x1", "nan"),
     ],
 )
-def test_anything_else_is_no_plain_number(text):
+def test_anything_else_is_not_a_plain_number(text: str) -> None:
     assert rational(text) is None
 
 
-def test_near_numbers_are_left_to_the_precision_of_the_long_way():
+def test_close_numbers_are_left_to_the_later_stages() -> None:
     third = Fraction(1, 3)
     assert same_rationals(third, Fraction(1, 3)) is True
     assert same_rationals(third, Fraction("0.333")) is False
     assert same_rationals(third, Fraction("0.3333333")) is None
     large = Fraction(10**15)
     assert same_rationals(large, large + 1) is None
-    assert decide_by_text("1000000000000000", "1000000000000001") is False  # two integers are compared by their digits
+    assert decide_by_text("1000000000000000", "1000000000000001") is False  # integers are compared by their digits
 
 
 @settings(max_examples=80)
 @given(NUMBERS, NUMBERS)
-def test_the_long_way_says_the_same(left, right):
+def test_the_later_stages_agree(left: str, right: str) -> None:
     decided = decide_by_text(left, right)
     if decided is not None:
         assert decided == (same_expressions(left, right) or verified(left, right))
@@ -77,7 +77,7 @@ def test_the_long_way_says_the_same(left, right):
     st.sampled_from([r"\frac{%d}{%d}", "%d/%d", r"\dfrac{%d}{%d}"]),
     st.integers(1, 9),
 )
-def test_equal_values_are_equal_both_ways(value, form, factor):
+def test_equal_values_are_equal_in_every_stage(value: Fraction, form: str, factor: int) -> None:
     plain, other = str(value), form % (value.numerator * factor, value.denominator * factor)
     assert decide_by_text(plain, other)
     assert same_expressions(plain, other) or verified(plain, other)

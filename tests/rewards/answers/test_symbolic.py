@@ -1,4 +1,4 @@
-r"""Equality of expressions, read without executing them and never computed beyond a bound."""
+r"""Equality of expressions, parsed without executing them and never computed beyond a bound."""
 
 import time
 
@@ -12,18 +12,18 @@ from edge_grpo.rewards.answers.symbolic import UnreadableError, parse_plain, sam
     ("left", "right"),
     [("2*(x+1)", "2x+2"), ("1/2", "0.5"), (r"\frac{2}{4}", "1/2"), ("x^2-1", "(x-1)(x+1)"), ("(1,2/4)", "(1,1/2)")],
 )
-def test_equal_expressions(left, right):
+def test_equal_expressions_are_found_equal(left: str, right: str) -> None:
     assert same_expressions(left, right)
     assert same_expressions(right, left)
 
 
 @pytest.mark.parametrize(("left", "right"), [("x", "y"), ("(1,2)", "(2,1)"), ("1/3", "0.333"), ("", ""), ("(", ")")])
-def test_unequal_or_unreadable_expressions(left, right):
+def test_unequal_or_unreadable_expressions_are_found_different(left: str, right: str) -> None:
     assert not same_expressions(left, right)
 
 
 @pytest.mark.parametrize("text", ["9**9**9**9", "((9!)!)!", "2**(10**10)", "10^{10^{10}}", "(" * 500, "import os"])
-def test_nothing_large_or_foreign_is_computed(text):
+def test_nothing_large_or_foreign_is_computed(text: str) -> None:
     began = time.monotonic()
     if text == "import os":
         assert parse_plain(text).free_symbols  # names are symbols, nothing more
@@ -33,13 +33,13 @@ def test_nothing_large_or_foreign_is_computed(text):
     assert time.monotonic() - began < 30
 
 
-def test_towers_are_seen_before_they_are_evaluated():
+def test_power_towers_are_detected_before_they_are_evaluated() -> None:
     x = sympy.Symbol("x")
     assert too_large(sympy.Pow(5, sympy.Pow(5, sympy.Pow(5, 5, evaluate=False), evaluate=False), evaluate=False))
     assert not too_large(x**3 + sympy.Integer(2) ** 64)
     assert not too_large("text")
 
 
-def test_math_verify_has_the_last_word():
+def test_math_verify_has_the_last_word() -> None:
     assert verified(r"\{1,2\}", r"\{2,1\}")
     assert not verified("3.14", r"\pi")

@@ -1,1 +1,1 @@
-"""Mathematical answers: found in a completion, normalized, and compared with the reference."""
+"""Mathematical answers: extracted from a completion, normalized, and compared with the reference."""

@@ -1,13 +1,13 @@
-r"""One spelling for answers that differ only in how they are written: strings in, strings out, nothing is evaluated.
+r"""One spelling for answers that differ only in notation: strings in, strings out, nothing is evaluated.
 
-What is dropped or unified, because reference answers and models write it either way: blanks and spacing commands,
-``$`` signs, per cent and degree signs, units behind a number, ``\text{...}`` and font commands, thousands separators,
-upper case, ``k = `` before a value, the several commands for one symbol, braces around single characters.
+Dropped or unified, because reference answers and models vary in it: whitespace and spacing commands, ``$`` signs,
+percent and degree signs, units after a number, ``\text{...}`` and font commands, thousands separators, upper case,
+``k = `` before a value, synonymous commands, braces around single characters.
 
 Source:
-    The facts are those of the string stages of the MATH grader (Hendrycks et al. 2021, arXiv:2103.03874) and of the
+    The rules follow the string stages of the MATH grader (Hendrycks et al. 2021, arXiv:2103.03874) and of the
     PRM800K grader (Lightman et al. 2023, arXiv:2305.20050), which EDGE-GRPO's release applies; the code is our own.
-    Different on purpose: a unit is dropped only behind a number, never a lone letter inside an expression (the
+    Deliberate differences: a unit is dropped only after a number, never a lone letter inside an expression (the
     release finds ``a + b`` equal to ``c + b``), and braces keep what they group, a numerator or an exponent (the
     release finds ``\frac{a+1}{b}`` equal to ``a + \frac{1}{b}``, and ``2^{n-1}`` to ``2^n-1``).
 """
@@ -64,14 +64,14 @@ UNIT_WORDS = (
     r"feet|ft|yard|kg|gm|lb|second|sec|minute|min|hour|hr|day|week|month|year|yr|rupee|percent|lit(?:er|re)|gal|gallon|"
     r"acre|hectare|unit|square|sq|cubic|cu|coin|apple"
 )
-UNIT_LETTERS = "[mglsh]"  # taken for units only behind a number and a blank: "5 m", not "5m"
+UNIT_LETTERS = "[mglsh]"  # treated as units only after a number and a space: "5 m", not "5m"
 POWER = r"(?:\^\s*\d|\^\s*\{\s*\d\s*\})?"
 UNITS = re.compile(
     rf"(?<=[\d)}}])\s*(?:{UNIT_WORDS})(?:e?s)?(?:\s*(?:per\s+|/\s*)?(?:{UNIT_WORDS})(?:e?s)?)*\.?\s*{POWER}\s*$"
     rf"|(?<=\d)\s+{UNIT_LETTERS}\s*{POWER}\s*$"
 )
 ASSIGNMENT = re.compile(r"\s*[A-Za-z]\s*=([^=]*)")
-BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")  # the one behind a command ends its name
+BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")  # the space after a command ends its name
 COMMA_IN_NUMBER = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 MIXED_NUMBER = re.compile(r"(?<![\w.^/])([0-9]+)(?:\s|\\ )+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])")
 BARE_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
@@ -80,23 +80,23 @@ SIMPLE_RATIO = re.compile(r"([+-]?[0-9]+)/([0-9]+)")
 SCRIPT_IN_BRACES = re.compile(r"([_^])\{([0-9a-z])\}")
 NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:e([+-]?[0-9]{1,3}))?")
 MAX_EXPONENT = 300
-EXACT_DIGITS = 15  # of a whole number as a float
-NEAR_INTEGER = 1e-7  # between floats, as the release has it: 0.9999999 is 1, 1.9999999 is not 2
+EXACT_DIGITS = 15  # of a whole number that a float represents exactly
+NEAR_INTEGER = 1e-7  # compared as floats, as in the release: 0.9999999 is 1, 1.9999999 is not 2
 
 
 def canonical(text: str, *, keep_text: bool = False) -> str:
-    r"""One spelling of an answer, to be compared with that of another.
+    r"""The canonical spelling of an answer, to be compared with another's.
 
     Args:
         text: the content of a box, or a reference answer.
-        keep_text: whether a ``\text{...}`` behind something else is part of the answer ("p is prime") instead of
-            a unit or remark to be dropped.
+        keep_text: whether a ``\text{...}`` after something else is part of the answer ("p is prime") rather than a
+            unit or remark to drop.
 
     Returns:
-        The spelling: lower case, no blanks; not meant to be shown.
+        The spelling: lower case, no whitespace; not meant for display.
 
     Source:
-        The module's docstring.
+        See the module docstring.
 
     Example:
         >>> canonical(r"$\dfrac12\text{ cm}$"), canonical(r"\frac{1}{2}"), canonical("025"), canonical("x = 1{,}000")
@@ -135,9 +135,9 @@ def canonical(text: str, *, keep_text: bool = False) -> str:
 
 
 def canonical_number(text: str) -> str | None:
-    """A decimal number without sign +, leading and trailing zeros and (within bounds) exponent; None for other text.
+    """A decimal number without plus sign, leading or trailing zeros or (within bounds) exponent; None for other text.
 
-    A number within 1e-7 of an integer (between floats) is that integer.
+    A number within 1e-7 of an integer (as floats) becomes that integer.
 
     Example:
         >>> canonical_number("+025"), canonical_number("2.50"), canonical_number("7."), canonical_number("x")
@@ -212,7 +212,7 @@ def _without_line_ends(text: str) -> str:
 
 
 def _without_outer_braces(text: str) -> str:
-    """Drop braces around all of it: those that group, and those of a set, which is compared like a list."""
+    """Drop braces around the whole text: grouping braces, and those of a set, which is compared like a list."""
     while True:
         size = 1 if text.startswith("{") else 2
         if not (text.startswith(("{", r"\{")) and text.endswith(("}", r"\}")[size - 1]) and len(text) > 2 * size):

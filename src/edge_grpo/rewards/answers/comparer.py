@@ -1,4 +1,4 @@
-"""Answers against their references: decided by text where that is certain, remembered, or else compared in a worker."""
+"""Compares answers with their references: by text where that is conclusive, from memory, or else in a worker."""
 
 import threading
 import time
@@ -12,23 +12,23 @@ from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
 
 __all__ = ["Comparer", "Comparison", "How"]
 
-MAX_REMEMBERED = 600  # characters of an answer and its references; longer ones hardly come again
+MAX_REMEMBERED = 600  # characters of an answer and its references; longer ones rarely recur
 Key = tuple[str, tuple[str, ...]]  # an answer and its references
 
 
 class How(StrEnum):
     """How a comparison was decided."""
 
-    TEXT = "text"  # from the texts alone
+    TEXT = "text"  # by the texts alone
     MEMORY = "memory"  # the same comparison was made before
     WORKER = "worker"  # in a worker process
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One answer compared: the outcome, whose value is right or wrong where it is done, and how it was found.
+    """One comparison: its outcome, whose value says whether the answer is right if it is done, and how it was decided.
 
-    The outcome's seconds are the worker's; for a text or a remembered result, what the decision or the look-up took.
+    The outcome's seconds are the worker's; for text or memory, those of the decision or look-up.
     """
 
     outcome: Outcome
@@ -36,13 +36,13 @@ class Comparison:
 
 
 class Comparer:
-    """Compares answers with their references, each different comparison once; any number of threads may use it.
+    """Compares answers with their references, each distinct comparison once; thread-safe.
 
     Args:
-        pool: where comparisons are made that text does not decide.
-        timeout_s: deadline of comparing one answer with all its references, in seconds.
-        remembered: how many results are kept, the least recently used is dropped first. Only results are: a comparison
-            that was late or failed is made again.
+        pool: runs the comparisons that text cannot decide.
+        timeout_s: deadline for comparing one answer with all its references, in seconds.
+        remembered: how many results to keep; the least recently used is dropped first. Comparisons that were late or
+            failed are not kept, but retried.
 
     Example:
         >>> with GraderPool(workers=1) as pool:
@@ -63,29 +63,29 @@ class Comparer:
         """Compare each answer with its references; one match is enough.
 
         Returns:
-            One comparison a row, in order.
+            One comparison per row, in order.
 
         Raises:
             EngineError: worker processes cannot be started.
         """
-        at_once = [self._at_once(row) for row in rows]
-        waiting = dict.fromkeys(row for row, found in zip(rows, at_once, strict=True) if found is None)
+        immediate = [self._immediate(row) for row in rows]
+        waiting = dict.fromkeys(row for row, found in zip(rows, immediate, strict=True) if found is None)
         outcomes = dict(zip(waiting, self._pool.run(same_as_any, list(waiting), self._timeout_s), strict=True))
         result = []
-        for row, found in zip(rows, at_once, strict=True):
+        for row, found in zip(rows, immediate, strict=True):
             began = time.perf_counter()
             if found is not None:
                 result.append(found)
             elif row in waiting:
                 del waiting[row]
                 result.append(Comparison(outcomes[row], How.WORKER))
-            else:  # the same row again
+            else:  # a repeated row
                 outcome = replace(outcomes[row], seconds=time.perf_counter() - began)
                 result.append(Comparison(outcome, How.MEMORY))
         self._keep(outcomes, Counter(one.how for one in result))
         return result
 
-    def _at_once(self, row: Key) -> Comparison | None:
+    def _immediate(self, row: Key) -> Comparison | None:
         began = time.perf_counter()
         how, decided = How.TEXT, decide_any_by_text(*row)
         if decided is None:

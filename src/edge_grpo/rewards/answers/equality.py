@@ -1,14 +1,14 @@
 r"""Is the boxed answer of a completion right? Text rules first, then symbolic equality through math-verify.
 
-Stages, the first that finds two answers equal wins, and any reference answer counts:
+Stages: the first to find two answers equal wins, and any reference answer counts:
 
 1. the texts are equal, or both are plain integers (`decide_by_text`: no evaluation, cannot hang);
 2. their canonical spellings are equal (`canonical`);
 3. element by element, plain expressions are equal under sympy (`symbolic.same_expressions`, our own small parser);
 4. math-verify finds them equal (`symbolic.verified`).
 
-Model output is data, never code: nothing of it reaches ``eval``, and powers and factorials are measured before they
-are computed. Stages 3 and 4 may still take arbitrarily long; run them in a `GraderPool`.
+Model output is data, never code: none of it reaches ``eval``, and the sizes of powers and factorials are checked before
+they are computed. Stages 3 and 4 may still take arbitrarily long; run them in a `GraderPool`.
 """
 
 import re
@@ -20,7 +20,7 @@ from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.answers.rational import rational, same_rationals
 
 __all__ = [
-    "Answer",
+    "GradedAnswer",
     "decide_any_by_text",
     "decide_by_text",
     "gold_text",
@@ -29,46 +29,46 @@ __all__ = [
     "same_as_any",
 ]
 
-MAX_LENGTH = 4000  # characters; a longer answer is right only if it equals the reference but for blanks
+MAX_LENGTH = 4000  # characters; a longer answer is right only if it equals the reference, ignoring whitespace
 INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,300})\s*", re.ASCII)
 
 
-class Answer(NamedTuple):
-    """What grading found: ``formatted`` = an answer could be read; ``correct`` = it equals a reference answer."""
+class GradedAnswer(NamedTuple):
+    """The result of grading: ``formatted`` = an answer could be read; ``correct`` = it equals a reference answer."""
 
     formatted: bool
     correct: bool
 
 
-def grade_answer(text: str, golds: Sequence[str | float]) -> Answer:
+def grade_answer(text: str, golds: Sequence[str | float]) -> GradedAnswer:
     r"""Grade one completion in this process, without a deadline.
 
     Args:
         text: the completion; its answer is the last ``\boxed{...}``.
-        golds: equivalent reference answers; one match is enough. A number stands for its decimal writing, an
-            integral one without point. A reference may carry ``$...$`` or its own box.
+        golds: equivalent reference answers; one match is enough. A number stands for its decimal form, without a
+            decimal point if it is integral. A reference may come with ``$...$`` or its own box.
 
     Returns:
         Whether an answer was readable and whether it is right.
 
     Source:
-        The verdicts follow the grader of EDGE-GRPO's release, golden cases in ``tests/golden/vectors``. Different:
-        towers of powers are refused instead of evaluated.
+        The verdicts follow the grader of EDGE-GRPO's release, with golden cases in ``tests/golden/vectors``.
+        Difference: power towers are rejected instead of evaluated.
 
     Example:
         >>> grade_answer(r"so \boxed{\frac{2}{4}}", ["0.5"])
-        Answer(formatted=True, correct=True)
+        GradedAnswer(formatted=True, correct=True)
         >>> grade_answer("so 0.5", ["0.5"])
-        Answer(formatted=False, correct=False)
+        GradedAnswer(formatted=False, correct=False)
     """
     answer = boxed_answer(text)
     if answer is None:
-        return Answer(formatted=False, correct=False)
-    return Answer(formatted=True, correct=same_as_any(answer, [gold_text(gold) for gold in golds]))
+        return GradedAnswer(formatted=False, correct=False)
+    return GradedAnswer(formatted=True, correct=same_as_any(answer, [gold_text(gold) for gold in golds]))
 
 
 def gold_text(gold: str | float) -> str:
-    r"""A reference answer as text, without a box of its own.
+    r"""A reference answer as text, without its box if it has one.
 
     Example:
         >>> gold_text(142.0), gold_text(r"$\boxed{a=170}$"), gold_text("9.6\n")
@@ -84,9 +84,9 @@ def decide_by_text(answer: str, gold: str) -> bool | None:
     r"""Compare without evaluating anything: True or False where that is certain, None otherwise.
 
     Literally equal texts are equal; two plain ASCII integers are equal if their digits are; two plain numbers,
-    fractions among them, if their values are, and different if these are not close (`rational`). An empty answer and
-    an over-long one, of more than `MAX_LENGTH` characters, equal only themselves, the latter whatever its blanks.
-    Linear time, so this alone may run outside a worker process.
+    including fractions, are equal if their values are, and different if these are not close (`rational`). An empty
+    answer equals nothing; an over-long one, of more than `MAX_LENGTH` characters, equals only itself, ignoring
+    whitespace. Takes linear time, so this stage alone may run outside a worker process.
 
     Example:
         >>> decide_by_text("+07", "7"), decide_by_text("8", "7"), decide_by_text(r"\frac{2}{4}", "0.5")
@@ -122,12 +122,12 @@ def same_answer(answer: str, gold: str) -> bool:
 
 
 def same_as_any(answer: str, golds: Sequence[str]) -> bool:
-    """Whether the content of a box equals one of several references: each stage over all of them before the next.
+    """Whether the content of a box equals one of several references: each stage runs over all of them before the next.
 
-    So a reference that is dear to compare with hides no other one that is cheap. May take arbitrarily long.
+    So an expensive reference never masks a cheap match. May take arbitrarily long.
 
     Raises:
-        Exception: whatever the first stage that failed raised, where no other comparison found them equal.
+        Exception: the first one that a stage raised, if no other comparison found a match.
     """
     failure: Exception | None = None
     open_golds = [gold for gold in golds if decide_by_text(answer, gold) is None]
@@ -138,7 +138,7 @@ def same_as_any(answer: str, golds: Sequence[str]) -> bool:
             try:
                 if stage(answer, gold):
                     return True
-            except Exception as error:  # noqa: BLE001  (another reference may still be equal)
+            except Exception as error:  # noqa: BLE001  (another reference may still match)
                 failure = failure or error
     if failure is not None:
         raise failure
@@ -153,7 +153,7 @@ def _same_spelling(answer: str, gold: str) -> bool:
 
 
 def _same_expressions(answer: str, gold: str) -> bool:
-    from edge_grpo.rewards.answers import symbolic  # noqa: PLC0415  (a second of imports that the training process never pays)
+    from edge_grpo.rewards.answers import symbolic  # noqa: PLC0415  (a second of imports, spared the training process)
 
     return symbolic.same_expressions(canonical(answer), canonical(gold))
 

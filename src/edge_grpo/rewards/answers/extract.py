@@ -9,20 +9,20 @@ BRACES = re.compile(r"[{}]")
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}``, or None where the last ``\boxed`` is not one with balanced braces.
+    r"""The content of the last ``\boxed{...}``, or None if the last ``\boxed`` has no balanced braces.
 
-    Only the last ``\boxed`` counts: if it is unclosed, or followed by anything but ``{``, an earlier box is not
-    taken in its place, and ``\fbox`` is no box. Braces are counted as characters, escaped or not. The time is linear
-    in the length of the text.
+    Only the last ``\boxed`` counts: if it is unclosed, or followed by anything but ``{``, no earlier box replaces it,
+    and ``\fbox`` is not a box. Braces are counted as characters, escaped or not. Takes time linear in the length of
+    the text.
 
     Args:
         text: the completion.
 
     Returns:
-        The content without its braces, possibly empty or with blanks around it; None if nothing can be read.
+        The content without its braces, possibly empty or surrounded by whitespace; None if nothing can be read.
 
     Source:
-        The rule of the graders of EDGE-GRPO and Dr. GRPO (Liu et al. 2025, arXiv:2503.20783), written anew.
+        The rule of the EDGE-GRPO and Dr. GRPO graders (Liu et al. 2025, arXiv:2503.20783), reimplemented.
 
     Example:
         >>> boxed_answer(r"First \boxed{4}, then \boxed{\frac{1}{2}}.")

@@ -1,4 +1,4 @@
-r"""Plain numbers read exactly: integers, decimals and fractions, compared without floating point or evaluation."""
+r"""Plain numbers parsed exactly: integers, decimals and fractions, compared without floating point or evaluation."""
 
 import re
 from fractions import Fraction
@@ -10,13 +10,13 @@ DECIMAL = re.compile(rf"\s*([+-]?)({DIGITS}(?:\.[0-9]{{0,20}})?|\.{DIGITS})\s*")
 RATIO = re.compile(rf"\s*([+-]?)\s*({DIGITS})\s*/\s*({DIGITS})\s*")
 PART = rf"(?:\{{\s*([+-]?{DIGITS})\s*\}}|([0-9]))"
 FRACTION = re.compile(rf"\s*([+-]?)\s*\\[dt]?frac\s*{PART}\s*{PART}\s*")
-LONGEST = 100  # characters; longer than any of these with ordinary blanks
-NEAR = Fraction(1, 10**5)  # math-verify compares 6 decimals where a decimal fraction takes part
+MAX_LENGTH = 100  # characters; longer than any of these with ordinary spacing
+NEAR = Fraction(1, 10**5)  # math-verify compares 6 decimals if a decimal fraction is involved
 NEAR_SHARE = Fraction(1, 10**9)  # and about 15 digits
 
 
 def rational(text: str) -> Fraction | None:
-    r"""The value of a plain integer, decimal or fraction of at most 20 digits a part; None for any other text.
+    r"""The value of a plain integer, decimal or fraction of at most 20 digits per part; None for any other text.
 
     Example:
         >>> rational("-0.50"), rational(" 3 / 4"), rational(r"-\dfrac{3}{4}"), rational(r"\frac34")
@@ -24,7 +24,7 @@ def rational(text: str) -> Fraction | None:
         >>> rational("50%"), rational("1,000"), rational("1/0"), rational("x")
         (None, None, None, None)
     """
-    if len(text) > LONGEST:
+    if len(text) > MAX_LENGTH:
         return None
     value: Fraction | None
     if match := DECIMAL.fullmatch(text):
@@ -43,7 +43,7 @@ def _ratio(above: str, below: str) -> Fraction | None:
 
 
 def same_rationals(left: Fraction, right: Fraction) -> bool | None:
-    """True where they are equal; False where they differ by more than any grader's precision hides; None between.
+    """True if they are equal; False if they differ by more than any grader's tolerance; None in between.
 
     Example:
         >>> third = Fraction(1, 3)

@@ -1,8 +1,8 @@
 r"""Symbolic equality of two answers: our own small parser for plain expressions, and math-verify for LaTeX.
 
-Importing this module imports sympy and math-verify (about a second); only `math` does it, inside a function. What is
-here may take arbitrarily long on hostile input: run it in a `GraderPool`. Neither parser hands model text to Python's
-``eval``, and numbers too large to be an answer are refused before they are computed.
+Importing this module imports sympy and math-verify (about a second); only `equality` does so, inside functions. The
+code here may take arbitrarily long on hostile input: run it in a `GraderPool`. Neither parser passes model text to
+Python's ``eval``, and numbers too large to be an answer are rejected before they are computed.
 """
 
 import logging
@@ -19,11 +19,11 @@ from edge_grpo.rewards.answers.canonical import split_elements
 
 __all__ = ["UnreadableError", "parse_plain", "same_expressions", "too_large", "verified"]
 
-MAX_BITS = 50_000  # of an integer that is computed
+MAX_BITS = 50_000  # of any integer that is computed
 MAX_FACTORIAL = 2000
 MAX_DEPTH = 60
-MAX_PLAIN = 600  # characters of a plain expression that are parsed
-MAX_EXPAND = 12  # the largest exponent that is multiplied out
+MAX_PLAIN = 600  # characters of a plain expression that is parsed
+MAX_EXPAND = 12  # the largest exponent that is expanded
 TOKEN = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)|(\\?[a-z]+)|(\*\*|[-+*/^()\[\]{}!])")
 NAMES = {"pi": sympy.pi, r"\pi": sympy.pi, r"\infty": sympy.oo, "inf": sympy.oo}
 GREEK = re.compile(
@@ -40,26 +40,26 @@ NUMBER = r"(?:^|[\s=])[$€£]?(-?[0-9][0-9,]*(?:\.[0-9]+)?|-?\.[0-9]+)(?![0-9])
 LAST_NUMBER = re.compile(NUMBER)
 ANSWER_NUMBER = re.compile(rf"(?i:answer)(?:.{{0,100}}=\s*|.{{0,50}}?){NUMBER}(?!\s*=)")
 
-# math-verify's own time limits use SIGALRM and replace a caller's alarm; the worker is killed from outside instead.
+# math-verify's own time limits use SIGALRM and replace a caller's alarm; instead, the worker is killed from outside.
 math_verify.parser.TIMEOUT_WARNING_SHOWN = True
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 class UnreadableError(ValueError):
-    """The text is no plain expression, or one that must not be computed."""
+    """The text is not a plain expression, or is one that must not be computed."""
 
 
 def same_expressions(left: str, right: str) -> bool:
     r"""Whether two canonical texts are equal as plain expressions, element by element and in order.
 
-    An integer equals only an integer here: ``1+1`` against ``2`` is left to math-verify.
+    Here an integer equals only an integer: ``1+1`` against ``2`` is left to math-verify.
 
     Args:
         left: canonical spelling of the answer.
         right: canonical spelling of the reference.
 
     Returns:
-        True if every element is equal; False also where a text cannot be read.
+        True if every element is equal; False also if a text cannot be parsed.
 
     Source:
         The rules of PRM800K's grader (Lightman et al. 2023, arXiv:2305.20050), without its use of ``eval``.
@@ -72,7 +72,7 @@ def same_expressions(left: str, right: str) -> bool:
     right_open, rights, right_close = split_elements(right)
     if len(lefts) != len(rights) or len(lefts) > MAX_PLAIN:
         return False
-    # A list in set braces is the same list; a single element may stand in brackets or not.
+    # Set braces do not change a list; a single element may be bracketed or not.
     brackets = [(o + c).replace(r"\{\}", "") for o, c in ((left_open, left_close), (right_open, right_close))]
     if len(lefts) > 1 and brackets[0] != brackets[1]:
         return False
@@ -99,12 +99,12 @@ def _degree(expression: sympy.Expr) -> int:
 
 
 def parse_plain(text: str) -> sympy.Expr:
-    r"""Read a plain expression: ``+ - * / ^ ** !``, brackets, decimals, ``\frac \sqrt``, usual functions, names.
+    r"""Parse a plain expression: ``+ - * / ^ ** !``, brackets, decimals, ``\frac \sqrt``, common functions, names.
 
     Products may be implicit; a mixed number like ``1\frac{1}{2}`` is a sum; a name of several letters is one symbol.
 
     Raises:
-        UnreadableError: the text is something else, too deep, or a number too large to be computed.
+        UnreadableError: the text is anything else, nested too deeply, or has a number too large to compute.
 
     Source:
         Recursive descent; no part of the text is executed.
@@ -239,7 +239,7 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 def _factorial(value: sympy.Expr) -> sympy.Expr:
     if value.is_number and not (value.is_Integer and 0 <= value <= MAX_FACTORIAL):
-        raise UnreadableError("factorial of a large or broken number")
+        raise UnreadableError("factorial of a large or invalid number")
     return sympy.factorial(value)
 
 
@@ -256,7 +256,7 @@ def _power_bits(base_bits: float, exponent: sympy.Expr) -> float:
 
 
 def _bits(value: sympy.Basic) -> float:
-    """An upper estimate of log2 of the numerator and denominator of what evaluating ``value`` would compute."""
+    """An upper estimate of log2 of the numerator and denominator that evaluating ``value`` would compute."""
     if isinstance(value, sympy.Rational):
         size = max(abs(value.p), value.q)
         return float(size.bit_length()) if size > 1 else 0.0
@@ -304,7 +304,7 @@ def verified(answer: str, gold: str) -> bool:
         gold: a reference answer.
 
     Returns:
-        math-verify's verdict; False where either cannot be read or is too large to be computed.
+        math-verify's verdict; False if either cannot be parsed or is too large to compute.
 
     Source:
         math-verify, https://github.com/huggingface/Math-Verify, with its default precision of 6 decimals.
@@ -315,7 +315,7 @@ def verified(answer: str, gold: str) -> bool:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sympy's about what LaTeX may say
+            warnings.simplefilter("ignore")  # from sympy, about LaTeX input
             references, candidates = _read_gold(gold), _read(answer)
             if any(too_large(value) for value in (*references, *candidates)):
                 return False
@@ -337,12 +337,12 @@ def _read(text: str) -> list[object]:
         return _number(numbers[-1])
     if values := list(parse(latex, LATEX, fallback_mode="no_fallback", parsing_timeout=None)):
         return values
-    numbers = LAST_NUMBER.findall(latex)  # not LaTeX, but there may be a number: "\\approx 3.14"
+    numbers = LAST_NUMBER.findall(latex)  # not valid LaTeX, but it may contain a number: "\\approx 3.14"
     return _number(numbers[-1]) if numbers else []
 
 
 def _nesting(text: str) -> int:
-    """Deepest nesting of brackets, closed or not; the LaTeX parser takes minutes over some thousands."""
+    """Deepest nesting of brackets, closed or not; the LaTeX parser takes minutes on thousands of levels."""
     depth = deepest = 0
     for character in text:
         depth = max(depth + (character in "([{") - (character in ")]}"), 0)
@@ -351,7 +351,7 @@ def _nesting(text: str) -> int:
 
 
 def _number(text: str) -> list[object]:
-    """Not through ``sympy.Number``, which hands texts to ``eval``."""
+    """Parse without ``sympy.Number``, which passes text to ``eval``."""
     if len(text) > MAX_PLAIN:
         return []
     text = text.replace(",", "")

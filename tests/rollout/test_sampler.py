@@ -1,0 +1,72 @@
+"""The sampler: prompts that fit, graded completions in order, and weights handed to the engine."""
+
+import pytest
+from support import PROBLEM, tiny_policy, tiny_sampler
+
+from edge_grpo.base.errors import ConfigError, DataError, EngineError
+from edge_grpo.base.records import Prompt
+from edge_grpo.config.tree import load_config
+from edge_grpo.rollout.engine import Sampling
+from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.rollout.open import open_sampler
+
+
+@pytest.fixture
+def sampler():
+    engine = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0)
+    return tiny_sampler(engine, lambda problem, text: problem.id == "p", context=60)
+
+
+def test_prompts_that_do_not_fit_are_refused(sampler):
+    sampler.vocabulary = 300
+    sampler.check_fit([(1, 2, 3)], 57)
+    with pytest.raises(ConfigError, match=r"token 99999, but the model has 300; use the tokenizer that belongs"):
+        sampler.check_fit([(1, 99999)], 1)
+    with pytest.raises(ConfigError, match="exceed the model's context of 60"):
+        sampler.check_fit([(1, 2, 3)], 58)
+
+
+def test_variants_are_encoded_where_they_are_needed(sampler):
+    assert sampler.encode([PROBLEM], max_new_tokens=1).prompts[0].variant_ids == ()
+    with pytest.raises(DataError, match="1 phrasings of the question, 2 wanted"):
+        sampler.encode([PROBLEM], max_new_tokens=1, variants=2)
+
+
+def test_completions_come_graded_and_in_order(sampler):
+    other = PROBLEM.__class__("q", "?", ("1",))
+    prompts = [Prompt(PROBLEM, (5, 6)), Prompt(other, (7, 8, 9))]
+    one, two = sampler.sample(prompts, [(1, 2), (3,)], Sampling(4))
+    assert [row.rollout.prompt_ids for row in (*one, *two)] == [(5, 6)] * 2 + [(7, 8, 9)]
+    assert [row.grade.correct for row in (*one, *two)] == [True, True, False]
+    assert sampler.texts([row.rollout for row in one])[0] == sampler.tokenizer.decode(
+        one[0].rollout.completion_ids, skip_special_tokens=True
+    )
+
+
+def test_a_sampler_closes_its_own_engine_and_not_yours(tmp_path):
+    class Closing(DecodeEngine):
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+
+    config, policy = load_config(None, ["reward.workers=1"]), tiny_policy()
+    engine = Closing(policy, stop_ids=[2], pad_id=0)
+    with open_sampler(config, policy=policy, engine=engine) as yours:
+        assert yours.engine is engine
+    assert engine.closed == 0
+    with open_sampler(config, policy=policy) as own:
+        assert isinstance(own.engine, DecodeEngine)
+        assert own.context == 512
+
+
+def test_a_model_without_a_cache_is_refused_in_one_line():
+    policy = tiny_policy()
+    plain = policy.model.forward
+
+    def forward(*args, past_key_values=None, **more):
+        return plain(*args, **more)
+
+    policy.model.forward = forward
+    with pytest.raises(EngineError, match=r"model\.path: Qwen2ForCausalLM (cannot be decoded|gives other logits)"):
+        DecodeEngine(policy, stop_ids=[2], pad_id=0)

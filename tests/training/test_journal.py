@@ -1,0 +1,105 @@
+"""What a run leaves behind: checkpoints, figures for every tracker, and a final model that knows its step."""
+
+from dataclasses import replace
+
+import pytest
+from support import tiny_policy, tiny_sampler
+
+from edge_grpo.base.errors import CheckpointError
+from edge_grpo.config.tree import load_config
+from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.runs.folder import RunFolder
+from edge_grpo.trackers.console import Silent
+from edge_grpo.training.checkpoint import read_state
+from edge_grpo.training.journal import Journal, finished
+from edge_grpo.training.session import Session
+from edge_grpo.training.source import StoredPairs
+
+
+class Recorder(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.said, self.logged, self.rewound = [], [], []
+
+    def say(self, message):
+        self.said.append(message)
+
+    def log(self, step, row):
+        self.logged.append((step, dict(row)))
+
+    def rewind(self, step):
+        self.rewound.append(step)
+
+
+@pytest.fixture
+def session():
+    policy = tiny_policy()
+    sampler = tiny_sampler(DecodeEngine(policy, stop_ids=[2], pad_id=0), lambda *_: True)
+    config = load_config(None, [])
+    return Session(config, config.method, policy=policy, sampler=sampler, source=StoredPairs((), 1, 2, 0))
+
+
+@pytest.fixture
+def journal(tmp_path):
+    (tmp_path / "run").mkdir()
+    return Journal(RunFolder(tmp_path / "run"), [Recorder()], Recorder())
+
+
+def test_every_tracker_gets_each_row_and_each_rewind(journal, session):
+    session.step = 3
+    journal.log(3, {"loss": 0.5, "bad": float("nan")})
+    journal.save(session)
+    journal.restore(session)
+    for tracker in journal.trackers:
+        assert tracker.logged == [(3, {"loss": 0.5, "bad": None})]
+        assert tracker.rewound == [3]
+
+
+def test_missing_rows_are_reported(journal, session):
+    journal.folder.write_metrics({"step": 2})
+    session.step = 3
+    journal.save(session)
+    journal.restore(session)
+    assert "metrics.jsonl has no row of the steps 1, 3" in journal.display.said
+
+
+def test_non_finite_weights_are_never_saved(journal, session):
+    journal.save(session)
+    next(session.policy.trained())[1].data.fill_(float("nan"))
+    session.step = 1
+    with pytest.raises(Exception, match="after step 1 the weights are not finite"):
+        journal.save(session)
+    assert [path.name for path in journal.folder.checkpoints.iterdir()] == ["step_000000"]
+
+
+def test_the_final_model_knows_its_step_and_replaces_an_older_one_as_a_whole(journal, session):
+    folder = journal.folder
+    journal.save(session)
+    state = read_state(folder.checkpoints / "step_000000")
+    assert finished(folder) is None
+    journal.finish(session)
+    assert finished(folder) == state
+    session.step = 1
+    journal.save(session)
+    assert finished(folder) is None, "the final model is older than the newest checkpoint"
+    journal.finish(session)
+    assert finished(folder) == replace(state, step=1)
+    (folder.final / "progress.json").write_text("rubbish")
+    assert finished(folder) is None
+    assert not [path for path in folder.path.iterdir() if path.name.startswith((".final", ".old"))]
+
+
+def test_a_final_model_that_cannot_be_written_is_one_line(journal, session):
+    (journal.folder.path / ".final").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"final: could not be written \(.*edge-grpo train --resume"):
+        journal.finish(session)
+
+
+def test_a_tracker_that_cannot_write_ends_the_run_in_one_line(journal):
+    def full(step, row):
+        raise OSError(28, "No space left on device")
+
+    journal.trackers[0].log = full
+    with pytest.raises(CheckpointError, match=r"could not be written \(No space left on device\).*--resume"):
+        journal.log(1, {"loss": 1.0})
