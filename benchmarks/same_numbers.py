@@ -110,8 +110,11 @@ def cases(only: str) -> dict[str, tuple[str, ...]]:
 
 def pairs() -> str:
     """Stored pairs for RPO, as JSONL."""
-    rows = ({"prompt": f"Compute {n}+{n % 7}.", "chosen": f"\\boxed{{{n + n % 7}}}", "rejected": f"\\boxed{{{n}}}"}
-            for n in range(1, 49))  # fmt: skip
+    sums = ((n, n % 7 + 1, n + n % 7 + 1) for n in range(1, 49))
+    rows = (
+        {"prompt": f"Compute {a}+{b}.", "chosen": f"={c}\n\\boxed{{{c}}}", "rejected": f"\\boxed{{{c + 1}}}"}
+        for a, b, c in sums
+    )
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -162,7 +165,7 @@ def main() -> int:
         for name, result in zip(chosen, pool.map(run, chosen.values()), strict=True):
             results[name] = result
             note = ""
-            if before:
+            if before and "error" not in result:
                 saved = before["cases"].get(name)
                 changed = differences(saved, result) if saved else []
                 note = "new" if not saved else f"DIFFERS: {', '.join(changed[:8])}" if changed else "same"
