@@ -1,4 +1,4 @@
-"""The command line as a person meets it: every mistake is one line on stderr and exit code 2."""
+"""The command line: a mistake ends in one line on stderr and exit code 2."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from support import save_tiny
+
+from edge_grpo import __version__
 
 TINY = [
     "train.steps=2",
@@ -56,7 +58,7 @@ def test_train_then_eval_then_resume(command, model, tmp_path):
     assert saved[0]["verdict"] in ("unparsed", "wrong")
 
 
-def test_runs_without_a_name_are_numbered(command, model):
+def test_unnamed_runs_are_numbered(command, model):
     code, out, _ = command("train", f"model.path={model}", *TINY, "train.steps=0", "eval.at_start=false")
     assert code == 0
     assert "runs/edge_grpo-1" in out
@@ -108,7 +110,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path, words, message
     assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    assert not list((tmp_path / "runs").glob("*"))  # a mistake leaves no folder behind
+    assert not list((tmp_path / "runs").glob("*"))  # a mistake leaves no run folder behind
 
 
 def test_a_corrected_command_may_use_the_same_folder(command, model, tmp_path):
@@ -178,6 +180,16 @@ def test_help_is_help(command):
     code, out, _ = command("--help")
     assert code == 0
     assert "train" in out
+
+
+def test_the_version_is_printed(command):
+    assert command("--version") == (0, f"edge-grpo {__version__}\n", "")
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    words = [sys.executable, "-m", "edge_grpo", "--version"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"edge-grpo {__version__}\n", "")
 
 
 def test_show_config_is_a_configuration(command, tmp_path):

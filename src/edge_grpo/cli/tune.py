@@ -21,34 +21,34 @@ _MARK = {"failed": "failed", "late": "too late", "stopped": "stopped early"}
 
 
 class YesNo(StrEnum):
-    """A flag that is written out."""
+    """A flag with an explicit value."""
 
     true = "true"
     false = "false"
 
 
 def tune(
-    space: Annotated[str, typer.Argument(metavar="SPACE.yaml", help="What is searched; docs/tuning.md describes it.")],
-    jobs: Annotated[int, typer.Option(min=1, help="Trials side by side, one thread each.")] = 1,
-    trials: Annotated[int, typer.Option(min=0, help="In place of the file's; 0: the file's.")] = 0,
+    space: Annotated[str, typer.Argument(metavar="SPACE.yaml", help="The search space; docs/tuning.md describes it.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Parallel trials, one thread each.")] = 1,
+    trials: Annotated[int, typer.Option(min=0, help="Overrides the file's number; 0 keeps it.")] = 0,
     decomposed: Annotated[
-        YesNo, typer.Option(help="false: learn from the weighted sum of the scores alone.")
+        YesNo, typer.Option(help="false: learn from the weighted sum of the scores only.")
     ] = YesNo.true,
-    out: Annotated[str, typer.Option(metavar="DIR", help="The study's folder; else one under runs/tune.")] = "",
+    out: Annotated[str, typer.Option(metavar="DIR", help="The study's folder; default: one under runs/tune.")] = "",
 ) -> None:
     """Search training settings by the scores of all parts: trials, a table, a page, and the best configuration.
 
-    Cut off and started again, the same command goes on: what is finished is kept, a trial that was running goes on from
-    its checkpoint. Ctrl-C ends running trials in order.
+    Repeat the command to resume an interrupted search: finished trials are kept, a running one continues from its
+    checkpoint. Ctrl-C stops running trials cleanly.
     """
-    from edge_grpo.tune.kernels import StationarySettings, make_kernel  # noqa: PLC0415 - torch is slow to import
+    from edge_grpo.tune.kernels import StationarySettings, make_kernel  # noqa: PLC0415 - imports torch
     from edge_grpo.tune.page import page  # noqa: PLC0415
     from edge_grpo.tune.space_file import load_space  # noqa: PLC0415
     from edge_grpo.tune.study import BEST, Study  # noqa: PLC0415
     from edge_grpo.tune.suggest import suggest  # noqa: PLC0415
 
     wanted = load_space(space)
-    make_kernel(StationarySettings(), dims=1)  # the extra is missed now, not after the first trials
+    make_kernel(StationarySettings(), dims=1)  # a missing extra is reported now, not after the first trials
     wanted = replace(wanted, trials=trials) if trials else wanted
     study = Study(wanted, decomposed=decomposed is YesNo.true, folder=out, name=Path(space).stem)
     console = Console()
@@ -64,7 +64,7 @@ def tune(
 
     with study.opened():
         known = study.recovered()
-        where = f"study: {study.folder}" + (f", {len(known)} trials are over already" if known else "")
+        where = f"study: {study.folder}" + (f", {len(known)} trials already finished" if known else "")
         console.print(where, markup=False, highlight=False, soft_wrap=True)
         known = study.run(jobs=jobs, on_trial=tell)
         then = write_page(known)
@@ -75,14 +75,14 @@ def tune(
 
 
 def _print_whole(console: Console, table: Table) -> None:
-    """A table with all its columns: where there is no room for them, its lines are longer than the terminal's."""
+    """Print a table with all its columns, wider than the terminal if need be."""
     least = Measurement.get(Console(width=10_000), Console(width=10_000).options, table).minimum
     wide = console if least <= console.width else Console(width=least, file=console.file)
     wide.print(table, soft_wrap=wide is not console)
 
 
 def _line(space: Any, known: Sequence[Any], trial: Any) -> str:
-    """A trial that is over, in one line."""
+    """A finished trial in one line."""
     from edge_grpo.tune.page import brief  # noqa: PLC0415
     from edge_grpo.tune.record import best_of  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ def _line(space: Any, known: Sequence[Any], trial: Any) -> str:
 
 
 def _table(space: Any, trials: Sequence[Any]) -> Table:
-    """All trials with parts and whole; the best in bold."""
+    """All trials with their scores, the best one in bold."""
     from edge_grpo.tune.page import brief  # noqa: PLC0415
     from edge_grpo.tune.record import best_of  # noqa: PLC0415
 
@@ -122,7 +122,7 @@ def _table(space: Any, trials: Sequence[Any]) -> Table:
 
 
 def _next_line(then: Any) -> str:
-    """What would be tried next."""
+    """The next point to try."""
     from edge_grpo.tune.space import shown  # noqa: PLC0415
 
     if then is None:

@@ -1,4 +1,4 @@
-"""``edge-grpo screen``: keep the problems that a model solves seldom, often, or in between."""
+"""``edge-grpo screen``: filter problems by how often a model solves them."""
 
 import json
 from collections import Counter
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_grpo.base.errors import DataError
-from edge_grpo.cli.evaluation import Settings
 from edge_grpo.cli.progress import target
+from edge_grpo.cli.settings import Settings, config_for
 from edge_grpo.runs.durable import write_whole
 
 if TYPE_CHECKING:
@@ -26,23 +26,24 @@ _BAR = 30
 def screen(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data file, saved dataset or hub dataset.")],
     settings: Settings = None,
-    model: Annotated[str, typer.Option(metavar="DIR", help="In place of model.path.")] = "",
-    samples: Annotated[int, typer.Option(min=1, help="Sampled answers a problem.")] = 8,
-    keep_rate: Annotated[str, typer.Option(metavar="LOW:HIGH", help="Pass rates to keep, both ends in.")] = "0:1",
-    out: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Where the kept rows go.")] = "",
+    model: Annotated[str, typer.Option(metavar="DIR", help="Overrides model.path.")] = "",
+    samples: Annotated[int, typer.Option(min=1, help="Sampled answers per problem.")] = 8,
+    keep_rate: Annotated[str, typer.Option(metavar="LOW:HIGH", help="Pass rates to keep, inclusive.")] = "0:1",
+    out: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write the kept rows here.")] = "",
 ) -> None:
     """Measure how often a model solves each problem of a data file, and keep those in a band of pass rates.
 
-    Answers are drawn as training draws them (rollout.temperature, rollout.max_new_tokens, ...) and kept: another band,
-    or a screening that was cut off, takes no answer twice.
+    Answers are sampled as in training (rollout.temperature, rollout.max_new_tokens, ...) and kept: a different band, or
+    a repeat of an interrupted screening, reuses them.
     """
-    from edge_grpo.cli.asking import ask, config_for  # noqa: PLC0415
-    from edge_grpo.evaluation.answers import training_draws  # noqa: PLC0415 - torch is slow to import
+    path = target(out, source=data)
+    config = config_for(settings, model)
+
+    from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
+    from edge_grpo.evaluation.answers import training_draws  # noqa: PLC0415
     from edge_grpo.evaluation.pass_rates import in_band, load_rows, parse_band, rates, write_rows  # noqa: PLC0415
 
     band = parse_band(keep_rate)
-    path = target(out, source=data)
-    config = config_for(settings, model)
     benchmark, rows = load_rows(data, config.data)
     console = Console()
     found = ask(config, [benchmark], training_draws(config, samples), out="", kind="screen", console=console)
@@ -50,16 +51,16 @@ def screen(
     lines = [{"problem": rate.problem, "right": rate.right, "answers": rate.answers} for rate in measured]
     write_whole(found.folder / "rates.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     kept = in_band(measured, band)
-    console.print(f"{config.model.path} on {data}, {samples} answers a problem", markup=False, highlight=False)
+    console.print(f"{config.model.path} on {data}, {samples} answers per problem", markup=False, highlight=False)
     _print_histogram(console, [rate.value for rate in measured], samples, band)
     _print_collapse(console, {"all": measured, "kept": kept}, samples)
     if config.rollout.group_size > samples:
         console.print(
-            f"for groups of {config.rollout.group_size} (rollout.group_size) take as many --samples", highlight=False
+            f"for groups of {config.rollout.group_size} (rollout.group_size), use as many --samples", highlight=False
         )
     unscored = sum(len(each.problems) for each in found.asked) - len(measured)
     if unscored:
-        console.print(f"{unscored} problems have no answer that could be graded and are not kept", highlight=False)
+        console.print(f"{unscored} problems have no gradable answer and are dropped", highlight=False)
     console.print(f"answers and rates.jsonl: {found.folder}", markup=False, highlight=False, soft_wrap=True)
     if path and not kept:
         raise DataError(f"--keep-rate: no problem has a pass rate in {keep_rate}; {out} is not written")
@@ -69,7 +70,7 @@ def screen(
 
 
 def _print_histogram(console: Console, values: Sequence[float], samples: int, band: tuple[float, float]) -> None:
-    """How many problems have which pass rate; at most 17 bars."""
+    """Histogram of pass rates, at most 17 bars."""
     step = max(1, -(-samples // 16))
     counts = Counter(min(samples, round(value * samples)) // step for value in values)
     table = Table("pass rate", "problems", "share", "", "", box=SIMPLE_HEAD, pad_edge=False)
@@ -85,7 +86,7 @@ def _print_histogram(console: Console, values: Sequence[float], samples: int, ba
 
 
 def _print_collapse(console: Console, sides: "dict[str, list[Rate]]", samples: int) -> None:
-    """Expected share of groups without any difference in reward, for the group sizes that the samples can tell of."""
+    """Expected share of groups whose rewards are all equal, for group sizes up to the number of samples."""
     from edge_grpo.evaluation.pass_rates import expected_collapse  # noqa: PLC0415
 
     table = Table(title="collapsed groups, expected", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
@@ -100,7 +101,7 @@ def _print_collapse(console: Console, sides: "dict[str, list[Rate]]", samples: i
         console.print(table)
     if sizes and sides["kept"]:
         console.print(
-            "kept: measured by the same answers that chose the rows; new answers to them are less extreme",
+            "kept: measured on the answers that selected the rows; fresh answers will be less extreme",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""``edge-grpo eval`` and ``compare-models`` as a person meets them."""
+"""``edge-grpo eval`` and ``edge-grpo compare-models`` from the command line."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def results(folder):
     return json.loads((Path(folder) / "results.json").read_text())
 
 
-def test_a_suite_gives_a_table_and_json_and_goes_on(command, model, suite):
+def test_a_suite_gives_a_table_and_json_and_resumes(command, model, suite):
     words = ["eval", "--suite", suite, "--model", model, "--samples", "2", "--out", "e", *SMALL]
     code, out, err = command(*words)
     assert (code, err) == (0, "")
@@ -49,24 +49,24 @@ def test_a_suite_gives_a_table_and_json_and_goes_on(command, model, suite):
     assert set(found["averages"]) == {"problem-weighted", "macro"}
     code, out, _ = command(*words)
     assert code == 0
-    assert "15 of 15 answers are there already" in out
+    assert "15 of 15 answers already exist" in out
     assert results("e") == found
     code, _, err = command(*words, "eval.top_p=0.5")
     assert code == 2
     assert "e holds another evaluation (eval.top_p was 1.0, is 0.5)" in err
 
 
-def test_without_a_folder_the_same_command_finds_its_answers(command, model, suite):
+def test_the_default_folder_is_found_again(command, model, suite):
     words = ["eval", "--suite", suite, "--model", model, *SMALL]
     assert command(*words)[0] == 0
     (folder,) = Path("runs/eval").iterdir()
     assert folder.name.startswith("tiny-")
-    assert "5 of 5 answers are there already" in command(*words)[1]
+    assert "5 of 5 answers already exist" in command(*words)[1]
     assert command(*words, "data.template=plain")[0] == 0
     assert len(list(Path("runs/eval").iterdir())) == 2
 
 
-def test_overlaps_with_training_data_are_told_and_left_out(command, model, suite):
+def test_overlaps_with_training_data_are_listed_and_excluded(command, model, suite):
     words = ["eval", "--suite", suite, "--model", model, "--out", "e", *SMALL]
     code, out, _ = command(*words, "--decontaminate", "train.jsonl")
     assert code == 0
@@ -95,7 +95,7 @@ def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_p
     assert command("eval", "--model", model, "--out", "e", *words)[0] == 0
     code, out, err = command("compare-models", "e", str(other), *words, "--out", "d.json")
     assert (code, err) == (0, "")
-    assert "5 problems in common, 0 of one alone left out" in out
+    assert "5 problems in common, 0 unpaired ones dropped" in out
     found = json.loads(Path("d.json").read_text())
     d = found["differences"]["macro"]["pass@1/greedy"]
     assert (d["value"], d["a_ahead"], d["b_ahead"]) == (0.0, 0, 0)
@@ -107,7 +107,7 @@ def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_p
     assert "no problem in common" in err
 
 
-def test_names_are_shown_as_they_are(command, model, suite):
+def test_names_are_printed_verbatim(command, model, suite):
     Path("suite.yaml").write_text('benchmarks: {"MATH[/i]": sums.jsonl, "a[red]b": sums.jsonl}')
     code, out, err = command("eval", "--suite", suite, "--model", model, "--out", "e", *SMALL)
     assert (code, err) == (0, "")
@@ -126,7 +126,7 @@ def test_names_are_shown_as_they_are(command, model, suite):
         (["compare-models", "bundled"], "Missing argument 'B'"),
     ],
 )
-def test_mistakes_are_one_line(command, suite, words, message):
+def test_a_mistake_is_reported_in_one_line(command, suite, words, message):
     code, _, err = command(*words)
     assert code == 2
     assert message in err
@@ -134,7 +134,7 @@ def test_mistakes_are_one_line(command, suite, words, message):
 
 
 @pytest.mark.slow
-def test_an_evaluation_killed_anywhere_goes_on_without_asking_again(model, tmp_path):
+def test_a_killed_evaluation_resumes_without_repeating_answers(model, tmp_path):
     lines = (json.dumps({"problem": f"Compute {i}+{i % 7}.", "answer": i + i % 7}) + "\n" for i in range(60))
     (tmp_path / "sums.jsonl").write_text("".join(lines))
     program = Path(sys.executable).with_name("edge-grpo")
@@ -155,7 +155,7 @@ def test_an_evaluation_killed_anywhere_goes_on_without_asking_again(model, tmp_p
     for lines_before in (1, 50, 120):
         run("cut", kill_with=lines_before)
     out = run("cut")
-    found = int(re.search(r"(\d+) of 180 answers are there already", out)[1])
+    found = int(re.search(r"(\d+) of 180 answers already exist", out)[1])
     assert 120 <= found < 180
     whole, cut = (read_answers(tmp_path / name)[1] for name in ("whole", "cut"))
     whole, cut = (

@@ -1,10 +1,10 @@
-"""``edge-grpo eval`` and ``edge-grpo compare-models``."""
+"""``edge-grpo eval``."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -14,49 +14,49 @@ from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
-from edge_grpo.cli.progress import target
+from edge_grpo.cli.settings import Settings, config_for
 from edge_grpo.runs.durable import write_whole
 
-__all__ = ["compare_models", "evaluate"]
+if TYPE_CHECKING:
+    from edge_grpo.config.tree import Config
+    from edge_grpo.evaluation.suite import Benchmark
+
+__all__ = ["DataDir", "Samples", "SuiteFile", "benchmarks_of", "evaluate", "metric_title", "write_json"]
 
 _TROUBLE = ("unparsed", "timeout", "error")
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", help="A YAML file and settings on top of it."),
-]
 SuiteFile = Annotated[
     str,
-    typer.Option(
-        "--suite", "--data", metavar="SUITE.yaml|FILE.jsonl", help="Benchmarks or a data file; else held-out problems."
-    ),
+    typer.Option("--suite", "--data", metavar="SUITE.yaml|FILE.jsonl", help="Benchmarks or a data file."),
 ]
-DataDir = Annotated[str, typer.Option(metavar="DIR", help="Where the files of the suite are.")]
-Samples = Annotated[int | None, typer.Option(min=0, help="Sampled answers a problem, besides the greedy one.")]
+DataDir = Annotated[str, typer.Option(metavar="DIR", help="The folder of the suite's files.")]
+Samples = Annotated[int | None, typer.Option(min=0, help="Sampled answers per problem, besides the greedy one.")]
 
 
 def evaluate(
     settings: Settings = None,
-    model: Annotated[str, typer.Option(metavar="DIR", help="In place of model.path.")] = "",
+    model: Annotated[str, typer.Option(metavar="DIR", help="Overrides model.path.")] = "",
     suite: SuiteFile = "",
     data_dir: DataDir = "",
     samples: Samples = None,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Where answers and results.json are kept.")] = "",
+    out: Annotated[str, typer.Option(metavar="DIR", help="The folder of answers and results.json.")] = "",
     decontaminate: Annotated[
-        str, typer.Option(metavar="TRAIN.jsonl", help="Also score without problems that overlap with this data.")
+        str, typer.Option(metavar="TRAIN.jsonl", help="Also score without the problems that overlap with this data.")
     ] = "",
 ) -> None:
-    """How much a model gets right: pass@1 greedy and, with --samples k, avg@k, pass@k and maj@k, with intervals.
+    """Evaluate a model: greedy pass@1 and, with --samples k, avg@k, pass@k and maj@k, all with intervals.
 
-    Cut off and started again, the same command goes on where it was. A run's `final` folder is evaluated with the
-    settings of its run (template, budget). Sampled answers are drawn at eval.temperature, else the rollout's.
+    Without --suite, on the held-out problems of the settings. Repeat the command to resume an interrupted evaluation. A
+    run's `final` folder is evaluated with the settings of its run (template, token budget). Samples are drawn at
+    eval.temperature, or at the rollout's if that is 0.
     """
-    from edge_grpo.cli.asking import ask, config_for  # noqa: PLC0415
-    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415 - torch is slow to import
+    config = config_for(settings, model)
+
+    from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
+    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
     from edge_grpo.evaluation.scores import scores_of  # noqa: PLC0415
 
-    config = config_for(settings, model)
-    benchmarks = _benchmarks(config, suite, data_dir)
+    benchmarks = benchmarks_of(config, suite, data_dir)
     train = _training_problems(config, decontaminate) if decontaminate else {}
     console = Console()
     found = ask(config, benchmarks, draws_of(config, samples), out=out, kind="eval", console=console)
@@ -73,7 +73,7 @@ def evaluate(
         without = {(row["benchmark"], row["problem"]) for row in overlapping}
         results["contamination"] = {"train": decontaminate, "overlaps": overlapping}
         results["decontaminated"] = scores_of(found.answers, names, without=without)
-    _write_json(found.folder / "results.json", results)
+    write_json(found.folder / "results.json", results)
     console.print(f"{found.model} on {suite or 'held-out problems'}", markup=False, highlight=False)
     _print_scores(console, results)
     _print_answers(console, results, found.draws.max_new_tokens)
@@ -84,60 +84,8 @@ def evaluate(
     console.print(f"answers and results.json: {found.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
-def compare_models(
-    a: Annotated[str, typer.Argument(metavar="A", help="A model, or a folder that `edge-grpo eval` has written.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
-    settings: Settings = None,
-    suite: SuiteFile = "",
-    data_dir: DataDir = "",
-    samples: Samples = None,
-    out: Annotated[str, typer.Option(metavar="FILE.json", help="Write the differences.")] = "",
-) -> None:
-    """The paired difference B - A of two models on the same problems, with a bootstrap interval over problems.
-
-    Models are evaluated first, as by `edge-grpo eval` with the same options; what is answered already is not asked
-    again.
-    """
-    from edge_grpo.cli.asking import ask, config_for  # noqa: PLC0415
-    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
-    from edge_grpo.evaluation.paired import check_alike, compare  # noqa: PLC0415
-    from edge_grpo.evaluation.store import read_answers  # noqa: PLC0415
-
-    console, path, evaluated = Console(), target(out), []
-    for name in (a, b):
-        if (Path(name).expanduser() / "answers.jsonl").exists():
-            evaluated.append(read_answers(Path(name).expanduser()))
-            continue
-        config = config_for(settings, name)
-        if not Path(name).expanduser().exists() and name != "bundled" and "/" not in name:
-            raise ConfigError(f"compare-models: no folder '{name}'; give a model or a folder of edge-grpo eval")
-        console.print(f"evaluating {name}", markup=False, highlight=False)
-        benchmarks = _benchmarks(config, suite, data_dir)
-        found = ask(config, benchmarks, draws_of(config, samples), out="", kind="eval", console=console)
-        evaluated.append((found.identity, list(found.answers)))
-    check_alike(*(identity for identity, _ in evaluated))
-    paired = compare(*(answers for _, answers in evaluated))
-    table = Table("metric", "", box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("A", "B", "B - A", "95 % interval", "A ahead", "B ahead"):
-        table.add_column(title, justify="right", no_wrap=title == "95 % interval")
-    metrics = dict.fromkeys(metric for row in paired.differences.values() for metric in row)
-    for metric in (metric for metric in metrics if metric != "pass@1/sampled"):  # avg@k is the same
-        for row, own in paired.differences.items():
-            if metric in own:
-                d = own[metric]
-                change = (f"{100 * d.value:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}")
-                ahead = (str(d.a_ahead), str(d.b_ahead))
-                table.add_row(_title(metric), escape(row), f"{d.a:.1%}", f"{d.b:.1%}", *change, *ahead)
-    console.print(f"A: {a}\nB: {b}", markup=False, highlight=False)
-    console.print(f"{paired.num_problems} problems in common, {paired.num_unpaired} of one alone left out")
-    console.print(table)
-    if path:
-        content = {"a": a, "b": b, "problems": paired.num_problems, "unpaired": paired.num_unpaired}
-        rows = {row: {m: asdict(d) for m, d in own.items()} for row, own in paired.differences.items()}
-        _write_json(path, {**content, "differences": rows})
-
-
-def _benchmarks(config: Any, suite: str, data_dir: str) -> Sequence[Any]:
+def benchmarks_of(config: "Config", suite: str, data_dir: str) -> "Sequence[Benchmark]":
+    """What the options name: a suite, a data file, or the held-out problems of the settings."""
     from edge_grpo.data.problems import load_train_eval  # noqa: PLC0415
     from edge_grpo.evaluation.answers import HELD_OUT  # noqa: PLC0415
     from edge_grpo.evaluation.suite import Benchmark, load_suite  # noqa: PLC0415
@@ -148,7 +96,7 @@ def _benchmarks(config: Any, suite: str, data_dir: str) -> Sequence[Any]:
     return (Benchmark(HELD_OUT, config.data.eval_path, held_out.problems, held_out.num_skipped),)
 
 
-def _training_problems(config: Any, path: str) -> Mapping[str, Problem]:
+def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:
     from edge_grpo.data.problems import load_problems  # noqa: PLC0415
 
     loaded = load_problems(path, config.data.fields, split=config.data.split, bad_rows=config.data.bad_rows)
@@ -156,7 +104,7 @@ def _training_problems(config: Any, path: str) -> Mapping[str, Problem]:
 
 
 def _overlapping(asked: Sequence[Any], train: Mapping[str, Problem]) -> list[dict[str, Any]]:
-    """Problems that share text with the training data, as rows for JSON; their places are counted from 0."""
+    """Problems that share text with the training data, as rows for JSON; indices count from 0."""
     from edge_grpo.data.decontaminate import overlaps  # noqa: PLC0415
 
     trained, found = list(train.values()), []
@@ -186,17 +134,18 @@ def _print_scores(console: Console, results: Mapping[str, Any], title: str = "")
     shown = [metric for metric in metrics if metric != "pass@1/sampled" and metric not in passes[:-1]]
     table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, min_width=max(map(len, rows)))
-    for name in ("problems", *map(_title, shown)):
+    for name in ("problems", *map(metric_title, shown)):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in rows.items():
         cells = [_cell(row["scores"].get(metric)) for metric in shown]
         table.add_row(escape(name), str(row["problems"]), *cells)
     console.print(table)
     if any(metric.startswith("avg@") for metric in shown):
-        console.print("pass@1: of the greedy answer; avg@k: of the sampled ones (their pass@1)", highlight=False)
+        console.print("pass@1: the greedy answer; avg@k: the sampled answers (their pass@1)", highlight=False)
 
 
-def _title(metric: str) -> str:
+def metric_title(metric: str) -> str:
+    """A metric's column title."""
     return "pass@1" if metric == "pass@1/greedy" else metric
 
 
@@ -205,7 +154,7 @@ def _cell(score: Mapping[str, float] | None) -> str:
 
 
 def _print_answers(console: Console, results: Mapping[str, Any], budget: int) -> None:
-    """Entropy, length, truncation and what could not be graded, by benchmark and decoding."""
+    """Entropy, length, truncation and grading failures by benchmark and decoding."""
     rows = {**results["benchmarks"], "all": results.get("averages", {}).get("problem-weighted", {})}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, min_width=max(map(len, rows)))
@@ -242,7 +191,12 @@ def _print_overlaps(console: Console, overlapping: Sequence[Mapping[str, Any]], 
         console.print(table)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     try:
         write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:

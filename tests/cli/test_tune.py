@@ -1,4 +1,4 @@
-"""``edge-grpo tune`` as a person meets it."""
+"""``edge-grpo tune`` from the command line."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_a_search_leaves_a_table_a_page_and_the_best_configuration(command, plac
     assert "steps: 1" in shown
     code, out, _ = command("tune", "s.yaml")
     assert code == 0
-    assert "4 trials are over already" in out
+    assert "4 trials already finished" in out
     assert "5/4" not in out
     code, out, _ = command("tune", "s.yaml", "--trials", "5", "--jobs", "2")
     assert "5/5" in out

@@ -1,4 +1,4 @@
-"""``edge-grpo screen`` as a person meets it."""
+"""``edge-grpo screen`` from the command line."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ SMALL = ["reward.workers=1", "rollout.max_new_tokens=6", "--samples", "4"]
 
 @pytest.fixture
 def judge(tmp_path):
-    """A reward by which the first problems are solved always, the last never."""
+    """A reward that marks the first problems always correct and the last ones never."""
     (tmp_path / "d.jsonl").write_text(
         "".join(json.dumps({"problem": f"Compute {i}+1.", "answer": i + 1, "level": i}) + "\n" for i in range(6))
     )
@@ -26,7 +26,7 @@ def kept(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def test_a_band_is_kept_and_another_one_takes_no_new_answers(command, model, judge):
+def test_a_second_band_reuses_the_answers(command, model, judge):
     words = ["screen", "d.jsonl", "--model", model, *SMALL, *judge]
     code, out, err = command(*words, "--keep-rate", "0:0.25", "--out", "hard.jsonl")
     assert (code, err) == (0, "")
@@ -37,14 +37,14 @@ def test_a_band_is_kept_and_another_one_takes_no_new_answers(command, model, jud
     for shown in ("pass rate", "0.250", "33.3%", "50.0%", "collapsed groups, expected", "all wrong"):
         assert shown in out
     code, out, _ = command(*words, "--keep-rate", "1:1", "--out", "easy.jsonl")
-    assert "24 of 24 answers are there already" in out
+    assert "24 of 24 answers already exist" in out
     assert len(kept("easy.jsonl")) == 3
     code, out, _ = command(*words)
     assert code == 0
     assert "rates.jsonl" in out
 
 
-def test_nothing_is_written_where_nothing_is_kept(command, model, judge):
+def test_an_empty_band_writes_no_file(command, model, judge):
     code, _, err = command(
         "screen", "d.jsonl", "--model", model, *SMALL, *judge, "--keep-rate", "0.5:0.75", "--out", "x.jsonl"
     )
@@ -58,12 +58,12 @@ def test_nothing_is_written_where_nothing_is_kept(command, model, judge):
     [
         (["screen", "gone.jsonl"], "gone.jsonl: no such file"),
         (["screen", "d.jsonl", "--keep-rate", "1:0"], "--keep-rate: came '1:0', wanted LOW:HIGH"),
-        (["screen", "d.jsonl", "--out", "./d.jsonl"], "--out: ./d.jsonl is the file that is read"),
+        (["screen", "d.jsonl", "--out", "./d.jsonl"], "--out: ./d.jsonl is the input file"),
         (["screen", "d.jsonl", "--out", "gone/x.jsonl"], "--out: there is no folder"),
         (["screen", "d.jsonl", "--samples", "0"], "'--samples'"),
     ],
 )
-def test_mistakes_are_one_line(command, judge, words, message):
+def test_a_mistake_is_reported_in_one_line(command, judge, words, message):
     code, _, err = command(*words)
     assert code == 2
     assert message in err
