@@ -207,7 +207,7 @@ def test_killing_the_program_leaves_no_process_for_long(tmp_path: Path) -> None:
     until(lambda: not members(script.pid))
 
 
-def test_an_idle_worker_ends_with_its_program_where_the_template_was_killed_too(tmp_path: Path) -> None:
+def test_an_idle_worker_exits_with_its_program_even_without_a_template(tmp_path: Path) -> None:
     rest = "import os\nfrom edge_grpo.rewards.workers.template import SHARED\nfor pid in SHARED.pid, os.getpid():\n"
     script = start_script(tmp_path, f"{rest}    os.kill(pid, 9)")
     script.communicate(timeout=60)

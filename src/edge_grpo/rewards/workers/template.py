@@ -35,12 +35,12 @@ Setup = tuple[int, list[str], list[str]]  # a worker's first message: its addres
 
 
 class Template:
-    """The parent's handle of a template process, which starts with the first fork; safe to use from several threads.
+    """The parent's handle on a template process, which starts with the first fork; safe to share between threads.
 
-    A template that was killed is replaced by the next fork; the workers it left behind live on.
+    The next fork replaces a template that was killed; the workers it left behind live on.
 
     Source:
-        Own design; as ``multiprocessing.forkserver``, but it never imports the main program, so scripts need no
+        Own design. Like ``multiprocessing.forkserver``, but it never imports the main program, so scripts need no
         ``if __name__ == "__main__"`` guard.
     """
 
@@ -55,11 +55,11 @@ class Template:
         return self._running[0].pid if self._running else None
 
     def fork(self, calls: Connection, reports: Connection) -> None:
-        """Ask for a worker; if the template dies first, the other ends of these connections just close.
+        """Request a worker. Nothing is confirmed: if it cannot start, the far ends of both connections close.
 
         Args:
-            calls: the worker's end of its connection. It first receives a `Setup`, replies its process id, and then
-                replies to one call after another.
+            calls: the worker's end of its connection. The worker reads a `Setup`, replies with its process id, and then
+                answers one call after another.
             reports: where the template writes the worker's exit code.
 
         Raises:
@@ -90,7 +90,7 @@ class Template:
         if self._running is not None:
             process, control = self._running
             self._running = None
-            control.close()  # the parent alone keeps the template alive
+            control.close()  # only the parent keeps the template alive
             process.poll()  # not our child: marks it as finished
 
 
@@ -140,7 +140,7 @@ def main(control_fd: int) -> None:
     deaths, wake = socket.socketpair()
     wake.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler of ours, so that each death is written to `wake`
-    signal.set_wakeup_fd(wake.fileno())
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     with socket.socket(fileno=control_fd) as control, deaths, wake:
         while True:
             ready = wait([control, deaths])
@@ -151,23 +151,23 @@ def main(control_fd: int) -> None:
                 _, fds, _, _ = socket.recv_fds(control, 1, 2)
                 if not fds:
                     break
-                _fork(fds, workers, (control, deaths, wake))
+                _fork(fds, workers, [control, deaths, wake])
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
 
 
-def _fork(fds: list[int], workers: dict[int, Connection], ours: tuple[socket.socket, ...]) -> None:
+def _fork(fds: list[int], workers: dict[int, Connection], ours: list[socket.socket]) -> None:
+    """Fork a worker that holds its own connection alone: any other would keep alive what its owner has closed."""
     for fd in fds:
         os.set_inheritable(fd, False)
-    calls, reports = map(Connection, fds)
+    calls, reports = (Connection(fd) for fd in fds)
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for end in ours:
+        others: list[socket.socket | Connection] = [*ours, reports, *workers.values()]
+        for end in others:
             end.close()
-        for one in (reports, *workers.values()):
-            one.close()
         _work(calls)
     calls.close()
     workers[pid] = reports
