@@ -131,7 +131,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def main(control_fd: int) -> None:
     """The template process: forks workers and reports their deaths until the parent closes the control socket."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})  # whatever the parent's threads block
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})  # nothing else that the parent blocks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends big-integer code at once, where a Python handler would wait
     logging.disable(logging.WARNING)
     import edge_grpo.rewards.workers.warm  # noqa: F401, PLC0415  (never in the parent)
@@ -139,7 +139,7 @@ def main(control_fd: int) -> None:
     workers: dict[int, Connection] = {}
     deaths, wake = socket.socketpair()
     wake.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler of ours, so that each death is written to `wake`
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # with a handler, Python writes each death to `wake`
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     with socket.socket(fileno=control_fd) as control, deaths, wake:
         while True:
@@ -163,12 +163,7 @@ def _fork(fds: list[int], workers: dict[int, Connection], ours: list[socket.sock
     calls, reports = (Connection(fd) for fd in fds)
     pid = os.fork()
     if pid == 0:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        others: list[socket.socket | Connection] = [*ours, reports, *workers.values()]
-        for end in others:
-            end.close()
-        _work(calls)
+        _work(calls, [*ours, reports, *workers.values()])
     calls.close()
     workers[pid] = reports
 
@@ -182,10 +177,14 @@ def _report(workers: dict[int, Connection]) -> None:
                 reports.send_bytes(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _work(calls: Connection) -> NoReturn:
+def _work(calls: Connection, others: list[socket.socket | Connection]) -> NoReturn:
     """The life of a worker, until the parent closes its end of the connection."""
     code = 1
     try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for one in others:
+            one.close()
         with contextlib.suppress(EOFError, OSError):
             _set_up(*calls.recv())
             calls.send_bytes(str(os.getpid()).encode())
