@@ -102,7 +102,7 @@ Result = dict[str, Any]
 
 def cases(only: str) -> dict[str, tuple[str, ...]]:
     """Name -> settings; every method with its defaults and with two passes of two updates, and the variants."""
-    every = {kind: (f"method={kind}",) for kind in METHODS}
+    every: dict[str, tuple[str, ...]] = {kind: (f"method={kind}",) for kind in METHODS}
     every |= {f"{kind} 2x2": (f"method={kind}", *TWO_BY_TWO) for kind in METHODS}
     every |= VARIANTS
     return {name: words for name, words in every.items() if name.startswith(tuple(only.split(",")))}
