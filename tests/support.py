@@ -76,7 +76,11 @@ class Judge:
 
 
 def tiny_sampler(
-    engine: Engine, judge: Callable[[Problem, str], Grade | bool], *, context: int | None = None
+    engine: Engine,
+    judge: Callable[[Problem, str], Grade | bool],
+    *,
+    data: DataSettings | None = None,
+    context: int | None = None,
 ) -> Sampler:
     """A sampler around an engine, graded by a function of problem and text."""
     tokenizer = tiny_tokenizer()
@@ -84,7 +88,7 @@ def tiny_sampler(
         engine=engine,
         grader=Judge(judge),
         tokenizer=tokenizer,
-        data=DataSettings(),
+        data=data or DataSettings(),
         stop_ids=(tokenizer.eos_token_id,),
         context=context,
     )

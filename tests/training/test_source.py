@@ -33,14 +33,15 @@ def write(tmp_path, *lines):
 
 
 GOOD = ['{"problem": "Compute %d+1.", "answer": "%d"}' % (i, i + 1) for i in range(6)]  # noqa: UP031
-SAMPLER = tiny_sampler(DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0), lambda *_: True, context=512)
+ENGINE = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0)
 SPLIT = ["eval.size=2", "rollout.max_new_tokens=6"]
 
 
 def opened(*words):
     said = []
     config = load_config(None, [*SPLIT, *words])
-    source, held_out = open_source(config, config.method, SAMPLER, said.append)
+    sampler = tiny_sampler(ENGINE, lambda *_: True, data=config.data, context=512)
+    source, held_out = open_source(config, config.method, sampler, said.append)
     return source, held_out, said
 
 
