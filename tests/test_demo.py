@@ -6,18 +6,12 @@ import statistics
 import pytest
 
 from edge_grpo.base.metrics import means
-from edge_grpo.base.records import Prompt
-from edge_grpo.config.sections import ModelSettings
 from edge_grpo.config.tree import load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
-from edge_grpo.data.prompts import encode_problems
-from edge_grpo.data.settings import DataSettings
-from edge_grpo.evaluation.heldout import grader
-from edge_grpo.methods import METHODS, Grpo
-from edge_grpo.models.loading import load_policy, stop_token_ids
-from edge_grpo.rewards import Rewards, RewardSettings
+from edge_grpo.methods import METHODS
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.rollout.engine import Sampling
-from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.rollout.open import open_sampler
 from edge_grpo.training.collect import Collector, describe, stream
 from edge_grpo.training.loop import train
 
@@ -29,21 +23,10 @@ def rows(folder):
 
 
 def test_the_base_model_leaves_many_groups_collapsed_for_both_reasons():
-    policy = load_policy(ModelSettings())
-    stop_ids = stop_token_ids(policy)
-    encoded = encode_problems(policy.tokenizer, problems(ArithmeticSettings(), count=1000), DataSettings())
-    prompts = [Prompt(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
-    with Rewards(RewardSettings()) as rewards:
-        collected = Collector(
-            engine=DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0]),
-            grader=grader(policy.tokenizer, rewards),
-            method=Grpo(),
-            tokenizer=policy.tokenizer,
-            sampling=Sampling(96),
-            group_size=8,
-            stop_id=stop_ids[0],
-            seed=0,
-        ).collect(stream(prompts, seed=0, start=0), step=0, num_groups=400)
+    with open_sampler(load_config()) as sampler:
+        prompts = sampler.encode(problems(ArithmeticSettings(), count=1000), max_new_tokens=96).prompts
+        collector = Collector(sampler, Grpo(), sampling=Sampling(96), group_size=8, seed=0)
+        collected = collector.collect(stream(prompts, seed=0, start=0), step=0, num_groups=400)
     figures = means(describe(collected.groups, collected.groups))
     assert 0.4 <= figures["collapse/before"] <= 0.8
     assert figures["collapse/before_all_wrong"] > 0.2

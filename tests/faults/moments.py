@@ -28,7 +28,7 @@ from transformers import GenerationMixin
 
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import Scored, Signal
-from edge_grpo.methods import EdgeGrpo
+from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.models.scoring import Scorer, TokenScores
 
 __all__ = ["POINTS", "Lines", "Moments", "Watched"]

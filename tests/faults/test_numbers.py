@@ -21,7 +21,7 @@ from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.config.tree import Config, load_config
-from edge_grpo.methods import EdgeGrpo
+from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.training.checkpoint import latest, verify
 from edge_grpo.training.loop import resume, train
 

@@ -1,7 +1,6 @@
 """The run folder: locked, written line by line, cut back to a step."""
 
 import errno
-import json
 import multiprocessing
 import shutil
 from contextlib import closing
@@ -67,7 +66,7 @@ def test_a_damaged_line_is_lost_silently_only_at_the_end(tmp_path, make, damage)
     assert [row["step"] for row in folder.rows()] == [0, 1, 2]
     file.write_bytes(lines[0] + damage + b"\n" + lines[2])
     before = file.read_bytes()
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged .* delete it to go on"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged .* delete it to resume"):
         folder.cut_back(2)
     assert file.read_bytes() == before
     file.write_bytes(lines[0] + lines[2])
@@ -85,7 +84,7 @@ def test_the_configuration_is_read_back_with_its_hash(tmp_path, make):
 
 def test_a_used_or_impossible_folder_is_refused(tmp_path, make):
     make(tmp_path / "run")
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         create(tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
@@ -153,7 +152,7 @@ def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path):
         start.wait()
         said = sorted(results.get(timeout=60) for _ in processes)
         assert said[0] == ""
-        assert all("another process" in text or "holds a run already" in text for text in said[1:])
+        assert all("another process" in text or "already holds a run" in text for text in said[1:])
         assert (path / "config.yaml").exists()
         assert (path / ".lock").exists()
         done.set()
@@ -203,7 +202,7 @@ def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path, make, name):
     else:
         (folder.path / name).write_text("in the way")
     with pytest.raises(
-        CheckpointError, match=rf"{name}.*could not be written \(.*go on with: edge-grpo train --resume"
+        CheckpointError, match=rf"{name}.*could not be written \(.*resume with: edge-grpo train --resume"
     ):
         folder.write_rollouts(1, [{"step": 1, "spans": []}])
         folder.write_metrics({"step": 1})

@@ -79,14 +79,14 @@ def test_damage_is_told_with_the_last_good_one(tmp_path, name, damage):
     ]
     damaged(paths[3] / name, damage)
     for read in (verify, read_state, lambda path: load(path, dict(policy.trained()), optimizer)):
-        with pytest.raises(CheckpointError, match=rf"step_000004: damaged .*{name}.* to go on from step_000003$"):
+        with pytest.raises(CheckpointError, match=rf"step_000004: damaged .*{name}.* to resume from step_000003$"):
             read(latest(tmp_path / "run"))
     damaged(paths[2] / name, damage)
-    with pytest.raises(CheckpointError, match=r"; delete .*step_000004 and .*step_000003 to go on from step_000002$"):
+    with pytest.raises(CheckpointError, match=r"; delete .*step_000004 and .*step_000003 to resume from step_000002$"):
         verify(paths[3])
     damaged(paths[1] / name, damage)
     damaged(paths[0] / name, damage)
-    with pytest.raises(CheckpointError, match=r"no other checkpoint is whole; delete .*run to start the run again$"):
+    with pytest.raises(CheckpointError, match=r"no other checkpoint is intact; delete .*run to restart the run$"):
         verify(paths[3])
 
 
@@ -128,7 +128,7 @@ def test_something_else_in_the_place_of_a_folder_is_told(tmp_path):
     with pytest.raises(CheckpointError, match=r"step_000003: damaged"):
         verify(latest(tmp_path))
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(CheckpointError, match="checkpoints is no folder"):
+    with pytest.raises(CheckpointError, match="checkpoints is not a folder"):
         latest(tmp_path / "checkpoints")
 
 

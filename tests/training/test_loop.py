@@ -175,7 +175,7 @@ def test_an_edited_configuration_is_refused(config):
         resume(folder)
     with pytest.raises(CheckpointError, match="no run"):
         resume(folder / "rollouts")
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         train(wanted)
 
 

@@ -13,7 +13,8 @@ from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.config.tree import load_config
-from edge_grpo.methods import EdgeGrpo, Method
+from edge_grpo.methods.base import Method
+from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.hf import DecodeEngine

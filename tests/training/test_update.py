@@ -16,8 +16,8 @@ from edge_grpo.base.metrics import Metrics, means
 from edge_grpo.base.records import Grade, Group, Row, Segment, Strategy, Verdict
 from edge_grpo.base.tensors import Batch, GroupHidden, LossInputs, Totals
 from edge_grpo.config.sections import TrainSettings
-from edge_grpo.methods import Grpo
-from edge_grpo.methods.base import Method
+from edge_grpo.methods.base import Method, Needs
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.scoring import Scorer
 from edge_grpo.rollout.engine import Request, Sampling, inject
@@ -114,13 +114,12 @@ class Seen:
     loss: list[LossInputs] = field(default_factory=list)
 
 
-def recording(**declared: bool) -> tuple[Grpo, Seen]:
-    """GRPO with some declarations, and what it will have been asked about."""
-    seen = Seen()
+def recording(**needs: bool) -> tuple[Grpo, Seen]:
+    """GRPO with some needs, and what it will have been asked about."""
+    declared, seen = Needs(**needs), Seen()
 
     class Recording(Grpo):
-        totals_need_forward = declared.get("totals_need_forward", False)
-        whole_groups = declared.get("whole_groups", False)
+        needs = declared
 
         def totals(self, x: LossInputs) -> dict[str, float]:
             seen.totals.append(x)
@@ -147,7 +146,7 @@ def test_the_first_update_sees_the_scores_of_the_batch(temperature: float) -> No
 
 def test_totals_see_current_log_probs_where_they_are_needed() -> None:
     for needed, wanted in ((False, [True, True]), (True, [True, False])):  # no drift before the first update
-        method, seen = recording(totals_need_forward=needed)
+        method, seen = recording(forward_totals=needed)
         take_step(make(tiny_policy(), method, passes=2))
         assert [torch.equal(x.logprobs, x.old_logprobs) for x in seen.totals] == wanted
 
@@ -245,7 +244,7 @@ def test_rows_sampled_whole_need_no_scoring(temperature: float) -> None:
 class Asking(Grpo):
     """Wants token scores and does not compute them."""
 
-    wants_token_scores = True
+    needs = Needs(token_scores=True)
 
 
 class AskingForLogprobs(Asking):

@@ -4,16 +4,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from transformers import PreTrainedTokenizerBase
-
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
-from edge_grpo.data.prompts import check_count, encode_follow_up, encode_problems, encode_text, encode_variants
+from edge_grpo.data.prompts import (
+    Tokenizer,
+    check_count,
+    encode_follow_up,
+    encode_problems,
+    encode_text,
+    encode_variants,
+)
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling
 
-__all__ = ["Grader", "Prompts", "Sampler"]
+__all__ = ["Grader", "Prompts", "Sampler", "TextTokenizer"]
 
 
 @runtime_checkable
@@ -32,6 +37,15 @@ class Grader(Protocol):
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
         """One grade per completion."""
+        ...
+
+
+@runtime_checkable
+class TextTokenizer(Tokenizer, Protocol):
+    """The part of a Hugging Face tokenizer that encodes prompts and decodes completions."""
+
+    def batch_decode(self, ids: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+        """The text of each list of token ids."""
         ...
 
 
@@ -62,7 +76,7 @@ class Sampler:
         *,
         engine: Engine,
         grader: Grader,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: TextTokenizer,
         data: DataSettings,
         stop_ids: tuple[int, ...],
         context: int | None = None,
@@ -135,8 +149,7 @@ class Sampler:
     def texts(self, rollouts: Sequence[Rollout]) -> list[str]:
         """The text of each completion, without special tokens; for grading and display only."""
         ids = [list(rollout.completion_ids) for rollout in rollouts]
-        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return texts
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     # --- sampling and grading -----------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, directory: str, tree: Mapping[str, Any], text: str, digest: str) -> "RunFolder":
-        """Make the folder of a new run and lock it; of two processes at once, one gets it.
+        """Make and lock the folder of a new run; if two processes try at once, one gets it.
 
         Args:
             directory: ``run.dir``; empty = the next free ``runs/<method>-<number>``.
@@ -44,7 +44,7 @@ class RunFolder:
             text: the same as YAML.
             digest: their hash.
         Raises:
-            ConfigError: the folder holds a run already, or cannot be made.
+            ConfigError: the folder already holds a run, or cannot be made.
             CheckpointError: another process is making a run in it.
         """
         path = Path(directory).expanduser()
@@ -60,7 +60,7 @@ class RunFolder:
             folder = cls(path)
             folder.lock()
             try:
-                _refuse_used(path)  # another process may have made a run since the first look
+                _refuse_used(path)  # another process may have started a run since the first check
                 folder.write_config(text, digest)
             except BaseException:
                 folder.close()
@@ -70,30 +70,30 @@ class RunFolder:
         return folder
 
     def discard_unstarted(self) -> None:
-        """Take back what :meth:`create` made if the run ended before anything was written; while it is locked."""
+        """Remove what :meth:`create` made if the run ended before anything was written; call it while locked."""
         metrics = self.path / "metrics.jsonl"
         if self.checkpoints.exists() or (metrics.exists() and metrics.stat().st_size):
             return
-        with suppress(OSError):  # a file of another's, or a disk that takes nothing any more
+        with suppress(OSError):  # someone else's file, or a full disk
             for name in ("config.yaml", ".config.yaml", "metrics.jsonl", ".metrics.jsonl", ".lock"):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
     def lock(self) -> None:
-        """Keep other processes out of the folder until :meth:`close`, or until this process ends in whatever way.
+        """Keep other processes out of the folder until :meth:`close`, or until this process ends in any way.
 
-        Where the file system knows no locks, ``has_lock`` is False afterwards and nothing is kept out. Whoever deletes
-        the file ``.lock`` ends the run that holds it before its next write.
+        Where the file system does not support locks, ``has_lock`` is False afterwards. Deleting the file ``.lock`` ends
+        the run that holds it before its next write.
 
         Raises:
-            CheckpointError: another process is at work in it.
+            CheckpointError: another process is using it.
             OSError: the folder cannot be written.
         """
         if self._lock is None:
             try:
                 self._lock, self.has_lock = take_lock(self.path / ".lock")
             except BlockingIOError:
-                raise CheckpointError(f"{self.path}: another process trains in this folder; wait for it") from None
+                raise CheckpointError(f"{self.path}: another process is training in this folder; wait for it") from None
 
     def close(self) -> None:
         """Let other processes in."""
@@ -105,16 +105,16 @@ class RunFolder:
         """Make sure that the lock is still there.
 
         Raises:
-            CheckpointError: somebody deleted it.
+            CheckpointError: it was deleted.
         """
         if self._lock is not None and not is_open_as(self._lock, self.path / ".lock"):
             raise CheckpointError(
-                f"{self.path}/.lock was deleted while this run held it, so that another may have begun; this one ends "
-                f"here. Go on with: edge-grpo train --resume {self.path}"
+                f"{self.path}/.lock was deleted while this run held it, so another run may have started; this one ends "
+                f"here. Resume with: edge-grpo train --resume {self.path}"
             )
 
     def write_config(self, text: str, digest: str) -> None:
-        """Write the resolved settings, their hash in the first line. Raises OSError."""
+        """Write the resolved settings, with their hash in the first line. Raises OSError."""
         write_whole(self.path / "config.yaml", f"# edge-grpo configuration {digest}\n{text}")
 
     @staticmethod
@@ -129,18 +129,18 @@ class RunFolder:
             tree = yaml.safe_load(text)
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             raise CheckpointError(
-                f"--resume: {path} holds no run (no readable config.yaml); give a run folder"
+                f"--resume: {path} holds no run (no readable config.yaml); pass a run folder"
             ) from None
         if not isinstance(tree, dict):
-            raise CheckpointError(f"--resume: {path}/config.yaml holds no settings; give a run folder")
+            raise CheckpointError(f"--resume: {path}/config.yaml holds no settings; pass a run folder")
         first = text.split("\n", 1)[0].split()
         return tree, first[-1] if first else ""
 
     def cut_back(self, step: int | None) -> list[int]:
-        """Drop what was written after ``step`` (None: everything), so that the run can go on from there.
+        """Drop what was written after ``step`` (None: everything), so that the run can resume from there.
 
         Returns:
-            the steps up to there of which ``metrics.jsonl`` has no row; none, unless somebody took lines out.
+            the steps up to there without a row in ``metrics.jsonl``; none, unless lines were removed by hand.
         Raises:
             CheckpointError: ``metrics.jsonl`` is damaged, or the disk is full or not writable.
         """
@@ -153,7 +153,7 @@ class RunFolder:
         return sorted({*range(1, (step or 0) + 1)} - {row["step"] for row in kept})
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``; a last line cut off by a crash is left out.
+        """The rows of ``metrics.jsonl``; a last line cut off by a crash is skipped.
 
         Raises:
             CheckpointError: another line is damaged.
@@ -168,7 +168,7 @@ class RunFolder:
                 yield row
             elif number < len(lines):
                 raise CheckpointError(
-                    f"{file}, line {number}: damaged (not a row of metrics); mend the line, or delete it to go on "
+                    f"{file}, line {number}: damaged (not a row of metrics); fix the line, or delete it to resume "
                     "without the figures of its step"
                 )
 
@@ -226,13 +226,13 @@ def rollout_rows(
     batch: Scored,
     signal: Signal,
 ) -> list[dict[str, Any]]:
-    """One plain dict a completion, for the parquet file.
+    """One plain dict per completion, for the parquet file.
 
     Args:
         step: the step's number.
         problem_rows: (problem, group number, row) of every completion, in the batch's order.
-        texts: the completion's text, and its text before the correction (empty if there was none).
-        batch: entropies, nats a token.
+        texts: the completion's text, and the text before its correction (empty if there was none).
+        batch: entropies, nats per token.
         signal: advantages before and after the method reshaped them.
     """
     entropy = (batch.entropy * batch.mask).sum(-1) / batch.mask.sum(-1).clamp(min=1)
@@ -287,7 +287,7 @@ def rollout_rows(
 
 
 def _next_free(root: Path, name: str) -> Path:
-    """Make the first of ``name-1``, ``name-2``, ... that is not there; two processes never get the same."""
+    """Make the first of ``name-1``, ``name-2``, ... that does not exist; two processes never get the same."""
     root.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         path = root / f"{name}-{number}"
@@ -300,19 +300,20 @@ def _next_free(root: Path, name: str) -> Path:
 
 
 def _refuse_used(path: Path) -> None:
-    """Raise ConfigError where a new run would overwrite something."""
+    """Raise ConfigError if a new run would overwrite something."""
     if (path / "config.yaml").exists():
         raise ConfigError(
-            f"run.dir: {path} holds a run already; go on with `edge-grpo train --resume {path}`, or name another folder"
+            f"run.dir: {path} already holds a run; resume it with `edge-grpo train --resume {path}`, or name another "
+            "folder"
         )
     if taken := [name for name in _OWN if (path / name).exists()]:
         raise ConfigError(f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them")
 
 
 def _metrics_row(line: bytes) -> dict[str, Any] | None:
-    """A line of ``metrics.jsonl``; None if it is none."""
+    """A line of ``metrics.jsonl``; None if it is not a row."""
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError):  # cut off, not UTF-8, rubbish
+    except (ValueError, RecursionError):  # cut off, not UTF-8, garbage
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -20,7 +20,7 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
 
     Args:
         groups: the groups to train on.
-        parts: the names of the reward parts, which become the columns of ``reward_parts`` (NaN where one is missing).
+        parts: names of the reward parts, the columns of ``reward_parts`` (NaN where a part is missing).
         weights: the weight of each part.
         pad_id: any valid token id; padding is masked everywhere.
     """
@@ -59,7 +59,7 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
 
 
 def _relations(groups: Sequence[Group]) -> dict[str, Int[Tensor, " rows"]]:
-    """Which rows belong to one question, under which wording they stand and were sampled, and what they revise."""
+    """The question of each row, the variant it stands and was sampled under, and the row it revises."""
     names = [("own", index) if group.family is None else ("family", group.family) for index, group in enumerate(groups)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     first_row: dict[tuple[Any, int], int] = {}
@@ -92,7 +92,7 @@ def _corrected(row: Row) -> bool:
 
 
 def _recorded(rollout: Rollout) -> tuple[list[float], list[float]]:
-    """Log-prob and entropy the engine recorded for each token of prompt and completion; NaN where it sampled none."""
+    """Log-prob and entropy recorded by the engine for each token of a rollout; NaN where none was sampled."""
     logprobs, entropies = ([float("nan")] * len(rollout.prompt_ids) for _ in range(2))
     for span in rollout.spans:
         unknown = (float("nan"),) * len(span.token_ids)
@@ -109,7 +109,7 @@ def scored(
     ref_logprobs: Float[Tensor, "rows tokens"] | None = None,
     token_scores: Float[Tensor, "rows tokens"] | None = None,
 ) -> Scored:
-    """The batch together with what the policy said of it."""
+    """The batch together with the policy's scores."""
     return Scored(
         **{field.name: getattr(batch, field.name) for field in fields(batch)},
         old_logprobs=old_logprobs,
@@ -120,11 +120,11 @@ def scored(
 
 
 def mini_batches(family: Int[Tensor, " rows"], *, count: int, rng: random.Random) -> list[Int[Tensor, " chosen"]]:
-    """Row numbers of ``count`` mini-batches of whole families, in random order (in given order if there is one).
+    """Row numbers of ``count`` mini-batches of whole families, in random order (in the given order if there is one).
 
     Args:
-        family: each row's family; a method without families has one a group.
-        count: how many optimizer updates to make of them; fewer if there are fewer families.
+        family: each row's family; without variants or revisions, its group.
+        count: number of optimizer updates; fewer if there are fewer families.
         rng: shuffles the families.
     """
     names = family.unique().tolist()
@@ -136,10 +136,10 @@ def mini_batches(family: Int[Tensor, " rows"], *, count: int, rng: random.Random
 
 
 def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *, size: int) -> list[Tensor]:
-    """Split the rows of one update into micro-batches of at most ``size`` rows of like length, longest first.
+    """Split the rows of one update into micro-batches of at most ``size`` rows of similar length, longest first.
 
-    Longest first, so that a run that will not fit into memory fails at once; the order changes nothing else, because
-    losses divide by totals of the whole update.
+    A run that will not fit into memory thus fails at once; the order changes nothing else, because losses divide by
+    totals of the whole update.
     """
     ranked = rows[lengths[rows].argsort(descending=True, stable=True)]
     return list(ranked.split(size)) if len(ranked) else []
@@ -148,7 +148,7 @@ def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *
 def group_micro_batches(
     rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], group: Int[Tensor, " rows"], *, size: int
 ) -> list[Tensor]:
-    """The same without splitting a group: whole groups of like length up to ``size`` rows, a larger one by itself."""
+    """The same without splitting a group: whole groups of similar length up to ``size`` rows, a larger one alone."""
     longest = {name: int(lengths[rows[group[rows] == name]].max()) for name in group[rows].unique().tolist()}
     pieces: list[list[Tensor]] = []
     room = 0
@@ -171,7 +171,7 @@ def loss_inputs(
     logprobs: Float[Tensor, "chosen width"],
     entropy: Float[Tensor, "chosen width"],
 ) -> LossInputs:
-    """The columns of some rows, cut to ``width`` tokens, with the current log-probs; dropped rows lose their mask."""
+    """The columns of some rows, cut to ``width`` tokens, with current log-probs; dropped rows have an empty mask."""
 
     def cut(tensor: Tensor) -> Tensor:
         return tensor[rows, :width] if tensor.dim() > 1 else tensor[rows]

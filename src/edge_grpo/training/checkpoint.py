@@ -1,4 +1,4 @@
-"""Atomic checkpoints with checksums: all that a run needs to go on bit for bit. Safetensors and JSON, no pickle."""
+"""Atomic checkpoints with checksums: everything a run needs to resume bit for bit. Safetensors and JSON, no pickle."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ _FILES = ("optimizer.safetensors", "progress.json", "weights.safetensors")
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands: steps done, prompts used up, tokens sampled, updates skipped for bad gradients in a row.
+    """Where a run stands: steps done, prompts used, tokens sampled, consecutive updates skipped for bad gradients.
 
     ``num_threads`` is recorded because sums over threads depend on it; ``device`` because GPU and CPU differ.
     """
@@ -39,21 +39,21 @@ class RunState:
 
 
 def save(folder: Path, state: RunState, trained: Mapping[str, nn.Parameter], optimizer: AdamW, *, keep: int) -> Path:
-    """Write ``folder/step_000012`` so that it is either whole or not there, then delete all but the newest ``keep``.
+    """Write ``folder/step_000012`` atomically, then delete all but the newest ``keep``.
 
-    ``SHA256SUMS`` beside the files is in the format of the tool ``sha256sum``, which can check it.
+    ``SHA256SUMS`` next to the files can be checked with ``sha256sum``.
 
     Args:
         folder: the run's ``checkpoints``.
         state: where the run stands.
-        trained: the trained parameters by name; frozen weights come from the model's own folder again.
-        optimizer: whose moments are saved per parameter.
+        trained: the trained parameters by name; frozen weights are read from the model's own folder again.
+        optimizer: its moments are saved per parameter.
         keep: how many checkpoints to keep.
     Raises:
         CheckpointError: the disk is full or not writable.
     """
     final = folder / f"step_{state.step:06d}"
-    if final.is_dir():  # the state before a step is the same whenever it is saved
+    if final.is_dir():  # the state after a step is the same whenever it is saved
         verify(final)
         return final
     draft = folder / f".draft_{state.step:06d}"
@@ -74,7 +74,7 @@ def save(folder: Path, state: RunState, trained: Mapping[str, nn.Parameter], opt
 
 
 def prune(folder: Path, *, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints, and what a killed process has left half written or half deleted.
+    """Delete all but the newest ``keep`` checkpoints, and what a killed process left half written or half deleted.
 
     Raises:
         CheckpointError: the disk is not writable.
@@ -87,13 +87,13 @@ def prune(folder: Path, *, keep: int) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint, damaged or not, or None.
+    """The newest checkpoint, intact or not; None if there is none.
 
     Raises:
-        CheckpointError: something else is in the folder's place.
+        CheckpointError: the path is not a folder.
     """
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder; put the run's checkpoints back in its place, or remove it")
+        raise CheckpointError(f"{folder} is not a folder; put the run's checkpoints back, or remove it")
     found = _checkpoints(folder)
     return found[-1] if found else None
 
@@ -102,14 +102,14 @@ def verify(checkpoint: Path) -> None:
     """Check every byte of a checkpoint against its checksums.
 
     Raises:
-        CheckpointError: a file is missing or damaged; names the newest older checkpoint that is whole.
+        CheckpointError: a file is missing or damaged; names the newest older checkpoint that is intact.
     """
     if fault := _fault(checkpoint):
         raise _damaged(checkpoint, fault)
 
 
 def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> RunState:
-    """Put weights and moments back in place, bit for bit; every byte is checked first.
+    """Restore weights and moments bit for bit; every byte is checked first.
 
     Raises:
         CheckpointError: a file is missing or damaged, or does not belong to this model.
@@ -153,13 +153,13 @@ def read_state(checkpoint: Path) -> RunState:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Everything that has a checkpoint's name, the newest last."""
+    """Everything named like a checkpoint, the newest last."""
     found = {path: re.fullmatch(r"step_(\d+)", path.name) for path in folder.glob("step_*")}
     return sorted((path for path, name in found.items() if name), key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def _sums(checkpoint: Path) -> str:
-    """The checksums of a checkpoint's files, as the tool ``sha256sum`` writes them."""
+    """The checksums of a checkpoint's files, as ``sha256sum`` writes them."""
     lines = []
     for name in _FILES:
         with (checkpoint / name).open("rb") as file:
@@ -168,7 +168,7 @@ def _sums(checkpoint: Path) -> str:
 
 
 def _fault(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's bytes; nothing if it is whole."""
+    """What is wrong with a checkpoint's bytes; empty if it is intact."""
     try:
         written = (checkpoint / SUMS).read_bytes()
         found = _sums(checkpoint).encode()
@@ -178,7 +178,7 @@ def _fault(checkpoint: Path) -> str:
         return ""
     pairs = zip(_FILES, found.split(b"\n"), strict=False)
     wrong = [name for name, line in pairs if line not in written.split(b"\n")]
-    return f"{' and '.join(wrong) or SUMS}: not what {SUMS} says"
+    return f"{' and '.join(wrong) or SUMS}: does not match {SUMS}"
 
 
 def _damaged(checkpoint: Path, fault: str) -> CheckpointError:
@@ -187,11 +187,11 @@ def _damaged(checkpoint: Path, fault: str) -> CheckpointError:
     good = next((path for path in reversed(older) if not _fault(path)), None)
     if good is None:
         return CheckpointError(
-            f"{checkpoint}: damaged ({fault}), and no other checkpoint is whole; delete {folder} to start the run again"
+            f"{checkpoint}: damaged ({fault}), and no other checkpoint is intact; delete {folder} to restart the run"
         )
     newer = older[older.index(good) + 1 :]
     doomed = " and ".join(map(str, [checkpoint, *newer]))
-    return CheckpointError(f"{checkpoint}: damaged ({fault}); delete {doomed} to go on from {good.name}")
+    return CheckpointError(f"{checkpoint}: damaged ({fault}); delete {doomed} to resume from {good.name}")
 
 
 def _moments(trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Problems -> groups: sample, grade, correct, top up. The only stage of a step that goes back and forth."""
+"""Problems -> groups: sample, grade, correct, top up. The only stage of a step with a way back."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from edge_grpo.base.metrics import Metrics, mean_of, share
 from edge_grpo.base.records import Group, Prompt, Rollout, Row, Segment, Strategy, Verdict
 from edge_grpo.base.rng import derive_seed, python_random
 from edge_grpo.data.prompts import draw_variants, wordings
-from edge_grpo.methods.base import Ask, Method, Repair, TopUp
+from edge_grpo.methods.base import Ask, Method, Repair
 from edge_grpo.rollout.engine import Continuation, Sampling, inject
 from edge_grpo.rollout.sampler import Sampler
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Collected:
-    """The groups of a step, how many prompts were used up for them, and the figures of the collection."""
+    """The groups of a step, how many prompts they used up, and the figures of the collection."""
 
     groups: tuple[Group, ...]
     num_prompts: int
@@ -29,7 +29,7 @@ class Collected:
 
 
 def stream(items: Sequence[T], *, seed: int, start: int) -> Iterator[T]:
-    """Problems or pairs from position ``start`` on: epoch after epoch, each in an order that ``seed`` decides."""
+    """Problems or pairs from position ``start`` on, epoch after epoch, each epoch in an order derived from ``seed``."""
     position = start
     while True:
         epoch, offset = divmod(position, len(items))
@@ -45,8 +45,8 @@ class Collector:
 
     Args:
         sampler: encodes, samples, continues and grades.
-        method: asked for corrections and revisions (``plan``), variants (``num_variants``) and whether groups are
-            useful (``dynamic_sampling``).
+        method: asked for corrections and revisions (``plan``), variants (``needs.variants``) and whether groups are
+            useful (for ``needs.top_up``).
         sampling: how to draw.
         group_size: completions per prompt.
         seed: the run's.
@@ -60,15 +60,14 @@ class Collector:
         """The groups of one step.
 
         Args:
-            problems: where prompts come from; only as many are taken as are used.
-            step: the step's number; with the run's seed it decides all draws.
-            num_groups: how many questions are wanted: a group each, or a family of groups.
+            problems: where prompts come from; no more are taken than are used.
+            step: the step's number; with the run's seed it determines every draw.
+            num_groups: how many questions to collect, with one group each or a family of groups.
         Returns:
-            groups of ``num_groups`` questions, or fewer if dynamic sampling ends without enough useful ones and must
-            not fill up. Whether a question is useful is asked of all its answers at once, and of
-            the revisions of each.
+            groups of ``num_groups`` questions, or fewer if dynamic sampling ends without enough useful ones and may not
+            fill up. The method judges usefulness on all answers to a question at once, and on the revisions of each.
         """
-        top_up = self.method.dynamic_sampling or TopUp(max_rounds=0)
+        top_up = self.method.needs.top_up
         families, skipped = self._round(take(problems, num_groups), step, 0, 0)
         asked, in_first = num_groups, _num_rows(families)
         for number in range(1, top_up.max_rounds + 1):
@@ -99,9 +98,9 @@ class Collector:
     def _round(
         self, prompted: list[Prompt], step: int, number: int, asked: int
     ) -> tuple[list[list[Group]], Counter[str]]:
-        """Sample and grade a group a prompt, then do what the method plans; counts what had to be skipped.
+        """Sample and grade one group per prompt, then carry out the method's plan; counts what had to be skipped.
 
-        ``asked`` questions came before these in the step; families are numbered on from there.
+        Families are numbered from ``asked`` on, the number of questions asked earlier in the step.
         """
         drawn = [
             (family, *each)
@@ -122,9 +121,9 @@ class Collector:
         rng = python_random(self.seed, "correct", step, number)
         skipped: Counter[str] = Counter()
         done = 0
-        while wishes := self.method.plan(groups, rng):
-            repairs = [wish for wish in wishes if isinstance(wish, Repair)]
-            asks = [wish for wish in wishes if isinstance(wish, Ask)]
+        while planned := self.method.plan(groups, rng):
+            repairs = [each for each in planned if isinstance(each, Repair)]
+            asks = [each for each in planned if isinstance(each, Ask)]
             path = (step, number, done)
             corrected, num_corrected = self._correct(groups, repairs, path)
             revisions = self._revise(groups, asks, path)
@@ -142,16 +141,16 @@ class Collector:
         return list(families.values()), skipped
 
     def _wordings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
-        """The wordings to sample from: the question's own, or as many as the method wants, drawn at random."""
-        if self.method.num_variants == 1:
+        """The prompts to sample from: the question itself, or as many variants as the method wants, drawn at random."""
+        if self.method.needs.variants == 1:
             return [item]
         texts = zip(wordings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
         rng = python_random(self.seed, "variants", *path)
-        drawn = draw_variants(item.problem, list(texts), self.method.num_variants, rng)
+        drawn = draw_variants(item.problem, list(texts), self.method.needs.variants, rng)
         return [Prompt(replace(item.problem, prompt=text), ids) for text, ids in drawn]
 
     def _revise(self, groups: Sequence[Group], asks: Sequence[Ask], path: tuple[int, int, int]) -> list[Group]:
-        """Sample the revisions that a method asks for, a group of layer 2 each; too long prompts are left out."""
+        """Sample the revisions that were asked for, one layer-2 group per answer; over-long prompts are skipped."""
         fitting: list[tuple[Ask, Prompt]] = []
         for ask in asks:
             group = groups[ask.group]
@@ -173,31 +172,31 @@ class Collector:
         ]
 
     def _correct(
-        self, groups: list[Group], wishes: Sequence[Repair], path: tuple[int, int, int]
+        self, groups: list[Group], repairs: Sequence[Repair], path: tuple[int, int, int]
     ) -> tuple[list[Group], int]:
-        """Carry out repairs and grade their results; counts them. A repair that does not fit its budget is skipped."""
+        """Carry out repairs, grade the results, and count them. A repair that exceeds its budget is skipped."""
         edited: dict[tuple[int, int], Rollout] = {}
         to_continue: list[tuple[Repair, Continuation]] = []
-        for wish in wishes:
-            rollout = groups[wish.group].rows[wish.row].rollout
-            ids = self.sampler.encode_text(wish.text, most=self.sampling.max_new_tokens + wish.budget)
-            if wish.strategy is Strategy.REFLECT:
-                if len(ids) < wish.budget:
-                    seed = derive_seed(self.seed, "continue", *path, wish.group, wish.row)
-                    to_continue.append((wish, Continuation(rollout, ids, wish.budget, seed)))
-            elif wish.strategy is Strategy.ANSWER:
-                if len(ids) + 1 <= wish.budget:
-                    edited[wish.group, wish.row] = inject(rollout, (*ids, self.sampler.stop_id), finished=True)
-            elif ids and len(ids) + 1 <= self.sampling.max_new_tokens + wish.budget:
+        for repair in repairs:
+            rollout = groups[repair.group].rows[repair.row].rollout
+            ids = self.sampler.encode_text(repair.text, most=self.sampling.max_new_tokens + repair.budget)
+            if repair.strategy is Strategy.REFLECT:
+                if len(ids) < repair.budget:
+                    seed = derive_seed(self.seed, "continue", *path, repair.group, repair.row)
+                    to_continue.append((repair, Continuation(rollout, ids, repair.budget, seed)))
+            elif repair.strategy is Strategy.ANSWER:
+                if len(ids) + 1 <= repair.budget:
+                    edited[repair.group, repair.row] = inject(rollout, (*ids, self.sampler.stop_id), finished=True)
+            elif ids and len(ids) + 1 <= self.sampling.max_new_tokens + repair.budget:
                 empty = Rollout(rollout.prompt_ids, (), finished=False)
-                edited[wish.group, wish.row] = inject(empty, (*ids, self.sampler.stop_id), finished=True)
+                edited[repair.group, repair.row] = inject(empty, (*ids, self.sampler.stop_id), finished=True)
         if to_continue:
             continued = self.sampler.resume([item for _, item in to_continue], self.sampling)
             edited |= {(w.group, w.row): rollout for (w, _), rollout in zip(to_continue, continued, strict=True)}
         if not edited:
             return groups, 0
         grades = self.sampler.grade([groups[g].problem for g, _ in edited], list(edited.values()))
-        strategy = {(wish.group, wish.row): wish.strategy for wish in wishes}
+        strategy = {(each.group, each.row): each.strategy for each in repairs}
         rows = [list(group.rows) for group in groups]
         for (g, i), grade in zip(edited, grades, strict=True):
             old = rows[g][i]
@@ -222,12 +221,12 @@ def take(items: Iterator[T], count: int) -> list[T]:
 
 
 def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
-    """What was sampled (``groups``), and what corrections and dynamic sampling made of it (``kept``).
+    """Figures of what was sampled (``groups``) and of what corrections and dynamic sampling left (``kept``).
 
-    ``accuracy``, ``reward/before``, ``collapse/before*``, ``verdict/*``, lengths and entropy are about the policy's own
-    samples; ``reward/after`` and ``collapse/after*`` about what corrections and dynamic sampling leave, before the
-    method arranges it for training. Revisions of answers (layer 2) count in ``tokens`` alone. Collapse is the share of
-    groups whose rewards are all equal, split into all right and all wrong (the rest: equal for another reason).
+    ``accuracy``, ``reward/before``, ``collapse/before*``, ``verdict/*``, lengths and entropy describe the policy's own
+    samples; ``reward/after`` and ``collapse/after*`` describe the result of corrections and dynamic sampling, before
+    the method arranges it for training. Revisions (layer 2) only count in ``tokens``. Collapse is the share of groups
+    whose rewards are all equal, split into all right and all wrong (the rest: equal for another reason).
     """
     everything = [row for group in groups for row in group.rows]
     groups, kept = ([group for group in some if group.layer == 1] for some in (groups, kept))
@@ -267,7 +266,7 @@ def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
 
 
 def _num_sampled(row: Row) -> int:
-    """Tokens that the policy sampled for a row, those that a correction replaced included."""
+    """Tokens that the policy sampled for a row, including those that a correction replaced."""
     first = row.first[0] if row.first else row.rollout
     continued = [span for span in row.rollout.spans if row.first and span.segment is Segment.CONTINUED]
     return sum(len(span.token_ids) for span in (*first.spans, *continued))

@@ -16,16 +16,13 @@ from edge_grpo.base.interrupt import Interruption, StepDropped
 from edge_grpo.base.metrics import means
 from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree, to_yaml
 from edge_grpo.methods.base import Method
-from edge_grpo.models.loading import load_policy
 from edge_grpo.rollout.engine import Engine
-from edge_grpo.rollout.open import open_sampler
 from edge_grpo.runs.durable import saving
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.console import Display, Silent, decoding
 from edge_grpo.trackers.open import open_trackers
 from edge_grpo.training.journal import Journal, finished
-from edge_grpo.training.session import Session
-from edge_grpo.training.source import open_source
+from edge_grpo.training.session import Session, open_session
 from edge_grpo.training.update import is_over
 
 __all__ = ["Result", "resume", "train"]
@@ -156,15 +153,12 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display, en
     with ExitStack() as stack:
         trackers = [stack.enter_context(closing(each)) for each in open_trackers(config.run, folder.path)]
         stack.callback(display.close)
-        policy = load_policy(config.model, reference=method.uses_reference, seed=config.train.seed)
-        sampler = stack.enter_context(open_sampler(config, policy=policy, engine=engine))
-        source, held_out = open_source(config, method, sampler, display.say)
-        session = Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)
+        session = stack.enter_context(open_session(config, method, engine=engine, say=display.say))
         journal = Journal(folder, trackers, display)
         journal.restore(session)
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, session.step, max_tokens=config.train.max_tokens, tokens=session.tokens)
-        for line in _legend(config, evaluated=bool(held_out)):
+        for line in _legend(config, evaluated=bool(session.held_out)):
             display.say(line)
         try:
             _train(session, journal, stop)

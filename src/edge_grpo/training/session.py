@@ -1,7 +1,8 @@
 """The state of a run while it trains: policy, optimizer and data position, and what one step does with them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +15,19 @@ from edge_grpo.config.tree import Config
 from edge_grpo.evaluation import heldout
 from edge_grpo.evaluation.answers import heldout_draws
 from edge_grpo.methods.base import Method
+from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
+from edge_grpo.rollout.engine import Engine
+from edge_grpo.rollout.open import open_sampler
 from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.training.batching import collate
 from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
 from edge_grpo.training.distributed import World
-from edge_grpo.training.source import Source
+from edge_grpo.training.source import Source, open_source
 from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
 
-__all__ = ["Lesson", "Session"]
+__all__ = ["Lesson", "Session", "open_session"]
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,29 @@ class Session:
         self.step, self.cursor, self.tokens = state.step, state.cursor, state.tokens
         self.updater.skipped_in_a_row = state.skipped_in_a_row
         self.sampler.sync(self.policy, state.step)
+
+
+@contextmanager
+def open_session(
+    config: Config,
+    method: Method | None = None,
+    *,
+    engine: Engine | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Session]:
+    """Load model and data and open the sampler, for a run that has taken no step yet.
+
+    Args:
+        config: the settings.
+        method: your own method, in place of ``config.method``.
+        engine: your own engine, in place of ``rollout.engine``; it stays open.
+        say: shows a line about data that was left out.
+    """
+    method = method or config.method
+    policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)
+    with open_sampler(config, policy=policy, engine=engine) as sampler:
+        source, held_out = open_source(config, method, sampler, say)
+        yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)
 
 
 def _check_finite(scored: Scored, signal: Signal) -> None:

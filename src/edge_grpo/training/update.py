@@ -1,4 +1,4 @@
-"""From groups to new weights: score, shape, and take optimizer updates whose gradient no batching can change."""
+"""From batches to new weights: score, shape, and take optimizer updates whose gradients no batching can change."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -24,12 +24,12 @@ __all__ = ["Updater", "describe_scores", "is_over", "make_optimizer"]
 
 
 def is_over(train: TrainSettings, step: int, tokens: int) -> bool:
-    """Whether a run is at its end after ``step`` steps and ``tokens`` sampled tokens."""
+    """Whether a run ends after ``step`` steps and ``tokens`` sampled tokens."""
     return step >= train.steps or 0 < train.max_tokens <= tokens
 
 
 def make_optimizer(policy: Policy, train: TrainSettings) -> AdamW:
-    """AdamW over the trained weights; biases, norms and other vectors are not decayed."""
+    """AdamW over the trained weights, without weight decay for biases, norms and other vectors."""
     weights = [weight for _, weight in policy.trained()]
     groups = [
         {"params": [w for w in weights if w.dim() > 1], "weight_decay": train.weight_decay},
@@ -40,7 +40,7 @@ def make_optimizer(policy: Policy, train: TrainSettings) -> AdamW:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A micro-batch: its row numbers and how many tokens wide it is."""
+    """A micro-batch: its row numbers and its width in tokens."""
 
     rows: Tensor
     width: int
@@ -52,14 +52,14 @@ class Updater:
     Its only state is the optimizer's and ``skipped_in_a_row``.
 
     Args:
-        policy: the model that is trained.
+        policy: the model to train.
         optimizer: over its trained weights.
         method: signal and loss.
         train: the settings.
-        temperature: the rollout's, at which log-probs and entropies are taken.
+        temperature: the rollout's; log-probs and entropies are computed at it.
         max_new_tokens: the completion budget, for losses that divide by it.
         world: the processes that sum together.
-        reuse_sampled: take the engine's numbers for rows that were sampled whole (see ``Engine.exact``).
+        reuse_sampled: reuse the engine's numbers for rows that were sampled whole (see ``Engine.exact``).
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Updater:
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Scored:
-        """What the policy, and the reference where the method wants it, say of every completion token."""
+        """Score every completion token under the policy, and under the reference if the method needs it."""
         batch = _to(batch, self.policy.device)
         known = batch.mask & batch.sampling_logprobs.isfinite()
         whole = (known == batch.mask).all(-1) & ~batch.corrected & self.reuse_sampled
@@ -101,8 +101,8 @@ class Updater:
             batch,
             old_logprobs=old,
             entropy=entropy,
-            ref_logprobs=self._score_reference(batch) if self.method.uses_reference else None,
-            token_scores=self._token_scores(batch) if self.method.wants_token_scores else None,
+            ref_logprobs=self._score_reference(batch) if self.method.needs.reference else None,
+            token_scores=self._token_scores(batch) if self.method.needs.token_scores else None,
         )
 
     def _score_reference(self, batch: Batch) -> Tensor:
@@ -113,7 +113,7 @@ class Updater:
         return reference
 
     def _token_scores(self, batch: Batch) -> Tensor:
-        """The method's scores, from the hidden states of one group at a time."""
+        """The method's token scores, computed from the hidden states of one group at a time."""
         scores = torch.zeros(batch.mask.shape, device=self.policy.device)
         head_weight = self.policy.head_weight(temperature=self.temperature)
         lengths = batch.attention.sum(-1)
@@ -148,10 +148,10 @@ class Updater:
         Args:
             batch: the scored rollouts.
             signal: the method's.
-            step: counted from 0; decides learning rate and the order of mini-batches.
-            tokens: sampled before this step; decide the rate too where they are bounded.
+            step: counted from 0; determines the learning rate and the order of mini-batches.
+            tokens: sampled before this step; they determine the rate, too, where they are bounded.
         Raises:
-            TrainingError: gradients were not finite too often in a row.
+            TrainingError: gradients were not finite too many times in a row.
         """
         rate = learning_rate(step, self.train, tokens=tokens)
         for group in self.optimizer.param_groups:
@@ -166,13 +166,14 @@ class Updater:
         return metrics
 
     def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool) -> Metrics:
-        """One optimizer update from some rows; ``first``: the weights are still those that scored the batch."""
-        pieces = list(self._pieces(batch, rows, whole_groups=self.method.whole_groups))
-        totals = self._totals(batch, signal, pieces, forward=self.method.totals_need_forward and not first)
+        """One optimizer update on some rows; ``first``: the weights are still those that scored the batch."""
+        pieces = list(self._pieces(batch, rows, whole_groups=self.method.needs.whole_groups))
+        totals = self._totals(batch, signal, pieces, forward=self.method.needs.forward_totals and not first)
         if totals.rows == 0:
             return {"empty_updates": (1.0, 1.0)}
         self.optimizer.zero_grad(set_to_none=True)
-        value, metrics = 0.0, self.method.observe_update(totals)
+        value = 0.0
+        metrics: Metrics = {}
         with self.policy.training():
             for piece in pieces:
                 x = self._forward(batch, signal, piece)
@@ -180,7 +181,7 @@ class Updater:
                 loss.backward()
                 with torch.no_grad():
                     value += float(loss)
-                    metrics = merge(metrics, self.method.observe(x))
+                    metrics = merge(metrics, self.method.observe(x, totals))
         weights = [weight for _, weight in self.policy.trained()]
         norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if self.world.any(not bool(torch.isfinite(norm))):
@@ -198,12 +199,12 @@ class Updater:
         if self.skipped_in_a_row >= self.train.max_skipped_updates:
             raise TrainingError(
                 f"step {step + 1}: gradients were not finite in {self.skipped_in_a_row} updates in a row; "
-                "lower train.learning_rate, or look at the last rollouts for what went wrong"
+                "lower train.learning_rate, or inspect the last rollouts"
             )
 
     @torch.no_grad()
     def _totals(self, batch: Scored, signal: Signal, pieces: list[_Piece], *, forward: bool) -> Totals:
-        """Sums over the whole update, on all ranks, before anything is divided."""
+        """Sums over the whole update and all ranks, before anything is divided."""
         sums: dict[str, float] = {"rows": 0.0, "tokens": 0.0}
         for piece in pieces:
             if forward:
@@ -219,7 +220,7 @@ class Updater:
 
     def _forward(self, batch: Scored, signal: Signal, piece: _Piece) -> LossInputs:
         scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
-        entropy = scores.entropy if self.method.entropy_gradient else scores.entropy.detach()
+        entropy = scores.entropy if self.method.needs.entropy_gradient else scores.entropy.detach()
         return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
 
     def _pieces(self, batch: Batch, rows: Tensor, *, whole_groups: bool = False) -> Iterator[_Piece]:
@@ -243,7 +244,7 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 def describe_scores(batch: Scored) -> Metrics:
-    """Entropy in nats a token, over tokens the policy sampled itself and over all completion tokens."""
+    """Entropy in nats per token, over tokens that the policy sampled and over all completion tokens."""
     sampled = batch.mask & (batch.segment != int(Segment.INJECTED))
     return {
         "entropy": (float(batch.entropy[sampled].sum()), float(sampled.sum())),

@@ -1,7 +1,7 @@
 """Entropy-driven advantage and guided error correction."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from golden.cases import Case, tensor
 from golden.handlers.rewards import rewards_of
 from golden.handlers.wording import meaning
 from golden.rollouts import scored_rollouts
+from support import Judge
 from torch import Tensor
 
 from edge_grpo.base.records import Grade, Group, Problem, Prompt, Rollout, Segment, Span, Verdict
@@ -19,9 +20,14 @@ from edge_grpo.functional.advantages import group_centered, group_normalized
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.functional.ops import row_mean
 from edge_grpo.functional.shaping import relative_entropy
-from edge_grpo.methods import Bnpo, Correction, DrGrpo, EdgeGrpo, EntropyAdvantage, Grpo
+from edge_grpo.methods._edge import entropy_driven
 from edge_grpo.methods.base import Method, Repair
+from edge_grpo.methods.bnpo import Bnpo
+from edge_grpo.methods.dr_grpo import DrGrpo
+from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
+from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.training.batching import collate, scored
 from edge_grpo.training.collect import Collector
 
@@ -97,7 +103,7 @@ def entropy_driven_advantage(case: Case) -> dict[str, Any]:
     relative = relative_entropy(batch.entropy, batch.mask, group)
     enabled = case.setting("EDA")
     method = EdgeGrpo(eda=EntropyAdvantage(enabled=enabled))
-    advantages = method.entropy_driven(batch, raw, everything)
+    advantages = entropy_driven(batch, raw, everything, method.eda)
     unclamped = raw / relative if enabled else raw
     starts = torch.tensor([0] + [len(rank.mask) for rank in ranks]).cumsum(0).tolist()
 
@@ -131,6 +137,10 @@ class Bytes:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(text.encode())
+
+    def batch_decode(self, ids: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+        assert skip_special_tokens
+        return [bytes(own[:-1] if own[-1:] == [STOP] else own).decode(errors="replace") for own in ids]
 
     def get_vocab(self) -> dict[str, int]:
         return {chr(byte): byte for byte in range(256)}
@@ -180,7 +190,10 @@ class ScriptedEngine:
         span = _span(self.continuations[row], Segment.CONTINUED, budget, stops=True)
         return Rollout(start.prompt_ids, (*start.spans, span), STOP in span.token_ids)
 
-    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+    def sync(self, policy: object, version: int) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -235,26 +248,20 @@ def guided_error_correction(case: Case) -> dict[str, Any]:
     )
     draws = Draws(script if guided else ["reflect"] * size)
 
-    def grade(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
-        rewards = [rewards_of(names, text_of(r), p.answers) for p, r in zip(problems, rollouts, strict=True)]
-        verdicts = [Verdict.CORRECT if sum(parts) == len(names) else Verdict.WRONG for parts in rewards]
-        return [
-            Grade(v, sum(parts), dict(zip(names, parts, strict=True)))
-            for v, parts in zip(verdicts, rewards, strict=True)
-        ]
+    def judge(problem: Problem, text: str) -> Grade:
+        parts = rewards_of(names, text, problem.answers)
+        verdict = Verdict.CORRECT if sum(parts) == len(names) else Verdict.WRONG
+        return Grade(verdict, sum(parts), dict(zip(names, parts, strict=True)))
 
     engine = ScriptedEngine(
         case.value("first_completions"), case.value("truncated", [0] * size), case.value("second_continuations")
     )
     tokenizer = Bytes()
     collector = Collector(
-        engine=engine,
-        grader=grade,
-        method=ScriptedPlan(method, draws),
-        tokenizer=tokenizer,
+        Sampler(engine=engine, grader=Judge(judge), tokenizer=tokenizer, data=DataSettings(), stop_ids=(STOP,)),
+        ScriptedPlan(method, draws),
         sampling=Sampling(case.setting("first_max_new_tokens")),
         group_size=size,
-        stop_id=STOP,
         seed=0,
     )
     prompted = Prompt(problem, encode_prompt(tokenizer, problem.prompt, DataSettings(template="chat")))
