@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from edge_grpo.base.errors import ConfigError, DataError
@@ -53,7 +54,7 @@ def test_a_hub_dataset_is_tried_where_no_file_is(suite, monkeypatch):
         asked.append((name, split))
         return [{"question": "1+1?", "final_answer": ["2", "two"]}]
 
-    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     fields = "fields: {prompt: question, answer: final_answer}"
     (one,) = load_suite(suite(f"benchmarks: {{A: [gone.jsonl, {{path: me/set, {fields}}}]}}"), DataSettings())
     assert asked == [("me/set", "test")]

@@ -185,7 +185,6 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import datasets  # noqa: F401
     import moments  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import tensorboard.compat.proto.event_pb2  # noqa: F401

@@ -151,7 +151,7 @@ def fuzz(rewards, *, examples, seeds):
 
 
 def test_some_inputs(rewards):
-    assert fuzz(rewards, examples=2, seeds=4) >= 4 * BATCH
+    assert fuzz(rewards, examples=1, seeds=2) >= 2 * BATCH
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from processes import children
@@ -32,6 +33,7 @@ SOME_ARE_NAN = "    return [math.nan if marked(text) else score(text) for text i
 SOME_DIE = "    if any(map(marked, completions)): os._exit(1)\n    return list(map(score, completions))\n"
 SOME_HANG = "    time.sleep(60 * any(map(marked, completions)))\n    return list(map(score, completions))\n"
 SOUND = "    time.sleep(0.1)\n    return list(map(score, completions))\n"
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +77,12 @@ def test_a_reward_that_never_returns_for_some_rows_costs_those_rows(run):
 @pytest.mark.parametrize(
     ("body", "timeout_s", "said"),
     [
-        ("    raise KeyError('answer')\n", 30, "KeyError: 'answer'"),
-        ("    return [math.nan] * len(completions)\n", 30, "the function returned nan"),
-        ("    return [1.0]\n", 30, "the function returned 1 entries, want a list of"),
-        ("    while True: pass\n", 0.5, "killed after"),
-        ("    os.kill(os.getpid(), 9)\n", 30, "the process died (exit code -9)"),
+        pytest.param("    raise KeyError('answer')\n", 30, "KeyError: 'answer'", id="raises"),
+        slow("    return [math.nan] * len(completions)\n", 30, "the function returned nan", id="NaN"),
+        slow("    return [1.0]\n", 30, "the function returned 1 entries, want a list of", id="wrong length"),
+        pytest.param("    while True: pass\n", 0.5, "killed after", id="never returns"),
+        slow("    os.kill(os.getpid(), 9)\n", 30, "the process died (exit code -9)", id="dies"),
     ],
-    ids=["raises", "NaN", "wrong length", "never returns", "dies"],
 )
 def test_a_reward_that_always_fails_ends_the_run_with_one_line(
     model, tmp_path, monkeypatch, capsys, body, timeout_s, said

@@ -208,15 +208,12 @@ def test_the_logprob_of_the_drawn_token_is_finite_exactly_where_the_distribution
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature, value, monkeypatch):
+def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature, value):
     engine = make_engine()
-    forward = type(engine.policy.model).forward
 
-    def poisoned(*args, **more):
-        output = forward(*args, **more)
+    def poison(model, args, output):
         output.logits[-1, -1, 5] = value
-        return output
 
-    monkeypatch.setattr(type(engine.policy.model), "forward", poisoned)
+    engine.policy.model.register_forward_hook(poison)
     with pytest.raises(TrainingError, match="not finite"):
         engine.sample(make_requests(), Sampling(20, temperature))

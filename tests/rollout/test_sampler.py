@@ -62,11 +62,10 @@ def test_a_sampler_closes_its_own_engine_and_not_yours(tmp_path):
 
 def test_a_model_without_a_cache_is_refused_in_one_line():
     policy = tiny_policy()
-    plain = policy.model.forward
 
-    def forward(*args, past_key_values=None, **more):
-        return plain(*args, **more)
+    def without_cache(model, args, more):
+        return args, {**more, "past_key_values": None}
 
-    policy.model.forward = forward
+    policy.model.register_forward_pre_hook(without_cache, with_kwargs=True)
     with pytest.raises(EngineError, match=r"model\.path: Qwen2ForCausalLM (cannot be decoded|gives other logits)"):
         DecodeEngine(policy, stop_ids=[2], pad_id=0)

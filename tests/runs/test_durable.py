@@ -7,21 +7,16 @@ import pytest
 from safetensors import SafetensorError
 
 from edge_grpo.base.errors import CheckpointError
-from edge_grpo.runs import durable
 from edge_grpo.runs.durable import flush_tree, is_open_as, remove_tree, saving, take_lock, write_whole
 
 
-def test_a_file_is_replaced_atomically(tmp_path, monkeypatch):
+def test_a_file_is_replaced_atomically(tmp_path):
     file = tmp_path / "a.txt"
     write_whole(file, "old")
     write_whole(file, "new ü")
     assert file.read_text(encoding="utf-8") == "new ü"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(durable, "flush", full)
+    (tmp_path / ".a.txt").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space"):
         write_whole(file, "half")
     assert file.read_text(encoding="utf-8") == "new ü"

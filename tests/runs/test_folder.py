@@ -1,6 +1,7 @@
 """The run folder: locked, written line by line, cut back to a step."""
 
 import errno
+import fcntl
 import multiprocessing
 import shutil
 from contextlib import closing
@@ -8,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from edge_grpo.base.errors import CheckpointError, ConfigError
+from edge_grpo.runs.durable import is_open_as, take_lock
 from edge_grpo.runs.folder import RunFolder
 
 TREE = {"method": {"kind": "grpo"}}
@@ -160,14 +162,14 @@ def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path):
             process.join(60)
 
 
-def test_a_loser_discards_nothing_of_the_winners(tmp_path, make, monkeypatch):
-    """The second process looks before the first has written, and comes to the lock after it."""
-    monkeypatch.setattr("edge_grpo.runs.folder._refuse_used", lambda path: None)
-    folder = make(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="another process"):
-        create(tmp_path / "run")
-    assert (folder.path / "config.yaml").exists()
-    folder.check_lock()
+def test_a_loser_discards_nothing_of_the_winners(tmp_path):
+    """The winner has the lock and has written nothing yet."""
+    (tmp_path / "run").mkdir()
+    winner, _ = take_lock(tmp_path / "run/.lock")
+    with winner:
+        with pytest.raises(CheckpointError, match="another process"):
+            create(tmp_path / "run")
+        assert is_open_as(winner, tmp_path / "run/.lock")
 
 
 def test_a_deleted_lock_ends_the_run_before_its_next_write(tmp_path, make):
@@ -188,7 +190,7 @@ def test_a_file_system_without_locks_is_known(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("edge_grpo.runs.durable.fcntl.flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     with closing(create(tmp_path / "run")) as folder:
         assert not folder.has_lock
         folder.write_metrics({"step": 0})

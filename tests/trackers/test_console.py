@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
@@ -132,7 +133,7 @@ def test_a_run_on_stored_pairs_shows_how_they_are_told_apart():
 )
 def test_the_time_left_follows_what_ends_the_run(monkeypatch, bound, wanted):
     now = 0.0
-    monkeypatch.setattr("edge_grpo.trackers.console.time.monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     out = io.StringIO()
     display = PlainDisplay(Console(file=out, width=160))
     display.start(10, 2, **bound)

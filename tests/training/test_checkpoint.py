@@ -1,11 +1,11 @@
 """Checkpoints: whole or not there, and bit for bit."""
 
 import json
+import resource
 import subprocess
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from support import tiny_policy
 
 from edge_grpo.base.errors import CheckpointError
@@ -132,15 +132,11 @@ def test_something_else_in_the_place_of_a_folder_is_told(tmp_path):
         latest(tmp_path / "checkpoints")
 
 
-def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_the_new_one_is_whole(tmp_path, monkeypatch):
+def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_the_new_one_is_whole(tmp_path):
     policy, optimizer = trained_policy(0)
     save(tmp_path, RunState(1, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
-
-    def refuse(_):
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr("edge_grpo.training.checkpoint.remove_tree", refuse)
-    with pytest.raises(CheckpointError, match="Read-only file system"):
+    (tmp_path / ".old_step_000001").write_text("in the way")
+    with pytest.raises(CheckpointError, match="Not a directory"):
         save(tmp_path, RunState(2, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
     assert read_state(latest(tmp_path)).step == 2
 
@@ -175,12 +171,13 @@ def test_saving_the_same_step_again_keeps_the_whole_checkpoint(tmp_path):
     assert (path / "weights.safetensors").stat().st_ino == before
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    def full(*_):
-        raise SafetensorError("No space left on device")
-
-    monkeypatch.setattr("edge_grpo.training.checkpoint.save_file", full)
+def test_a_full_disk_is_told(tmp_path):
     policy, optimizer = trained_policy(0)
-    with pytest.raises(CheckpointError, match="No space left"):
-        save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=1)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, unlimited[1]))
+    try:
+        with pytest.raises(CheckpointError, match="File too large"):
+            save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert latest(tmp_path) is None

@@ -11,7 +11,7 @@ from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Problem, Prompt, Rollout, Row, Segment, Span, Strategy
 from edge_grpo.data.prompts import encode_follow_up, encode_text
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.methods import Needs, TopUp
+from edge_grpo.methods import TopUp
 from edge_grpo.methods.base import Repair
 from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo
 from edge_grpo.methods.grpo import Grpo
@@ -216,21 +216,14 @@ def test_figures_tell_before_from_after():
 
 
 def test_a_method_that_names_nothing_new_ends_the_corrections():
-    class Stubborn:
+    class Stubborn(Grpo):
         """Asks for the same impossible repair for ever."""
-
-        needs = Needs()
-
-        def useful(self, group):
-            return True
 
         def plan(self, groups, rng):
             assert isinstance(rng, random.Random)
             return [Repair(0, 0, Strategy.ANSWER, "x" * 99, 5)]
 
-    made = make(Grpo(), ["no"])
-    made.method = Stubborn()
-    assert means(made.collect(prompts(), step=0, num_groups=1).metrics)["correction/skipped"] == 1
+    assert means(make(Stubborn(), ["no"]).collect(prompts(), step=0, num_groups=1).metrics)["correction/skipped"] == 1
 
 
 def mgrpo(**own):

@@ -25,6 +25,8 @@ from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.console import Silent
 from edge_grpo.training.loop import resume, train
 
+NOT_EVALUATED = ["eval.every=0", "eval.at_start=false", "eval.at_end=false"]
+
 
 class Said(Silent):
     """Remembers what was said."""
@@ -103,7 +105,7 @@ def test_rollouts_hold_every_completion(straight):
     assert {line["strategy"] for step in steps for line in step} == {"none", "reflect", "answer", "reference"}
 
 
-@pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.slow) for step in (1, 3, 4)] + [2, 5])
+@pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 3, 4)] + [5])
 def test_resume_is_bit_exact_at_any_step(straight, config, step):
     wanted = config()
     with pytest.raises(Crash):
@@ -124,17 +126,9 @@ def test_a_run_killed_before_its_first_evaluation_starts_again(straight, config)
     assert rows(resume(wanted.run.dir).folder) == rows(straight)
 
 
-def test_a_damaged_draft_checkpoint_is_ignored(straight, config):
-    wanted = config()
-    with pytest.raises(Crash):
-        train(wanted, display=CrashAfter(3))
-    draft = Path(wanted.run.dir) / "checkpoints/.draft_000004"
-    draft.mkdir()
-    (draft / "weights.safetensors").write_bytes(b"half")
-    assert weights(resume(wanted.run.dir).folder) == weights(straight)
-
-
-@pytest.mark.parametrize(("step", "number"), [(0, signal.SIGINT), (3, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("step", "number"), [pytest.param(0, signal.SIGINT, marks=pytest.mark.slow), (3, signal.SIGTERM)]
+)
 def test_a_signal_stops_cleanly_and_resume_is_bit_exact(straight, config, step, number):
     wanted, display = config(), SignalAt(step, number)
     result = train(wanted, display=display)
@@ -152,16 +146,16 @@ def test_a_finished_run_stays_as_it_is(straight):
 
 
 def test_steps_may_be_raised_and_nothing_else_changed(model, config):
-    constant = ["train.schedule=constant", "eval.every=0"]
+    constant = ["train.schedule=constant", *NOT_EVALUATED, "train.steps=4"]
     long = train(config(*constant, name="long"))
-    short = config(*constant, "train.steps=3", name="short")
+    short = config(*constant, "train.steps=2", name="short")
     train(short)
     result = resume(short.run.dir, config(*constant, name="short"))
-    assert result.steps == 6
+    assert result.steps == 4
     assert weights(result.folder) == weights(long.folder)
-    assert load_config(str(result.folder / "config.yaml")).train.steps == 6
-    with pytest.raises(CheckpointError, match=r"train\.steps was 6, asked for 5"):
-        resume(result.folder, config(*constant, "train.steps=5", name="short"))
+    assert load_config(str(result.folder / "config.yaml")).train.steps == 4
+    with pytest.raises(CheckpointError, match=r"train\.steps was 4, asked for 3"):
+        resume(result.folder, config(*constant, "train.steps=3", name="short"))
     with pytest.raises(CheckpointError, match=r"train\.learning_rate was 0\.0001, asked for 0\.1"):
         resume(result.folder, config(*constant, "train.learning_rate=0.1", "train.steps=9", name="short"))
 
@@ -190,11 +184,11 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config):
 
 
 def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config):
-    bound = ("train.max_tokens=2000", "train.steps=1000", "eval.every=0", "train.checkpoint_every=1")
+    bound = ("train.max_tokens=1600", "train.steps=1000", "eval.every=0", "train.checkpoint_every=1")
     straight, again = resumed(config(*bound, name="one"), config(*bound, name="two"))
     steps = rows(straight)[1:]
     assert 2 < len(steps) < 20
-    assert sum(row["tokens"] for row in steps[:-1]) < 2000 <= sum(row["tokens"] for row in steps)
+    assert sum(row["tokens"] for row in steps[:-1]) < 1600 <= sum(row["tokens"] for row in steps)
     assert "eval/accuracy" in steps[-1]
     assert weights(again) == weights(straight)
     assert rows(again) == rows(straight)
@@ -232,7 +226,7 @@ def test_stored_pairs_have_no_tokens_to_bound_and_no_samples_to_speak_of(config,
 
 
 def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config):
-    lora = ["model.lora.rank=2", "train.learning_rate=0.01"]
+    lora = ["model.lora.rank=2", "train.learning_rate=0.01", "train.steps=4", *NOT_EVALUATED]
     one, two = config(*lora, name="one"), config(*lora, name="two")
     straight = train(one).folder
     with pytest.raises(Crash):
@@ -252,9 +246,11 @@ def test_the_reference_model_keeps_the_policy_near(config):
 
 
 def test_micro_batches_do_not_change_the_run(config):
-    one = train(config("train.micro_batch_rows=64", "train.steps=2", name="one")).folder
-    two = train(config("train.micro_batch_rows=5", "train.steps=2", name="two")).folder
-    for a, b in zip(rows(one)[1:], rows(two)[1:], strict=True):
+    one, two = (
+        train(config(f"train.micro_batch_rows={size}", "train.steps=2", *NOT_EVALUATED, name=str(size))).folder
+        for size in (64, 5)
+    )
+    for a, b in zip(rows(one), rows(two), strict=True):
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4, abs=1e-6)
 
@@ -298,7 +294,7 @@ class Mine(Method):
 
 
 def test_a_method_of_ones_own(config):
-    wanted = config("train.steps=3", name="own")
+    wanted = config("train.steps=3", *NOT_EVALUATED, name="own")
     with pytest.raises(Crash):
         train(wanted, method=Mine(weight=2.0), display=CrashAfter(2))
     with pytest.raises(CheckpointError, match="method of your own"):
@@ -306,7 +302,7 @@ def test_a_method_of_ones_own(config):
     with pytest.raises(CheckpointError, match=r"method\.weight was 2\.0"):
         resume(wanted.run.dir, method=Mine(weight=1.0))
     result = resume(wanted.run.dir, method=Mine(weight=2.0))
-    whole = train(config("train.steps=3", name="whole"), method=Mine(weight=2.0))
+    whole = train(config("train.steps=3", *NOT_EVALUATED, name="whole"), method=Mine(weight=2.0))
     assert weights(result.folder) == weights(whole.folder)
 
 
