@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.fixtures import Command, Straight, Words
 from small_runs import SMALL
 from support import save_tiny
 
@@ -16,7 +17,7 @@ HARNESS = Path(__file__).parent / "harness.py"
 
 
 @pytest.fixture(scope="session")
-def command() -> Iterator[Callable[..., dict[str, Any]]]:
+def command() -> Iterator[Command]:
     """Runs ``edge-grpo`` words in a forked process with faults; see ``harness.py``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with subprocess.Popen(
@@ -44,7 +45,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def words(tiny: Path) -> Callable[..., list[str]]:
+def words(tiny: Path) -> Words:
     """The command line of a small run in a folder."""
 
     def make(folder: Path, *more: str) -> list[str]:
@@ -62,10 +63,10 @@ def words(tiny: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def straight(
-    command: Callable[..., dict[str, Any]],
-    words: Callable[..., list[str]],
+    command: Command,
+    words: Words,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, dict[str, int]]:
+) -> Straight:
     """The folder of an uninterrupted run, and how often each moment was passed."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     answer = command(words(folder))
@@ -75,8 +76,8 @@ def straight(
 
 @pytest.fixture(scope="session")
 def counts(
-    command: Callable[..., dict[str, Any]],
-    words: Callable[..., list[str]],
+    command: Command,
+    words: Words,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, int]:
     """How often each moment is passed, with a reward function and a method that tell of grading and shaping."""

@@ -3,20 +3,24 @@
 import errno
 import os
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
+from faults.fixtures import Command, Straight, Words
 from small_runs import rollouts, rows, weights
 
 from edge_grpo.training.checkpoint import latest, verify
 
 
-def mount(*words):
+def mount(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["mount", *map(str, words)], capture_output=True, text=True, check=False)
 
 
 @contextmanager
-def mounted(folder, *words):
+def mounted(folder: Path, *words: object) -> Iterator[None]:
     """A mount on a folder, or a skipped test where this process may not mount."""
     done = mount(*words, folder)
     if done.returncode:
@@ -27,7 +31,7 @@ def mounted(folder, *words):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def check_told(answer, *parts):
+def check_told(answer: dict[str, Any], *parts: str) -> None:
     """The command ended with code 2 and one line that says where and what."""
     assert answer["code"] == 2, answer["out"]
     assert "Traceback" not in answer["out"]
@@ -38,7 +42,7 @@ def check_told(answer, *parts):
         assert part in told[0]
 
 
-def check_goes_on(command, words, run, straight):
+def check_goes_on(command: Command, words: Words, run: Path, straight: Path) -> None:
     if newest := latest(run / "checkpoints"):
         verify(newest)
     answer = command(["train", "--resume", str(run)] if (run / "config.yaml").exists() else words(run))
@@ -65,7 +69,9 @@ WRITTEN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("point", "n", "where"), WRITTEN)
-def test_every_file_that_meets_a_full_disk_is_named(command, words, straight, tmp_path, point, n, where):
+def test_every_file_that_meets_a_full_disk_is_named(
+    command: Command, words: Words, straight: Straight, tmp_path: Path, point: str, n: int, where: str
+) -> None:
     run = tmp_path / "run"
     answer = command(words(run), hits=[{"point": point, "n": n, "error": errno.ENOSPC}])
     assert answer["reached"] == [point]
@@ -73,7 +79,9 @@ def test_every_file_that_meets_a_full_disk_is_named(command, words, straight, tm
     check_goes_on(command, words, run, straight[0])
 
 
-def test_a_file_size_limit_while_a_checkpoint_is_written(command, words, straight, tmp_path):
+def test_a_file_size_limit_while_a_checkpoint_is_written(
+    command: Command, words: Words, straight: Straight, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     check_told(command(words(run), file_size=60_000), "checkpoints/step_000002: could not be written", "File too large")
     assert not (run / "checkpoints/step_000002").exists()
@@ -82,7 +90,9 @@ def test_a_file_size_limit_while_a_checkpoint_is_written(command, words, straigh
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
-def test_a_disk_that_becomes_full_at_some_time(command, words, straight, tmp_path, share):
+def test_a_disk_that_becomes_full_at_some_time(
+    command: Command, words: Words, straight: Straight, tmp_path: Path, share: float
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     used = sum(path.stat().st_blocks * 512 for path in straight[0].rglob("*"))
@@ -94,7 +104,9 @@ def test_a_disk_that_becomes_full_at_some_time(command, words, straight, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["checkpoints", "rollouts", "."])
-def test_a_part_that_is_read_only(command, words, straight, tmp_path, part):
+def test_a_part_that_is_read_only(
+    command: Command, words: Words, straight: Straight, tmp_path: Path, part: str
+) -> None:
     run = tmp_path / "run"
     assert command(words(run), hits=[{"point": "sampling", "n": 300, "signals": [15]}])["code"] == 143
     before = {path.relative_to(run): path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
@@ -106,7 +118,9 @@ def test_a_part_that_is_read_only(command, words, straight, tmp_path, part):
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_names_the_last_good_one_which_goes_on(command, words, straight, tmp_path):
+def test_a_damaged_checkpoint_names_the_last_good_one_which_goes_on(
+    command: Command, words: Words, straight: Straight, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     more = ["train.keep_checkpoints=3", "train.checkpoint_every=1"]
     assert command(words(run, *more), hits=[{"point": "sampling", "n": 300, "signals": [15]}])["code"] == 143

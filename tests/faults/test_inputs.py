@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from faults.fixtures import Command
 from faults.test_disk_full import check_told
 from safetensors.torch import load_file, save_file
 
@@ -23,13 +25,13 @@ GOOD = b'{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?", "answer": "4"}\
         ("\0", "not YAML"),
     ],
 )
-def test_a_configuration_that_cannot_be_read(command, tmp_path, text, message):
+def test_a_configuration_that_cannot_be_read(command: Command, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     check_told(command(["train", str(tmp_path / "c.yaml"), f"run.dir={tmp_path / 'run'}"]), "c.yaml", message)
     assert not (tmp_path / "run").exists()
 
 
-def damage_model(folder, damage):
+def damage_model(folder: Path, damage: str) -> None:
     file = folder / "model.safetensors"
     held = load_file(file)
     if damage == "pickle":
@@ -53,7 +55,9 @@ def damage_model(folder, damage):
         ("cut off", "cannot load a model"),
     ],
 )
-def test_a_model_folder_that_is_not_whole(command, tiny, tmp_path, damage, message):
+def test_a_model_folder_that_is_not_whole(
+    command: Command, tiny: Path, tmp_path: Path, damage: str, message: str
+) -> None:
     shutil.copytree(tiny, tmp_path / "model")
     damage_model(tmp_path / "model", damage)
     answer = command(["train", *QUICK, f"model.path={tmp_path / 'model'}", f"run.dir={tmp_path / 'run'}"])
@@ -70,7 +74,9 @@ def test_a_model_folder_that_is_not_whole(command, tiny, tmp_path, damage, messa
         (json.dumps({"problem": "1+1 " * 2_500_000, "answer": "2"}).encode(), "its prompt has at least 6"),
     ],
 )
-def test_a_row_that_is_none_is_named_or_left_out(command, tiny, tmp_path, line, message):
+def test_a_row_that_is_none_is_named_or_left_out(
+    command: Command, tiny: Path, tmp_path: Path, line: bytes, message: str
+) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(GOOD + line + b"\n")
     words = ["train", *QUICK, f"model.path={tiny}", f"data.path={file}", f"run.dir={tmp_path / 'run'}"]

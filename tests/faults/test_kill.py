@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from faults.fixtures import Command, Straight, Words
 from faults.moments import POINTS
 from small_runs import rollouts, rows, weights
 
@@ -21,19 +22,19 @@ FAST = [("sampling", 90), ("backward", 8), ("checkpoint", 2)]
 SLOW = [("grading", 5), ("metrics", 3), ("rollouts", 3)]
 
 
-def real(command):
+def real(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Run the installed command in a process of its own."""
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-def go_on(command, words, folder):
+def go_on(command: Command, words: Words, folder: Path) -> None:
     """Resume a killed run; one that was killed before it had a configuration is started again."""
     started = (folder / "config.yaml").exists()
     answer = command(["train", "--resume", str(folder)] if started else words(folder))
     assert answer["code"] == 0, answer["out"]
 
 
-def check_same(folder, straight):
+def check_same(folder: Path, straight: Path) -> None:
     assert weights(folder) == weights(straight)
     assert rows(folder) == rows(straight)
     assert Counter(row["step"] for row in rows(folder)) == dict.fromkeys(range(5), 1)
@@ -49,13 +50,15 @@ def check_same(folder, straight):
     assert done.returncode == 0
 
 
-def kill_at(command, words, folder, point, n):
+def kill_at(command: Command, words: Words, folder: Path, point: str, n: int) -> None:
     answer = command(words(folder), hits=[{"point": point, "n": n, "signals": [signal.SIGKILL]}])
     assert (answer["code"], answer["reached"]) == (-signal.SIGKILL, [point]), answer["out"]
 
 
 @pytest.mark.parametrize(("point", "n"), FAST + [pytest.param(*each, marks=pytest.mark.slow) for each in SLOW])
-def test_killed_in_a_phase_and_resumed(command, words, straight, tmp_path, point, n):
+def test_killed_in_a_phase_and_resumed(
+    command: Command, words: Words, straight: Straight, tmp_path: Path, point: str, n: int
+) -> None:
     kill_at(command, words, tmp_path / "run", point, n)
     go_on(command, words, tmp_path / "run")
     check_same(tmp_path / "run", straight[0])
@@ -63,7 +66,9 @@ def test_killed_in_a_phase_and_resumed(command, words, straight, tmp_path, point
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_twenty_random_moments(command, words, straight, counts, tmp_path):
+def test_killed_at_twenty_random_moments(
+    command: Command, words: Words, straight: Straight, counts: dict[str, int], tmp_path: Path
+) -> None:
     folder, _ = straight
     rng = random.Random(SEED)
     points = rng.sample(POINTS, AT_POINTS)
@@ -83,7 +88,9 @@ def test_killed_at_twenty_random_moments(command, words, straight, counts, tmp_p
 
 
 @pytest.mark.slow
-def test_every_moment_that_leaves_half_of_something(command, words, straight, counts, tmp_path):
+def test_every_moment_that_leaves_half_of_something(
+    command: Command, words: Words, straight: Straight, counts: dict[str, int], tmp_path: Path
+) -> None:
     """The moments that the random ones have missed, each the last time that it is passed."""
     folder, _ = straight
     missed = set(POINTS) - set(random.Random(SEED).sample(POINTS, AT_POINTS))
@@ -96,7 +103,7 @@ def test_every_moment_that_leaves_half_of_something(command, words, straight, co
 
 
 @pytest.mark.slow
-def test_killed_again_while_it_is_resumed(command, words, straight, tmp_path):
+def test_killed_again_while_it_is_resumed(command: Command, words: Words, straight: Straight, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kill_at(command, words, run, "backward", 10)
     for point, n in (("cut back", 1), ("events", 2), ("loading", 1), ("checkpoint", 1), ("final swap", 1)):
@@ -107,7 +114,9 @@ def test_killed_again_while_it_is_resumed(command, words, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_finished_run_that_is_made_longer_and_killed_gets_its_new_model(command, words, straight, tmp_path):
+def test_a_finished_run_that_is_made_longer_and_killed_gets_its_new_model(
+    command: Command, words: Words, straight: Straight, tmp_path: Path
+) -> None:
     """``final/`` of the shorter run must not be taken for that of the longer one."""
     constant = ["train.schedule=constant", "eval.every=0"]
     assert command(words(tmp_path / "whole", *constant))["code"] == 0
@@ -125,7 +134,7 @@ def test_a_finished_run_that_is_made_longer_and_killed_gets_its_new_model(comman
 
 
 @pytest.mark.slow
-def test_the_real_command_in_a_process_of_its_own(words, straight, tmp_path):
+def test_the_real_command_in_a_process_of_its_own(words: Words, straight: Straight, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [str(Path(sys.executable).parent / "edge-grpo"), *words(run)]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
@@ -140,7 +149,9 @@ def test_the_real_command_in_a_process_of_its_own(words, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_beside_a_running_one_is_refused_and_harms_nothing(words, straight, tmp_path):
+def test_a_run_beside_a_running_one_is_refused_and_harms_nothing(
+    words: Words, straight: Straight, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     command = [str(Path(sys.executable).parent / "edge-grpo"), *words(run)]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:

@@ -8,6 +8,7 @@ from typing import Any, Literal, final
 
 import pytest
 import torch
+from faults.fixtures import Command, Straight, Words
 from jaxtyping import Float
 from small_runs import SMALL, rollouts, rows, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -186,11 +187,7 @@ def test_a_masked_vocabulary_is_no_fault(config: Callable[..., Config]) -> None:
 
 @pytest.mark.parametrize("seconds", [3600.0, -86400.0])
 def test_a_clock_that_jumps_changes_nothing(
-    command: Callable[..., dict[str, Any]],
-    words: Callable[..., list[str]],
-    straight: tuple[Path, dict[str, int]],
-    tmp_path: Path,
-    seconds: float,
+    command: Command, words: Words, straight: Straight, tmp_path: Path, seconds: float
 ) -> None:
     """Every look at the clock is an hour earlier, or a day later, than the one before."""
     run = tmp_path / "run"

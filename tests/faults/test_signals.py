@@ -3,8 +3,11 @@
 import json
 import random
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
+from faults.fixtures import Command, Straight, Words
 from small_runs import rows, weights
 
 # Where the signal comes, at which call, and how many steps are done when the run has stopped: in the second step, a
@@ -17,7 +20,7 @@ EVERY = [*DROPPED, *FINISHED, *AT_EVALUATION, *AT_CHECKPOINT]
 FAST = [("sampling", 150, 1), ("optimizer", 2, 2)]
 
 
-def stopped(command, words, folder, point, n, number):
+def stopped(command: Command, words: Words, folder: Path, point: str, n: int, number: int) -> dict[str, Any]:
     answer = command(words(folder), hits=[{"point": point, "n": n, "signals": [number]}])
     assert answer["reached"] == [point], answer["out"]
     assert answer["code"] == 128 + number, answer["out"]
@@ -25,7 +28,7 @@ def stopped(command, words, folder, point, n, number):
     return answer
 
 
-def check_resumed(command, folder, straight):
+def check_resumed(command: Command, folder: Path, straight: Path) -> None:
     answer = command(["train", "--resume", str(folder)])
     assert answer["code"] == 0, answer["out"]
     assert weights(folder) == weights(straight)
@@ -36,7 +39,9 @@ def check_resumed(command, folder, straight):
     ("point", "n", "steps"),
     [pytest.param(*each, marks=[] if each in FAST else pytest.mark.slow) for each in EVERY],
 )
-def test_a_signal_drops_the_step_or_waits_for_its_end(command, words, straight, tmp_path, point, n, steps):
+def test_a_signal_drops_the_step_or_waits_for_its_end(
+    command: Command, words: Words, straight: Straight, tmp_path: Path, point: str, n: int, steps: int
+) -> None:
     number = signal.SIGTERM if n % 2 else signal.SIGINT
     answer = stopped(command, words, tmp_path / "run", point, n, number)
     assert f"stopped before step {steps + 1}; resume with: edge-grpo train --resume" in answer["out"]
@@ -47,7 +52,9 @@ def test_a_signal_drops_the_step_or_waits_for_its_end(command, words, straight, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_last_things_are_written_lets_them_be_finished(command, words, straight, tmp_path, number):
+def test_a_signal_while_the_last_things_are_written_lets_them_be_finished(
+    command: Command, words: Words, straight: Straight, tmp_path: Path, number: int
+) -> None:
     for point, n in (("checkpoint", 2), ("final", 1), ("final draft", 1)):
         run = tmp_path / point.replace(" ", "-")
         answer = command(words(run), hits=[{"point": point, "n": n, "signals": [number]}])
@@ -57,7 +64,7 @@ def test_a_signal_while_the_last_things_are_written_lets_them_be_finished(comman
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_at_the_start_leaves_no_run(command, words, tmp_path, number):
+def test_a_signal_at_the_start_leaves_no_run(command: Command, words: Words, tmp_path: Path, number: int) -> None:
     answer = command(words(tmp_path / "run"), hits=[{"point": "loading", "n": 1, "signals": [number]}])
     assert (answer["code"], answer["reached"]) == (128 + number, ["loading"])
     assert answer["out"].strip().splitlines()[-1] == "edge-grpo: stopped"
@@ -78,7 +85,9 @@ def test_a_signal_at_the_start_leaves_no_run(command, words, tmp_path, number):
         ("final", 1),
     ],
 )
-def test_a_second_signal_leaves_at_once_and_harms_no_checkpoint(command, words, straight, tmp_path, point, n, second):
+def test_a_second_signal_leaves_at_once_and_harms_no_checkpoint(
+    command: Command, words: Words, straight: Straight, tmp_path: Path, point: str, n: int, second: int
+) -> None:
     """The first one waits for the end of what goes on; the second one, in the same moment, does not."""
     run = tmp_path / "run"
     answer = command(words(run), hits=[{"point": point, "n": n, "signals": [signal.SIGTERM, second]}])
@@ -91,7 +100,9 @@ def test_a_second_signal_leaves_at_once_and_harms_no_checkpoint(command, words, 
 
 
 @pytest.mark.slow
-def test_a_second_signal_while_the_checkpoint_of_the_first_is_written(command, words, straight, tmp_path):
+def test_a_second_signal_while_the_checkpoint_of_the_first_is_written(
+    command: Command, words: Words, straight: Straight, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     hits = [
         {"point": "sampling", "n": 300, "signals": [signal.SIGINT]},
@@ -104,7 +115,9 @@ def test_a_second_signal_while_the_checkpoint_of_the_first_is_written(command, w
 
 
 @pytest.mark.slow
-def test_two_signals_at_any_moment_never_hang(command, words, straight, tmp_path):
+def test_two_signals_at_any_moment_never_hang(
+    command: Command, words: Words, straight: Straight, tmp_path: Path
+) -> None:
     rng = random.Random(12)
     for number in range(12):
         run, gap_s = tmp_path / str(number), rng.uniform(0.001, 0.3)
@@ -119,7 +132,7 @@ def test_two_signals_at_any_moment_never_hang(command, words, straight, tmp_path
 
 
 @pytest.mark.slow
-def test_sigterm_ends_other_commands_in_order(command, tiny):
+def test_sigterm_ends_other_commands_in_order(command: Command, tiny: Path) -> None:
     words = ["eval", "--model", str(tiny), "eval.size=40", "rollout.max_new_tokens=40"]
     for number in (signal.SIGTERM, signal.SIGINT):
         answer = command(words, hits=[{"point": "sampling", "n": 20, "signals": [number]}])

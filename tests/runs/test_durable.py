@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
@@ -10,7 +11,7 @@ from edge_grpo.base.errors import CheckpointError
 from edge_grpo.runs.durable import flush_tree, is_open_as, remove_tree, saving, take_lock, write_whole
 
 
-def test_a_file_is_replaced_atomically(tmp_path):
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_whole(file, "old")
     write_whole(file, "new ü")
@@ -22,14 +23,14 @@ def test_a_file_is_replaced_atomically(tmp_path):
     assert file.read_text(encoding="utf-8") == "new ü"
 
 
-def test_a_folder_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
+def test_a_folder_is_renamed_before_it_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "step"
     for _ in range(2):  # the second time, with leftovers of the first
         (folder / "deep").mkdir(parents=True)
         (folder / "deep/file").write_text("x")
         flush_tree(folder)
 
-        def killed(path, **_):
+        def killed(path: Path, **_) -> None:
             if path.exists():
                 assert not folder.exists()
                 raise KeyboardInterrupt
@@ -51,7 +52,7 @@ def test_a_folder_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
         (SafetensorError("I/O error: File too large"), "I/O error: File too large"),
     ],
 )
-def test_a_failed_write_is_one_line_that_says_how_to_resume(tmp_path, error, reason):
+def test_a_failed_write_is_one_line_that_says_how_to_resume(tmp_path: Path, error: Exception, reason: str) -> None:
     with pytest.raises(CheckpointError) as caught, saving(tmp_path / "x", tmp_path):
         raise error
     assert str(caught.value) == (
@@ -60,7 +61,7 @@ def test_a_failed_write_is_one_line_that_says_how_to_resume(tmp_path, error, rea
     )
 
 
-def test_a_file_stays_locked_until_it_is_closed(tmp_path):
+def test_a_file_stays_locked_until_it_is_closed(tmp_path: Path) -> None:
     name = tmp_path / ".lock"
     first, locked = take_lock(name)
     assert locked

@@ -4,7 +4,9 @@ import errno
 import fcntl
 import multiprocessing
 import shutil
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -15,16 +17,19 @@ from edge_grpo.runs.folder import RunFolder
 TREE = {"method": {"kind": "grpo"}}
 
 
-def create(path):
+Make = Callable[[Path | str], RunFolder]
+
+
+def create(path: Path) -> RunFolder:
     return RunFolder.create(str(path), TREE, "method: {kind: grpo}\n", "abc")
 
 
 @pytest.fixture
-def make():
+def make() -> Iterator[Make]:
     """Makes run folders and closes them at the end."""
     made = []
 
-    def one(path):
+    def one(path: Path) -> RunFolder:
         made.append(create(path))
         return made[-1]
 
@@ -33,13 +38,13 @@ def make():
         folder.close()
 
 
-def test_rows_are_json_even_where_numbers_are_not(tmp_path, make):
+def test_rows_are_json_even_where_numbers_are_not(tmp_path: Path, make: Make) -> None:
     folder = make(tmp_path / "run")
     folder.write_metrics({"step": 1, "x": float("nan"), "y": float("inf"), "z": 2.5})
     assert list(folder.rows()) == [{"step": 1, "x": None, "y": None, "z": 2.5}]
 
 
-def test_cutting_back_keeps_what_came_before(tmp_path, make):
+def test_cutting_back_keeps_what_came_before(tmp_path: Path, make: Make) -> None:
     folder = make(tmp_path / "run")
     for step in range(4):
         folder.write_metrics({"step": step, "loss": 1.0})
@@ -58,7 +63,7 @@ def test_cutting_back_keeps_what_came_before(tmp_path, make):
 
 
 @pytest.mark.parametrize("damage", [b'{"step": 1, "lo', b"\xff\xfe", b"[1]", b'{"loss": 1.0}', b"[" * 9999, b"\0" * 40])
-def test_a_damaged_line_is_lost_silently_only_at_the_end(tmp_path, make, damage):
+def test_a_damaged_line_is_lost_silently_only_at_the_end(tmp_path: Path, make: Make, damage: bytes) -> None:
     folder = make(tmp_path / "run")
     for step in range(3):
         folder.write_metrics({"step": step})
@@ -75,7 +80,7 @@ def test_a_damaged_line_is_lost_silently_only_at_the_end(tmp_path, make, damage)
     assert folder.cut_back(2) == [1]
 
 
-def test_the_configuration_is_read_back_with_its_hash(tmp_path, make):
+def test_the_configuration_is_read_back_with_its_hash(tmp_path: Path, make: Make) -> None:
     folder = make(tmp_path / "run")
     assert RunFolder.read_config(folder.path) == ({"method": {"kind": "grpo"}}, "abc")
     for text in ("[", "3\n"):
@@ -84,7 +89,7 @@ def test_the_configuration_is_read_back_with_its_hash(tmp_path, make):
             RunFolder.read_config(folder.path)
 
 
-def test_a_used_or_impossible_folder_is_refused(tmp_path, make):
+def test_a_used_or_impossible_folder_is_refused(tmp_path: Path, make: Make) -> None:
     make(tmp_path / "run")
     with pytest.raises(ConfigError, match="already holds a run"):
         create(tmp_path / "run")
@@ -95,20 +100,22 @@ def test_a_used_or_impossible_folder_is_refused(tmp_path, make):
         create(tmp_path / "file" / "below")
 
 
-def test_without_a_name_the_next_free_folder_is_taken(tmp_path, monkeypatch, make):
+def test_without_a_name_the_next_free_folder_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert [str(make("").path) for _ in range(2)] == ["runs/grpo-1", "runs/grpo-2"]
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "final", "events", "rollouts"])
-def test_files_that_a_new_run_would_overwrite_are_left_alone(tmp_path, name):
+def test_files_that_a_new_run_would_overwrite_are_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / "run" / name).mkdir(parents=True)
     with pytest.raises(ConfigError, match=f"has {name} but no run"):
         create(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
 
 
-def test_a_run_that_never_began_leaves_no_trace(tmp_path, make):
+def test_a_run_that_never_began_leaves_no_trace(tmp_path: Path, make: Make) -> None:
     folder = make(tmp_path / "run")
     folder.cut_back(None)
     folder.discard_unstarted()
@@ -120,7 +127,7 @@ def test_a_run_that_never_began_leaves_no_trace(tmp_path, make):
     assert (begun.path / "config.yaml").exists()
 
 
-def test_one_process_at_a_time(tmp_path, make):
+def test_one_process_at_a_time(tmp_path: Path, make: Make) -> None:
     folder = make(tmp_path / "run")
     other = RunFolder(folder.path)
     with pytest.raises(CheckpointError, match="another process"):
@@ -130,7 +137,7 @@ def test_one_process_at_a_time(tmp_path, make):
         other.lock()
 
 
-def _try_to_create(path, start, done, results):
+def _try_to_create(path: Path, start, done, results):
     start.wait()
     try:
         folder = create(path)
@@ -143,7 +150,7 @@ def _try_to_create(path, start, done, results):
         folder.close()
 
 
-def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path):
+def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for number in range(5):
         path, start, done, results = tmp_path / str(number), context.Barrier(5), context.Event(), context.Queue()
@@ -162,7 +169,7 @@ def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path):
             process.join(60)
 
 
-def test_a_loser_discards_nothing_of_the_winners(tmp_path):
+def test_a_loser_discards_nothing_of_the_winners(tmp_path: Path) -> None:
     """The winner has the lock and has written nothing yet."""
     (tmp_path / "run").mkdir()
     winner, _ = take_lock(tmp_path / "run/.lock")
@@ -172,7 +179,7 @@ def test_a_loser_discards_nothing_of_the_winners(tmp_path):
         assert is_open_as(winner, tmp_path / "run/.lock")
 
 
-def test_a_deleted_lock_ends_the_run_before_its_next_write(tmp_path, make):
+def test_a_deleted_lock_ends_the_run_before_its_next_write(tmp_path: Path, make: Make) -> None:
     folder = make(tmp_path / "run")
     folder.write_metrics({"step": 0})
     (folder.path / ".lock").unlink()
@@ -186,7 +193,7 @@ def test_a_deleted_lock_ends_the_run_before_its_next_write(tmp_path, make):
     assert [row["step"] for row in folder.rows()] == [0, 1]
 
 
-def test_a_file_system_without_locks_is_known(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -197,7 +204,7 @@ def test_a_file_system_without_locks_is_known(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts"])
-def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path, make, name):
+def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path: Path, make: Make, name: str) -> None:
     folder = make(tmp_path / "run")
     if name == "metrics.jsonl":
         (folder.path / name).mkdir()

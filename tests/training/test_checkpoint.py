@@ -3,20 +3,23 @@
 import json
 import resource
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from support import tiny_policy
+from torch.optim import AdamW
 
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.config.sections import TrainSettings
+from edge_grpo.models.policy import Policy
 from edge_grpo.training.checkpoint import SUMS, RunState, latest, load, prune, read_state, save, verify
 from edge_grpo.training.update import make_optimizer
 
 HERE = RunState(step=3, cursor=17, tokens=99, skipped_in_a_row=1, num_threads=1, device="cpu")
 
 
-def trained_policy(steps=2):
+def trained_policy(steps: int = 2) -> tuple[Policy, AdamW]:
     policy = tiny_policy()
     optimizer = make_optimizer(policy, TrainSettings())
     for step in range(steps):
@@ -27,7 +30,7 @@ def trained_policy(steps=2):
     return policy, optimizer
 
 
-def test_round_trip_is_bit_exact_and_training_goes_on_the_same(tmp_path):
+def test_round_trip_is_bit_exact_and_training_goes_on_the_same(tmp_path: Path) -> None:
     policy, optimizer = trained_policy()
     path = save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=2)
     other = tiny_policy()
@@ -40,7 +43,7 @@ def test_round_trip_is_bit_exact_and_training_goes_on_the_same(tmp_path):
         assert torch.equal(one, two), name
 
 
-def test_only_the_newest_are_kept(tmp_path):
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     for step in (1, 2, 3):
         save(tmp_path, RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=2)
@@ -49,7 +52,7 @@ def test_only_the_newest_are_kept(tmp_path):
     assert latest(tmp_path / "nowhere") is None
 
 
-def test_a_draft_is_no_checkpoint(tmp_path):
+def test_a_draft_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".draft_000009").mkdir()
     assert latest(tmp_path) is None
 
@@ -57,7 +60,7 @@ def test_a_draft_is_no_checkpoint(tmp_path):
 FILES = ["weights.safetensors", "optimizer.safetensors", "progress.json", SUMS]
 
 
-def damaged(path, damage):
+def damaged(path: Path, damage: str) -> None:
     held = path.read_bytes()
     half = len(held) // 2
     path.unlink()
@@ -71,7 +74,7 @@ def damaged(path, damage):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "missing"])
-def test_damage_is_told_with_the_last_good_one(tmp_path, name, damage):
+def test_damage_is_told_with_the_last_good_one(tmp_path: Path, name: str, damage: str) -> None:
     policy, optimizer = trained_policy()
     paths = [
         save(tmp_path / "run", RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=4)
@@ -90,7 +93,7 @@ def test_damage_is_told_with_the_last_good_one(tmp_path, name, damage):
         verify(paths[3])
 
 
-def test_the_tool_sha256sum_agrees(tmp_path):
+def test_the_tool_sha256sum_agrees(tmp_path: Path) -> None:
     policy, optimizer = trained_policy()
     path = save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=2)
     command = ["sha256sum", "--check", "--strict", SUMS]
@@ -100,7 +103,7 @@ def test_the_tool_sha256sum_agrees(tmp_path):
     assert subprocess.run(command, cwd=path, capture_output=True, check=False).returncode != 0
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     for step in (1, 2):
         save(tmp_path, RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=9)
@@ -112,14 +115,14 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000002", "step_best"]
 
 
-def test_the_millionth_step_is_the_newest(tmp_path):
+def test_the_millionth_step_is_the_newest(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     for step in (999_999, 1_000_000):
         save(tmp_path, RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_1000000"]
 
 
-def test_something_else_in_the_place_of_a_folder_is_told(tmp_path):
+def test_something_else_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     (tmp_path / "step_000003").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"step_000003: could not be written"):
@@ -132,7 +135,7 @@ def test_something_else_in_the_place_of_a_folder_is_told(tmp_path):
         latest(tmp_path / "checkpoints")
 
 
-def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_the_new_one_is_whole(tmp_path):
+def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_the_new_one_is_whole(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     save(tmp_path, RunState(1, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
     (tmp_path / ".old_step_000001").write_text("in the way")
@@ -141,7 +144,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_the_new_one_is_who
     assert read_state(latest(tmp_path)).step == 2
 
 
-def test_weights_of_another_model_are_refused(tmp_path):
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     policy, optimizer = trained_policy()
     path = save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=2)
     other = dict(list(policy.trained())[1:])
@@ -149,21 +152,21 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load(path, other, optimizer)
 
 
-def test_progress_is_plain_json(tmp_path):
+def test_progress_is_plain_json(tmp_path: Path) -> None:
     policy, optimizer = trained_policy()
     path = save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=2)
     assert json.loads((path / "progress.json").read_text())["cursor"] == 17
     assert not list(path.glob("*.pt"))
 
 
-def test_an_unwritable_folder_is_told(tmp_path):
+def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="could not be written"):
         save(tmp_path / "file", HERE, dict(policy.trained()), optimizer, keep=2)
 
 
-def test_saving_the_same_step_again_keeps_the_whole_checkpoint(tmp_path):
+def test_saving_the_same_step_again_keeps_the_whole_checkpoint(tmp_path: Path) -> None:
     policy, optimizer = trained_policy()
     path = save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=1)
     before = (path / "weights.safetensors").stat().st_ino
@@ -171,7 +174,7 @@ def test_saving_the_same_step_again_keeps_the_whole_checkpoint(tmp_path):
     assert (path / "weights.safetensors").stat().st_ino == before
 
 
-def test_a_full_disk_is_told(tmp_path):
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, unlimited[1]))

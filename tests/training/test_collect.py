@@ -2,13 +2,14 @@
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import pytest
 from support import PROBLEM, group, row, tiny_sampler, tiny_tokenizer
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import means
-from edge_grpo.base.records import Problem, Prompt, Rollout, Row, Segment, Span, Strategy
+from edge_grpo.base.records import Group, Problem, Prompt, Rollout, Row, Segment, Span, Strategy
 from edge_grpo.data.prompts import encode_follow_up, encode_text
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.methods import TopUp
@@ -29,7 +30,7 @@ class ScriptedEngine:
 
     exact = True
 
-    def __init__(self, texts, continued="\n\\boxed{2}", *, finished=True):
+    def __init__(self, texts, continued: str = "\n\\boxed{2}", *, finished=True):
         self.texts, self.continued, self.finished = itertools.cycle(texts), continued, finished
         self.seeds, self.budgets = [], []
 
@@ -77,7 +78,7 @@ def text(row_):
     return TOKENIZER.decode(row_.rollout.completion_ids, skip_special_tokens=True)
 
 
-def test_without_corrections_rows_are_as_sampled():
+def test_without_corrections_rows_are_as_sampled() -> None:
     collected = make(Grpo(), ["\\boxed{2}", "\\boxed{3}"]).collect(prompts(), step=3, num_groups=2)
     assert [len(g.rows) for g in collected.groups] == [4, 4]
     assert [r.grade.correct for r in collected.groups[0].rows] == [True, False, True, False]
@@ -85,7 +86,7 @@ def test_without_corrections_rows_are_as_sampled():
     assert collected.num_prompts == 2
 
 
-def test_seeds_name_step_problem_and_sample():
+def test_seeds_name_step_problem_and_sample() -> None:
     one, two = make(Grpo(), ["x"]), make(Grpo(), ["x"])
     one.collect(prompts(), step=1, num_groups=2)
     two.collect(prompts(), step=2, num_groups=2)
@@ -96,7 +97,7 @@ def test_seeds_name_step_problem_and_sample():
     assert again.sampler.engine.seeds[0] == one.sampler.engine.seeds[0]
 
 
-def test_each_strategy_makes_the_text_it_should():
+def test_each_strategy_makes_the_text_it_should() -> None:
     wrong = "\\boxed{3}"
     reflect = make(edge(reflect=1, answer=0, reference=0), [wrong]).collect(prompts(), step=0, num_groups=1)
     answer = make(edge(reflect=0, answer=1, reference=0, max_new_tokens=110), [wrong]).collect(
@@ -116,14 +117,14 @@ def test_each_strategy_makes_the_text_it_should():
             assert row_.rollout.completion_ids.count(STOP) == 1  # the first one was dropped
 
 
-def test_right_rows_keep_their_tokens():
+def test_right_rows_keep_their_tokens() -> None:
     collected = make(edge(), ["\\boxed{2}", "\\boxed{3}"]).collect(prompts(), step=0, num_groups=1)
     kept = collected.groups[0].rows[0]
     assert kept.first is None
     assert kept.rollout.completion_ids == (*encode_text(TOKENIZER, "\\boxed{2}"), STOP)
 
 
-def test_a_text_that_does_not_fit_is_skipped_and_counted():
+def test_a_text_that_does_not_fit_is_skipped_and_counted() -> None:
     long = Problem("p", "?", ("2",), "x" * 200 + "\\boxed{2}")
     for correction in (
         {"reflect": 0, "answer": 0, "reference": 1, "max_new_tokens": 64},
@@ -140,7 +141,7 @@ def test_a_text_that_does_not_fit_is_skipped_and_counted():
 
 
 @pytest.mark.parametrize("continued", ["\n\\boxed{2}", "\n\\boxed{7}"])
-def test_balanced_goes_on_until_half_is_right(continued):
+def test_balanced_goes_on_until_half_is_right(continued: str) -> None:
     method = EdgeGrpo(correction=Correction(amount="balanced", reflect=1, answer=0, reference=0))
     collector = make(method, ["\\boxed{3}"], group_size=8, continued=continued)
     (made,) = collector.collect(prompts(), step=0, num_groups=1).groups
@@ -150,7 +151,7 @@ def test_balanced_goes_on_until_half_is_right(continued):
     assert len(set(collector.sampler.engine.budgets)) == 1
 
 
-def test_dynamic_sampling_draws_until_enough_groups_are_useful():
+def test_dynamic_sampling_draws_until_enough_groups_are_useful() -> None:
     script = ["\\boxed{3}"] * 8 + ["\\boxed{2}", "\\boxed{3}"] * 20
     method = Grpo(top_up=TopUp(max_rounds=3))
     collected = make(method, script).collect(prompts(), step=0, num_groups=3)
@@ -164,7 +165,7 @@ def test_dynamic_sampling_draws_until_enough_groups_are_useful():
     assert figures["collapse/after"] == 0.0  # of what is trained
 
 
-def test_questions_of_further_rounds_are_families_of_their_own():
+def test_questions_of_further_rounds_are_families_of_their_own() -> None:
     made = make(Grpo(top_up=TopUp(max_rounds=2)), ["no"], group_size=2)
     collected = made.collect(prompts(), step=0, num_groups=3)
     assert [g.family for g in collected.groups] == [0, 1, 2], "as many as were wanted"
@@ -173,19 +174,19 @@ def test_questions_of_further_rounds_are_families_of_their_own():
     assert [g.family for g in topped_up.groups] == [3, 4, 5]
 
 
-def test_dynamic_sampling_is_bounded_and_fills_up_only_if_it_may():
+def test_dynamic_sampling_is_bounded_and_fills_up_only_if_it_may() -> None:
     filled = make(Grpo(top_up=TopUp(max_rounds=2)), ["no"]).collect(prompts(), step=0, num_groups=3)
     assert (len(filled.groups), filled.num_prompts) == (3, 9)
     dropped = make(Grpo(top_up=TopUp(max_rounds=2, fill=False)), ["no"]).collect(prompts(), step=0, num_groups=3)
     assert (len(dropped.groups), dropped.num_prompts) == (0, 9)
 
 
-def test_too_few_problems_is_a_clear_error():
+def test_too_few_problems_is_a_clear_error() -> None:
     with pytest.raises(DataError, match="only 1 of 2"):
         make(Grpo(), ["x"]).collect(prompts(1), step=0, num_groups=2)
 
 
-def test_the_stream_shuffles_every_epoch_and_starts_anywhere():
+def test_the_stream_shuffles_every_epoch_and_starts_anywhere() -> None:
     items = [Prompt(PROBLEM, (i,)) for i in range(7)]
     whole = [p.prompt_ids[0] for p, _ in zip(stream(items, seed=1, start=0), range(28), strict=False)]
     for epoch in range(4):
@@ -198,7 +199,7 @@ def test_the_stream_shuffles_every_epoch_and_starts_anywhere():
     assert other != whole[:7]
 
 
-def test_figures_tell_before_from_after():
+def test_figures_tell_before_from_after() -> None:
     wrong, right = row(1.0), row(2.0)
     fixed = Row(right.rollout, right.grade, Strategy.ANSWER, first=(wrong.rollout, wrong.grade))
     groups = [group(1, 1), group(2, 2), type(group(1, 1))(PROBLEM, (fixed, wrong))]
@@ -215,11 +216,11 @@ def test_figures_tell_before_from_after():
     assert figures["correction/answer_right"] == 1.0
 
 
-def test_a_method_that_names_nothing_new_ends_the_corrections():
+def test_a_method_that_names_nothing_new_ends_the_corrections() -> None:
     class Stubborn(Grpo):
         """Asks for the same impossible repair for ever."""
 
-        def plan(self, groups, rng):
+        def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
             assert isinstance(rng, random.Random)
             return [Repair(0, 0, Strategy.ANSWER, "x" * 99, 5)]
 
@@ -230,7 +231,7 @@ def mgrpo(**own):
     return Mgrpo(revisions=2, phrases=("Check again.",), **own)
 
 
-def test_revisions_are_groups_of_a_second_layer_on_the_answers_tokens():
+def test_revisions_are_groups_of_a_second_layer_on_the_answers_tokens() -> None:
     collected = make(mgrpo(), ["\\boxed{3}", "\\boxed{2}"], group_size=2).collect(prompts(), step=0, num_groups=2)
     first, second = ([g for g in collected.groups if g.layer == layer] for layer in (1, 2))
     assert [(g.family, g.parent, len(g.rows)) for g in second] == [(0, 0, 2), (0, 1, 2), (1, 0, 2), (1, 1, 2)]
@@ -243,7 +244,7 @@ def test_revisions_are_groups_of_a_second_layer_on_the_answers_tokens():
     assert collected.num_prompts == 2
 
 
-def test_a_revision_sees_every_token_of_an_unfinished_answer():
+def test_a_revision_sees_every_token_of_an_unfinished_answer() -> None:
     made = make(mgrpo(), ["\\boxed{3}"], group_size=1, finished=False)
     first, second = made.collect(prompts(), step=0, num_groups=1).groups
     answer, asked = first.rows[0].rollout, second.rows[0].rollout
@@ -251,14 +252,14 @@ def test_a_revision_sees_every_token_of_an_unfinished_answer():
     assert asked.prompt_ids == (*answer.prompt_ids, *answer.completion_ids, *tail)
 
 
-def test_figures_are_about_answers_but_tokens_about_everything():
+def test_figures_are_about_answers_but_tokens_about_everything() -> None:
     made = make(mgrpo(), ["\\boxed{3}", "\\boxed{2}", "\\boxed{2}"], group_size=2)
     figures = means(made.collect(prompts(), step=0, num_groups=1).metrics)
     assert figures["accuracy"] == 0.5
     assert figures["tokens"] == 6 * (len(encode_text(TOKENIZER, "\\boxed{2}")) + 1)
 
 
-def test_revisions_have_seeds_of_their_own():
+def test_revisions_have_seeds_of_their_own() -> None:
     made = make(mgrpo(), ["x"], group_size=2)
     made.collect(prompts(), step=0, num_groups=2)
     made.collect(prompts(), step=1, num_groups=2)
@@ -266,14 +267,14 @@ def test_revisions_have_seeds_of_their_own():
     assert len(seeds) == len(set(seeds)) == 2 * (4 + 8)
 
 
-def test_a_revision_that_would_not_fit_is_counted():
+def test_a_revision_that_would_not_fit_is_counted() -> None:
     made = make(mgrpo(), ["\\boxed{3}"], group_size=2, context=40)
     collected = made.collect(prompts(), step=0, num_groups=1)
     assert all(g.layer == 1 for g in collected.groups)
     assert means(collected.metrics)["revision/skipped"] == 2
 
 
-def test_each_wording_of_a_question_is_a_group():
+def test_each_wording_of_a_question_is_a_group() -> None:
     problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?", "Find 1+1."))
     items = iter([Prompt(problem, (1,), ((2,), (3,)))] * 9)
     made = make(ShareGrpo(), ["\\boxed{2}", "\\boxed{3}"])
@@ -288,7 +289,7 @@ def test_each_wording_of_a_question_is_a_group():
     assert collected.num_prompts == 3
 
 
-def test_a_question_is_useful_by_all_its_rows():
+def test_a_question_is_useful_by_all_its_rows() -> None:
     problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?",))
     items = iter([Prompt(problem, (1,), ((2,),))] * 9)
     method = ShareGrpo(top_up=TopUp(max_rounds=1, fill=False))
@@ -298,7 +299,7 @@ def test_a_question_is_useful_by_all_its_rows():
     assert means(collected.metrics)["dynamic/useful"] == 1
 
 
-def test_revisions_make_a_question_useful_each_answer_by_itself():
+def test_revisions_make_a_question_useful_each_answer_by_itself() -> None:
     method = mgrpo(top_up=TopUp(max_rounds=1, fill=False))
     nothing = make(method, ["no", "no", "\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)
     assert means(nothing.collect(prompts(), step=0, num_groups=1).metrics)["dynamic/prompts"] == 2

@@ -1,6 +1,8 @@
 """What a run leaves behind: checkpoints, figures for every tracker, and a final model that knows its step."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support import tiny_policy, tiny_sampler
@@ -19,21 +21,21 @@ from edge_grpo.training.source import StoredPairs
 class Recorder(Silent):
     """Remembers what it was told."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.said, self.logged, self.rewound = [], [], []
 
-    def say(self, message):
+    def say(self, message: str) -> None:
         self.said.append(message)
 
-    def log(self, step, row):
+    def log(self, step: int, row: Mapping[str, float | None]) -> None:
         self.logged.append((step, dict(row)))
 
-    def rewind(self, step):
+    def rewind(self, step: int) -> None:
         self.rewound.append(step)
 
 
 @pytest.fixture
-def session():
+def session() -> Session:
     policy = tiny_policy()
     sampler = tiny_sampler(DecodeEngine(policy, stop_ids=[2], pad_id=0), lambda *_: True)
     config = load_config(None, [])
@@ -41,12 +43,12 @@ def session():
 
 
 @pytest.fixture
-def journal(tmp_path):
+def journal(tmp_path: Path) -> Journal:
     (tmp_path / "run").mkdir()
     return Journal(RunFolder(tmp_path / "run"), [Recorder()], Recorder())
 
 
-def test_every_tracker_gets_each_row_and_each_rewind(journal, session):
+def test_every_tracker_gets_each_row_and_each_rewind(journal: Journal, session: Session) -> None:
     session.step = 3
     journal.log(3, {"loss": 0.5, "bad": float("nan")})
     journal.save(session)
@@ -56,12 +58,12 @@ def test_every_tracker_gets_each_row_and_each_rewind(journal, session):
         assert tracker.rewound == [3]
 
 
-def test_a_new_run_forgets_what_trackers_hold_of_an_earlier_attempt(journal, session):
+def test_a_new_run_forgets_what_trackers_hold_of_an_earlier_attempt(journal: Journal, session: Session) -> None:
     journal.restore(session)
     assert [tracker.rewound for tracker in journal.trackers] == [[None], [None]]
 
 
-def test_missing_rows_are_reported(journal, session):
+def test_missing_rows_are_reported(journal: Journal, session: Session) -> None:
     journal.folder.write_metrics({"step": 2})
     session.step = 3
     journal.save(session)
@@ -69,7 +71,7 @@ def test_missing_rows_are_reported(journal, session):
     assert "metrics.jsonl has no row of the steps 1, 3" in journal.display.said
 
 
-def test_non_finite_weights_are_never_saved(journal, session):
+def test_non_finite_weights_are_never_saved(journal: Journal, session: Session) -> None:
     journal.save(session)
     next(session.policy.trained())[1].data.fill_(float("nan"))
     session.step = 1
@@ -78,7 +80,9 @@ def test_non_finite_weights_are_never_saved(journal, session):
     assert [path.name for path in journal.folder.checkpoints.iterdir()] == ["step_000000"]
 
 
-def test_the_final_model_knows_its_step_and_replaces_an_older_one_as_a_whole(journal, session):
+def test_the_final_model_knows_its_step_and_replaces_an_older_one_as_a_whole(
+    journal: Journal, session: Session
+) -> None:
     folder = journal.folder
     journal.save(session)
     state = read_state(folder.checkpoints / "step_000000")
@@ -95,14 +99,14 @@ def test_the_final_model_knows_its_step_and_replaces_an_older_one_as_a_whole(jou
     assert not [path for path in folder.path.iterdir() if path.name.startswith((".final", ".old"))]
 
 
-def test_a_final_model_that_cannot_be_written_is_one_line(journal, session):
+def test_a_final_model_that_cannot_be_written_is_one_line(journal: Journal, session: Session) -> None:
     (journal.folder.path / ".final").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"final: could not be written \(.*edge-grpo train --resume"):
         journal.finish(session)
 
 
-def test_a_tracker_that_cannot_write_ends_the_run_in_one_line(journal):
-    def full(step, row):
+def test_a_tracker_that_cannot_write_ends_the_run_in_one_line(journal: Journal) -> None:
+    def full(step: int, row: Mapping[str, float | None]):
         raise OSError(28, "No space left on device")
 
     journal.trackers[0].log = full

@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import signal
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, final
@@ -14,12 +15,13 @@ import torch
 from pydantic import Field
 from small_runs import ROOT, SMALL, Crash, CrashAfter, documented, resumed, rollouts, rows, weights
 from support import save_tiny
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_grpo.base.errors import CheckpointError, ConfigError, TrainingError
 from edge_grpo.base.settings import settings
-from edge_grpo.base.tensors import Signal
-from edge_grpo.config.tree import config_hash, load_config, to_yaml
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.config.tree import Config, config_hash, load_config, to_yaml
 from edge_grpo.methods import Method
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.console import Silent
@@ -28,49 +30,52 @@ from edge_grpo.training.loop import resume, train
 NOT_EVALUATED = ["eval.every=0", "eval.at_start=false", "eval.at_end=false"]
 
 
+Make = Callable[..., Config]
+
+
 class Said(Silent):
     """Remembers what was said."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.said = []
 
-    def say(self, message):
+    def say(self, message: str) -> None:
         self.said.append(message)
 
 
 class SignalAt(Said):
     """Sends this process a signal when a step's row is written."""
 
-    def __init__(self, step, number=signal.SIGTERM):
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
         super().__init__()
         self.step, self.number = step, number
 
-    def log(self, step, row):
+    def log(self, step: int, row: Mapping[str, float | None]) -> None:
         if step == self.step:
             os.kill(os.getpid(), self.number)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
-def config(model, tmp_path):
-    def make(*overrides, name="run"):
+def config(model: Path, tmp_path: Path) -> Make:
+    def make(*overrides: str, name: str = "run") -> Config:
         return load_config(None, [f"model.path={model}", *SMALL, f"run.dir={tmp_path / name}", *overrides])
 
     return make
 
 
 @pytest.fixture(scope="module")
-def straight(model, tmp_path_factory):
+def straight(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     return train(load_config(None, [f"model.path={model}", *SMALL, f"run.dir={folder}"])).folder
 
 
-def test_the_run_folder_holds_what_it_should(straight):
+def test_the_run_folder_holds_what_it_should(straight: Path) -> None:
     written = rows(straight)
     assert [row["step"] for row in written] == list(range(7))
     assert "accuracy" not in written[0]
@@ -85,7 +90,7 @@ def test_the_run_folder_holds_what_it_should(straight):
     assert loaded(**tokenizer("1+1\n", return_tensors="pt")).logits.isfinite().all()
 
 
-def test_rollouts_hold_every_completion(straight):
+def test_rollouts_hold_every_completion(straight: Path) -> None:
     steps = rollouts(straight)
     assert [len(step) for step in steps] == [12] * 6
     for line in steps[0]:
@@ -106,7 +111,7 @@ def test_rollouts_hold_every_completion(straight):
 
 
 @pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 3, 4)] + [5])
-def test_resume_is_bit_exact_at_any_step(straight, config, step):
+def test_resume_is_bit_exact_at_any_step(straight: Path, config: Make, step: int) -> None:
     wanted = config()
     with pytest.raises(Crash):
         train(wanted, display=CrashAfter(step))
@@ -118,7 +123,7 @@ def test_resume_is_bit_exact_at_any_step(straight, config, step):
     assert rollouts(result.folder) == rollouts(straight)
 
 
-def test_a_run_killed_before_its_first_evaluation_starts_again(straight, config):
+def test_a_run_killed_before_its_first_evaluation_starts_again(straight: Path, config: Make) -> None:
     wanted = config()
     with pytest.raises(Crash):
         train(wanted, display=CrashAfter(0))
@@ -129,7 +134,7 @@ def test_a_run_killed_before_its_first_evaluation_starts_again(straight, config)
 @pytest.mark.parametrize(
     ("step", "number"), [pytest.param(0, signal.SIGINT, marks=pytest.mark.slow), (3, signal.SIGTERM)]
 )
-def test_a_signal_stops_cleanly_and_resume_is_bit_exact(straight, config, step, number):
+def test_a_signal_stops_cleanly_and_resume_is_bit_exact(straight: Path, config: Make, step: int, number: int) -> None:
     wanted, display = config(), SignalAt(step, number)
     result = train(wanted, display=display)
     assert (result.steps, result.signal) == (step, number)
@@ -139,13 +144,13 @@ def test_a_signal_stops_cleanly_and_resume_is_bit_exact(straight, config, step, 
     assert rows(result.folder) == rows(straight)
 
 
-def test_a_finished_run_stays_as_it_is(straight):
+def test_a_finished_run_stays_as_it_is(straight: Path) -> None:
     before = weights(straight)
     assert resume(straight).steps == 6
     assert weights(straight) == before
 
 
-def test_steps_may_be_raised_and_nothing_else_changed(model, config):
+def test_steps_may_be_raised_and_nothing_else_changed(model: Path, config: Make) -> None:
     constant = ["train.schedule=constant", *NOT_EVALUATED, "train.steps=4"]
     long = train(config(*constant, name="long"))
     short = config(*constant, "train.steps=2", name="short")
@@ -160,7 +165,7 @@ def test_steps_may_be_raised_and_nothing_else_changed(model, config):
         resume(result.folder, config(*constant, "train.learning_rate=0.1", "train.steps=9", name="short"))
 
 
-def test_an_edited_configuration_is_refused(config):
+def test_an_edited_configuration_is_refused(config: Make) -> None:
     wanted = config("train.steps=1")
     folder = train(wanted).folder
     text = (folder / "config.yaml").read_text()
@@ -173,7 +178,7 @@ def test_an_edited_configuration_is_refused(config):
         train(wanted)
 
 
-def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config):
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config: Make) -> None:
     folder = train(config("train.steps=1")).folder
     tree, _ = RunFolder.read_config(folder)
     del tree["model"]["trust_remote_code"]
@@ -183,7 +188,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config):
         resume(folder, config("train.steps=2", "model.trust_remote_code=true"))
 
 
-def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config):
+def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config: Make) -> None:
     bound = ("train.max_tokens=1600", "train.steps=1000", "eval.every=0", "train.checkpoint_every=1")
     straight, again = resumed(config(*bound, name="one"), config(*bound, name="two"))
     steps = rows(straight)[1:]
@@ -197,8 +202,8 @@ def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config):
     assert display.said == [f"{again} is finished ({len(steps)} steps); raise train.max_tokens to train on"]
 
 
-def test_a_bound_on_tokens_may_be_raised_on_resume(config):
-    def bound(tokens, *more):
+def test_a_bound_on_tokens_may_be_raised_on_resume(config: Make) -> None:
+    def bound(tokens: int, *more: str) -> Config:
         return config("eval.every=0", "train.steps=4", f"train.max_tokens={tokens}", *more)
 
     folder = train(bound(1)).folder
@@ -211,7 +216,9 @@ def test_a_bound_on_tokens_may_be_raised_on_resume(config):
         resume(folder, bound(0, "train.seed=1"))
 
 
-def test_stored_pairs_have_no_tokens_to_bound_and_no_samples_to_speak_of(config, model, tmp_path):
+def test_stored_pairs_have_no_tokens_to_bound_and_no_samples_to_speak_of(
+    config: Make, model: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"{i}?", "chosen": "a", "rejected": "b"}) + "\n" for i in range(4)))
     words = [f"model.path={model}", *SMALL[:-1], "method=rpo", f"data.pairs={file}", f"run.dir={tmp_path / 'run'}"]
@@ -225,7 +232,7 @@ def test_stored_pairs_have_no_tokens_to_bound_and_no_samples_to_speak_of(config,
     assert display.said[-1] == "accuracy: training samples, temperature 1; held-out: greedy"
 
 
-def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config):
+def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config: Make) -> None:
     lora = ["model.lora.rank=2", "train.learning_rate=0.01", "train.steps=4", *NOT_EVALUATED]
     one, two = config(*lora, name="one"), config(*lora, name="two")
     straight = train(one).folder
@@ -236,7 +243,7 @@ def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config):
     AutoModelForCausalLM.from_pretrained(straight / "final")
 
 
-def test_the_reference_model_keeps_the_policy_near(config):
+def test_the_reference_model_keeps_the_policy_near(config: Make) -> None:
     near = ["method=grpo", "method.beta=0.1", "train.steps=2", "eval.every=0"]
     overrides = [text for text in SMALL if not text.startswith("method.")]
     made = config(name="kl")
@@ -245,7 +252,7 @@ def test_the_reference_model_keeps_the_policy_near(config):
     assert written[1]["kl/reference"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_micro_batches_do_not_change_the_run(config):
+def test_micro_batches_do_not_change_the_run(config: Make) -> None:
     one, two = (
         train(config(f"train.micro_batch_rows={size}", "train.steps=2", *NOT_EVALUATED, name=str(size))).folder
         for size in (64, 5)
@@ -255,7 +262,7 @@ def test_micro_batches_do_not_change_the_run(config):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4, abs=1e-6)
 
 
-def test_dynamic_sampling_without_a_useful_group_updates_nothing(config, model):
+def test_dynamic_sampling_without_a_useful_group_updates_nothing(config: Make, model: Path) -> None:
     overrides = [text for text in SMALL if not text.startswith("method.")]
     folder = config().run.dir
     made = load_config(
@@ -278,7 +285,7 @@ class Mine(Method):
     names: tuple[str, ...] = ("a", "b")
     poison: bool = False
 
-    def signal(self, batch):
+    def signal(self, batch: Scored) -> Signal:
         advantages = self.weight * (batch.reward - batch.reward.mean() + 0.5)
         return Signal(
             advantages=advantages[:, None].expand_as(batch.old_logprobs),
@@ -288,12 +295,12 @@ class Mine(Method):
             row_advantages=advantages,
         )
 
-    def loss(self, x, totals):
+    def loss(self, x: LossInputs, totals: Totals) -> Tensor:
         total = (x.logprobs * x.advantages)[x.mask].sum()
         return -total / totals.tokens * (float("nan") if self.poison else 1.0)
 
 
-def test_a_method_of_ones_own(config):
+def test_a_method_of_ones_own(config: Make) -> None:
     wanted = config("train.steps=3", *NOT_EVALUATED, name="own")
     with pytest.raises(Crash):
         train(wanted, method=Mine(weight=2.0), display=CrashAfter(2))
@@ -306,7 +313,9 @@ def test_a_method_of_ones_own(config):
     assert weights(result.folder) == weights(whole.folder)
 
 
-def test_the_example_of_ones_own_method_goes_on_when_called_again(model, tmp_path, monkeypatch, capsys):
+def test_the_example_of_ones_own_method_goes_on_when_called_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [f"model.path={model}", *SMALL[2:-1], "eval.every=0", "train.schedule=constant"]
     for steps in (1, 2, 2):
         argv = ["own_method.py", str(tmp_path / "run"), *words, f"train.steps={steps}"]
@@ -317,7 +326,7 @@ def test_the_example_of_ones_own_method_goes_on_when_called_again(model, tmp_pat
     capsys.readouterr()
 
 
-def test_the_guide_names_every_metric_and_column(straight, model, tmp_path):
+def test_the_guide_names_every_metric_and_column(straight: Path, model: Path, tmp_path: Path) -> None:
     words = [f"model.path={model}", *SMALL[2:-1], "train.steps=1", "eval.samples=4", "eval.temperature=1"]
     written = {name for line in (straight / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
     for method in ("grpo", "dapo"):
@@ -333,7 +342,7 @@ def test_the_guide_names_every_metric_and_column(straight, model, tmp_path):
     assert documented("What a rollout file holds") == columns
 
 
-def test_gradients_that_stay_non_finite_end_the_run(config):
+def test_gradients_that_stay_non_finite_end_the_run(config: Make) -> None:
     wanted = config("train.max_skipped_updates=3", "eval.every=0", name="nan")
     with pytest.raises(TrainingError, match="3 updates in a row"):
         train(wanted, method=Mine(poison=True))
