@@ -1,186 +1,128 @@
-"""A process that imports everything once, then runs the real command in forked children with faults at given moments.
+"""A process that imports everything once, then runs ``edge-grpo`` in forked children with faults at given moments.
 
-Started as a script it reads jobs, a JSON object a line, and answers each with an object: how the child ended. A job:
+Started as a script it reads jobs, a JSON object per line, and answers each with an object: how the child ended. A job:
 
-- ``words``: the command line behind ``edge-grpo``.
-- ``hits``: moments and what comes to pass there: ``{"point": a name of POINTS, "n": its n-th call, "signals": [9]}``
-  (with ``gap_s`` seconds between them, sent by a thread);
-  without ``signals`` the call fails with the ``error`` number given (28 = disk full).
+- ``words``: the command line behind ``edge-grpo``. A run that a "grading" hit is wanted for is given the reward
+  function of ``graded.py``; one that a "shaping" hit is wanted for, the method of ``moments.py``.
+- ``hits``: moments and what happens there: ``{"point": one of ``moments.POINTS``, "n": its n-th time, "signals": [9]}``
+  (with ``gap_s`` seconds between them, sent by a thread); with SIGKILL, the file under way is left half-written.
+  Without ``signals`` the operation fails with the ``error`` number given (28 = disk full).
 - ``after_s``: instead, SIGKILL from outside after so many seconds.
-- ``file_size``: bytes that a file may have (RLIMIT_FSIZE).  ``clock``: the clock jumps back by so many seconds a call.
+- ``file_size``: bytes that a file may have (RLIMIT_FSIZE).  ``clock``: seconds by which each look at the clock is off.
 
 The answer: ``code`` (exit code, or minus the signal's number), ``out`` (stdout and stderr), ``reached`` (the hits that
-came to pass), ``counts`` (calls of every point), ``memory_mb`` (at most), ``seconds``
-(from the start, and from the last hit to the end).
+happened), ``counts`` (how often each moment was passed), ``memory_mb`` (at most), ``seconds`` (from the start, and from
+the last hit to the end).
 """
 
 import contextlib
-import importlib
+import gc
 import json
 import os
 import resource
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Annotated, Any
 
 DEADLINE_S = 120
+GRADED = [
+    f"reward.function={Path(__file__).parent / 'graded.py'}:reward",
+    "reward.function_parts=[format, accuracy]",
+]
 
 
-def before(original, *args, **more):
-    """The moment just before the call."""
+def words_of(job: dict[str, Any]) -> list[str]:
+    """The command line of a job, with what its hits need handed in."""
+    words: list[str] = job["words"]
+    points = {hit["point"] for hit in job.get("hits", [])}
+    if words[0] != "train":
+        return words
+    folder = folder_of(words)
+    own_method = folder is not None and (folder / "config.yaml").exists() and "class:" in text_of(folder)
+    if "shaping" in points or own_method:
+        words = ["train-watched", *words[1:]]
+    return [*words, *GRADED] if "grading" in points and "--resume" not in words else words
 
 
-def after(original, *args, **more):
-    """The moment just after the call."""
-    original(*args, **more)
+def text_of(folder: Path) -> str:
+    """The settings of a run."""
+    return (folder / "config.yaml").read_text()
 
 
-def within(original, *args, **more):
-    """Some moment within the call, or soon after it."""
-    raise NotImplementedError  # the hit comes from a timer
+def folder_of(words: list[str]) -> Path | None:
+    """The run folder that a command line names."""
+    if "--resume" in words:
+        return Path(words[words.index("--resume") + 1])
+    return next((Path(word.removeprefix("run.dir=")) for word in words if word.startswith("run.dir=")), None)
 
 
-def half_saved(original, tensors, path, *args, **more):
-    """A file of tensors that is written to its half."""
-    original(tensors, path, *args, **more)
-    _halve(Path(path))
+def model_of(words: list[str], folder: Path | None) -> Path | None:
+    """The model folder that a command line, or the run that it resumes, names."""
+    import yaml
+
+    named = next((word.removeprefix("model.path=") for word in words if word.startswith("model.path=")), None)
+    if named is None and folder is not None and (folder / "config.yaml").exists():
+        named = (yaml.safe_load(text_of(folder)) or {}).get("model", {}).get("path")
+    return Path(named) if named else None
 
 
-def half_table(original, table, path, *args, **more):
-    """A parquet file that is written to its half."""
-    original(table, path, *args, **more)
-    _halve(Path(path))
+def add_watched_command() -> None:
+    """``edge-grpo train-watched``: ``train`` with a method handed in."""
+    import typer
+    from moments import Watched
+    from pydantic import TypeAdapter
+
+    from edge_grpo.cli.main import app
+    from edge_grpo.config.tree import load_config, split_words, to_tree
+    from edge_grpo.runs.folder import RunFolder
+    from edge_grpo.trackers.console import PlainDisplay
+    from edge_grpo.training import loop
+
+    @app.command("train-watched")
+    def train_watched(settings: Annotated[list[str] | None, typer.Argument()] = None, resume: str = "") -> None:
+        config = load_config(*split_words(settings))
+        tree = RunFolder.read_config(Path(resume))[0] if resume else to_tree(config)
+        tree["method"].pop("class", None)
+        method = TypeAdapter(Watched).validate_python(tree["method"])
+        if resume:
+            result = loop.resume(resume, method=method, display=PlainDisplay())
+        else:
+            result = loop.train(config, method=method, display=PlainDisplay())
+        if result.signal:
+            raise typer.Exit(128 + result.signal)
 
 
-def half_text(original, path, text):
-    """A text file whose draft is written to its half."""
-    path.with_name(f".{path.name}").write_text(text[: len(text) // 2])
+def _clock_jumps(seconds: float) -> None:
+    began, looks = time.time(), iter(range(10**9))
+    time.time = lambda: began - seconds * next(looks)
 
 
-def half_line(original, folder, row):
-    """A line of metrics that is written to its half."""
-    with (folder.path / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row)[:40])
-
-
-def half_model(original, policy, folder):
-    """A model whose weights are written to their half."""
-    original(policy, folder)
-    _halve(folder / "model.safetensors")
-
-
-def one_file(original, path, *args, **more):
-    """A folder that is being deleted and has lost one file."""
-    for file in sorted(path.rglob("*"))[-1:]:
-        if file.is_file():
-            file.unlink()
-
-
-def _halve(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-POINTS = {
-    "config": ("edge_grpo.runs.folder:write_whole", half_text),
-    "loading": ("edge_grpo.training.loop:load_policy", within),
-    "sampling": ("edge_grpo.rollout.hf:draw", before),
-    "grading": ("edge_grpo.rewards.builtin:Rewards.grade", within),
-    "scoring": ("edge_grpo.training.update:Updater.score", after),
-    "shaping": ("edge_grpo.training.update:Updater.signal", before),
-    "backward": ("torch:Tensor.backward", before),
-    "optimizer": ("edge_grpo.training.update:AdamW.step", after),
-    "updated": ("edge_grpo.training.update:Updater.step", after),
-    "evaluation": ("edge_grpo.training.session:Session.evaluate", within),
-    "rollouts": ("pyarrow.parquet:write_table", half_table),
-    "metrics": ("edge_grpo.runs.folder:RunFolder.write_metrics", half_line),
-    "events": ("edge_grpo.trackers.tensorboard:TensorBoard.log", before),
-    "row written": ("edge_grpo.training.journal:Journal.log", after),
-    "checkpoint": ("edge_grpo.training.checkpoint:save_file", half_saved),
-    "checksums": ("edge_grpo.training.checkpoint:_sums", before),
-    "whole draft": ("edge_grpo.training.checkpoint:flush_tree", after),
-    "renamed": ("edge_grpo.training.checkpoint:flush", before),
-    "old checkpoint": ("edge_grpo.training.checkpoint:remove_tree", before),
-    "deletion": ("edge_grpo.runs.durable:shutil.rmtree", one_file),
-    "final": ("edge_grpo.models.policy:Policy.save", half_model),
-    "final draft": ("edge_grpo.training.journal:flush_tree", after),
-    "final swap": ("edge_grpo.training.journal:remove_tree", after),
-}
-
-
-def _owner(path):
-    module, _, names = path.partition(":")
-    *parents, name = names.split(".")
-    owner = importlib.import_module(module)
-    for parent in parents:
-        owner = getattr(owner, parent)
-    return owner, name
-
-
-class Hits:
-    """Counts the calls of every point and lets come to pass what a job wants."""
-
-    def __init__(self, wanted, log):
-        self.wanted, self.log = wanted, log
-        self.counts = dict.fromkeys(POINTS, 0)
-        for point, (path, moment) in POINTS.items():
-            owner, name = _owner(path)
-            setattr(owner, name, self.watched(point, getattr(owner, name), moment))
-
-    def watched(self, point, original, moment):
-        def call(*args, **more):
-            self.counts[point] += 1
-            for hit in self.wanted:
-                if (hit["point"], hit["n"]) == (point, self.counts[point]):
-                    if "error" in hit:
-                        self.note(hit)
-                        raise OSError(hit["error"], os.strerror(hit["error"]))
-                    if moment is within or "gap_s" in hit:
-                        threading.Timer(0.002, self.strike, [hit]).start()
-                    elif signal.SIGKILL in hit["signals"]:
-                        moment(original, *args, **more)
-                        self.strike(hit)
-                    elif moment is after:
-                        value = original(*args, **more)
-                        self.strike(hit)
-                        return value
-                    else:
-                        self.strike(hit)
-            return original(*args, **more)
-
-        return call
-
-    def note(self, hit):
-        os.write(self.log, json.dumps({"reached": hit["point"], "at": time.monotonic()}).encode() + b"\n")
-
-    def strike(self, hit):
-        self.note(hit)
-        for number in hit["signals"]:
-            os.kill(os.getpid(), number)
-            time.sleep(hit.get("gap_s", 0))
-
-
-def _clock_back(seconds):
-    began, calls, real = time.time(), iter(range(10**9)), time.time
-    time.time = lambda: began - seconds * next(calls)
-    return real
-
-
-def child(job, log, out):
+def child(job: dict[str, Any], log_name: str, out: int) -> None:
     """Run the command as a process of its own would."""
+    from moments import Lines, Moments
+
     os.setsid()
+    log = os.open(log_name, os.O_WRONLY | os.O_APPEND)  # a worker adds its notes too
     os.dup2(out, 1)
     os.dup2(out, 2)
-    hits = Hits(job.get("hits", []), log)
+    words = words_of(job)
+    folder = folder_of(words)
+    hits = job.get("hits", [])
+    os.environ["FAULT_GRADING"] = json.dumps({"pid": os.getpid(), "log": log_name, "hits": hits})
+    stdout = Lines(os.fdopen(1, "wb", closefd=False), line_buffering=True)
+    sys.stdout = stdout
+    moments = Moments(hits, log, folder, model_of(words, folder))
+    moments.observe(stdout)
     if job.get("file_size"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_size"], resource.RLIM_INFINITY))
     if job.get("clock"):
-        _clock_back(job["clock"])
-    sys.argv = ["edge-grpo", *job["words"]]
-    code = 1
+        _clock_jumps(job["clock"])
+    sys.argv = ["edge-grpo", *words]
+    code: Any = 1
     try:
         from edge_grpo.cli import main as cli
 
@@ -190,39 +132,43 @@ def child(job, log, out):
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    os.write(log, json.dumps({"counts": hits.counts, "memory_mb": memory_mb}).encode() + b"\n")
+    os.write(log, json.dumps({"counts": moments.counts, "memory_mb": memory_mb}).encode() + b"\n")
     sys.exit(code)  # with everything that a process does at its exit
 
 
-def run(job):
+def run(job: dict[str, Any]) -> dict[str, Any]:
     """Fork a child for a job and say how it ended."""
-    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as out:
+    with tempfile.TemporaryFile() as out:
+        descriptor, log = tempfile.mkstemp(prefix="edge-grpo-faults-")
+        os.close(descriptor)
         began = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            child(job, log.fileno(), out.fileno())
+            child(job, log, out.fileno())
         code, hung = _wait(pid, job.get("after_s"))
         ended = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # what the child has left behind
-        notes = [json.loads(line) for line in _text(log).splitlines()]
-        reached = [note for note in notes if "reached" in note]
-        return {
-            "code": code,
-            "hung": hung,
-            "out": _text(out),
-            "reached": [note["reached"] for note in reached],
-            **next((note for note in notes if "counts" in note), {"counts": {}}),
-            "seconds": [ended - began, ended - reached[-1]["at"] if reached else None],
-        }
+        out.seek(0)
+        answer = {"code": code, "hung": hung, "out": out.read().decode(), **_noted(Path(log), began, ended)}
+        os.unlink(log)
+        return answer
 
 
-def _text(file):
-    file.seek(0)
-    return file.read().decode()
+def _noted(log: Path, began: float, ended: float) -> dict[str, Any]:
+    """What the child and its worker noted."""
+    notes = [json.loads(line) for line in log.read_text().splitlines()]
+    reached = [note for note in notes if "reached" in note]
+    counted: dict[str, Any] = next((note for note in notes if "counts" in note), {"counts": {}})
+    counted["counts"]["grading"] = max((note["graded"] for note in notes if "graded" in note), default=0)
+    return {
+        "reached": [note["reached"] for note in reached],
+        **counted,
+        "seconds": [ended - began, ended - reached[-1]["at"] if reached else None],
+    }
 
 
-def _wait(pid, kill_after_s):
+def _wait(pid: int, kill_after_s: float | None) -> tuple[int, bool]:
     end = time.monotonic() + (kill_after_s or DEADLINE_S)
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -233,19 +179,19 @@ def _wait(pid, kill_after_s):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), not kill_after_s
 
 
-def main():
+def main() -> None:
     """Answer jobs until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
     import torch
 
     torch.set_num_threads(1)
     import datasets  # noqa: F401
+    import moments  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import tensorboard.compat.proto.event_pb2  # noqa: F401
 
-    import edge_grpo.cli.main
-    import edge_grpo.training.loop  # noqa: F401
-
+    add_watched_command()
+    gc.freeze()  # or every child walks through, and copies, all that was imported when it ends
     for line in sys.stdin:
         answers.write(json.dumps(run(json.loads(line))) + "\n")
         answers.flush()

@@ -50,10 +50,11 @@ def check_goes_on(command, words, run, straight):
 
 WRITTEN = [
     ("config", 1, "run.dir"),
-    ("config", 2, "run"),
-    ("rollouts", 3, "rollouts"),
-    ("events", 4, "events"),
-    ("checkpoint", 3, "checkpoints/step_000004"),
+    ("cut back", 1, "run"),
+    ("rollouts", 3, "rollouts/step_000003.parquet"),
+    ("metrics", 3, "metrics.jsonl"),
+    ("events", 4, "run"),
+    ("checkpoint", 2, "checkpoints/step_000004"),
     ("whole draft", 2, "checkpoints/step_000004"),
     ("old checkpoint", 1, "checkpoints"),
     ("final", 1, "final"),

@@ -1,16 +1,27 @@
-"""NaN and inf in weights, logits, scores, references, advantages and gradients, and a clock that goes backwards."""
+"""NaN and inf in weights, logits, scores, references and gradients, and a clock that goes backwards."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal, final
 
 import pytest
 import torch
+from jaxtyping import Float
 from small_runs import SMALL, rollouts, rows, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim import AdamW
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import GenerationMixin, Qwen2Model
 
 from edge_grpo.base.errors import TrainingError
-from edge_grpo.config.tree import load_config
-from edge_grpo.models.policy import Policy, TokenScores
+from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Totals
+from edge_grpo.config.tree import Config, load_config
+from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.training.checkpoint import latest, verify
 from edge_grpo.training.loop import resume, train
 
@@ -21,8 +32,8 @@ QUIET = ["eval.every=0", "eval.at_start=false", "eval.at_end=false", "train.chec
 
 
 @pytest.fixture
-def config(tiny, tmp_path):
-    def make(*overrides, name="run"):
+def config(tiny: Path, tmp_path: Path) -> Callable[..., Config]:
+    def make(*overrides: str, name: str = "run") -> Config:
         own = [text for text in SMALL if not text.startswith("method.")]
         return load_config(None, [f"model.path={tiny}", *own, *QUIET, *overrides, f"run.dir={tmp_path / name}"])
 
@@ -30,119 +41,157 @@ def config(tiny, tmp_path):
 
 
 @pytest.fixture
-def whole(config):
+def whole(config: Callable[..., Config]) -> Callable[..., Path]:
     """Makes an undisturbed run of the same settings."""
     return lambda *overrides: train(config(*overrides, name="whole")).folder
 
 
-def broken_after(monkeypatch, owner, name, count, breaks):
-    """Let a method of a class answer wrongly from its ``count``-th call on."""
-    original, calls = getattr(owner, name), iter(range(1, 10**9))
+@contextmanager
+def broken_model(when: Path, breaks: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Inside, every part of a model gives what ``breaks`` leaves of its output, from when a file exists."""
 
-    def call(self, *args, **more):
-        value = original(self, *args, **more)
-        return breaks(value) if next(calls) >= count else value
+    def after(module: nn.Module, args: object, output: Any) -> None:
+        if when.exists():
+            breaks(module, output)
 
-    monkeypatch.setattr(owner, name, call)
+    handle = register_module_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def poisoned(value):
-    def breaks(scores):
-        if isinstance(scores, TokenScores):
-            return TokenScores(scores.logprobs + value * (scores.logprobs != 0), scores.entropy)
-        return scores + value * (scores != 0)
+def sampling(module: nn.Module) -> bool:
+    return isinstance(module, GenerationMixin) and torch.is_inference_mode_enabled()
 
-    return breaks
+
+def scoring(module: nn.Module) -> bool:
+    silent = not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    return isinstance(module, Qwen2Model) and silent
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-@pytest.mark.parametrize("what", ["score", "score_reference"])
-def test_scores_that_are_not_finite_end_the_run_before_the_update(config, whole, monkeypatch, what, value):
-    words = ["method=edge_grpo"] if what == "score" else ["method=grpo", "method.beta=0.1"]
+@pytest.mark.parametrize("what", ["policy", "reference"])
+def test_scores_that_are_not_finite_end_the_run_before_the_update(
+    config: Callable[..., Config], whole: Callable[..., Path], what: str, value: float
+) -> None:
+    words = ["method=edge_grpo"] if what == "policy" else ["method=grpo", "method.beta=0.1"]
     wanted = config(*words)
+    run = Path(wanted.run.dir)
+
+    def breaks(module: nn.Module, output: Any) -> None:
+        frozen = not next(module.parameters(), torch.empty(0)).requires_grad
+        if scoring(module) and frozen == (what == "reference"):
+            output.last_hidden_state = output.last_hidden_state + value
+
     with (
-        monkeypatch.context() as patched,
-        pytest.raises(TrainingError, match=r"log-probs are not finite .* of 12 rows"),
+        broken_model(run / "checkpoints/step_000002", breaks),
+        pytest.raises(TrainingError, match=rf"the {what}'s log-probs are not finite .* of 12 rows"),
     ):
-        broken_after(patched, Policy, what, 3 if what == "score" else 2, poisoned(value))
         train(wanted)
-    verify(latest(Path(wanted.run.dir) / "checkpoints"))
-    assert weights(resume(wanted.run.dir).folder) == weights(whole(*words))
+    assert latest(run / "checkpoints") == run / "checkpoints/step_000002"
+    verify(run / "checkpoints/step_000002")
+    assert weights(resume(run).folder) == weights(whole(*words))
+
+
+FACTORS: list[float] = []  # of the next losses
+
+
+@final
+@settings
+class Fragile(EdgeGrpo):
+    """EDGE-GRPO whose loss is multiplied by what ``FACTORS`` holds."""
+
+    kind: Literal["edge_grpo"] = "edge_grpo"
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        return EdgeGrpo.loss(self, x, totals) * (FACTORS.pop(0) if FACTORS else 1.0)
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_gradients_that_are_not_finite_are_skipped_counted_and_harm_nothing(config, monkeypatch, value):
-    real, calls = torch.Tensor.backward, iter(range(1, 10**9))
-
-    def backward(loss, *args, **more):
-        real(loss * value if next(calls) == 2 else loss, *args, **more)
-
-    monkeypatch.setattr(torch.Tensor, "backward", backward)
-    folder = train(config()).folder
+def test_gradients_that_are_not_finite_are_skipped_counted_and_harm_nothing(
+    config: Callable[..., Config], value: float
+) -> None:
+    FACTORS[:] = [1.0, value]
+    folder = train(config(), method=Fragile()).folder
     assert [row["skipped_updates"] for row in rows(folder)] == [0.0, 1.0, 0.0]
-    assert json.loads((latest(folder / "checkpoints") / "progress.json").read_text())["skipped_in_a_row"] == 0
-    monkeypatch.setattr(torch.Tensor, "backward", lambda loss, *_, **__: real(loss * value))
+    newest = latest(folder / "checkpoints")
+    assert newest is not None
+    assert json.loads((newest / "progress.json").read_text())["skipped_in_a_row"] == 0
+    FACTORS[:] = [value, value]
     wanted = config("train.max_skipped_updates=2", name="always")
     with pytest.raises(TrainingError, match="2 updates in a row"):
-        train(wanted)
-    monkeypatch.setattr(torch.Tensor, "backward", real)
-    assert resume(wanted.run.dir).steps == 3
+        train(wanted, method=Fragile())
+    assert not FACTORS
+    assert resume(wanted.run.dir, method=Fragile()).steps == 3
 
 
-def test_weights_that_are_not_finite_are_never_saved(config, monkeypatch):
+def test_weights_that_are_not_finite_are_never_saved(config: Callable[..., Config]) -> None:
     """An update that overflows in the last step, which no sampling follows."""
-    real, calls = torch.optim.AdamW.step, iter(range(1, 10**9))
+    steps: list[int] = []
 
-    def step(optimizer, *args, **more):
-        real(optimizer, *args, **more)
-        if next(calls) == 3:
+    def overflow(optimizer: AdamW, args: object, more: object) -> None:
+        steps.append(len(steps) + 1)
+        if steps[-1] == 3:
             with torch.no_grad():
                 optimizer.param_groups[0]["params"][0].fill_(INF)
 
     wanted = config()
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(TrainingError, match="after step 3 the weights are not finite"),
-    ):
-        patched.setattr("edge_grpo.training.update.AdamW.step", step)
-        train(wanted)
+    handle = register_optimizer_step_post_hook(overflow)
+    try:
+        with pytest.raises(TrainingError, match="after step 3 the weights are not finite"):
+            train(wanted)
+    finally:
+        handle.remove()
     run = Path(wanted.run.dir)
-    assert latest(run / "checkpoints").name == "step_000002"
+    assert latest(run / "checkpoints") == run / "checkpoints/step_000002"
     assert not (run / "final").exists()
     assert resume(run).steps == 3
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(config, whole, monkeypatch, value):
+def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(
+    config: Callable[..., Config], whole: Callable[..., Path], value: float
+) -> None:
     wanted = config()
     run = Path(wanted.run.dir)
-    import edge_grpo.rollout.hf as decode
 
-    real = decode.draw
+    def breaks(module: nn.Module, output: Any) -> None:
+        if sampling(module):
+            output.logits = output.logits.index_fill(-1, torch.tensor(7), value)
 
-    def draw(logits, noise, sampling):
-        if (run / "checkpoints/step_000002").exists():
-            logits = logits.index_fill(-1, torch.tensor(7), value)
-        return real(logits, noise, sampling)
-
-    with monkeypatch.context() as patched, pytest.raises(TrainingError, match="log-probs are not finite"):
-        patched.setattr(decode, "draw", draw)
+    with (
+        broken_model(run / "checkpoints/step_000002", breaks),
+        pytest.raises(TrainingError, match="log-probs are not finite"),
+    ):
         train(wanted)
-    assert latest(run / "checkpoints").name == "step_000002"
+    assert latest(run / "checkpoints") == run / "checkpoints/step_000002"
     assert weights(resume(run).folder) == weights(whole())
 
 
-def test_a_masked_vocabulary_is_no_fault(config, monkeypatch):
+def test_a_masked_vocabulary_is_no_fault(config: Callable[..., Config]) -> None:
     """Single tokens may have a logit of -inf; the distribution is as good as any."""
-    import edge_grpo.rollout.hf as decode
+    wanted = config()
+    masked: list[int] = []
 
-    real = decode.draw
-    monkeypatch.setattr(decode, "draw", lambda z, u, s: real(z.index_fill(-1, torch.tensor(7), -INF), u, s))
-    assert train(config()).steps == 3
+    def breaks(module: nn.Module, output: Any) -> None:
+        if sampling(module):
+            masked.append(7)
+            output.logits = output.logits.index_fill(-1, torch.tensor(7), -INF)
+
+    with broken_model(Path(wanted.run.dir) / "metrics.jsonl", breaks):
+        assert train(wanted).steps == 3
+    assert masked
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -86400.0])
-def test_a_clock_that_jumps_changes_nothing(command, words, straight, tmp_path, seconds):
+def test_a_clock_that_jumps_changes_nothing(
+    command: Callable[..., dict[str, Any]],
+    words: Callable[..., list[str]],
+    straight: tuple[Path, dict[str, int]],
+    tmp_path: Path,
+    seconds: float,
+) -> None:
     """Every look at the clock is an hour earlier, or a day later, than the one before."""
     run = tmp_path / "run"
     answer = command(words(run), clock=seconds)

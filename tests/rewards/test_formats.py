@@ -38,10 +38,18 @@ def test_thinking_can_earn_the_format_reward() -> None:
         r"\boxed{2}",
         r"< think >a< / think > \boxed{3}",
         "<think>a</think> 2",
+        r"<think>\boxed{2}</think> 2",
     ]
     settings = RewardSettings(format="think", format_weight=0.1, accuracy_weight=0.9, workers=1)
     with Rewards(settings) as rewards:
-        grades = rewards.grade([problem] * 4, texts, [True] * 4)
-    assert [grade.reward for grade in grades] == pytest.approx([1.0, 0.9, 0.1, 0.0])
-    assert [grade.parts["format"] for grade in grades] == [1, 0, 1, 0]
-    assert [grade.verdict for grade in grades] == [Verdict.CORRECT] * 2 + [Verdict.WRONG, Verdict.UNPARSED]
+        grades = rewards.grade([problem] * 5, texts, [True] * 5)
+    assert [grade.reward for grade in grades] == pytest.approx([1.0, 0.9, 0.1, 0.0, 0.9])
+    assert [grade.parts["format"] for grade in grades] == [1, 0, 1, 0, 0]
+    right, wrong, unparsed = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
+    assert [grade.verdict for grade in grades] == [right, right, wrong, unparsed, right]
+
+
+def test_a_box_among_the_thoughts_is_no_answer_to_the_format() -> None:
+    assert not thinks_then_boxes(r"<think>It is \boxed{2}.</think> It is 2.")
+    assert not thinks_then_boxes(r"<think>It is \boxed{2</think>}")
+    assert thinks_then_boxes(r"<think>Perhaps \boxed{3}.</think> No, \boxed{2}.")

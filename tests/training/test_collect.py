@@ -164,6 +164,15 @@ def test_dynamic_sampling_draws_until_enough_groups_are_useful():
     assert figures["collapse/after"] == 0.0  # of what is trained
 
 
+def test_questions_of_further_rounds_are_families_of_their_own():
+    made = make(Grpo(top_up=TopUp(max_rounds=2)), ["no"], group_size=2)
+    collected = made.collect(prompts(), step=0, num_groups=3)
+    assert [g.family for g in collected.groups] == [0, 1, 2], "as many as were wanted"
+    script = ["no"] * 6 + ["\\boxed{2}", "no"] * 3
+    topped_up = make(Grpo(top_up=TopUp(max_rounds=1)), script, group_size=2).collect(prompts(), step=0, num_groups=3)
+    assert [g.family for g in topped_up.groups] == [3, 4, 5]
+
+
 def test_dynamic_sampling_is_bounded_and_fills_up_only_if_it_may():
     filled = make(Grpo(top_up=TopUp(max_rounds=2)), ["no"]).collect(prompts(), step=0, num_groups=3)
     assert (len(filled.groups), filled.num_prompts) == (3, 9)

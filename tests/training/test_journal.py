@@ -56,6 +56,11 @@ def test_every_tracker_gets_each_row_and_each_rewind(journal, session):
         assert tracker.rewound == [3]
 
 
+def test_a_new_run_forgets_what_trackers_hold_of_an_earlier_attempt(journal, session):
+    journal.restore(session)
+    assert [tracker.rewound for tracker in journal.trackers] == [[None], [None]]
+
+
 def test_missing_rows_are_reported(journal, session):
     journal.folder.write_metrics({"step": 2})
     session.step = 3

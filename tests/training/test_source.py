@@ -1,14 +1,17 @@
 """The groups of a step: stored pairs as they are, problems that are told when left out."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 from support import tiny_policy, tiny_sampler
 
 from edge_grpo.base.errors import ConfigError, DataError
-from edge_grpo.base.records import Pair
+from edge_grpo.base.records import Pair, Prompt
 from edge_grpo.config.tree import load_config
 from edge_grpo.data.pairs import EncodedPair
 from edge_grpo.rollout.hf import DecodeEngine
-from edge_grpo.training.source import StoredPairs, open_source
+from edge_grpo.training.source import Source, StoredPairs, open_source
 
 
 def pair(number: int) -> EncodedPair:
@@ -26,7 +29,7 @@ def test_every_pair_is_a_group_of_right_and_wrong() -> None:
     assert source.groups(0, 0) == one
 
 
-def write(tmp_path, *lines):
+def write(tmp_path: Path, *lines: str) -> Path:
     file = tmp_path / "d.jsonl"
     file.write_text("\n".join(lines))
     return file
@@ -37,15 +40,16 @@ ENGINE = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0)
 SPLIT = ["eval.size=2", "rollout.max_new_tokens=6"]
 
 
-def opened(*words):
-    said = []
+def opened(*words: str) -> tuple[Source, Sequence[Prompt], list[str]]:
+    """The source of a configuration, its held-out problems, and what was said."""
+    said: list[str] = []
     config = load_config(None, [*SPLIT, *words])
     sampler = tiny_sampler(ENGINE, lambda *_: True, data=config.data, context=512)
     source, held_out = open_source(config, config.method, sampler, said.append)
     return source, held_out, said
 
 
-def test_skipped_data_is_reported(tmp_path):
+def test_skipped_data_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path, *GOOD, '{"problem": "x"}', f'{{"problem": "{"long " * 50}", "answer": "1"}}')
     words = ["data.bad_rows=skip", "data.over_long=skip", "data.max_prompt_tokens=60"]
     source, held_out, said = opened(f"data.path={file}", *words)
@@ -55,23 +59,23 @@ def test_skipped_data_is_reported(tmp_path):
     assert "1 over-long prompts skipped" in told
 
 
-def test_no_problem_left_is_an_error(tmp_path):
+def test_no_problem_left_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="max_prompt_tokens"):
         opened(f"data.path={write(tmp_path, *GOOD)}", "data.over_long=skip", "data.max_prompt_tokens=2")
 
 
-def test_without_evaluation_nothing_is_held_out(tmp_path):
+def test_without_evaluation_nothing_is_held_out(tmp_path: Path) -> None:
     file = write(tmp_path, *GOOD)
     none = ["eval.every=0", "eval.at_start=false", "eval.at_end=false"]
     assert opened(f"data.path={file}", *none)[0].num_items == 6
     assert opened(f"data.path={file}")[0].num_items == 4
 
 
-def test_a_prompt_that_the_model_cannot_hold_is_an_error(tmp_path):
+def test_a_prompt_that_the_model_cannot_hold_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exceed the model's context of 512"):
         opened(f"data.path={write(tmp_path, *GOOD)}", "rollout.max_new_tokens=500")
 
 
-def test_pairs_need_a_method_that_learns_from_them(tmp_path):
+def test_pairs_need_a_method_that_learns_from_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set method=rpo"):
         opened(f"data.pairs={write(tmp_path, *GOOD)}")

@@ -22,6 +22,22 @@ def test_unequal_or_unreadable_expressions_are_found_different(left: str, right:
     assert not same_expressions(left, right)
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (r"1\frac{1}{2}", sympy.Rational(3, 2)),
+        (r"-1\frac{1}{2}", sympy.Rational(-3, 2)),
+        (r"1.5\frac{1}{2}", sympy.Rational(3, 4)),  # only a whole number and a fraction are a mixed number
+        (r"x*2\frac{1}{2}", sympy.Symbol("x")),
+        (r"x\frac{1}{2}", sympy.Symbol("x") / 2),
+    ],
+)
+def test_a_whole_number_before_a_fraction_is_added_and_anything_else_is_a_factor(
+    text: str, wanted: sympy.Expr
+) -> None:
+    assert parse_plain(text) == wanted
+
+
 @pytest.mark.parametrize("text", ["9**9**9**9", "((9!)!)!", "2**(10**10)", "10^{10^{10}}", "(" * 500, "import os"])
 def test_nothing_large_or_foreign_is_computed(text: str) -> None:
     began = time.monotonic()
