@@ -28,7 +28,7 @@ def test_prompts_that_do_not_fit_are_refused(sampler):
 
 def test_variants_are_encoded_where_they_are_needed(sampler):
     assert sampler.encode([PROBLEM], max_new_tokens=1).prompts[0].variant_ids == ()
-    with pytest.raises(DataError, match="1 wordings of the question, 2 wanted"):
+    with pytest.raises(DataError, match="1 phrasings of the question, 2 wanted"):
         sampler.encode([PROBLEM], max_new_tokens=1, variants=2)
 
 

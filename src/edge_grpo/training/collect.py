@@ -9,7 +9,7 @@ from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import Metrics, mean_of, share
 from edge_grpo.base.records import Group, Prompt, Rollout, Row, Segment, Strategy, Verdict
 from edge_grpo.base.rng import derive_seed, python_random
-from edge_grpo.data.prompts import draw_variants, wordings
+from edge_grpo.data.prompts import draw_variants, phrasings
 from edge_grpo.methods.base import Ask, Method, Repair, TopUp
 from edge_grpo.rollout.engine import Continuation, Sampling, inject
 from edge_grpo.rollout.sampler import Sampler
@@ -105,7 +105,7 @@ class Collector:
         drawn = [
             (family, *each)
             for family, item in enumerate(prompted, asked)
-            for each in enumerate(self._wordings(item, (step, number, family)))
+            for each in enumerate(self._phrasings(item, (step, number, family)))
         ]
         seeds = [
             derive_seed(self.seed, "sample", step, number, family - asked, variant * self.group_size + j)
@@ -140,11 +140,11 @@ class Collector:
             families.setdefault(group.family, []).append(group)
         return list(families.values()), skipped
 
-    def _wordings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
+    def _phrasings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
         """The prompts to sample from: the question itself, or as many variants as the method wants, drawn at random."""
         if self.method.num_variants == 1:
             return [item]
-        texts = zip(wordings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
+        texts = zip(phrasings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
         rng = python_random(self.seed, "variants", *path)
         drawn = draw_variants(item.problem, list(texts), self.method.num_variants, rng)
         return [Prompt(replace(item.problem, prompt=text), ids) for text, ids in drawn]
