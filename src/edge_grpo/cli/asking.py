@@ -11,7 +11,7 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.cli.progress import Shown
 from edge_grpo.config.tree import Config, config_hash, load_config, split_words
 from edge_grpo.evaluation.answers import Answer, Draws
-from edge_grpo.evaluation.store import Asked, answer_all, encode, identity_of
+from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.runs.folder import RunFolder
@@ -26,7 +26,7 @@ class Answered:
     model: str
     identity: dict[str, Any]
     answers: tuple[Answer, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[EncodedBenchmark, ...]
     draws: Draws
     folder: Path
 

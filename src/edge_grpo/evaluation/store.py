@@ -19,11 +19,11 @@ from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.runs import workdir
 from edge_grpo.runs.durable import write_whole
 
-__all__ = ["Asked", "OnProgress", "answer_all", "code_digest", "encode", "identity_of", "read_answers"]
+__all__ = ["EncodedBenchmark", "OnProgress", "answer_all", "code_digest", "encode", "identity_of", "read_answers"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedBenchmark:
     """A benchmark whose prompts have tokens; ``num_over_long`` prompts were left out, ``num_skipped`` rows were bad."""
 
     name: str
@@ -37,7 +37,7 @@ OnProgress = Callable[[int, int], None]
 """Called with how many of how many answers there are: at the start, and whenever there are more."""
 
 
-def encode(sampler: Sampler, benchmark: Benchmark, draws: Draws) -> Asked:
+def encode(sampler: Sampler, benchmark: Benchmark, draws: Draws) -> EncodedBenchmark:
     """The problems of a benchmark with their prompt tokens.
 
     Raises:
@@ -45,10 +45,12 @@ def encode(sampler: Sampler, benchmark: Benchmark, draws: Draws) -> Asked:
         ConfigError: a prompt and its answer exceed the model's context.
     """
     encoded = sampler.encode(benchmark.problems, max_new_tokens=draws.max_new_tokens)
-    return Asked(benchmark.name, encoded.prompts, benchmark.num_skipped, encoded.num_skipped, encoded.num_truncated)
+    return EncodedBenchmark(
+        benchmark.name, encoded.prompts, benchmark.num_skipped, encoded.num_skipped, encoded.num_truncated
+    )
 
 
-def identity_of(config: Config, draws: Draws, asked: Sequence[Asked]) -> dict[str, Any]:
+def identity_of(config: Config, draws: Draws, benchmarks: Sequence[EncodedBenchmark]) -> dict[str, Any]:
     """Everything that the answers depend on, as JSON holds it: evaluations with equal identities are the same."""
     data, reward = config.data, asdict(config.reward) | {"code": code_digest(config.reward.function)}
     identity = {
@@ -59,7 +61,7 @@ def identity_of(config: Config, draws: Draws, asked: Sequence[Asked]) -> dict[st
         "reward": {name: reward[name] for name in reward if name != "workers"},
         "rollout": {"stop": list(config.rollout.stop)},
         "eval": asdict(draws),
-        "problems": {each.name: _content_digest(each) for each in asked},
+        "problems": {each.name: _content_digest(each) for each in benchmarks},
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
@@ -69,7 +71,7 @@ def answer_all(
     sampler: Sampler,
     config: Config,
     draws: Draws,
-    asked: Sequence[Asked],
+    benchmarks: Sequence[EncodedBenchmark],
     folder: Path,
     *,
     identity: Mapping[str, Any] | None = None,
@@ -84,7 +86,7 @@ def answer_all(
         sampler: the model and the grader.
         config: of the model; ``rollout.max_rows`` answers are drawn between two writes.
         draws: how problems are answered.
-        asked: the problems.
+        benchmarks: the problems.
         folder: made if it does not exist.
         identity: from :func:`identity_of`, if it is known already.
         progress: called as answers arrive.
@@ -92,16 +94,16 @@ def answer_all(
     Raises:
         ConfigError: the folder holds answers of another evaluation, or cannot be written.
     """
-    counts, items = draws.counts, [(each.name, item) for each in asked for item in each.problems]
+    counts, items = draws.counts, [(each.name, item) for each in benchmarks for item in each.problems]
     total = len(items) * sum(counts.values())
-    identity = identity_of(config, draws, asked) if identity is None else identity
+    identity = identity_of(config, draws, benchmarks) if identity is None else identity
     progress = progress or _silent
     with workdir.opened(folder):
         workdir.check_identity(folder, identity, what="evaluation", model=config.model.path, answers=total)
         done = _whole_units(folder, counts)
         num_done = sum(counts[decoding] for *_, decoding in done)
         progress(num_done, total)
-        for decoding, name in ((decoding, each.name) for decoding in counts for each in asked):
+        for decoding, name in ((decoding, each.name) for decoding in counts for each in benchmarks):
             missing = [item for of, item in items if of == name and (name, item.problem.id, decoding) not in done]
             missing.sort(key=lambda item: len(item.prompt_ids))  # prompts decoded together are padded to the longest
             size = max(1, config.rollout.max_rows // counts[decoding])
@@ -168,9 +170,9 @@ def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str,
     return set(whole)
 
 
-def _content_digest(asked: Asked) -> str:
+def _content_digest(benchmark: EncodedBenchmark) -> str:
     """Twelve hex digits that change with anything of the problems that an answer or its grade may depend on."""
-    content = [[item.prompt_ids, asdict(item.problem)] for item in asked.problems]
+    content = [[item.prompt_ids, asdict(item.problem)] for item in benchmark.problems]
     return digest(content)
 
 
