@@ -15,7 +15,7 @@ __all__ = ["Difference", "Paired", "check_alike", "compare"]
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of B's value minus A's over problems, its 95 % interval, and on how many problems either is ahead."""
+    """The mean of B's value minus A's over problems, its 95% interval, and on how many problems either is ahead."""
 
     a: float
     b: float

@@ -35,7 +35,7 @@ Values = Mapping[str, Mapping[Name, float]]
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over problems with its 95 % interval."""
+    """A mean over problems with its 95% interval."""
 
     value: float
     low: float
