@@ -7,7 +7,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 # Processes that the fast tests run in
 WORKERS ?= 2
-# Arguments for the command behind demo, compare, compare-methods and bench: make demo ARGS="train.steps=10"
+# Arguments for the command behind demo, compare, compare-methods, bench and same-numbers: make demo ARGS="train.steps=10"
 ARGS ?=
 
 VENV := .venv
@@ -23,12 +23,13 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check pytest test-slow docs compare compare-methods tune-evidence bench clean distclean
+.PHONY: help setup demo test check pytest test-slow docs compare compare-methods tune-evidence bench bench-startup same-numbers
+.PHONY: release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## Create .venv and install the package with pinned dependencies
 
@@ -68,12 +69,12 @@ docs: setup ## Check the commands, snippets, links and paths of README.md and do
 	$(BIN)/python -m pytest tests/test_docs.py
 
 compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (half an hour, resumable)
-	$(BIN)/edge-grpo compare $(ARGS)
+	$(BIN)/python benchmarks/compare_edge.py $(ARGS)
 
 compare-methods: setup ## Train every method on three seeds and write docs/results/methods.md (an hour, resumable)
-	$(BIN)/edge-grpo compare-methods $(ARGS)
+	$(BIN)/python benchmarks/compare_methods.py $(ARGS)
 
-tune-evidence: setup ## Measure what seeing the parts brings and write docs/results/decomposed_gp.md (resumable)
+tune-evidence: setup ## Measure the benefit of seeing the parts and write docs/results/decomposed_gp.md (resumable)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decomposed_gp.py $(ARGS)
 
 $(BENCH): $(SETUP)
@@ -83,6 +84,15 @@ $(BENCH): $(SETUP)
 
 bench: $(BENCH) ## Time a training step here and in TRL on the same work
 	$(BIN)/python benchmarks/trl_step.py $(ARGS)
+
+bench-startup: setup ## CPU-seconds until the command line answers, beside `import torch`
+	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+same-numbers: setup ## Digests of five steps of every method: ARGS="--save FILE" before a refactor, "--compare FILE" after it
+	$(BIN)/python benchmarks/same_numbers.py $(ARGS)
+
+release-check: ## Build sdist and wheel, check their metadata, and train a step from the wheel in an empty environment
+	@PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh .ci/release-check
 
 clean: ## Remove caches and build products; runs and .venv stay
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,14 +1,13 @@
-"""What seeing the parts of a sum brings, and how long it takes: writes docs/results/decomposed_gp.md.
+"""The benefit and the cost of seeing the parts of a sum: writes docs/results/decomposed_gp.md.
 
     .venv/bin/python benchmarks/decomposed_gp.py            every draw (about a quarter of an hour), the studies of
                                                             tune_arithmetic.py (at most an hour), then the page
-    .venv/bin/python benchmarks/decomposed_gp.py --timing   seconds of a posterior, printed only
+    .venv/bin/python benchmarks/decomposed_gp.py --timing   print the seconds of a posterior and stop
 
-Every finished draw is a line of runs/decomposed_gp/draws.jsonl, so a run that was stopped goes on where it was.
+Every finished draw is a line of runs/decomposed_gp/draws.jsonl, so a run that was stopped resumes.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -22,11 +21,12 @@ from pathlib import Path
 
 import torch
 import tune_arithmetic
-from decomposed_gp_page import SCALES, page, table
+from gp import epidemic, synthetic, weather
+from gp.page import SCALES, page, table
 
+from edge_grpo.base.digests import digest
 from edge_grpo.base.interrupt import terminable
 from edge_grpo.tune import Decomposed, PriorSettings, StationarySettings, beta_finite, confidence_bound, make_part
-from edge_grpo.tune.experiments import epidemic, synthetic, weather
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWS = ROOT / "runs" / "decomposed_gp" / "draws.jsonl"
@@ -42,7 +42,7 @@ MEASURES: dict[str, Callable[..., dict[str, float]]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """Some draws of one experiment: its name, the case, the divisor of beta (none for regression), how many."""
+    """Draws of one experiment: its name, the case, the divisor of beta (none for regression), and how many."""
 
     name: str
     case: str
@@ -50,7 +50,7 @@ class Job:
     draws: int
 
     def key(self, draw: int) -> str:
-        """Of one draw."""
+        """The key of one draw."""
         return f"{self.name}/{self.case}/{self.scale}/{draw}"
 
 
@@ -64,18 +64,16 @@ JOBS = [
 
 
 def identity() -> str:
-    """Of the code that the numbers come from."""
-    names = ("draws", "epidemic", "synthetic", "weather")
-    modules = [f"experiments.{name}" for name in names]
-    modules += ["acquisition", "composition", "fit", "kernels", "loop", "posterior"]
-    digest = hashlib.sha256()
-    for module in modules:
-        digest.update(Path(find_spec(f"edge_grpo.tune.{module}").origin).read_bytes())
-    return digest.hexdigest()[:12]
+    """Digest of the code behind the numbers."""
+    modules = [f"gp.{name}" for name in ("draws", "epidemic", "synthetic", "weather")]
+    names = ("acquisition", "composition", "fit", "kernels", "loop", "posterior")
+    modules += [f"edge_grpo.tune.{name}" for name in names]
+    files = [spec.origin for spec in map(find_spec, modules) if spec and spec.origin]
+    return digest(b"".join(Path(file).read_bytes() for file in files))
 
 
 def finished(path: Path) -> dict[str, dict[str, float]]:
-    """Values by key; a line that a kill cut off is dropped from the file."""
+    """Values by key; a line truncated by a kill is dropped from the file."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"code": identity()}) + "\n", encoding="utf-8")
@@ -84,13 +82,13 @@ def finished(path: Path) -> dict[str, dict[str, float]]:
     path.write_text(whole, encoding="utf-8")
     first, *lines = whole.splitlines()
     if json.loads(first) != {"code": identity()}:
-        sys.exit(f"{path}: its draws come from other code; delete it, or give another --draws FILE")
+        sys.exit(f"{path}: its draws come from other code; delete it or use another --draws FILE")
     rows = [json.loads(line) for line in lines]
     return {row["key"]: row["values"] for row in rows}
 
 
 def measure(path: Path, jobs: list[Job]) -> dict[str, dict[str, float]]:
-    """All draws; those that are missing are made and written down."""
+    """All draws; missing ones are made and saved."""
     done = finished(path)
     with path.open("a", encoding="utf-8") as file:
         for job in jobs:
@@ -109,26 +107,33 @@ def measure(path: Path, jobs: list[Job]) -> dict[str, dict[str, float]]:
     return done
 
 
-def timing(repetitions: int = 7) -> list[str]:
-    """Seconds of 500 observations x 5 parts x 1,000 candidates, and of one part with others beside it."""
+def timing(repetitions: int = 7, *, observations: int = 500, num_candidates: int = 1000) -> list[str]:
+    """Seconds of a posterior of 5 parts with its acquisition, and per part of one among several equal parts."""
     chance = torch.Generator().manual_seed(0)
-    points, candidates = (torch.rand(n, 4, generator=chance, dtype=torch.float64) for n in (500, 1000))
-    values = torch.randn(5, 500, generator=chance, dtype=torch.float64)
-    kinds = ("rbf", "matern12", "matern32", "matern52", "rq")
-    parts = [make_part(PriorSettings(kernel=StationarySettings(type=k, lengthscale=0.3)), dims=4) for k in kinds]
+    sizes = (observations, num_candidates)
+    points, candidates = (torch.rand(size, 4, generator=chance, dtype=torch.float64) for size in sizes)
+    values = torch.randn(5, observations, generator=chance, dtype=torch.float64)
+    kernels = (
+        StationarySettings(type="rbf", lengthscale=0.3),
+        StationarySettings(type="matern12", lengthscale=0.3),
+        StationarySettings(type="matern32", lengthscale=0.3),
+        StationarySettings(type="matern52", lengthscale=0.3),
+        StationarySettings(type="rq", lengthscale=0.3),
+    )
+    parts = [make_part(PriorSettings(kernel=kernel), dims=4) for kernel in kernels]
 
     def next_point() -> int:
         whole = Decomposed(parts, points, values).whole_at(candidates)
         deviation = whole.variance.clamp(min=0).sqrt()
-        return int(confidence_bound(whole.mean, deviation, beta_finite(1000, 1, scale=5)).argmax())
+        return int(confidence_bound(whole.mean, deviation, beta_finite(num_candidates, 1, scale=5)).argmax())
 
     def copies(count: int) -> Callable[[], object]:
         return lambda: Decomposed(parts[:1] * count, points, values[:1].repeat(count, 1)).parts_at(candidates)
 
     tasks: dict[str, Callable[[], object]] = {"posterior of the whole and acquisition, 5 parts": next_point}
-    tasks |= {f"posterior of {n} equal part{'s' * (n > 1)}, a part": copies(n) for n in (1, 2, 5, 10)}
+    tasks |= {f"posterior of {n} equal part{'s' * (n > 1)}, per part": copies(n) for n in (1, 2, 5, 10)}
     found: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(repetitions + 1):  # the first time warms up
+    for _ in range(repetitions + 1):  # the first one warms up
         for name, task in tasks.items():
             began = time.perf_counter()
             task()
@@ -137,9 +142,10 @@ def timing(repetitions: int = 7) -> list[str]:
     rows = [[n, *(f"{of(s):.3f}" for of in (statistics.median, min, max))] for n, s in kept.items()]
     return [
         "\n## Time\n",
-        f"500 observations, 1,000 candidates, 4 dimensions, float64; {torch.get_num_threads()} thread(s) of "
-        f"{os.cpu_count()} cores ({platform.machine()}), median of {repetitions}, seconds.",
-        *table(["what", "median", "least", "most"], rows),
+        f"{observations:,} observations, {num_candidates:,} candidates, 4 dimensions, float64; "
+        f"{torch.get_num_threads()} thread(s) of {os.cpu_count()} cores ({platform.machine()}), median of "
+        f"{repetitions}, seconds.",
+        *table(["task", "median", "minimum", "maximum"], rows),
     ]
 
 

@@ -1,11 +1,11 @@
-"""The same GRPO work here and in TRL's GRPOTrainer, alternating: 8 prompts x 8 completions with the bundled model.
+"""The same GRPO workload here and in TRL's GRPOTrainer: 8 prompts x 8 completions with the bundled model.
 
     make bench
 
-Both sample with temperature 1 up to 64 tokens, reward the right final answer, normalise in the group, and take one
-AdamW update over all 64 rows in float32 on a CPU. The learning rate is 1e-9, so that neither side's model changes and
-both sample the same distribution throughout. Rounds alternate; the ratio is the median over rounds of completions per
-second here over completions per second there. The last line is JSON with the key ``trl_step_ratio``.
+Both sample up to 64 tokens at temperature 1, reward the right final answer, normalise within the group, and make one
+AdamW update over all 64 rows in float32 on a CPU. The learning rate is 1e-9, so that neither model changes and both
+sample from the same distribution throughout. Rounds alternate; the ratio is the median over rounds of completions per
+second here over completions per second in TRL. The last line is JSON with the key ``trl_step_ratio``.
 """
 
 import argparse
@@ -30,7 +30,7 @@ PROMPTS, GROUP, BUDGET, RATE = 8, 8, 64, 1e-9
 
 
 def ours(steps: int) -> Iterator[float]:
-    """Seconds of ``steps`` steps of this project's loop, again and again."""
+    """Yield the seconds of ``steps`` steps of this project's loop, indefinitely."""
     config = load_config(
         None,
         [
@@ -57,7 +57,7 @@ def ours(steps: int) -> Iterator[float]:
 
 
 def theirs(folder: Path, steps: int) -> Iterator[float]:
-    """Seconds of ``steps`` steps of TRL's loop, again and again, without its set-up."""
+    """Yield the seconds of ``steps`` steps of TRL's loop, indefinitely, excluding its setup."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -70,7 +70,7 @@ def theirs(folder: Path, steps: int) -> Iterator[float]:
         return [2.0 * text.endswith(f"\\boxed{{{a}}}") for text, a in zip(completions, answer, strict=True)]
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """Adds up the time between the beginning and the end of each step."""
+        """Sums the time between the start and end of each step."""
 
         seconds = 0.0
         began = 0.0
@@ -117,10 +117,10 @@ def theirs(folder: Path, steps: int) -> Iterator[float]:
 
 
 def main() -> None:
-    """Run the rounds and print the figures."""
+    """Run the rounds and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one that is not")
-    parser.add_argument("--steps", type=int, default=5, help="steps a round and side")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one warm-up round")
+    parser.add_argument("--steps", type=int, default=5, help="steps per round and side")
     arguments = parser.parse_args()
     completions = PROMPTS * GROUP * arguments.steps
     speeds: dict[str, list[float]] = {"edge-grpo": [], "trl": []}

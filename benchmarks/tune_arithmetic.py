@@ -1,37 +1,36 @@
-"""The search over settings put to use: `edge-grpo tune` on the built-in arithmetic, by its parts and by their sum.
+"""`edge-grpo tune` in use on the built-in arithmetic: a search that sees the parts against one that sees their sum.
 
-    .venv/bin/python benchmarks/tune_arithmetic.py      every study (at most an hour), then the tables, printed
+    .venv/bin/python benchmarks/tune_arithmetic.py      run every study (at most an hour), then print the tables
     make tune-evidence                                  the same, as a section of docs/results/decomposed_gp.md
 
-A repeat has its own seed of the search and of training, and four studies, two at a time on a core each, with the same
-number of trials and the same even ones at first. What each search chose is then asked problems that it was never scored
-on. Only the commands that users have are run; what is finished is kept, so a run that was stopped goes on where it was.
+Each repeat has its own seed for the search and for training, and four studies, two at a time on one core each, with
+the same number of trials and the same evenly spread first ones. The best trial of each is then judged on fresh problems
+that no trial was scored on. Only user commands are run. Finished work stays on disk, so a run that was stopped resumes.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
-from decomposed_gp_page import SAME, signed, table
+from gp.page import SAME, signed, table
+from gp.side_by_side import run_side_by_side
 
 from edge_grpo.base.interrupt import terminable
-from edge_grpo.compare.runs import t_interval
 from edge_grpo.data import arithmetic
+from edge_grpo.evaluation.intervals import t_interval
 from edge_grpo.tune.record import Trial, best_of, read
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "configs" / "tune" / "arithmetic.yaml"
 STUDIES = ROOT / "runs" / "tune_arithmetic"
-REPEATS, TRIALS, FRESH = 5, 16, 240  # FRESH problems a part judge what a search chose
+REPEATS, TRIALS, FRESH = 5, 16, 240  # FRESH problems per part judge each search's choice
 ARMS = {"parts": ("true", 5.0), "sum": ("false", 5.0), "parts, wide": ("true", 1.0), "sum, wide": ("false", 1.0)}
 LIMIT_S = 3600.0  # of all studies together
 PAIRS = (("parts", "sum"), ("parts, wide", "sum, wide"))
@@ -39,38 +38,56 @@ PAIRS = (("parts", "sum"), ("parts, wide", "sum, wide"))
 
 @dataclass(frozen=True)
 class Searched:
-    """One study: its trials, and what the chosen one gets right of fresh problems."""
+    """One study: its trials, and the accuracy of the best one on fresh problems."""
 
     trials: tuple[Trial, ...]
     fresh: float
 
     def best_after(self, count: int) -> float:
-        """The highest score among the first trials; what has not finished counts as 0."""
+        """The highest score among the first trials; a trial that did not finish counts as 0."""
         return max(one.whole or 0.0 for one in self.trials[:count])
 
 
 Repeat = Mapping[str, Searched]
 """The studies of one seed, by arm."""
+Run = Callable[[Sequence[Sequence[str]], Path], None]
+"""Runs edge-grpo with each of the given argument lists, and appends the seconds to a file."""
 
 
-def measure(folder: Path, repeats: int = REPEATS, trials: int = TRIALS) -> list[Repeat]:
-    """All studies; what is missing of them is made."""
+def run_edge_grpo(arguments: Sequence[Sequence[str]], clock: Path) -> None:
+    """Run the installed command, once per argument list, side by side."""
+    program = str(Path(sys.executable).with_name("edge-grpo"))
+    run_side_by_side([[program, *words] for words in arguments], clock)
+
+
+def measure(folder: Path, repeats: int = REPEATS, trials: int = TRIALS, *, run: Run = run_edge_grpo) -> list[Repeat]:
+    """All studies; missing ones are run.
+
+    Args:
+        folder: where the studies are kept.
+        repeats: seeds.
+        trials: trials per study.
+        run: runs the commands.
+    """
     found: list[Repeat] = []
+    clock = folder / "seconds.txt"
     for repeat in range(repeats):
         own = folder / f"repeat-{repeat}"
         for pair in PAIRS:
             studies = {arm: _study(own, arm, repeat, trials) for arm in pair}
-            _timed(folder, [words for arm, words in studies.items() if not _is_over(own / _name(arm), trials)])
+            if missing := [words for arm, words in studies.items() if not _is_over(own / _name(arm), trials)]:
+                run(missing, clock)
         for pair in PAIRS:
-            missing = [arm for arm in pair if not (own / _name(arm) / "fresh" / "results.json").exists()]
-            _timed(folder, [_judgement(own / _name(arm), _suite(folder)) for arm in missing])
+            unjudged = [own / _name(arm) for arm in pair if not (own / _name(arm) / "fresh" / "results.json").exists()]
+            if unjudged:
+                run([_judgement(study, _suite(folder)) for study in unjudged], clock)
         found.append({arm: _searched(own / _name(arm)) for arm in ARMS})
         print(f"repeat {repeat}: " + ", ".join(f"{arm} {one.fresh:.1%}" for arm, one in found[-1].items()), flush=True)
     return found
 
 
 def seconds(folder: Path) -> float:
-    """By the clock, over all calls of :func:`measure` that were not killed outright."""
+    """Wall-clock seconds over all calls of :func:`measure` that were not killed outright."""
     return sum(map(float, (folder / "seconds.txt").read_text(encoding="utf-8").split()))
 
 
@@ -83,13 +100,13 @@ def _study(own: Path, arm: str, repeat: int, trials: int) -> list[str]:
     path = own / f"{_name(arm)}.yaml"
     text = yaml.safe_dump(tree, sort_keys=False)
     if _text(path) not in ("", text):
-        sys.exit(f"{path}: its studies are of another space; delete {own.parent}, or give another --studies DIR")
+        sys.exit(f"{path}: its studies are of another space; delete {own.parent} or use another --studies DIR")
     path.write_text(text, encoding="utf-8")
     return ["tune", str(path), "--decomposed", decomposed, "--out", str(own / _name(arm))]
 
 
 def _is_over(study: Path, trials: int) -> bool:
-    """Whether it has all its trials and has written the best one down, which it does last."""
+    """Whether the study has all its trials and has recorded the best one, which it does last."""
     best = best_of(read(study))
     return best is not None and len(read(study)) == trials and f"trial {best.number}," in _text(study / "best.yaml")
 
@@ -99,7 +116,7 @@ def _text(path: Path) -> str:
 
 
 def _judgement(study: Path, suite: Path) -> list[str]:
-    """What asks the model of the best trial."""
+    """The arguments that evaluate the best trial's model."""
     best = best_of(read(study))
     assert best is not None  # the study would have ended with an error
     model = study / "trials" / f"{best.number:04d}" / "run" / "final"
@@ -107,20 +124,26 @@ def _judgement(study: Path, suite: Path) -> list[str]:
 
 
 def _suite(folder: Path) -> Path:
-    """A suite of held-out problems of which no trial was scored on any."""
+    """A suite of the fresh problems."""
+    suite = folder / "fresh" / "suite.yaml"
+    suite.parent.mkdir(parents=True, exist_ok=True)
+    for part, lines in _fresh_problems().items():
+        (suite.parent / f"{part}.jsonl").write_text(lines, encoding="utf-8")
+    suite.write_text(yaml.safe_dump({"benchmarks": {part: f"{part}.jsonl" for part in _fresh_problems()}}))
+    return suite
+
+
+@cache
+def _fresh_problems() -> dict[str, str]:
+    """JSON lines of held-out problems that no trial was scored on, by part."""
     objective = yaml.safe_load(SPACE.read_text(encoding="utf-8"))["objective"]
-    benchmarks = {}
+    found = {}
     for part in objective["weights"]:
         settings = arithmetic.ArithmeticSettings(operands={int(part): 1.0})
-        found = arithmetic.problems(settings, count=objective["problems"] + FRESH, on_held_out=True)
-        lines = [json.dumps({"problem": one.prompt, "answer": one.answers[0]}) for one in found]
-        path = folder / "fresh" / f"{part}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines[objective["problems"] :]) + "\n", encoding="utf-8")
-        benchmarks[str(part)] = path.name
-    suite = folder / "fresh" / "suite.yaml"
-    suite.write_text(yaml.safe_dump({"benchmarks": benchmarks}), encoding="utf-8")
-    return suite
+        asked = arithmetic.problems(settings, count=objective["problems"] + FRESH, on_held_out=True)
+        lines = [json.dumps({"problem": one.prompt, "answer": one.answers[0]}) + "\n" for one in asked]
+        found[str(part)] = "".join(lines[objective["problems"] :])
+    return found
 
 
 def _searched(study: Path) -> Searched:
@@ -130,40 +153,16 @@ def _searched(study: Path) -> Searched:
     return Searched(tuple(read(study)), fresh)
 
 
-def _timed(folder: Path, commands: Sequence[Sequence[str]]) -> None:
-    """Run commands side by side, and write down how long it took."""
-    if not commands:
-        return
-    began = time.monotonic()
-    program = Path(sys.executable).with_name("edge-grpo")
-    running = [
-        subprocess.Popen([program, *words], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        for words in commands
-    ]
-    try:
-        codes = [each.wait() for each in running]
-    finally:
-        with (folder / "seconds.txt").open("a", encoding="utf-8") as file:  # a second signal may come
-            file.write(f"{time.monotonic() - began:.3f}\n")
-        for each in running:
-            if each.poll() is None:
-                each.terminate()
-        for each in running:
-            each.wait()
-    if any(codes):
-        sys.exit(f"edge-grpo {' '.join(commands[codes.index(next(filter(None, codes)))])}: ended with {codes}")
-
-
 def _name(arm: str) -> str:
     return arm.replace(", ", "-")
 
 
 def section(repeats: Sequence[Repeat], elapsed: float) -> Iterator[str]:
-    """What came out, as a section of the page.
+    """The section of the page about these studies.
 
     Args:
         repeats: all studies.
-        elapsed: seconds by the clock that they took.
+        elapsed: their wall-clock seconds.
     """
     space = yaml.safe_load(SPACE.read_text(encoding="utf-8"))
     initial, problems = space["initial"], space["objective"]["problems"]
@@ -173,29 +172,29 @@ def section(repeats: Sequence[Repeat], elapsed: float) -> Iterator[str]:
     counts = Counter(one.state for one in trials)
     states = ", ".join(f"{number} {state}" for state, number in counts.items())
     same, shared = _shared(repeats, initial)
-    over = "" if elapsed <= LIMIT_S else " (**more than the hour that was wanted**)"
+    over = "" if elapsed <= LIMIT_S else " (**over the budget of one hour**)"
     *others, last = map(str, space["objective"]["weights"])
     yield f"""
 ## In use: tuning the built-in arithmetic
 
-`edge-grpo tune` on `configs/tune/arithmetic.yaml`, by `benchmarks/tune_arithmetic.py`: learning rate, clip range and
-correction; a trial is told to end after {space["trial_s"]:g} s. {len(repeats)} repeats, each with its own seed of the
-search and of training, and with four studies of {count} trials, of which the first {initial} are the same evenly spread
-ones. {len(trials)} trials: {states}; training and answering took {statistics.median(took):.0f} s (median),
-{max(took):.0f} s at most, the start of the process not counted. {elapsed / 60:.0f} minutes in all{over}, two studies at
-a time, a thread each. What two studies both tried at first got the same scores in {same} of {shared} cases.
+`edge-grpo tune` on `configs/tune/arithmetic.yaml`, run by `benchmarks/tune_arithmetic.py`: learning rate, clip range
+and correction; a trial is stopped after {space["trial_s"]:g} s. {len(repeats)} repeats, each with its own seed for the
+search and for training and with four studies of {count} trials, whose first {initial} are evenly spread and the same in
+all four. {len(trials)} trials: {states}; training and evaluation took {statistics.median(took):.0f} s (median),
+{max(took):.0f} s at most, not counting process startup. {elapsed / 60:.0f} minutes in total{over}, two studies at
+a time, one thread each. Evenly spread trials shared by two studies scored the same in {same} of {shared} cases.
 
-The score is the share of {problems} held-out problems each with {", ".join(others)} and {last} operands that is right,
-their mean. *Best of n*: the highest score among the first n trials. *Chosen*: the mean over trials {initial + 1} to
-{count}, those that the search chose; what has not finished counts as 0. *Fresh*: what the best trial's model gets right
-of {FRESH} other problems a part. Differences are those of percentages, from the parts minus from the sum, so above 0
-the parts help; intervals are Student's, 95 %, over the {len(repeats)} repeats, uncorrected for being several."""
+The score is the mean accuracy on {problems} held-out problems each with {", ".join(others)} and {last} operands.
+*Best of n*: the highest score among the first n trials. *Chosen*: the mean over trials {initial + 1} to {count}, those
+that the search chose; a trial that did not finish counts as 0. *Fresh*: the accuracy of the best trial's model on
+{FRESH} other problems per part. Differences are in percentage points, parts minus sum, so above 0 the parts help;
+intervals are Student's, 95 %, over the {len(repeats)} repeats, not corrected for multiple comparisons."""
     found = (
         [f"{ARMS[pair[0]][1]:g}", what, *_paired(values)]
         for pair in PAIRS
         for what, values in _measures(repeats, pair, count, initial).items()
     )
-    head = ["beta divided by", "what", "from the parts", "from the sum", "difference", "better", "equal", "worse"]
+    head = ["beta divided by", "measure", "with the parts", "with the sum", "difference", "better", "equal", "worse"]
     yield from table(head, found)
     yield "\nFresh, repeat by repeat (wide: beta divided by 1):"
     rows = [[str(number), *(f"{repeat[arm].fresh:.1%}" for arm in ARMS)] for number, repeat in enumerate(repeats)]
@@ -203,7 +202,7 @@ the parts help; intervals are Student's, 95 %, over the {len(repeats)} repeats, 
 
 
 def _shared(repeats: Sequence[Repeat], initial: int) -> tuple[int, int]:
-    """How often an evenly spread trial came out as in the first study, and of how many times."""
+    """How many evenly spread trials scored as in the first study, and out of how many."""
     pairs = [
         (study.trials[place].parts, repeat["parts"].trials[place].parts)
         for repeat in repeats
@@ -216,7 +215,7 @@ def _shared(repeats: Sequence[Repeat], initial: int) -> tuple[int, int]:
 
 
 def _measures(repeats: Sequence[Repeat], pair: Sequence[str], count: int, initial: int) -> dict[str, list[list[float]]]:
-    """What is compared: for each arm of the pair a value a repeat."""
+    """The compared measures: for each arm of the pair, one value per repeat."""
 
     def chosen(study: Searched) -> float:
         return statistics.mean(one.whole or 0.0 for one in study.trials[initial:])
@@ -229,7 +228,7 @@ def _measures(repeats: Sequence[Repeat], pair: Sequence[str], count: int, initia
 
 
 def gains(repeats: Sequence[Repeat]) -> dict[tuple[str, float | None], list[float]]:
-    """Paired differences between the arms, by what was compared and the divisor of beta."""
+    """Paired differences between the arms, by measure and divisor of beta."""
     count, initial = len(repeats[0]["parts"].trials), yaml.safe_load(SPACE.read_text(encoding="utf-8"))["initial"]
     return {
         (f"arithmetic, {what}", ARMS[pair[0]][1]): [a - b for a, b in zip(*values, strict=True)]
@@ -239,7 +238,7 @@ def gains(repeats: Sequence[Repeat]) -> dict[tuple[str, float | None], list[floa
 
 
 def _paired(values: Sequence[Sequence[float]]) -> list[str]:
-    """The cells of a comparison: both means, their difference with its interval, and in how many repeats."""
+    """Table cells of a comparison: both means, their difference with its interval, and counts of repeats."""
     fine, coarse = ([100 * one for one in arm] for arm in values)
     gains = [a - b for a, b in zip(fine, coarse, strict=True)]
     mean, low, high = (signed(one, 1) for one in t_interval(gains))
@@ -250,7 +249,7 @@ def _paired(values: Sequence[Sequence[float]]) -> list[str]:
 
 
 def main() -> None:
-    """Measure, and print the section."""
+    """Measure and print the section."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--studies", type=Path, default=STUDIES)
     parser.add_argument("--repeats", type=int, default=REPEATS, choices=range(2, 11), metavar="2..10")

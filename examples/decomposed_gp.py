@@ -1,14 +1,13 @@
-"""Where a sum of two measured parts is highest, found sooner because the parts are seen; no language model.
+"""Find the maximum of a sum of two measured parts sooner by observing the parts; no language model involved.
 
-Run it whole, or cell by cell in an editor that knows `# %%`:
+Run it as a script, or cell by cell in an editor that supports `# %%`:
 
-    python examples/decomposed_gp.py
+    python examples/decomposed_gp.py [FOLDER]
 
-It needs the extra 'tune', takes some seconds, and writes three pictures into the working folder, or into the folder
-named behind it.
+It needs the 'tune' extra, takes a few seconds, and writes three plots to FOLDER (default: the current folder).
 """
 
-# %% The parts: a slow wave and a fast one, each measured with noise; a point costs one measurement of both.
+# %% The parts: a slow and a fast wave, each measured with noise; one measurement of a point returns both.
 import sys
 from pathlib import Path
 
@@ -26,11 +25,11 @@ best = truth.sum(0).max()
 
 
 def measured(index: int, generator: torch.Generator) -> torch.Tensor:
-    """Both parts at one point of the grid."""
+    """A noisy measurement of both parts at one grid point."""
     return truth[:, index] + NOISE**0.5 * torch.randn(2, generator=generator, dtype=torch.float64)
 
 
-# %% Fit a kernel to each part alone, from 40 measurements at random points, which serve the kernels alone.
+# %% Fit a kernel to each part separately, from 40 measurements at random points that are used for nothing else.
 generator = torch.Generator().manual_seed(0)
 seen = torch.randperm(201, generator=generator)[:40].tolist()
 values = torch.stack([measured(index, generator) for index in seen], dim=1)
@@ -41,7 +40,7 @@ for name, prior in zip(NAMES, priors, strict=True):
     print(f"{name}: variance {prior.kernel.variance:.2f}, lengthscale {lengthscale:.3f}, mean {prior.mean:.2f}")
 parts = [make_part(prior, dims=1) for prior in priors]
 
-# %% What nine new measurements tell: of each part, of the whole, and what their sum alone would tell.
+# %% What nine new measurements reveal about each part and the whole, and what their sums alone would reveal.
 nine = list(range(5, 200, 24))
 values = torch.stack([measured(index, generator) for index in nine], dim=1)
 fine = Decomposed(parts, grid[nine], values)
@@ -53,7 +52,7 @@ for name, model in (("from the parts", fine), ("from the sum alone", coarse)):
 picture = {"observed": (grid[nine], values), "truth": truth, "names": NAMES}
 plot_posterior(FOLDER / "parts.png", fine, grid, baseline=coarse, **picture)
 
-# %% Search: D-GPUCB against GP-UCB, ten times from another first point, with the same noise for both.
+# %% Search: D-GPUCB against GP-UCB, from ten different starting points, with the same noise for both.
 ROUNDS, DRAWS = 25, 10
 curves = {}
 for name, decomposed in (("D-GPUCB", True), ("GP-UCB", False)):
@@ -76,12 +75,12 @@ for name, decomposed in (("D-GPUCB", True), ("GP-UCB", False)):
     print(f"{name}: average regret after {ROUNDS} rounds {curves[name][:, -1].mean():.3f} ({DRAWS} draws)")
 plot_curves(FOLDER / "regret.png", curves, ylabel="average regret")
 
-# %% Where one search by parts looks, what it measures there, and what is known in the end.
+# %% One search by parts: where it looks, what it measures there, and the posterior at the end.
 noise, looked, values = torch.Generator().manual_seed(DRAWS), [], []
 
 
 def recorded(index: int) -> torch.Tensor:
-    """A measurement that is written down."""
+    """A measurement that is recorded."""
     looked.append(index)
     values.append(measured(index, noise))
     return values[-1]
@@ -90,4 +89,4 @@ def recorded(index: int) -> torch.Tensor:
 search(parts, grid, recorded, start=[100], rounds=ROUNDS, scale=5.0)
 seen = (grid[looked], torch.stack(values, dim=1))
 plot_posterior(FOLDER / "search.png", Decomposed(parts, *seen), grid, observed=seen, truth=truth, names=NAMES)
-print(f"pictures: {', '.join(str(FOLDER / name) for name in ('parts.png', 'regret.png', 'search.png'))}")
+print(f"plots: {', '.join(str(FOLDER / name) for name in ('parts.png', 'regret.png', 'search.png'))}")

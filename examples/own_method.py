@@ -1,11 +1,11 @@
-"""A method of your own, without a fork: REINFORCE with the batch's mean reward as the baseline.
+"""A custom method without a fork: REINFORCE with the batch's mean reward as the baseline.
 
-    python examples/own_method.py runs/mine                   the same again goes on with a run that was stopped
+    python examples/own_method.py runs/mine                   rerun it to resume a stopped run
     python examples/own_method.py runs/mine train.steps=40
 
-A method is one frozen class with two functions. ``signal`` runs once a step, without gradient, and says how much every
-token is reinforced. ``loss`` runs for every micro-batch and returns its share of the update's loss: it divides by
-``totals`` of the whole update, so that the split into micro-batches changes nothing.
+A method is one frozen class with two functions. ``signal`` runs once per step, without gradients, and decides how
+strongly each token is reinforced. ``loss`` runs once per micro-batch and returns its share of the update's loss: it
+divides by ``totals`` over the whole update, so the split into micro-batches does not matter.
 """
 
 import sys
@@ -33,7 +33,7 @@ class Mine(Method):
     scale: float = Field(default=1.0, gt=0)
 
     def signal(self, batch: Scored) -> Signal:
-        """Every token of a row gets the row's centred reward."""
+        """Give every token its row's centred reward."""
         advantages = self.scale * (batch.reward - batch.reward[batch.scorable].mean())
         return Signal(
             advantages=advantages[:, None].expand_as(batch.old_logprobs),
@@ -44,7 +44,7 @@ class Mine(Method):
         )
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Mean over the tokens of the update."""
+        """The mean over the tokens of the update."""
         return -(x.advantages * x.logprobs)[x.mask].sum() / totals.tokens
 
 

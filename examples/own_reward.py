@@ -1,13 +1,13 @@
-r"""A reward of your own: format and accuracy as built in, plus a little for being brief.
+r"""A custom reward: the built-in format and accuracy rewards, plus a small bonus for brevity.
 
-Train with it, from the folder that holds this file's folder:
+To train with it, run this from the repository root:
 
     edge-grpo train reward.function=examples/own_reward.py:reward
 
-The function is called once a batch, in a process that is killed when it is late. It returns one entry a completion:
-a number, a mapping of parts (their sum is the reward) with ``correct`` beside them, or None for a completion that it
-cannot score. A batch that fails is repeated row by row. To keep the parts apart, for methods that look at each and in
-the rollouts that a run writes, name them:
+The function is called once per batch, in a process that is killed if it misses its deadline. It returns one entry per
+completion: a number, a mapping of parts (whose sum is the reward) plus ``correct``, or None for a completion it cannot
+score. A batch that fails is retried row by row. To keep the parts separate, for methods that use them and in the run's
+rollouts, list them:
 
     edge-grpo train reward.function=examples/own_reward.py:reward \
         'reward.function_parts=[format, accuracy, brevity]'
@@ -24,7 +24,7 @@ BRIEF = 2000  # characters
 def reward(
     completions: list[str], problems: list[Problem], finished: list[bool]
 ) -> list[float | Mapping[str, float] | None]:
-    """Reward a batch; ``finished`` (optional) says which completions ended before their budget did."""
+    """Reward a batch; ``finished`` (optional) tells which completions ended within their token budget."""
     entries: list[float | Mapping[str, float] | None] = []
     for text, problem, ended in zip(completions, problems, finished, strict=True):
         formatted, correct = grade_answer(text, problem.answers)

@@ -8,7 +8,8 @@ import pytest
 from edge_grpo.base.metrics import means
 from edge_grpo.config.tree import load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
-from edge_grpo.methods import METHODS, Grpo
+from edge_grpo.methods import METHODS
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.training.collect import Collector, describe, stream

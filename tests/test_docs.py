@@ -76,7 +76,8 @@ class Command:
 
 
 def pages() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    return [*top, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @cache
@@ -210,7 +211,7 @@ def make(words: list[str]) -> None:
     assert variables <= {"PYTHON", "TORCH_INDEX", "ARGS", "OMP_NUM_THREADS"}
     for word in words:
         if word.startswith("ARGS="):
-            assert targets in (["demo"], ["compare"], ["compare-methods"], ["bench"])
+            assert targets in (["demo"], ["compare"], ["compare-methods"], ["bench"], ["same-numbers"])
 
 
 def python(words: list[str]) -> None:
@@ -218,6 +219,9 @@ def python(words: list[str]) -> None:
         return
     if words[:2] == ["-m", "pip"]:
         pip(words[2:])
+        return
+    if words[:2] == ["-m", "pytest"]:
+        assert (ROOT / words[2]).is_file(), f"no file {words[2]}"
         return
     script = ROOT / words[0]
     assert script.is_file(), f"no file {words[0]}"

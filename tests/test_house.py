@@ -23,6 +23,7 @@ KINDS_LINE = re.compile(r"^Kinds: .*$", re.MULTILINE)
 MAX_LINES = {"src/edge_grpo/training/loop.py": 250, "examples/one_step.py": 80, "README.md": 200}
 MAX_LINES_OTHERWISE = 400
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "info", "process"}
+SLOW_PACKAGES = ["transformers", "peft", "datasets", "scipy", "sympy", "pyarrow", "tensorboard"]
 OPTIONAL_PACKAGES = {"vllm", "trl", "verl", "botorch"}
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".cff", ".txt", ".cfg", ".sh", ""}
 MACHINE_PATH = re.compile(r"(?<![\w.:*$}])/(?:work|root|home|Users|opt)/\w")
@@ -98,6 +99,12 @@ def test_module_names_say_something() -> None:
     assert names == set()
 
 
+def test_every_folder_of_the_package_is_a_package_in_the_repository() -> None:
+    tracked = set(repository_files())
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert sorted(relative(folder) for folder in folders if folder / "__init__.py" not in tracked) == []
+
+
 def test_nothing_is_left_unfinished() -> None:
     assert offending_lines(UNFINISHED) == []
 
@@ -167,6 +174,39 @@ def test_grading_and_data_import_no_torch() -> None:
     assert fresh_import(program) == "", "the first module after which torch was loaded"
 
 
+def command_in_a_fresh_process(*words: str) -> str:
+    """Exit code, and which of ``SLOW_PACKAGES`` and torch ``edge-grpo WORDS`` imported."""
+    program = (
+        "import sys\n"
+        "from edge_grpo.cli.main import main\n"
+        f"sys.argv = ['edge-grpo', *{list(words)!r}]\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as stop:\n"
+        f"    found = [name for name in {['torch', *SLOW_PACKAGES]!r} if name in sys.modules]\n"
+        "    print('imported:', stop.code or 0, *found)\n"
+    )
+    return fresh_import(program).rpartition("imported: ")[2]
+
+
+def test_settings_import_no_model_code() -> None:
+    program = f"import sys, edge_grpo.config.tree; print([name for name in {SLOW_PACKAGES!r} if name in sys.modules])"
+    assert fresh_import(program) == "[]"
+
+
+def test_help_imports_no_torch() -> None:
+    assert command_in_a_fresh_process("--help") == "0"
+
+
+def test_settings_are_shown_without_model_code() -> None:
+    assert command_in_a_fresh_process("show-config") == "0 torch"
+
+
+@pytest.mark.parametrize("command", ["train", "show-config", "eval", "lld", "grade pyproject.toml", "screen x.jsonl"])
+def test_a_mistyped_setting_is_reported_before_model_code_is_imported(command: str) -> None:
+    assert command_in_a_fresh_process(*command.split(), "train.stepz=3") == "2 torch"
+
+
 def test_optional_packages_are_imported_in_one_place_and_only_when_used() -> None:
     found: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
@@ -234,5 +274,13 @@ def test_the_version_is_the_same_everywhere() -> None:
     import edge_grpo
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert edge_grpo.__version__ == project()["version"] == str(citation["version"])
-    assert str(project()["version"]) in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert project()["dynamic"] == ["version"]
+    assert edge_grpo.__version__ == str(citation["version"])
+    assert edge_grpo.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_build_reads_the_version_without_importing_the_package() -> None:
+    source = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(source) if isinstance(node, ast.Import | ast.ImportFrom)]
+    values = [node.value for node in source.body if isinstance(node, ast.Assign)]
+    assert [ast.literal_eval(value) for value in values]

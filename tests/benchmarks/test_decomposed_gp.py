@@ -1,20 +1,19 @@
-"""The evidence of the decomposed process: what is finished is kept, and every number on the page is of the draws."""
+"""The evidence for decomposed processes: finished draws are kept, and every number on the page comes from them."""
 
 import json
 
 import decomposed_gp
 import pytest
 from decomposed_gp import Job
-from decomposed_gp_page import page, signed
-
-from edge_grpo.tune.experiments import synthetic
+from gp import synthetic
+from gp.page import page, signed
 
 JOBS = [Job("regression", "near", None, 2), Job("regret", "near", 5.0, 2)]
 
 
 @pytest.fixture
 def measures(monkeypatch):
-    """Draws that are counted, the third of which is cut off."""
+    """Recorded draws, the third of which is interrupted."""
     made = []
 
     def measure(case, draw, *rest):
@@ -27,7 +26,7 @@ def measures(monkeypatch):
     return made
 
 
-def test_what_is_finished_is_kept_and_the_rest_is_made(tmp_path, measures):
+def test_finished_draws_are_kept_and_missing_ones_are_made(tmp_path, measures):
     path = tmp_path / "folder" / "draws.jsonl"
     with pytest.raises(KeyboardInterrupt):
         decomposed_gp.measure(path, JOBS)
@@ -47,13 +46,14 @@ def test_what_is_finished_is_kept_and_the_rest_is_made(tmp_path, measures):
 
 def test_draws_of_other_code_are_never_mixed_in(tmp_path):
     path = tmp_path / "draws.jsonl"
-    path.write_text(json.dumps({"code": "of another day"}) + "\n")
+    path.write_text(json.dumps({"code": "of yesterday"}) + "\n")
     with pytest.raises(SystemExit, match="come from other code"):
         decomposed_gp.finished(path)
 
 
 def test_times_are_in_a_table():
-    section = "\n".join(decomposed_gp.timing(1))
+    section = "\n".join(decomposed_gp.timing(1, observations=20, num_candidates=30))
+    assert "20 observations, 30 candidates" in section
     rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| posterior")]
     assert len(rows) == 5
     assert all(float(row[1]) > 0 for row in rows)
@@ -82,7 +82,7 @@ def written(**changed):
     return page(rows, ["\n## In use"], ["\n## Time"], gains).splitlines()
 
 
-def test_every_number_of_the_page_is_of_the_draws():
+def test_every_number_of_the_page_comes_from_the_draws():
     lines = written()
     assert "| near | 2 | 0.0e+00 | 5.0e-01 | none | 5.0e-01 |" in lines
     assert "| near | 3 | 2.000 | 1.500 | +25.0 % (0.0 to +50.0) | 50 % (9 to 91) | 1 of 2 |" in lines
@@ -96,19 +96,19 @@ def test_every_number_of_the_page_is_of_the_draws():
 
 def test_the_summary_follows_from_the_draws():
     lines = written()
-    assert "- The variance: in no draw is it larger from the parts, at any point (least difference 0.0e+00)." in lines
-    assert "- The error, near: by +25.0 to +25.0 % lower from the parts." in lines
-    assert "| near, regret | not told apart | - |" in lines
+    assert "- Variance: in no draw is it larger with the parts, at any point (smallest difference 0.0e+00)." in lines
+    assert "- Error, near: reduced by 25.0 to 25.0 % with the parts." in lines
+    assert "| near, regret | no difference shown | - |" in lines
     assert "| epidemic, against the sum of kernels | **better** | - |" in lines
     assert "| epidemic, against its own kernel | **worse** | - |" in lines
     assert "| hottest, safe width | - | **worse** |" in lines
-    assert "| arithmetic, fresh | **better** | not told apart |" in lines
+    assert "| arithmetic, fresh | **better** | no difference shown |" in lines
 
 
-def test_a_variance_that_grew_is_told():
+def test_a_variance_that_grew_is_reported():
     (line,) = [line for line in written(near=regression(least=-1e-9)) if line.startswith("| near | 2 |")]
     assert line == "| near | 2 | -1.0e-09 | 5.0e-01 | **some** | 5.0e-01 |"
-    assert any(line.startswith("- The variance: **it is larger") for line in written(near=regression(least=-1e-9)))
+    assert any(line.startswith("- Variance: **it is larger") for line in written(near=regression(least=-1e-9)))
 
 
 def test_what_rounds_to_zero_has_no_sign():

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.rng import python_random
-from edge_grpo.bundled import make as sft
+from edge_grpo.bundled import make
 from edge_grpo.bundled.make import (
     BaseSettings,
     Example,
@@ -34,8 +34,8 @@ def made(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("base") / "one", SHORT)
 
 
-def test_twenty_steps_twice_give_the_same_bytes(made, tmp_path):
-    torch.rand(3)  # the global generator has no say
+def test_twenty_steps_run_twice_give_the_same_bytes(made, tmp_path):
+    torch.rand(3)  # the global generator does not matter
     again = make_base(tmp_path / "two", SHORT)
     names = sorted(file.name for file in made.iterdir())
     assert names == sorted(file.name for file in again.iterdir())
@@ -50,7 +50,7 @@ def test_another_seed_gives_another_model(made, tmp_path):
     assert (other / "model.safetensors").read_bytes() != (made / "model.safetensors").read_bytes()
 
 
-def test_the_global_generator_is_left_as_it_was(tmp_path):
+def test_the_global_generator_is_left_unchanged(tmp_path):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -84,7 +84,7 @@ def test_the_saved_model_and_tokenizer_agree(made):
     assert logits.shape == (1, len(prompt), len(tokenizer))
 
 
-def test_a_second_turn_built_on_tokens_is_the_conversation_the_template_writes():
+def test_a_second_turn_built_from_tokens_matches_the_chat_template():
     tokenizer = build_tokenizer()
     turns = [("user", "1+1?"), ("assistant", "\\boxed{3}"), ("user", "Sure?")]
     whole = tokenizer.apply_chat_template(
@@ -95,7 +95,7 @@ def test_a_second_turn_built_on_tokens_is_the_conversation_the_template_writes()
     assert list(parts + encode_follow_up(tokenizer, "Sure?", data)) == whole
 
 
-def test_examples_train_on_a_right_answer_only():
+def test_examples_train_only_on_right_answers():
     base, tokenizer = BaseSettings(), build_tokenizer()
     draw, rng = _Drawer(base, tokenizer), python_random(5)
     seen = {"plain": 0, "corrected": 0, "second turn": 0}
@@ -125,21 +125,21 @@ def test_supervised_loss_is_the_mean_over_targets(made):
     torch.testing.assert_close(alone[0], -(logits[2, 90] + logits[3, 2]) / 2)
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+def test_a_non_empty_folder_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
-    with pytest.raises(ConfigError, match="name a new or empty folder"):
+    with pytest.raises(ConfigError, match="choose a new or empty folder"):
         make_base(tmp_path, SHORT)
 
 
-def test_shares_must_add_up():
+def test_impossible_shares_are_rejected():
     with pytest.raises(ValueError, match="exceed 1"):
         BaseSettings(corrected=0.6, second_turn=0.6)
-    with pytest.raises(ValueError, match=r"no share for \[2\]"):
+    with pytest.raises(ValueError, match=r"no probability for \[2\]"):
         BaseSettings(careful={3: 0.1, 4: 0.1, 5: 0.1, 6: 0.1})
 
 
 def test_the_bundled_model_is_small_and_has_this_tokenizer():
-    folder = Path(sft.__file__).parent / "base_model"
+    folder = Path(make.__file__).parent / "base_model"
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 4 * 2**20
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab()

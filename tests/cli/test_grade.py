@@ -12,7 +12,7 @@ ROWS = [
     {"text": r"so \boxed{2}", "gold": "2"},
     {"text": r"so \boxed{x+1}", "gold": ["y", "1+x"]},
     {"text": "so 3", "gold": 3},
-    {"text": r"so \boxed{3}", "gold": 3.5, "note": "further columns do no harm"},
+    {"text": r"so \boxed{3}", "gold": 3.5, "note": "extra columns are ignored"},
     {"text": r"so \boxed{\frac{7}{2}}", "gold": 3.5},
     {"text": "", "gold": 10**400},
     {"text": "\\boxed{\ud800}", "gold": "5"},
@@ -67,7 +67,7 @@ def test_they_are_the_verdicts_of_training(command, tmp_path):
     assert [(row["verdict"], row["reward"]) for row in found] == [(one.verdict.value, one.reward) for one in wanted]
 
 
-def test_ones_own_reward_sees_the_columns(command, tmp_path):
+def test_a_custom_reward_sees_the_columns(command, tmp_path):
     (tmp_path / "mine.py").write_text(
         "def reward(completions, problems, finished):\n"
         "    return [{'x': p.meta['weight'] + len(p.prompt), 'correct': f}\n"
@@ -92,7 +92,7 @@ def test_ones_own_reward_sees_the_columns(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"gold": "2"}', "row 2, field 'text': missing; the row has 'gold'"),
         (b'{"text": "2"}', "row 2, field 'gold': missing; the row has 'text'"),
@@ -103,7 +103,7 @@ def test_ones_own_reward_sees_the_columns(command, tmp_path):
         (b'{"text": "2", "gold": " "}', "row 2, field 'gold': "),
         (b'{"text": "2", "gold": NaN}', "row 2, field 'gold': "),
         (b'{"text": "2", "gold": true}', "row 2, field 'gold': "),
-        (b'{"text": "2", "gold": 1' + b"0" * 5000 + b"}", "row 2, a whole number of more digits"),
+        (b'{"text": "2", "gold": 1' + b"0" * 5000 + b"}", "row 2, an integer with too many digits"),
         (b'{"text": "2", "gold": "2", "finished": 1}', "row 2, field 'finished': "),
         (b'{"text": "2"', "row 2, column 13: not JSON"),
         (b"[1, 2]", "row 2, holds "),
@@ -112,12 +112,12 @@ def test_ones_own_reward_sees_the_columns(command, tmp_path):
     ],
     ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else "",
 )
-def test_a_bad_row_is_one_line_before_anything_is_graded(command, tmp_path, monkeypatch, line, said):
+def test_a_bad_row_stops_the_command_before_grading(command, tmp_path, monkeypatch, line, message):
     monkeypatch.setattr(module, "_grades", lambda *_: pytest.fail("graded"))
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "1", "gold": 1}\n' + line + b"\n")
     code, out, err = command("rows.jsonl", "--out", "out.jsonl")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"rows.jsonl, {said}" in err
+    assert f"rows.jsonl, {message}" in err
     assert "data.bad_rows=skip" in err
     assert not (tmp_path / "out.jsonl").exists()
 
@@ -145,10 +145,10 @@ def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_pa
         (["none.jsonl"], "none.jsonl: no such file"),
         (["."], ".: is a folder"),
         (["empty.jsonl"], "empty.jsonl: it has no rows"),
-        (["rows.jsonl", "--out", "rows.jsonl"], "--out: rows.jsonl is the file that is read"),
-        (["rows.jsonl", "--out", "link.jsonl"], "--out: link.jsonl is the file that is read"),
+        (["rows.jsonl", "--out", "rows.jsonl"], "--out: rows.jsonl is the input file"),
+        (["rows.jsonl", "--out", "link.jsonl"], "--out: link.jsonl is the input file"),
         (["rows.jsonl", "--out", "no/where.jsonl"], "--out: there is no folder"),
-        (["rows.jsonl", "--out", "."], "--out: . is no ordinary file"),
+        (["rows.jsonl", "--out", "."], "--out: . is not a regular file"),
         (["rows.jsonl", "reward.timeout=3"], "did you mean"),
         (["rows.jsonl", "reward.timeout_s=-3"], "reward.timeout_s"),
         (["rows.jsonl", "reward.function=none.py:f"], "none.py"),

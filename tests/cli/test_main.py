@@ -1,4 +1,4 @@
-"""The command line as a person meets it: every mistake is one line on stderr and exit code 2."""
+"""The command line: a mistake ends in one line on stderr and exit code 2."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from support import save_tiny
+
+from edge_grpo import __version__
 
 TINY = [
     "train.steps=2",
@@ -56,7 +58,7 @@ def test_train_then_eval_then_resume(command, model, tmp_path):
     assert saved[0]["verdict"] in ("unparsed", "wrong")
 
 
-def test_runs_without_a_name_are_numbered(command, model):
+def test_unnamed_runs_are_numbered(command, model):
     code, out, _ = command("train", f"model.path={model}", *TINY, "train.steps=0", "eval.at_start=false")
     assert code == 0
     assert "runs/edge_grpo-1" in out
@@ -70,7 +72,7 @@ MISTAKES = [
     (["train", "model.path=./nowhere"], "model.path: no folder './nowhere'"),
     (["train", "data.path=nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["train", "data.path=bad.jsonl"], "bad.jsonl, row 2, field 'answer'"),
-    (["train", "method=nope"], "method: 'nope' is no method"),
+    (["train", "method=nope"], "method: 'nope' is not a method"),
     (["train", "train.steps=1", "again.yaml"], "wanted key=value"),
     (["train", "--resume", "nowhere"], "--resume: nowhere holds no run"),
     (["train", "reward.function=nowhere.py:f"], "nowhere.py"),
@@ -80,10 +82,8 @@ MISTAKES = [
     (["eval", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["eval", "--data", "empty.jsonl"], "empty.jsonl: no problems to read"),
     (["show-config", "a.b=1"], "a.b: no such setting"),
-    (["make-base", "full", "steps=1"], "full: exists already"),
+    (["make-base", "full", "steps=1"], "full: already exists"),
     (["make-base", "new", "stepz=1"], "stepz: no such setting (did you mean 'steps'?)"),
-    (["compare", "train.stepz=1"], "train.stepz: no such setting"),
-    (["compare", "data.path=good.jsonl"], "data.eval_path: a comparison needs"),
     (["train", "run.dir=full2"], "full2 has final but no run"),
     (["train", "--nope"], "No such option"),
     (["nope"], "No such command"),
@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path, words, message
     assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    assert not list((tmp_path / "runs").glob("*"))  # a mistake leaves no folder behind
+    assert not list((tmp_path / "runs").glob("*"))  # a mistake leaves no run folder behind
 
 
 def test_a_corrected_command_may_use_the_same_folder(command, model, tmp_path):
@@ -171,7 +171,7 @@ def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch):
     monkeypatch.setattr("edge_grpo.models.loading.AutoConfig.from_pretrained", unreachable)
     code, out, err = command("train", "model.path=nobody/nowhere", *TINY)
     assert code == 2
-    assert err.startswith("edge-grpo: model.path: no model could be loaded from 'nobody/nowhere' (We couldn't connect")
+    assert err.startswith("edge-grpo: model.path: cannot load a model from 'nobody/nowhere' (We couldn't connect")
     assert err.count("\n") == 1
     assert "Retry" not in out + err
 
@@ -180,6 +180,16 @@ def test_help_is_help(command):
     code, out, _ = command("--help")
     assert code == 0
     assert "train" in out
+
+
+def test_the_version_is_printed(command):
+    assert command("--version") == (0, f"edge-grpo {__version__}\n", "")
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    words = [sys.executable, "-m", "edge_grpo", "--version"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"edge-grpo {__version__}\n", "")
 
 
 def test_show_config_is_a_configuration(command, tmp_path):

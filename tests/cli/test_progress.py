@@ -1,22 +1,21 @@
-"""Progress, and where files go."""
+"""Progress on stderr, and the check of output files."""
 
 import os
 
 import pytest
 
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.cli.progress import Shown, target
+from edge_grpo.cli.progress import ProgressBar, target
 
 
-def test_progress_is_a_line_now_and_then_where_no_terminal_is(capsys, monkeypatch):
-    monkeypatch.setattr("edge_grpo.cli.progress._EVERY_S", -1.0)
-    with Shown("rows") as shown:
-        shown(2, 9)
-        shown(9, 9)
+def test_without_a_terminal_progress_is_printed_as_lines(capsys):
+    with ProgressBar("rows", every_s=-1.0) as progress:
+        progress(2, 9)
+        progress(9, 9)
     assert capsys.readouterr().err == "2 of 9 rows\n9 of 9 rows\n"
 
 
-def test_a_file_to_be_written_is_checked_first(tmp_path, monkeypatch):
+def test_the_output_file_is_checked_in_advance(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_text("")
     (tmp_path / "link.jsonl").symlink_to("real.jsonl")
@@ -24,6 +23,6 @@ def test_a_file_to_be_written_is_checked_first(tmp_path, monkeypatch):
     assert target("new.jsonl", source="in.jsonl") == tmp_path / "new.jsonl"
     assert target("link.jsonl") == tmp_path / "real.jsonl"
     os.mkfifo(tmp_path / "pipe")
-    for out, said in (("in.jsonl", "is the file that is read"), ("pipe", "no ordinary file"), ("no/x", "no folder")):
-        with pytest.raises(ConfigError, match=said):
+    for out, message in (("in.jsonl", "is the input file"), ("pipe", "not a regular file"), ("no/x", "no folder")):
+        with pytest.raises(ConfigError, match=message):
             target(out, source="in.jsonl")

@@ -1,4 +1,4 @@
-"""Wrong settings: what they are called here, and what was wanted."""
+"""Wrong settings: the names they stand for, and what was wanted."""
 
 import re
 from pathlib import Path
@@ -9,19 +9,21 @@ from pydantic import TypeAdapter, ValidationError
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.config.explain import ELSEWHERE, explain_all, setting_names
 from edge_grpo.config.tree import Config, load_config, to_tree
-from edge_grpo.methods import METHODS, Nthr, Vespo
+from edge_grpo.methods import METHODS
+from edge_grpo.methods.nthr import Nthr
+from edge_grpo.methods.vespo import Vespo
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 
 
-def told(*words):
+def message_for(*words):
     with pytest.raises(ConfigError) as caught:
         load_config(None, words)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_setting_names_are_those_of_the_tree():
+def test_setting_names_match_the_tree():
     def below(tree, prefix=""):
         for name, value in tree.items():
             yield prefix + name
@@ -33,10 +35,10 @@ def test_setting_names_are_those_of_the_tree():
         assert set(setting_names(Config, cls)) == set(below(tree))
 
 
-def test_every_name_of_another_package_leads_to_a_setting():
+def test_every_foreign_name_leads_to_a_setting():
     known = set(setting_names(Config))
     assert {name: here for name, here in ELSEWHERE.items() if here not in known} == {}
-    leaves = {name.rpartition(".")[2] for name in known} - {"seed"}  # of several seeds the run's is meant
+    leaves = {name.rpartition(".")[2] for name in known} - {"seed"}  # of several seeds, it means the run's
     assert leaves & set(ELSEWHERE) == set()
 
 
@@ -63,16 +65,16 @@ def test_the_guide_shows_the_whole_table():
         ("correction.reflect=1", "'method.correction.reflect'"),
     ],
 )
-def test_a_name_is_looked_for_everywhere(word, meant):
+def test_an_unknown_name_is_searched_for_in_all_sections(word, meant):
     name = word.partition("=")[0]
-    assert told(word) == f"{name}: no such setting (did you mean {meant}?)"
+    assert message_for(word) == f"{name}: no such setting (did you mean {meant}?)"
 
 
-def test_only_settings_of_the_chosen_method_are_named():
-    assert "clip_low" in told("epsilon=0.1")
-    assert "clip_low" not in told("method=vespo", "epsilon=0.1")
+def test_only_settings_of_the_chosen_method_are_suggested():
+    assert "clip_low" in message_for("epsilon=0.1")
+    assert "clip_low" not in message_for("method=vespo", "epsilon=0.1")
     assert "method.clip_low" not in set(setting_names(Config, Vespo))
-    assert "'method.k_positive'" in told("method=vespo", "k_positiv=1")
+    assert "'method.k_positive'" in message_for("method=vespo", "k_positiv=1")
 
 
 @pytest.mark.parametrize(
@@ -81,11 +83,11 @@ def test_only_settings_of_the_chosen_method_are_named():
         (
             "rollout.group_size=1",
             "rollout.group_size: got 1, wanted at least 2 (the default is 8); a group-relative advantage needs at "
-            "least 2 completions of a problem to compare",
+            "least 2 completions per problem",
         ),
         (
             "train.learning_rate=0",
-            "train.learning_rate: got 0, wanted more than 0 (the default is 0.0001); to train nothing, set "
+            "train.learning_rate: got 0, wanted more than 0 (the default is 0.0001); to skip training, set "
             "train.steps=0",
         ),
         ("rollout.top_p=2", "rollout.top_p: got 2, wanted at most 1 (the default is 1.0)"),
@@ -102,7 +104,7 @@ def test_only_settings_of_the_chosen_method_are_named():
     ],
 )
 def test_a_wrong_value_says_what_was_wanted(word, message):
-    assert message in told(word)
+    assert message in message_for(word)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +127,11 @@ def test_a_wrong_value_says_what_was_wanted(word, message):
         ),
     ],
 )
-def test_a_setting_of_several_types_takes_one_line(given, lines):
+def test_a_setting_with_several_types_is_explained_in_one_line(given, lines):
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Config).validate_python({"method": {"kind": "nthr", **given}})
     assert explain_all(caught.value.errors(), Config, Nthr).splitlines() == lines
 
 
 def test_the_default_is_that_of_the_chosen_method():
-    assert "(the default is 0.28)" in told("method=dapo", "method.clip_high=-1")
+    assert "(the default is 0.28)" in message_for("method=dapo", "method.clip_high=-1")

@@ -4,7 +4,10 @@ import pytest
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.config.tree import Config, changes, config_hash, load_config, located, parse_tree, to_tree, to_yaml
-from edge_grpo.methods import METHODS, Dapo, EdgeGrpo, Grpo
+from edge_grpo.methods import METHODS
+from edge_grpo.methods.dapo import Dapo
+from edge_grpo.methods.edge_grpo import EdgeGrpo
+from edge_grpo.methods.grpo import Grpo
 
 
 def write(tmp_path, text):
@@ -75,7 +78,7 @@ def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest():
         ("train.steps=many", "train.steps: got 'many'"),
         ("train.steps=-1", "train.steps: got -1, wanted at least 0 (the default is 60)"),
         ("rollout.group_size=1", "rollout.group_size: got 1"),
-        ("method=grop", "method: 'grop' is no method; did you mean 'grpo'? known are edge_grpo, grpo"),
+        ("method=grop", "method: 'grop' is not a method; did you mean 'grpo'? known methods: edge_grpo, grpo"),
         ("method.clip_lo=0.1", "method.clip_lo: no such setting (did you mean 'method.clip_low'?)"),
         (
             "method.correction.amuont=all",
@@ -226,7 +229,7 @@ def test_merged_sections_may_be_refined(tmp_path):
         (f"train.steps={DEEP}", "nested too deeply"),
         ("train.steps=" + "9" * 5000, "Exceeds the limit"),
         ("train.steps=" + "x" * 10**6, r"train.steps: got 'xxx.*\(1000002 characters\), wanted a whole number"),
-        ("method=" + "x" * 10**6, r"method: 'xxx.*\(1000000 characters\)' is no method"),
+        ("method=" + "x" * 10**6, r"method: 'xxx.*\(1000000 characters\)' is not a method"),
         ("x" * 10**6, r"\(1000000 characters\)': wanted section.setting=value"),
         (".".join("a" * 2000) + "=1", "no such setting"),
         ("train." + "b" * 10**5 + "=1", r"\(100006 characters\): no such setting"),

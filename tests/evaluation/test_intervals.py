@@ -1,10 +1,19 @@
-"""Intervals hold what they should hold, as often as they should."""
+"""Intervals cover what they should, as often as they claim."""
 
+import math
 import random
+import tracemalloc
 
 import pytest
 
-from edge_grpo.evaluation.intervals import bootstrap, combined, difference_interval, mean_interval, wilson
+from edge_grpo.evaluation.intervals import (
+    bootstrap,
+    combined,
+    difference_interval,
+    mean_interval,
+    t_interval,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7)])
@@ -14,6 +23,18 @@ def test_wilson_holds_the_share(k, n):
     assert wilson(0, 0) == (0.0, 1.0)
 
 
+def test_wilson_by_hand():
+    z, p, n = 1.959963984540054, 0.3, 10
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((p + z * z / (2 * n) + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    assert wilson(3, 10) == pytest.approx((low, high), abs=1e-14)
+
+
+def test_a_fraction_of_a_success_widens_and_a_rounding_error_does_not():
+    assert wilson(2.25, 8) == (wilson(2, 8)[0], wilson(3, 8)[1])
+    assert wilson(3 - 1e-15, 8) == wilson(3 + 1e-15, 8) == wilson(3, 8)
+
+
 def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
     rng = random.Random(0)
     held = 0
@@ -21,6 +42,23 @@ def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
         low, high = bootstrap([rng.random() ** 2 for _ in range(60)])  # mean 1/3
         held += low <= 1 / 3 <= high
     assert 0.88 <= held / 200 <= 0.99
+
+
+def test_a_bootstrap_of_many_values_takes_little_memory():
+    values = [float(i % 7) for i in range(100_000)]
+    tracemalloc.start()
+    try:
+        low, high = bootstrap(values, resamples=200)  # 160 MB of indices, were they drawn at once
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert low < sum(values) / len(values) < high
+    assert peak < 100e6
+
+
+def test_equal_values_have_a_bootstrap_of_no_width():
+    assert bootstrap([0.1] * 40) == mean_interval([0.1] * 40) == (0.1, 0.1)
+    assert bootstrap([0.5]) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(("mean", "count"), [(0.02, 30), (0.05, 30), (0.02, 83), (0.3, 30)])
@@ -41,6 +79,13 @@ def test_more_evidence_does_not_shrink_an_interval_to_nothing():
     assert little[1] > 0.9 * nothing[1]
 
 
+def test_rare_wrong_answers_count_as_much_as_rare_right_ones():
+    nearly = [1.0] * 28 + [7 / 8, 1 / 2]
+    assert mean_interval(nearly) == wilson(sum(nearly), 30) != bootstrap(nearly)
+    low, high = mean_interval([1 - value for value in nearly])
+    assert mean_interval(nearly) == pytest.approx((1 - high, 1 - low))
+
+
 def test_an_interval_of_shares_is_wilsons_and_else_a_bootstrap():
     assert mean_interval([0.0, 0.0, 1.0]) == wilson(1, 3)
     assert mean_interval([0.0] * 8) == wilson(0, 8)
@@ -53,6 +98,7 @@ def test_equal_models_may_still_differ():
     assert low == -high < -0.5
     low, high = difference_interval([0.0] * 199 + [1.0])
     assert low < 0 < 1 / 200 < high < 0.03
+    assert difference_interval([]) == (-1.0, 1.0)
 
 
 def test_intervals_of_differences_hold_them():
@@ -63,6 +109,12 @@ def test_intervals_of_differences_hold_them():
         low, high = difference_interval([float(x < 0.08) - float(x > 0.97) for x in draws])  # mean 0.05
         held += low <= 0.05 <= high
     assert held / 200 >= 0.9
+
+
+def test_t_interval_by_hand():
+    half = 2.776445 * math.sqrt(0.025) / math.sqrt(5)
+    assert t_interval([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx((0.3, 0.3 - half, 0.3 + half))
+    assert math.isnan(t_interval([0.5])[1])
 
 
 def test_a_combination_of_one_is_itself_and_of_more_is_narrower():

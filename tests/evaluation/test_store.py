@@ -185,7 +185,7 @@ def test_a_folder_in_use_is_refused(model, tmp_path):
 
     def watch(_):
         if not refused:
-            with pytest.raises(ConfigError, match="another process is at work") as error:
+            with pytest.raises(ConfigError, match="another process is using it") as error:
                 model().answers(tmp_path / "a")
             refused.append(error)
 

@@ -47,10 +47,10 @@ def damage_model(folder, damage):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("pickle", "pytorch_model.bin is a pickle, which is never read"),
+        ("pickle", "pytorch_model.bin is a pickle, which is never loaded"),
         ("missing", "lack the weights model.norm.weight"),
         ("shape", "model.norm.weight [5] instead of [32]"),
-        ("cut off", "no model could be loaded"),
+        ("cut off", "cannot load a model"),
     ],
 )
 def test_a_model_folder_that_is_not_whole(command, tiny, tmp_path, damage, message):

@@ -1,12 +1,14 @@
 """Rewards that fail, in whole training runs: what is to blame is counted, the rest is as if nothing had happened."""
 
 import json
-import multiprocessing
+import os
+import signal
 import sys
 import threading
 import time
 
 import pytest
+from processes import children
 from small_runs import SMALL, rows, weights
 from support import save_tiny
 
@@ -16,6 +18,7 @@ from edge_grpo.cli import main as cli
 from edge_grpo.config.tree import load_config
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.workers.pool import ATTEMPTS, Ending
+from edge_grpo.rewards.workers.template import SHARED
 from edge_grpo.training.loop import train
 
 HEAD = """
@@ -99,19 +102,17 @@ def test_a_reward_that_always_fails_ends_the_run_with_one_line(
 
 @pytest.fixture
 def killer():
-    """Kills the grading processes of this process, one of those that live every so many seconds.
+    """Kills one of this program's grading processes every so many seconds.
 
-    It stops short of what one call is granted, since on a busy machine all kills may hit the same one.
+    It stops short of the attempts of one call, since on a busy machine every kill may hit the same one.
     """
     stop, killed = threading.Event(), []
 
     def kill(every_s):
         while len(killed) < ATTEMPTS[Ending.KILLED] - 1 and not stop.wait(every_s):
-            for process in multiprocessing.active_children():
-                if process.name == "edge-grpo grader":
-                    process.kill()
-                    killed.append(process.pid)
-                    break
+            for pid in children(SHARED.pid)[:1] if SHARED.pid else ():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
     threads = []
 

@@ -106,7 +106,7 @@ def totals_of(
     method: Method, batch: Scored, signal: Signal, splits: list[Tensor], logprobs: Tensor | None = None
 ) -> Totals:
     """What the training loop would sum over an update's micro-batches; with ``logprobs``, at other weights."""
-    now = logprobs if method.totals_need_forward and logprobs is not None else batch.old_logprobs
+    now = logprobs if method.needs.forward_totals and logprobs is not None else batch.old_logprobs
     sums = {"rows": 0.0, "tokens": 0.0}
     for rows in splits:
         x = pieces(batch, signal, rows, now, batch.entropy)

@@ -6,7 +6,7 @@ from methods.steps import make_group
 from torch import Tensor
 
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.methods.base import Method, TopUp
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 
 class Smallest(Method):
@@ -26,9 +26,7 @@ def test_hooks_do_nothing_by_default() -> None:
     method, groups = Smallest(), [make_group([True, False])]
     assert method.plan(groups, random.Random(0)) == []
     assert method.arrange(groups) == groups
-    assert not method.uses_reference
-    assert not method.entropy_gradient
-    assert method.dynamic_sampling is None
+    assert method.needs == Needs()
 
 
 def test_groups_with_different_rewards_are_useful() -> None:

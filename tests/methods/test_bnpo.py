@@ -1,7 +1,7 @@
 import pytest
 from methods.steps import by_hand
 
-from edge_grpo.methods import Bnpo
+from edge_grpo.methods.bnpo import Bnpo
 
 
 def test_mean_over_tokens() -> None:

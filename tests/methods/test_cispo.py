@@ -1,7 +1,7 @@
 import pytest
 from methods.steps import by_hand
 
-from edge_grpo.methods import Cispo
+from edge_grpo.methods.cispo import Cispo
 
 
 def test_capped_weights_on_the_log_likelihood() -> None:
@@ -14,5 +14,5 @@ def test_capped_weights_on_the_log_likelihood() -> None:
 
 
 def test_the_share_of_capped_tokens_is_observed() -> None:
-    x, _ = by_hand([[9.0, 1.5], [9.0]], [1.0, -2.0])
-    assert Cispo().observe(x)["clip/high"] == (1.0, 3.0)
+    x, totals = by_hand([[9.0, 1.5], [9.0]], [1.0, -2.0])
+    assert Cispo().observe(x, totals)["clip/high"] == (1.0, 3.0)

@@ -1,7 +1,8 @@
 import pytest
 from methods.steps import by_hand, make_group
 
-from edge_grpo.methods import Dapo, TopUp
+from edge_grpo.methods import TopUp
+from edge_grpo.methods.dapo import Dapo
 
 
 def test_mean_over_tokens_with_a_higher_clip() -> None:
@@ -10,11 +11,11 @@ def test_mean_over_tokens_with_a_higher_clip() -> None:
 
 
 def test_dynamic_sampling_is_on_and_bounded() -> None:
-    top_up = Dapo().dynamic_sampling
+    top_up = Dapo().needs.top_up
     assert top_up is not None
     assert top_up.max_rounds == 10
     assert not top_up.fill
-    assert Dapo(top_up=TopUp(max_rounds=0)).dynamic_sampling is None
+    assert Dapo(top_up=TopUp(max_rounds=0)).needs.top_up.max_rounds == 0
 
 
 def test_groups_with_equal_rewards_are_not_useful() -> None:

@@ -5,7 +5,8 @@ import torch
 from methods.steps import make_step, run_update
 from pydantic import ValidationError
 
-from edge_grpo.methods import Disco, DiscoB
+from edge_grpo.methods.disco import Disco
+from edge_grpo.methods.disco_b import DiscoB
 
 
 def test_the_value_is_the_objective() -> None:

@@ -3,7 +3,7 @@ import torch
 from methods.steps import make_step, run_update
 from pydantic import TypeAdapter, ValidationError
 
-from edge_grpo.methods import DiscoB
+from edge_grpo.methods.disco_b import DiscoB
 
 
 def test_mean_of_the_right_over_mean_of_the_wrong() -> None:

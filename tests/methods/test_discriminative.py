@@ -7,15 +7,18 @@ import torch
 from methods.steps import current, make_group, make_step, pieces, run_update, totals_of
 from torch import Tensor
 
+from edge_grpo.base.metrics import merge
 from edge_grpo.functional.losses import log_ratio
-from edge_grpo.methods import Disco, DiscoB, Discriminative, TopUp
+from edge_grpo.methods import TopUp
+from edge_grpo.methods.disco import Disco
+from edge_grpo.methods.disco_b import DiscoB
 
 SCORES = ["log_likelihood", "likelihood_ratio"]
 BOTH = [Disco, DiscoB]
 everything = torch.arange
 
 
-def gradient(method: Discriminative, *, moved: bool = True) -> tuple[Tensor, Tensor]:
+def gradient(method: Disco | DiscoB, *, moved: bool = True) -> tuple[Tensor, Tensor]:
     """The loss's gradient on the made-up step, and the weights of its rows."""
     batch = make_step()
     signal = method.signal(batch)
@@ -25,23 +28,23 @@ def gradient(method: Discriminative, *, moved: bool = True) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_four_updates_a_step_come_with_the_method(cls: type[Discriminative]) -> None:
+def test_four_updates_a_step_come_with_the_method(cls: type[Disco] | type[DiscoB]) -> None:
     assert cls.train_defaults == {"mini_batches": 4}
-    assert cls().whole_groups
-    assert cls().totals_need_forward
-    assert not cls(beta=0.0).totals_need_forward
-    assert not cls().uses_reference
+    assert cls().needs.whole_groups
+    assert cls().needs.forward_totals
+    assert not cls(beta=0.0).needs.forward_totals
+    assert not cls().needs.reference
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_right_and_wrong_are_flags_whatever_the_rewards(cls: type[Discriminative]) -> None:
+def test_right_and_wrong_are_flags_whatever_the_rewards(cls: type[Disco] | type[DiscoB]) -> None:
     batch = make_step()
     other = replace(batch, reward=-7 * batch.reward)
     assert torch.equal(cls().signal(batch).advantages, cls().signal(other).advantages)
     assert cls().useful(make_group([True, False]))
     assert not cls().useful(make_group([False, False]))
-    assert cls().dynamic_sampling is None
-    assert cls(top_up=TopUp(max_rounds=2)).dynamic_sampling == TopUp(max_rounds=2)
+    assert cls().needs.top_up == TopUp()
+    assert cls(top_up=TopUp(max_rounds=2)).needs.top_up == TopUp(max_rounds=2)
 
 
 def test_only_rows_of_mixed_groups_have_a_weight_but_all_scorable_ones_stay() -> None:
@@ -104,7 +107,7 @@ def test_drift_costs_only_beyond_its_limit() -> None:
 @pytest.mark.parametrize("cls", BOTH)
 @pytest.mark.parametrize("penalty", ["multiplier", "squared"])
 @pytest.mark.parametrize("score", SCORES)
-def test_splitting_by_groups_changes_nothing(cls: type[Discriminative], penalty: str, score: str) -> None:
+def test_splitting_by_groups_changes_nothing(cls: type[Disco] | type[DiscoB], penalty: str, score: str) -> None:
     method = cls(penalty=penalty, score=score, delta=0.0)  # type: ignore[arg-type]
     batch = make_step(groups=4)
     signal = method.signal(batch)
@@ -123,13 +126,22 @@ def test_what_is_observed() -> None:
     rows = everything(len(batch.group))
     logprobs = batch.old_logprobs - 0.05
     x = pieces(batch, signal, rows, logprobs, batch.entropy)
-    seen = method.observe(x)
+    totals = totals_of(method, batch, signal, [rows], logprobs)
+    seen = method.observe(x, totals)
     assert seen["kl/old"][0] / seen["kl/old"][1] == pytest.approx(0.05)
     means = torch.where(batch.mask, logprobs, 0.0).sum(-1) / batch.mask.sum(-1)
     right = signal.row_advantages > 0
     assert seen["score/right"] == (pytest.approx(float(means[right].sum())), float(right.sum()))
     assert seen["score/wrong"][1] == float((signal.row_advantages < 0).sum())
-    totals = totals_of(method, batch, signal, [rows], logprobs)
     assert totals.extra["groups"] == 3
-    assert method.observe_update(totals) == {"kl/violated": (1.0, 1.0)}
-    assert method.observe_update(totals_of(method, batch, signal, [rows])) == {"kl/violated": (0.0, 1.0)}
+    assert seen["kl/violated"] == (1.0, 1.0)
+    assert method.observe(x, totals_of(method, batch, signal, [rows]))["kl/violated"] == (0.0, 1.0)
+
+
+def test_each_update_counts_once_however_its_rows_are_split() -> None:
+    batch, method = make_step(), DiscoB()
+    signal, logprobs = method.signal(batch), batch.old_logprobs - 0.05
+    split = [(batch.group == name).nonzero().squeeze(-1) for name in batch.group.unique()]
+    totals = totals_of(method, batch, signal, split, logprobs)
+    seen = [method.observe(pieces(batch, signal, rows, logprobs, batch.entropy), totals) for rows in split]
+    assert merge(*seen)["kl/violated"] == (pytest.approx(1.0), pytest.approx(1.0))

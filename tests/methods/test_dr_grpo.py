@@ -1,7 +1,7 @@
 import pytest
 from methods.steps import by_hand
 
-from edge_grpo.methods import DrGrpo
+from edge_grpo.methods.dr_grpo import DrGrpo
 
 
 def test_sum_over_the_budget() -> None:

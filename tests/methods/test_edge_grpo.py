@@ -10,12 +10,16 @@ from hypothesis import strategies as st
 from methods.steps import current, make_group, make_step, run_update
 from pydantic import ValidationError
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Grade, Group, Row, Segment, Strategy, Verdict
 from edge_grpo.base.tensors import Scored
+from edge_grpo.config.tree import load_config
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.shaping import entropy_driven_advantage, relative_entropy
-from edge_grpo.methods import Correction, EdgeGrpo, EntropyAdvantage, Grpo, Repair
+from edge_grpo.methods import Repair
+from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
+from edge_grpo.methods.grpo import Grpo
 
 REFLECT, ANSWER, REFERENCE, NONE = Strategy.REFLECT, Strategy.ANSWER, Strategy.REFERENCE, Strategy.NONE
 FORCED = {"reflect": 1.0, "answer": 0.0, "reference": 0.0}
@@ -225,46 +229,6 @@ def test_likelihood_is_a_mean_over_its_own_rows() -> None:
     assert torch.allclose(gradient[chosen], -0.7 / (rows * lengths[chosen]).double())
 
 
-def test_supervision_matched_control_is_grpo_plus_likelihood() -> None:
-    """Its policy-gradient part is exactly GRPO on the rollouts as first sampled."""
-    batch = make_step()
-    method = EdgeGrpo(correction=Correction(injected="likelihood_only"), eda=EntropyAdvantage(enabled=False))
-    signal = method.signal(batch)
-    own = ~batch.corrected
-    sampled = replace(batch, scorable=batch.scorable & own)
-    plain = Grpo().signal(sampled)
-    assert torch.equal(signal.row_advantages, plain.row_advantages)
-    logprobs, entropy = current(batch)
-    every = [torch.arange(len(batch.group))]
-    _, gradient, _ = run_update(method, batch, signal, logprobs, entropy, every)
-    _, wanted, _ = run_update(Grpo(), sampled, plain, logprobs, entropy, every)
-    assert torch.allclose(gradient[own], wanted[own])
-    assert (gradient[batch.corrected] != 0).sum() == injected_right(batch)[batch.corrected].sum()
-
-
-def test_the_control_trains_first_rollouts_beside_corrected_ones() -> None:
-    method = edge(injected="likelihood_only")
-    group = make_group([True, False, True], strategies=[NONE, NONE, ANSWER])
-    (arranged,) = method.arrange([group])
-    assert [row.strategy for row in arranged.rows] == [NONE, NONE, NONE, ANSWER]
-    assert [row.grade.correct for row in arranged.rows] == [True, False, False, True]
-    assert arranged.rows[2].first is None
-    assert EdgeGrpo().arrange([group]) == [group]
-
-
-def test_the_control_draws_the_same_injections_and_no_reflections() -> None:
-    groups = [make_group([False] * 8)] * 5
-    mine = edge(injected="likelihood_only").plan(groups, random.Random(3))
-    edges = edge().plan(groups, random.Random(3))
-    assert mine == [repair for repair in edges if repair.strategy is not REFLECT]
-
-
-def test_useful_groups_of_the_control_are_those_first_sampled() -> None:
-    group = make_group([False, True], strategies=[NONE, ANSWER])
-    assert EdgeGrpo().useful(group)
-    assert not edge(injected="likelihood_only").useful(group)
-
-
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
@@ -278,3 +242,11 @@ def test_settings_of_the_release() -> None:
     assert (method.clip_low, method.clip_high, method.beta, method.scale) == (0.2, 0.2, 0.0, "group")
     assert (method.eda.clamp_low, method.eda.clamp_high) == (0.1, 10.0)
     assert method.correction.max_new_tokens == method.correction.max_prompt_tokens == 256
+
+
+def test_the_control_is_named_where_its_old_setting_is_asked_for() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["method=edge_grpo", "method.correction.injected=likelihood_only"])
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("method.correction.injected: got 'likelihood_only'; ")
+    assert "set method=grpo_matched" in line

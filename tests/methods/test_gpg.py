@@ -7,7 +7,7 @@ from methods.steps import by_hand, current, make_group, make_step, run_update
 from edge_grpo.base.metrics import means
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.filters import comparable
-from edge_grpo.methods import Gpg
+from edge_grpo.methods.gpg import Gpg
 from edge_grpo.training.batching import collate, scored
 
 EVERY = [torch.arange(12)]
@@ -90,7 +90,7 @@ def test_both_ways_of_debiasing_agree_where_rows_are_equally_long() -> None:
 
 
 def test_prompts_are_drawn_again_up_to_a_share_and_a_bound() -> None:
-    top_up = Gpg().dynamic_sampling
+    top_up = Gpg().needs.top_up
     assert top_up is not None
     assert (top_up.min_share, top_up.max_rounds, top_up.fill) == (0.6, 19, True)
     assert Gpg().useful(make_group([True, False]))

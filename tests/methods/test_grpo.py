@@ -1,7 +1,7 @@
 import pytest
 from methods.steps import by_hand
 
-from edge_grpo.methods import Grpo
+from edge_grpo.methods.grpo import Grpo
 
 
 def test_mean_over_rows_of_token_means() -> None:

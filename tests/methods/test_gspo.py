@@ -3,7 +3,7 @@ import math
 import pytest
 from methods.steps import by_hand
 
-from edge_grpo.methods import Gspo
+from edge_grpo.methods.gspo import Gspo
 
 
 def test_one_ratio_a_row() -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 from methods.steps import by_hand
 
-from edge_grpo.methods import Luspo
+from edge_grpo.methods.luspo import Luspo
 
 
 def test_rows_weigh_as_long_as_they_are() -> None:

@@ -13,7 +13,8 @@ from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment,
 from edge_grpo.base.tensors import Scored
 from edge_grpo.config.tree import parse_tree
 from edge_grpo.data.prompts import REVISION_PHRASES
-from edge_grpo.methods import Grpo, Mgrpo
+from edge_grpo.methods.grpo import Grpo
+from edge_grpo.methods.mgrpo import Mgrpo
 from edge_grpo.training.batching import collate
 
 FIRST = [True, False, False, True]

@@ -9,8 +9,8 @@ from support import tiny_policy
 from edge_grpo.base.metrics import means
 from edge_grpo.base.tensors import GroupHidden, Scored
 from edge_grpo.functional import token_weights
-from edge_grpo.methods import Nthr
 from edge_grpo.methods.base import TopUp
+from edge_grpo.methods.nthr import Nthr
 
 RIGHT = [True, False, True, False]
 
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_function(vocabulary: str) -> None:
     anchors = x.correct[x.row]
     wanted = token_weights.token_scores(x.hidden, x.token_ids, x.head_weight, anchors, vocabulary=entries)
     assert torch.equal(Nthr(vocabulary=vocabulary).token_scores(x), wanted)
-    assert Nthr().wants_token_scores
+    assert Nthr().needs.token_scores
 
 
 def test_a_right_answer_may_leave_out_its_own_tokens() -> None:
@@ -180,8 +180,8 @@ def test_settings_of_the_paper() -> None:
         0.2,
     )
     assert method.beta == 1e-4
-    assert method.uses_reference
-    assert method.dynamic_sampling == TopUp(max_rounds=10, fill=False)
+    assert method.needs.reference
+    assert method.needs.top_up == TopUp(max_rounds=10, fill=False)
     for wrong in ({"eta": -0.1}, {"eta": "q"}, {"threshold": "none"}):
         with pytest.raises(ValidationError):
             Nthr(**wrong)  # type: ignore[arg-type]

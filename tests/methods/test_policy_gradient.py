@@ -5,9 +5,12 @@ import torch
 from methods.steps import current, make_step, pieces, run_update, totals_of
 
 from edge_grpo.base.metrics import means
+from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.filters import high_entropy
-from edge_grpo.functional.means import mean_over_tokens
-from edge_grpo.methods import Grpo, TopUp
+from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
+from edge_grpo.methods import METHODS, TopUp
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.grpo import Grpo
 
 EVERY = [torch.arange(12)]
 
@@ -64,14 +67,14 @@ def test_kl_and_entropy_are_added_with_their_weights() -> None:
     signal = plain.signal(batch)
     x = pieces(batch, signal, EVERY[0], logprobs, entropy)
     totals = totals_of(both, batch, signal, EVERY)
-    kl = both.average(both.kl(x, both.log_ratio(x)), x.mask, totals)
+    kl = mean_over_rows(pg.reference_kl(x, pg.log_ratio(x, both.ratio_level), both), x.mask, rows=totals.rows)
     bonus = mean_over_tokens(x.entropy, x.mask, tokens=totals.tokens)
     wanted = plain.loss(x, totals) + 0.5 * kl - 0.25 * bonus
     assert torch.allclose(both.loss(x, totals), wanted)
-    assert both.uses_reference
-    assert both.entropy_gradient
-    assert not plain.uses_reference
-    assert not plain.entropy_gradient
+    assert both.needs.reference
+    assert both.needs.entropy_gradient
+    assert not plain.needs.reference
+    assert not plain.needs.entropy_gradient
 
 
 def test_the_off_policy_mask_removes_gradients() -> None:
@@ -95,6 +98,23 @@ def test_truncated_sampler_corrections_scale_by_at_most_the_cap(mode: str) -> No
     assert torch.allclose(scaled[1], 2 * plain[1])
 
 
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind not in ("vespo", "disco", "disco_b", "rpo")])
+def test_sampler_weights_are_those_of_the_policy_before_the_updates(kind: str, level: str) -> None:
+    """Where the sampler drifted by the same on every token, the correction scales every gradient by one number."""
+    batch = make_step()
+    moved = dataclasses.replace(batch, sampling_logprobs=torch.where(batch.mask, batch.old_logprobs - 0.25, 0.0))
+    plain = dataclasses.replace(METHODS[kind](), beta=0.0)
+    corrected = dataclasses.replace(plain, sampler_correction=f"{level}_truncate", sampler_clip_max=1e9)
+    signal = plain.signal(moved)
+    logprobs, entropy = current(moved)
+    wanted = run_update(plain, moved, signal, logprobs, entropy, EVERY)[1]
+    drift = 0.25 * (signal.mask.sum(-1, keepdim=True) if level == "sequence" else signal.mask)
+    got = run_update(corrected, moved, signal, logprobs, entropy, EVERY)[1]
+    assert (wanted != 0).any()
+    assert torch.allclose(got, wanted * drift.exp())
+
+
 @pytest.mark.parametrize("mode", ["token_mask", "sequence_mask"])
 def test_masking_sampler_corrections_drop_what_exceeds_the_cap(mode: str) -> None:
     batch = make_step()
@@ -111,23 +131,43 @@ def test_clip_shares_are_observed() -> None:
     method = Grpo(clip_low=0.0, clip_high=0.0)
     signal = method.signal(batch)
     x = pieces(batch, signal, EVERY[0], *current(batch))
-    observed = means(method.observe(x))
+    totals = totals_of(method, batch, signal, EVERY)
+    observed = means(method.observe(x, totals))
     assert observed["clip/low"] > 0
     assert observed["clip/high"] > 0
-    wide = means(Grpo(clip_low=1.0, clip_high=9.0).observe(x))
+    wide = means(Grpo(clip_low=1.0, clip_high=9.0).observe(x, totals))
     assert wide["clip/low"] == wide["clip/high"] == 0
 
 
 def test_dynamic_sampling_needs_rounds() -> None:
-    assert Grpo().dynamic_sampling is None
-    assert Grpo(top_up=TopUp(max_rounds=2)).dynamic_sampling == TopUp(max_rounds=2)
+    assert Grpo().needs.top_up == TopUp()
+    assert Grpo(top_up=TopUp(max_rounds=2)).needs.top_up == TopUp(max_rounds=2)
 
 
 def test_the_kl_of_a_token_counts_no_more_than_its_bound() -> None:
     batch = make_step()
     x = pieces(batch, Grpo().signal(batch), EVERY[0], *current(batch))
     plain = Grpo(beta=1.0, kl_bias_correction=False)
-    ratio = plain.log_ratio(x)
-    assert plain.kl(x, ratio).max() > 0.01
+    ratio = pg.log_ratio(x, plain.ratio_level)
+    assert pg.reference_kl(x, ratio, plain).max() > 0.01
     bounded = Grpo(beta=1.0, kl_bias_correction=False, kl_max=0.01)
-    assert torch.equal(bounded.kl(x, ratio), plain.kl(x, ratio).clamp(max=0.01))
+    assert torch.equal(pg.reference_kl(x, ratio, bounded), pg.reference_kl(x, ratio, plain).clamp(max=0.01))
+
+
+def test_scales_are_the_functions_of_that_name() -> None:
+    batch = make_step()
+    reward, group, scorable = batch.reward, batch.group, batch.scorable
+    wanted = {
+        "group": adv.group_normalized(reward, group, scorable),
+        "batch": adv.batch_scaled(reward, group, scorable),
+        "none": adv.group_centered(reward, group, scorable),
+    }
+    for scale, values in wanted.items():
+        assert torch.equal(Grpo(scale=scale).signal(batch).row_advantages, values)
+
+
+def test_gdpo_leaves_out_unscorable_rows() -> None:
+    batch = make_step()
+    signal = Grpo(objectives="normalize_then_sum").signal(batch)
+    parts = torch.where(batch.scorable[:, None], batch.reward_parts, torch.nan)
+    assert torch.equal(signal.row_advantages, adv.normalized_then_summed(parts, batch.reward_weights, batch.group))

@@ -5,7 +5,7 @@ import torch
 from methods.steps import by_hand, current, make_group, make_step, run_update
 from pydantic import ValidationError
 
-from edge_grpo.methods import Raft
+from edge_grpo.methods.raft import Raft
 
 
 def test_mean_of_the_log_likelihood_without_a_ratio() -> None:

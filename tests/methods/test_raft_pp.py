@@ -2,7 +2,8 @@ import pytest
 import torch
 from methods.steps import by_hand, make_step
 
-from edge_grpo.methods import Raft, RaftPp
+from edge_grpo.methods.raft import Raft
+from edge_grpo.methods.raft_pp import RaftPp
 
 
 def test_clipped_above_alone() -> None:
@@ -26,6 +27,6 @@ def test_the_signal_is_that_of_raft() -> None:
 
 
 def test_the_clip_share_is_observed() -> None:
-    x, _ = by_hand([[9.0, 1.5], [0.1]], [1.0, 1.0])
-    assert RaftPp().observe(x)["clip/high"] == (2.0, 3.0)
-    assert "clip/low" not in RaftPp().observe(x)
+    x, totals = by_hand([[9.0, 1.5], [0.1]], [1.0, 1.0])
+    assert RaftPp().observe(x, totals)["clip/high"] == (2.0, 3.0)
+    assert "clip/low" not in RaftPp().observe(x, totals)

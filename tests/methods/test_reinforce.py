@@ -3,7 +3,7 @@ import torch
 from methods.steps import by_hand, make_step
 
 from edge_grpo.functional.advantages import group_centered, group_normalized
-from edge_grpo.methods import Reinforce
+from edge_grpo.methods.reinforce import Reinforce
 
 
 def test_mean_over_rows_of_clipped_rewards() -> None:

@@ -6,7 +6,8 @@ from methods.steps import by_hand, make_group, make_step
 from torch import Tensor
 
 from edge_grpo.base.tensors import Scored
-from edge_grpo.methods import Reinforce, ReinforceRej
+from edge_grpo.methods.reinforce import Reinforce
+from edge_grpo.methods.reinforce_rej import ReinforceRej
 
 
 def step(right: list[bool]) -> Scored:

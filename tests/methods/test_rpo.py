@@ -13,7 +13,8 @@ from torch import Tensor
 from edge_grpo.base.metrics import means
 from edge_grpo.base.tensors import Scored
 from edge_grpo.functional.preference import sigmoid_loss
-from edge_grpo.methods import Rpo, TopUp
+from edge_grpo.methods import TopUp
+from edge_grpo.methods.rpo import Rpo
 
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -62,6 +63,14 @@ def test_pairs_use_every_answer_as_evenly_as_their_number_allows(right: list[boo
         assert not used or max(counts) - min(counts) <= 1
 
 
+@pytest.mark.parametrize(("right", "wrong"), [(2, 2), (2, 4), (3, 6), (4, 6)])
+def test_no_pair_comes_twice_where_both_counts_have_a_common_divisor(right: int, wrong: int) -> None:
+    group = make_group([True] * right + [False] * wrong)
+    group = replace(group, rows=tuple(replace(row, source=number) for number, row in enumerate(group.rows)))
+    pairs = Rpo(max_pairs=right * wrong).arrange([group])
+    assert len({(pair.rows[0].source, pair.rows[1].source) for pair in pairs}) == right * wrong
+
+
 def test_arranged_pairs_stay_as_they_are() -> None:
     once = Rpo().arrange([make_group([True, False, False]), make_group([True, True])])
     assert len(once) == 2
@@ -72,14 +81,14 @@ def test_arranged_pairs_stay_as_they_are() -> None:
 def test_mixed_groups_are_useful() -> None:
     assert Rpo().useful(make_group([True, False]))
     assert not Rpo().useful(make_group([True, True]))
-    assert Rpo().dynamic_sampling is None
-    assert Rpo(top_up=TopUp(max_rounds=3)).dynamic_sampling == TopUp(max_rounds=3)
+    assert Rpo().needs.top_up == TopUp()
+    assert Rpo(top_up=TopUp(max_rounds=3)).needs.top_up == TopUp(max_rounds=3)
 
 
 def test_what_it_asks_for() -> None:
-    assert Rpo().learns_from_pairs
-    assert Rpo().uses_reference
-    assert Rpo().whole_groups
+    assert Rpo().needs.stored_pairs
+    assert Rpo().needs.reference
+    assert Rpo().needs.whole_groups
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -187,7 +196,8 @@ def test_what_is_observed() -> None:
     signal = method.signal(batch)
     rows = torch.arange(len(batch.group))
     logprobs, entropy = current(batch)
-    seen = means(method.observe(pieces(batch, signal, rows, logprobs, entropy)))
+    x = pieces(batch, signal, rows, logprobs, entropy)
+    seen = means(method.observe(x, totals_of(method, batch, signal, [rows])))
     pairs = answers(batch, logprobs)
     rewards = [(0.5 * (c - rc), 0.5 * (r - rr)) for c, r, rc, rr, _ in pairs]
     count = len(pairs)
@@ -203,8 +213,9 @@ def test_what_is_observed() -> None:
 def test_a_tie_is_not_the_right_order() -> None:
     batch = paired_step()
     batch = replace(batch, ref_logprobs=batch.old_logprobs)
-    x = pieces(batch, Rpo().signal(batch), torch.arange(len(batch.group)), batch.old_logprobs, batch.entropy)
-    assert means(Rpo().observe(x))["rewards/accuracies"] == 0
+    signal, rows = Rpo().signal(batch), torch.arange(len(batch.group))
+    x = pieces(batch, signal, rows, batch.old_logprobs, batch.entropy)
+    assert means(Rpo().observe(x, totals_of(Rpo(), batch, signal, [rows])))["rewards/accuracies"] == 0
 
 
 def test_smoothing_that_would_do_nothing_is_refused() -> None:

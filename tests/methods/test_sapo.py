@@ -3,7 +3,7 @@ import math
 import pytest
 from methods.steps import by_hand
 
-from edge_grpo.methods import Sapo
+from edge_grpo.methods.sapo import Sapo
 
 
 def gate(ratio: float, temperature: float) -> float:

@@ -8,7 +8,7 @@ from methods.steps import by_hand, current, make_step, run_update
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
 from edge_grpo.base.tensors import Scored
-from edge_grpo.methods import ShareGrpo
+from edge_grpo.methods.share_grpo import ShareGrpo
 from edge_grpo.training.batching import collate
 
 
@@ -194,11 +194,11 @@ def with_lengths(batch: Scored) -> Scored:
 
 
 def test_the_dual_clip_is_observed() -> None:
-    x, _ = by_hand([[5.0, 1.0], [1.5]], [-1.0, 2.0])
-    shown = means(ShareGrpo().observe(x))
+    x, totals = by_hand([[5.0, 1.0], [1.5]], [-1.0, 2.0])
+    shown = means(ShareGrpo().observe(x, totals))
     assert shown["clip/dual"] == pytest.approx(1 / 3)
     assert shown["clip/high"] == pytest.approx(1 / 3)
-    assert "clip/dual" not in ShareGrpo(delta=None).observe(x)
+    assert "clip/dual" not in ShareGrpo(delta=None).observe(x, totals)
 
 
 def test_settings_of_the_release() -> None:

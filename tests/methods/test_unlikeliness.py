@@ -10,7 +10,7 @@ from edge_grpo.base.tensors import Scored
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.ops import row_mean, row_sum
 from edge_grpo.functional.ranks import unlikeliness_reward
-from edge_grpo.methods import Unlikeliness
+from edge_grpo.methods.unlikeliness import Unlikeliness
 
 
 def easy_group(right: int, size: int) -> Scored:
@@ -135,5 +135,5 @@ def test_the_kl_estimate_is_bounded() -> None:
 
 def test_two_passes_and_a_reference_by_default() -> None:
     assert Unlikeliness.train_defaults == {"passes": 2}
-    assert Unlikeliness().uses_reference
-    assert not Unlikeliness(beta=0.0).uses_reference
+    assert Unlikeliness().needs.reference
+    assert not Unlikeliness(beta=0.0).needs.reference

@@ -5,7 +5,7 @@ import pytest
 from methods.steps import by_hand
 from pydantic import ValidationError
 
-from edge_grpo.methods import Vespo
+from edge_grpo.methods.vespo import Vespo
 
 
 def test_weights_of_rows_on_the_log_likelihood() -> None:

@@ -1,4 +1,4 @@
-"""Models from disk: adapters, stop tokens, and clear refusals."""
+"""Models from disk: adapters, stop tokens, and clear errors."""
 
 import json
 from types import SimpleNamespace
@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import save_tiny, tiny_model
+from transformers import AutoConfig, dynamic_module_utils
 
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.config.sections import LoraSettings, ModelSettings
@@ -37,7 +38,7 @@ def batch(rows=3, width=9):
     return ids, attention, mask
 
 
-def test_lora_trains_adapters_is_its_own_reference_and_saves_merged_weights(folder, tmp_path):
+def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weights(folder, tmp_path):
     policy = load_policy(ModelSettings(path=str(folder), device="cpu", lora=LoraSettings(rank=2)), reference=True)
     assert policy.has_adapters
     assert policy.reference is None
@@ -59,7 +60,7 @@ def test_lora_trains_adapters_is_its_own_reference_and_saves_merged_weights(fold
     assert (tmp_path / "final/adapter/adapter_model.safetensors").exists()
 
 
-def test_saved_weights_load_bit_for_bit(folder, tmp_path):
+def test_saved_weights_reload_bit_for_bit(folder, tmp_path):
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     policy.save(tmp_path / "out")
     again = load_policy(ModelSettings(path=str(tmp_path / "out"), device="cpu"))
@@ -67,7 +68,7 @@ def test_saved_weights_load_bit_for_bit(folder, tmp_path):
         assert torch.equal(one, two), name
 
 
-def test_stop_tokens_are_collected_from_everywhere(folder):
+def test_stop_tokens_are_collected_from_all_sources(folder):
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     eos = policy.tokenizer.eos_token_id
     policy.model.generation_config.eos_token_id = [eos, 9]
@@ -80,26 +81,26 @@ def test_stop_tokens_are_collected_from_everywhere(folder):
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all"])
-def test_no_such_folder(path):
+def test_a_missing_folder_is_rejected(path):
     with pytest.raises(EngineError, match="no folder"):
         load_policy(ModelSettings(path=path))
 
 
-def test_a_folder_without_a_model(tmp_path):
+def test_a_folder_without_a_model_is_rejected(tmp_path):
     with pytest.raises(EngineError, match=r"model\.path"):
         load_policy(ModelSettings(path=str(tmp_path)))
 
 
-def test_pickled_weights_are_refused(folder, tmp_path):
+def test_pickled_weights_are_rejected(folder, tmp_path):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     torch.save(tiny_model().state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(EngineError, match=r"^model\.path: .*pytorch_model\.bin is a pickle, which is never read"):
+    with pytest.raises(EngineError, match=r"^model\.path: .*pytorch_model\.bin is a pickle, which is never loaded"):
         load_policy(ModelSettings(path=str(tmp_path)))
 
 
-def test_code_in_a_model_folder_is_not_run_unless_asked(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_code_in_a_model_folder_is_not_run_unless_trusted(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     copied(folder, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own", "AutoConfig": "own.Config"}}
@@ -110,7 +111,7 @@ def test_code_in_a_model_folder_is_not_run_unless_asked(folder, tmp_path, monkey
         "class Config(Qwen2Config):\n    model_type = 'own'\n"
         "class Own(Qwen2ForCausalLM):\n    config_class = Config\n"
     )
-    with pytest.raises(EngineError, match=r"code of its own.*set model\.trust_remote_code=true") as caught:
+    with pytest.raises(EngineError, match=r"its own Python code.*set model\.trust_remote_code=true") as caught:
         load_policy(ModelSettings(path=str(tmp_path)))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
@@ -119,7 +120,7 @@ def test_code_in_a_model_folder_is_not_run_unless_asked(folder, tmp_path, monkey
     assert (tmp_path / "ran").exists()
 
 
-def test_a_tokenizer_with_code_names_the_setting(folder, tmp_path):
+def test_a_tokenizer_that_needs_code_names_the_setting(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
     config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -128,19 +129,19 @@ def test_a_tokenizer_with_code_names_the_setting(folder, tmp_path):
         load_tokenizer(str(tmp_path))
 
 
-def test_cuda_without_a_gpu_is_a_clear_mistake(folder, monkeypatch):
+def test_cuda_without_a_gpu_is_rejected(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"model\.device"):
         load_policy(ModelSettings(path=str(folder), device="cuda"))
 
 
-def test_lora_targets_that_fit_nothing(folder):
+def test_lora_targets_that_match_no_layer_are_rejected(folder):
     with pytest.raises(ConfigError, match=r"model\.lora\.targets"):
         load_policy(ModelSettings(path=str(folder), lora=LoraSettings(rank=2, targets=("nowhere",))))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "sizes", "config"])
-def test_damaged_folders_are_told_in_one_line(folder, tmp_path, damage):
+def test_damaged_folders_are_reported_in_one_line(folder, tmp_path, damage):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -149,7 +150,7 @@ def test_damaged_folders_are_told_in_one_line(folder, tmp_path, damage):
     else:
         config |= {"hidden_size": 64} if damage == "sizes" else {"num_attention_heads": "many"}
         (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(EngineError, match=r"model\.path: no model could be loaded") as caught:
+    with pytest.raises(EngineError, match=r"model\.path: cannot load a model") as caught:
         load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
     assert "\n" not in str(caught.value)
 
@@ -166,7 +167,7 @@ NORM = "model.layers.0.input_layernorm.weight"
         (lambda held: [held.pop(name) for name in list(held)[3:]], r"lack the weights .* and \d+ more"),
     ],
 )
-def test_weights_that_would_be_random_or_are_broken_are_refused_by_name(folder, tmp_path, change, message, capfd):
+def test_missing_misshapen_and_broken_weights_are_rejected_by_name(folder, tmp_path, change, message, capfd):
     copied(folder, tmp_path)
     damage_weights(tmp_path, change)
     with pytest.raises(EngineError, match=message) as caught:
@@ -175,7 +176,7 @@ def test_weights_that_would_be_random_or_are_broken_are_refused_by_name(folder, 
     assert capfd.readouterr().err == ""
 
 
-def test_weights_that_the_model_has_no_place_for_are_said_and_left_out(folder, tmp_path, caplog):
+def test_unexpected_weights_are_reported_and_ignored(folder, tmp_path, caplog):
     copied(folder, tmp_path)
     damage_weights(tmp_path, lambda held: held.update({"value_head.weight": torch.zeros(7)}))
     load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
@@ -183,7 +184,7 @@ def test_weights_that_the_model_has_no_place_for_are_said_and_left_out(folder, t
 
 
 @pytest.mark.parametrize("damage", ["no shard", "config", "a list", "generation", "tokenizer"])
-def test_other_damage_is_told_in_one_line(folder, tmp_path, damage, capfd):
+def test_other_damage_is_reported_in_one_line(folder, tmp_path, damage, capfd):
     copied(folder, tmp_path)
     if damage == "no shard":
         (tmp_path / "model.safetensors").unlink()
@@ -193,19 +194,19 @@ def test_other_damage_is_told_in_one_line(folder, tmp_path, damage, capfd):
         names = {"config": "config", "a list": "config", "generation": "generation_config", "tokenizer": "tokenizer"}
         (tmp_path / f"{names[damage]}.json").write_text("[1]" if damage == "a list" else "{x")
     capfd.readouterr()
-    with pytest.raises(EngineError, match=r"^model\.path: no (model|tokenizer) could be loaded") as caught:
+    with pytest.raises(EngineError, match=r"^model\.path: cannot load a (model|tokenizer)") as caught:
         load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
 
 
-def test_a_folder_without_tokenizer_files_is_refused(tmp_path):
+def test_a_folder_without_tokenizer_files_is_rejected(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     with pytest.raises(EngineError, match="tokenizer"):
         load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
 
 
-def test_every_kind_of_dropout_is_off(folder, tmp_path):
+def test_all_dropout_is_disabled(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -217,11 +218,11 @@ def test_every_kind_of_dropout_is_off(folder, tmp_path):
     assert torch.equal(one, two)
 
 
-def test_no_stop_token_at_all(folder):
+def test_a_model_without_stop_tokens_is_rejected(folder):
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     policy.tokenizer.eos_token = None
     policy.model.generation_config.eos_token_id = None
-    assert stop_token_ids(policy)  # known end-of-turn tokens of the vocabulary
+    assert stop_token_ids(policy)  # known end-of-turn tokens in the vocabulary
     policy.tokenizer.get_vocab = dict
     with pytest.raises(ConfigError, match=r"rollout\.stop"):
         stop_token_ids(policy)
@@ -237,19 +238,19 @@ def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path):
     assert fingerprint(ModelSettings(path=str(tmp_path))) != before
 
 
-def test_a_hub_model_is_told_by_its_commit(monkeypatch):
+def test_the_fingerprint_of_a_hub_model_is_its_commit(monkeypatch):
     def published(path, **_):
         assert path == "me/model"
         return SimpleNamespace(_commit_hash="abc")
 
-    monkeypatch.setattr("edge_grpo.models.loading.AutoConfig.from_pretrained", published)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", published)
     assert fingerprint(ModelSettings(path="me/model")) == "abc"
 
 
-def test_a_hub_model_that_cannot_be_reached_has_none(monkeypatch):
+def test_an_unreachable_hub_model_has_no_fingerprint(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("We couldn't connect\nand more")
 
-    monkeypatch.setattr("edge_grpo.models.loading.AutoConfig.from_pretrained", unreachable)
-    with pytest.raises(EngineError, match=r"no model could be loaded from 'me/model' \(We couldn't connect"):
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(EngineError, match=r"cannot load a model from 'me/model' \(We couldn't connect"):
         fingerprint(ModelSettings(path="me/model"))

@@ -1,15 +1,17 @@
-"""Files that are whole or not there."""
+"""Atomic writes and deletes, locks, and errors of a full disk."""
 
 import errno
+import shutil
 
 import pytest
 from safetensors import SafetensorError
 
 from edge_grpo.base.errors import CheckpointError
+from edge_grpo.runs import durable
 from edge_grpo.runs.durable import flush_tree, is_open_as, remove_tree, saving, take_lock, write_whole
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+def test_a_file_is_replaced_atomically(tmp_path, monkeypatch):
     file = tmp_path / "a.txt"
     write_whole(file, "old")
     write_whole(file, "new ü")
@@ -19,15 +21,15 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("edge_grpo.runs.durable.flush", full)
+    monkeypatch.setattr(durable, "flush", full)
     with pytest.raises(OSError, match="No space"):
         write_whole(file, "half")
     assert file.read_text(encoding="utf-8") == "new ü"
 
 
-def test_a_folder_that_is_being_deleted_has_lost_its_name_first(tmp_path, monkeypatch):
+def test_a_folder_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
     folder = tmp_path / "step"
-    for _ in range(2):  # also with something left of the last time
+    for _ in range(2):  # the second time, with leftovers of the first
         (folder / "deep").mkdir(parents=True)
         (folder / "deep/file").write_text("x")
         flush_tree(folder)
@@ -38,7 +40,7 @@ def test_a_folder_that_is_being_deleted_has_lost_its_name_first(tmp_path, monkey
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr("edge_grpo.runs.durable.shutil.rmtree", killed)
+            patched.setattr(shutil, "rmtree", killed)
             remove_tree(folder)
         remove_tree(folder)
     (folder / "deep").mkdir(parents=True)
@@ -50,20 +52,20 @@ def test_a_folder_that_is_being_deleted_has_lost_its_name_first(tmp_path, monkey
     ("error", "reason"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (OSError("of a library,\nwithout a number"), "of a library, without a number"),
+        (OSError("from a library,\nwithout errno"), "from a library, without errno"),
         (SafetensorError("I/O error: File too large"), "I/O error: File too large"),
     ],
 )
-def test_what_went_wrong_is_one_line_with_the_way_on(tmp_path, error, reason):
+def test_a_failed_write_is_one_line_that_says_how_to_resume(tmp_path, error, reason):
     with pytest.raises(CheckpointError) as caught, saving(tmp_path / "x", tmp_path):
         raise error
     assert str(caught.value) == (
-        f"{tmp_path / 'x'}: could not be written ({reason}); mend that (make room, for example), then go on with: "
+        f"{tmp_path / 'x'}: could not be written ({reason}); fix that (by freeing space, say), then resume with: "
         f"edge-grpo train --resume {tmp_path}"
     )
 
 
-def test_a_lock_is_of_one_file_until_it_is_closed(tmp_path):
+def test_a_file_stays_locked_until_it_is_closed(tmp_path):
     name = tmp_path / ".lock"
     first, locked = take_lock(name)
     assert locked
@@ -71,7 +73,7 @@ def test_a_lock_is_of_one_file_until_it_is_closed(tmp_path):
         take_lock(name)
     name.unlink()
     assert not is_open_as(first, name)
-    second, _ = take_lock(name)  # another file of the same name
+    second, _ = take_lock(name)  # another file with the same name
     assert is_open_as(second, name)
     first.close()
     with pytest.raises(BlockingIOError):

@@ -66,7 +66,7 @@ def test_a_damaged_line_is_lost_silently_only_at_the_end(tmp_path, make, damage)
     assert [row["step"] for row in folder.rows()] == [0, 1, 2]
     file.write_bytes(lines[0] + damage + b"\n" + lines[2])
     before = file.read_bytes()
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged .* delete it to go on"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged .* delete it to resume"):
         folder.cut_back(2)
     assert file.read_bytes() == before
     file.write_bytes(lines[0] + lines[2])
@@ -202,7 +202,7 @@ def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path, make, name):
     else:
         (folder.path / name).write_text("in the way")
     with pytest.raises(
-        CheckpointError, match=rf"{name}.*could not be written \(.*go on with: edge-grpo train --resume"
+        CheckpointError, match=rf"{name}.*could not be written \(.*resume with: edge-grpo train --resume"
     ):
         folder.write_rollouts(1, [{"step": 1, "spans": []}])
         folder.write_metrics({"step": 1})

@@ -11,8 +11,12 @@ from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Problem, Prompt, Rollout, Row, Segment, Span, Strategy
 from edge_grpo.data.prompts import encode_follow_up, encode_text
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.methods import Correction, EdgeGrpo, Grpo, Mgrpo, ShareGrpo, TopUp
+from edge_grpo.methods import Needs, TopUp
 from edge_grpo.methods.base import Repair
+from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo
+from edge_grpo.methods.grpo import Grpo
+from edge_grpo.methods.mgrpo import Mgrpo
+from edge_grpo.methods.share_grpo import ShareGrpo
 from edge_grpo.rollout.engine import Sampling, inject
 from edge_grpo.training.collect import Collector, describe, stream
 
@@ -25,8 +29,8 @@ class ScriptedEngine:
 
     exact = True
 
-    def __init__(self, texts, continued="\n\\boxed{2}"):
-        self.texts, self.continued = itertools.cycle(texts), continued
+    def __init__(self, texts, continued="\n\\boxed{2}", *, finished=True):
+        self.texts, self.continued, self.finished = itertools.cycle(texts), continued, finished
         self.seeds, self.budgets = [], []
 
     def sample(self, requests, sampling):
@@ -34,8 +38,9 @@ class ScriptedEngine:
         return [tuple(self.rollout(request.prompt_ids) for _ in request.seeds) for request in requests]
 
     def rollout(self, prompt_ids):
-        ids = (*encode_text(TOKENIZER, next(self.texts)), STOP)
-        return Rollout(prompt_ids, (Span(ids, Segment.SAMPLED, (-1.0,) * len(ids), (0.5,) * len(ids)),), True)
+        ids = (*encode_text(TOKENIZER, next(self.texts)), *([STOP] if self.finished else []))
+        span = Span(ids, Segment.SAMPLED, (-1.0,) * len(ids), (0.5,) * len(ids))
+        return Rollout(prompt_ids, (span,), self.finished)
 
     def resume(self, continuations, sampling):
         self.budgets += [item.budget for item in continuations]
@@ -205,8 +210,7 @@ def test_a_method_that_names_nothing_new_ends_the_corrections():
     class Stubborn:
         """Asks for the same impossible repair for ever."""
 
-        dynamic_sampling = None
-        num_variants = 1
+        needs = Needs()
 
         def useful(self, group):
             return True
@@ -235,6 +239,14 @@ def test_revisions_are_groups_of_a_second_layer_on_the_answers_tokens():
     assert asked.completion_ids == (*encode_text(TOKENIZER, "\\boxed{2}"), STOP)
     assert second[1].rows[1].grade.correct
     assert collected.num_prompts == 2
+
+
+def test_a_revision_sees_every_token_of_an_unfinished_answer():
+    made = make(mgrpo(), ["\\boxed{3}"], group_size=1, finished=False)
+    first, second = made.collect(prompts(), step=0, num_groups=1).groups
+    answer, asked = first.rows[0].rollout, second.rows[0].rollout
+    tail = encode_follow_up(TOKENIZER, "Check again.", DataSettings())
+    assert asked.prompt_ids == (*answer.prompt_ids, *answer.completion_ids, *tail)
 
 
 def test_figures_are_about_answers_but_tokens_about_everything():

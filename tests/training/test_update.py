@@ -8,7 +8,8 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Grade, Group, Row, Segment, Strategy, Verdict
 from edge_grpo.config.sections import TrainSettings
-from edge_grpo.methods import Grpo
+from edge_grpo.methods import Needs
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.rollout.engine import Request, Sampling, inject
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.batching import collate
@@ -151,8 +152,9 @@ class Recording(Grpo):
         object.__setattr__(self, "whole", whole)
         super().__init__()
 
-    totals_need_forward = property(lambda self: self.forward)
-    whole_groups = property(lambda self: self.whole)
+    @property
+    def needs(self):
+        return Needs(forward_totals=self.forward, whole_groups=self.whole)
 
     def totals(self, x):
         self.seen.append(bool(torch.equal(x.logprobs, x.old_logprobs)))
@@ -181,7 +183,7 @@ def test_whole_groups_are_never_split():
 
 def test_token_scores_are_asked_for_group_by_group():
     class Asking(Grpo):
-        wants_token_scores = True
+        needs = Needs(token_scores=True)
 
         def token_scores(self, x):
             assert x.hidden.shape == (len(x.token_ids), x.head_weight.shape[1])
@@ -199,7 +201,7 @@ def test_token_scores_are_asked_for_group_by_group():
 
 def test_token_scores_that_a_method_wants_and_does_not_compute():
     class Asking(Grpo):
-        wants_token_scores = True
+        needs = Needs(token_scores=True)
 
     updater = make(tiny_policy(), micro_batch_rows=3)
     updater.method = Asking()

@@ -1,4 +1,4 @@
-"""Trials that take no time."""
+"""Stand-ins for trials that finish at once."""
 
 import sys
 import textwrap
@@ -28,7 +28,7 @@ parts = {{"3": round(0.9 - rate / 4, 4), "4": round(rate * (1 - clip), 4)}}
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """A trial that takes no time; with lines that it runs first."""
+    """Replace the trial process by one that finishes at once, after running some optional lines."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "_POLL_S", 0.01)
     monkeypatch.setattr(module, "benchmarks_of", lambda *_: [Benchmark(name, "", (PROBLEM,)) for name in ("3", "4")])

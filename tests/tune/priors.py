@@ -1,4 +1,4 @@
-"""Priors and draws that several test files use."""
+"""Priors and draws shared by several test files."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A space file and trials that several test files use."""
+"""A space file and trials shared by several test files."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ initial: 3
 
 
 def write_space(folder, text=TEXT, name="space.yaml"):
-    """The path of a space file with this text."""
+    """Write a space file and return its path."""
     path = Path(folder) / name
     path.write_text(text)
     return str(path)
 
 
 def space_of(folder, text=TEXT):
-    """The space of such a file."""
+    """The space in such a file."""
     return load_space(write_space(folder, text))
 
 
@@ -40,13 +40,13 @@ def scores(settings):
 
 
 def finished(number, settings):
-    """A trial with such scores."""
+    """A finished trial with those scores."""
     parts = scores(settings)
     return Trial(number, dict(settings), "finished", parts, 0.5 * parts["3"] + 2 * parts["4"], 1.0)
 
 
 def searched(space, count):
-    """So many finished trials, of which the first two are spread evenly."""
+    """``count`` finished trials, the first three evenly spread."""
     found = []
     for number in range(1, count + 1):
         found.append(finished(number, suggest(space, found, number=min(number, 3)).point))

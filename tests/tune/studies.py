@@ -1,15 +1,16 @@
-"""Running studies of made-up trials."""
+"""Run studies of stand-in trials."""
 
 from dataclasses import replace
 
 
 def run(study, jobs=1):
-    told = []
+    """The trials of a study, and (number of known trials, new trial) for every call of ``on_trial``."""
+    calls = []
     with study.opened():
-        trials = study.run(jobs=jobs, on_trial=lambda known, trial: told.append((len(known), trial.number)))
-    return trials, told
+        trials = study.run(jobs=jobs, on_trial=lambda known, trial: calls.append((len(known), trial.number)))
+    return trials, calls
 
 
 def even(space, trials=3):
-    """A space without a model: as many trials as are spread evenly."""
+    """The space with evenly spread trials only, so that no prior is fitted."""
     return replace(space, trials=trials, initial=max(2, trials))

@@ -1,4 +1,4 @@
-"""Widths and bounds."""
+"""Widths and confidence bounds."""
 
 import math
 
@@ -9,14 +9,14 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.acquisition import beta_box, beta_finite, confidence_bound
 
 
-def test_the_width_over_a_finite_set():
+def test_the_width_over_finitely_many_candidates_follows_its_formula():
     assert beta_finite(7, 6) == pytest.approx(18.04572332707232, abs=1e-12)  # tests/golden, decomposed_gp_case1
     assert beta_finite(12, 5, parts=2) - beta_finite(12, 5) == pytest.approx(2 * math.log(2))
     assert beta_finite(7, 6, scale=5) == pytest.approx(beta_finite(7, 6) / 5)
     assert beta_finite(7, 7) > beta_finite(7, 6)
 
 
-def test_the_width_over_a_box():
+def test_the_width_over_a_box_follows_its_formula():
     d, t, delta = 2, 3, 0.1
     first = 2 * math.log(2 * t**2 * math.pi**2 / (3 * delta))
     second = 2 * d * math.log(t**2 * d * 0.5 * math.sqrt(math.log(4 * d * 2.0 / delta)))
@@ -25,13 +25,13 @@ def test_the_width_over_a_box():
 
 
 @pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"scale": 0.0}, {"step": 0}])
-def test_impossible_widths_are_refused(wrong):
+def test_arguments_out_of_range_are_rejected(wrong):
     options = {"step": 1, **wrong}
     with pytest.raises(ConfigError, match="wanted step >= 1, 0 < delta < 1 and scale > 0"):
         beta_finite(3, **options)
     with pytest.raises(ConfigError, match="wanted step >= 1, 0 < delta < 1 and scale > 0"):
         beta_box(3, **options)
-    with pytest.raises(ConfigError, match=r"with b 1e-09 it is .*, wanted a square; raise b"):
+    with pytest.raises(ConfigError, match=r"beta is .* for b 1e-09, wanted at least 0; raise b"):
         beta_box(3, 1, b=1e-9)
     for dims, a, b in ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, -1)):
         with pytest.raises(ConfigError, match="wanted all of them above 0"):

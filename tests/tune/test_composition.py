@@ -1,4 +1,4 @@
-"""Nonlinear wholes: safe widths hold, the delta method is exact where it should be."""
+"""Nonlinear wholes: safe widths are valid, and the delta method is exact for linear compositions."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_a_linear_composition_is_the_weighted_sum():
     torch.testing.assert_close(unsafe_width(own, [2.0, 1.0]), exact)
 
 
-def test_widths_are_ordered():
+def test_safe_widths_lie_between_the_unsafe_and_the_cauchy_schwarz_width():
     own, bounds = parts(), [2.0, 2.5]
     assert (unsafe_width(own, bounds) <= safe_width(own, bounds) + 1e-12).all()
     assert (safe_width(own, bounds) <= safe_width_cauchy(own, bounds) + 1e-12).all()
@@ -49,7 +49,7 @@ def test_a_composition_with_bounded_slopes_stays_within_the_safe_width():
         assert (change <= safe_width(own, bounds) + 1e-12).all()
 
 
-def test_the_moments_of_a_product():
+def test_the_moments_of_a_product_match_sampling():
     one, two = (
         Gaussian(torch.tensor([mean], dtype=torch.float64), torch.tensor([[variance]], dtype=torch.float64))
         for mean, variance in ((1.5, 0.4), (-0.5, 0.9))
@@ -61,16 +61,16 @@ def test_the_moments_of_a_product():
     assert abs(float(product.var() - variance)) < 0.02
 
 
-def test_a_composition_gives_one_number_a_point():
+def test_a_composition_must_return_one_number_per_point():
     for call in (plug_in_mean, jacobian, delta_width):
-        with pytest.raises(ShapeError, match=r"from \(2, 8\) came \(2, 8\), wanted \(8,\): one number a point"):
+        with pytest.raises(ShapeError, match=r"got shape \(2, 8\) from \(2, 8\), wanted \(8,\): one number per point"):
             call(lambda f: f, parts())
 
 
-def test_a_bound_a_part_is_wanted():
+def test_every_part_needs_a_finite_bound():
     for width in (safe_width, safe_width_cauchy, unsafe_width):
         for wrong in (-1.0, math.nan, math.inf):
-            with pytest.raises(ConfigError, match="wanted none below 0, and finite ones"):
+            with pytest.raises(ConfigError, match="wanted finite numbers of at least 0"):
                 width(parts(), [1.0, wrong])
-        with pytest.raises(ShapeError, match="1 bounds came for 2 parts; give one a part"):
+        with pytest.raises(ShapeError, match="got 1 bounds for 2 parts; give one per part"):
             width(parts(), [1.0])

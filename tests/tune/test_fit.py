@@ -1,4 +1,4 @@
-"""Fitted priors: near the truth with many observations, in the right units, the same in every call, one part alone."""
+"""Fitted priors: near the truth given many observations, in the right units, deterministic, independent per part."""
 
 import math
 import sys
@@ -28,7 +28,7 @@ def likelihood(prior, points, values):
     return float(Decomposed([make_part(prior, dims=points.shape[1])], points, values[None]).log_marginal_likelihood)
 
 
-def test_many_observations_find_the_prior_that_made_them():
+def test_many_observations_recover_the_prior_that_generated_them():
     truth = part("rbf", lengthscale=0.1, variance=4.0, mean=7.0, noise=0.04)
     points = draw(0, 120, 1)
     values = sampled(truth, points)
@@ -42,7 +42,7 @@ def test_many_observations_find_the_prior_that_made_them():
     assert likelihood(found, points, values) > likelihood(PriorSettings(kernel=RBF, mean=7.0), points, values) + 20
 
 
-def test_an_irrelevant_dimension_gets_a_long_scale():
+def test_an_irrelevant_dimension_gets_a_long_lengthscale():
     points = draw(1, 60, 2)
     found = fit_prior(points, torch.sin(9 * points[:, 0]) + 0.05 * draw(2, 60), kernel=RBF)
     relevant, other = found.kernel.lengthscale
@@ -50,7 +50,7 @@ def test_an_irrelevant_dimension_gets_a_long_scale():
 
 
 @pytest.mark.parametrize("known", [None, 0.09])
-def test_units_of_points_and_values_do_not_matter(known):
+def test_fits_are_equivariant_to_the_units_of_points_and_values(known):
     points, stretch = draw(3, 25, 2), torch.tensor([1000.0, 0.01], dtype=torch.float64)
     values = torch.sin(5 * points[:, 0]) + points[:, 1] + 0.1 * draw(4, 25)
     one = fit_prior(points, values, kernel=RQ, noise=known)
@@ -68,7 +68,7 @@ def test_units_of_points_and_values_do_not_matter(known):
         assert far.noise == pytest.approx(2500 * one.noise, rel=0.05)
 
 
-def test_the_same_numbers_in_every_call_and_the_global_generator_is_left_alone():
+def test_fits_are_deterministic_and_leave_the_global_generator_alone():
     points = draw(6, 12, 1)
     values = torch.cos(8 * points[:, 0])
     torch.manual_seed(5)
@@ -80,7 +80,7 @@ def test_the_same_numbers_in_every_call_and_the_global_generator_is_left_alone()
     assert fit_prior(points, values) == first
 
 
-def test_a_part_does_not_depend_on_the_others():
+def test_each_part_is_fitted_independently_of_the_others():
     points, values = draw(7, 15, 1), draw(8, 3, 15)
     kernels, noises = (RBF, RQ, StationarySettings(type="matern32")), (0.01, None, 0.02)
     together = fit_parts(points, values, kernels=kernels, noises=noises)
@@ -91,7 +91,7 @@ def test_a_part_does_not_depend_on_the_others():
     assert len(fit_parts(points, values[:2])) == 2
 
 
-def test_a_sum_tells_its_terms_apart_and_makes_the_aggregate():
+def test_a_sum_kernel_separates_its_terms_and_yields_the_aggregate():
     wave = part("rbf", lengthscale=0.5, variance=1.0, noise=0.001)
     rough = part("matern32", lengthscale=0.04, variance=0.2, noise=0.001)
     points = torch.linspace(0, 1, 80, dtype=torch.float64)[:, None]
@@ -106,7 +106,7 @@ def test_a_sum_tells_its_terms_apart_and_makes_the_aggregate():
     torch.testing.assert_close(one.mean, Decomposed([whole], points, values[None]).whole_at(points[:5]).mean)
 
 
-def test_a_start_far_from_the_data_does_no_harm():
+def test_a_start_far_from_the_data_fits_as_well_as_a_near_one():
     points = draw(17, 30, 1)
     values = torch.sin(9 * points[:, 0]) + 0.05 * draw(18, 30)
     near = fit_prior(points, values, kernel=RQ, noise=0.001)
@@ -116,7 +116,7 @@ def test_a_start_far_from_the_data_does_no_harm():
         assert likelihood(far, points, values) > likelihood(near, points, values) - 1.0
 
 
-def test_noise_far_below_the_values_is_raised_until_it_can_be_used():
+def test_noise_far_below_the_values_is_raised_to_a_usable_level():
     points = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
     values = 1e4 * torch.sin(4 * points[:, 0])
     part = fit_part(points, values, kernel=RBF, noise=1e-9)
@@ -126,14 +126,14 @@ def test_noise_far_below_the_values_is_raised_until_it_can_be_used():
     assert fit_prior(points, values, kernel=RBF, noise=50.0 + float(values.var())).noise == 50.0 + float(values.var())
 
 
-def test_what_is_known_of_the_noise_decides_what_the_kernel_explains():
+def test_known_noise_determines_how_much_the_kernel_explains():
     points, values = draw(31, 30, 1), draw(32, 30)
     rough, smooth = (fit_prior(points, values, kernel=RBF, noise=noise) for noise in (0.01, 1.0))
     assert rough.kernel.variance > 2 * smooth.kernel.variance
     assert rough.kernel.lengthscale[0] < smooth.kernel.lengthscale[0]
 
 
-def test_few_observations_are_enough_for_a_guarded_guess():
+def test_two_observations_give_a_sane_prior():
     points = draw(9, 2, 3)
     found = fit_prior(points, torch.tensor([0.2, 0.5], dtype=torch.float64))
     assert all(0.001 < scale < 100 for scale in found.kernel.lengthscale)
@@ -141,7 +141,7 @@ def test_few_observations_are_enough_for_a_guarded_guess():
     assert math.isfinite(likelihood(found, points, torch.tensor([0.2, 0.5], dtype=torch.float64)))
 
 
-def test_single_precision_is_fitted_in_double():
+def test_float32_inputs_are_fitted_in_float64():
     points = draw(10, 8, 1)
     values = torch.sin(3 * points[:, 0])
     part = fit_part(points.float(), values.float())
@@ -149,44 +149,44 @@ def test_single_precision_is_fitted_in_double():
 
 
 @pytest.mark.parametrize(("known", "noise"), [(None, 0.0003), (0.2, 0.2)])
-def test_constant_values_leave_the_kernel_as_it_came(known, noise):
+def test_constant_values_leave_the_kernel_unchanged(known, noise):
     kernel = StationarySettings(variance=3.0, lengthscale=0.4)
     found = fit_prior(draw(11, 6, 2), torch.full((6,), 0.1, dtype=torch.float64), kernel=kernel, noise=known)
     assert (found.kernel, found.mean) == (kernel, pytest.approx(0.1))
     assert found.noise == pytest.approx(noise)
 
 
-def test_repeated_points_and_a_dimension_that_never_changes_are_no_trouble():
+def test_repeated_points_and_a_constant_dimension_can_be_fitted():
     points = torch.cat([draw(12, 4, 1).repeat(2, 1), torch.full((8, 1), 2.0, dtype=torch.float64)], dim=1)
     found = fit_prior(points, draw(13, 8))
     assert math.isfinite(found.noise)
     assert len(found.kernel.lengthscale) == 2
 
 
-def test_what_cannot_be_fitted_is_one_line(monkeypatch):
+def test_bad_input_is_rejected_in_one_line(monkeypatch):
     points, values = draw(14, 4, 2), draw(15, 4)
-    with pytest.raises(DataError, match=r"fit: 1 observations came, wanted at least 2; observe more, or fix the prior"):
+    with pytest.raises(DataError, match=r"fit: got 1 observations, wanted at least 2; observe more, or set the prior"):
         fit_prior(points[:1], values[:1])
-    with pytest.raises(DataError, match=r"fit: 2 of 4 observations are not finite; leave them out"):
+    with pytest.raises(DataError, match=r"fit: 2 of 4 observations are not finite; drop them"):
         fit_prior(points.index_fill(0, torch.tensor(0), math.nan), values.index_fill(0, torch.tensor(1), math.inf))
-    with pytest.raises(Exception, match="values"):  # a ShapeError, or jaxtyping's where types are checked as in here
+    with pytest.raises(Exception, match="values"):  # a ShapeError, or jaxtyping's under runtime type checks
         fit_prior(points, values[:3])
-    with pytest.raises(ShapeError, match=r"came, wanted \(parts, 4\)"):
+    with pytest.raises(ShapeError, match=r"got values of shape .*, wanted \(parts, 4\)"):
         fit_parts(points, draw(16, 0, 4))
-    with pytest.raises(ShapeError, match="1 kernels came for 2 parts"):
+    with pytest.raises(ShapeError, match="got 1 kernels for 2 parts"):
         fit_parts(points, draw(16, 2, 4), kernels=[RBF])
-    with pytest.raises(ConfigError, match="came noise 0, wanted a variance above 0"):
+    with pytest.raises(ConfigError, match="got noise 0, wanted a variance above 0"):
         fit_prior(points, values, noise=0.0)
-    with pytest.raises(ConfigError, match="lengthscale: 3 came for 2 dimensions"):
+    with pytest.raises(ConfigError, match="lengthscale: got 3 for 2 dimensions"):
         fit_prior(points, values, kernel=StationarySettings(lengthscale=(1.0, 1.0, 1.0)))
     with pytest.raises(ValidationError):
         PriorSettings(noise=0)
     monkeypatch.setitem(sys.modules, "botorch.fit", None)
-    with pytest.raises(ConfigError, match="needs the extra 'tune'"):
+    with pytest.raises(ConfigError, match="needs the 'tune' extra"):
         fit_prior(points, values)
 
 
-def test_the_public_names_exist():
+def test_all_public_names_can_be_imported():
     assert dir(tune) == sorted(tune.__all__)
     assert all(getattr(tune, name) is not None for name in tune.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

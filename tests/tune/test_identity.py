@@ -1,4 +1,4 @@
-"""What makes two studies the same."""
+"""When two studies are the same study."""
 
 import pytest
 from support import PROBLEM, save_tiny
@@ -11,7 +11,7 @@ from edge_grpo.tune.identity import identity_of
 ASKED = (Benchmark("3", "", (PROBLEM,)),)
 
 
-def told(folder, text, **options):
+def identity(folder, text, **options):
     space = space_of(folder, text)
     base = load_config(space.base or None, space.settings)
     return identity_of(space, base, ASKED, **{"decomposed": True, **options})
@@ -19,7 +19,7 @@ def told(folder, text, **options):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Everything that a study may name."""
+    """A folder with everything that a study may refer to."""
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "one")
     save_tiny(tmp_path / "two")
@@ -29,45 +29,45 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-NAMING = "base: base.yaml\n" + TEXT.replace(
+REFERRING = "base: base.yaml\n" + TEXT.replace(
     "settings: [", "settings: [model.path=one, data.path=train.jsonl, reward.function='judge.py:reward', "
 )
 
 
 @pytest.mark.parametrize("file", ["one/model.safetensors", "train.jsonl", "judge.py", "base.yaml"])
-def test_it_changes_with_the_content_of_what_is_named(place, file):
-    before = told(place, NAMING)
-    assert told(place, NAMING) == before
+def test_it_changes_with_the_content_of_every_file_it_refers_to(place, file):
+    before = identity(place, REFERRING)
+    assert identity(place, REFERRING) == before
     path = place / file
     content = bytearray(path.read_bytes())
     content[content.rindex(b"1") if b"1" in content else content.rindex(b"3")] += 1
     path.write_bytes(content)
-    assert told(place, NAMING) != before
+    assert identity(place, REFERRING) != before
 
 
-def test_models_that_are_searched_count_too(place):
-    text = NAMING.replace("model.path=one, ", "").replace(
+def test_searched_models_count_too(place):
+    text = REFERRING.replace("model.path=one, ", "").replace(
         "space:", "space:\n  model.path: {type: categorical, values: [one, two]}", 1
     )
-    before = told(place, text)
+    before = identity(place, text)
     weights = bytearray((place / "two/model.safetensors").read_bytes())
     weights[-1] ^= 1
     (place / "two/model.safetensors").write_bytes(weights)
-    after = told(place, text)
+    after = identity(place, text)
     assert after["base"] == before["base"]
     assert after["content"] != before["content"]
 
 
-def test_how_many_trials_there_are_and_the_names_of_files_do_not_count(place):
-    before = told(place, NAMING)
+def test_the_number_of_trials_and_file_names_do_not_count(place):
+    before = identity(place, REFERRING)
     (place / "other.yaml").write_text((place / "base.yaml").read_text())
-    assert told(place, NAMING.replace("trials: 8", "trials: 9").replace("base.yaml", "other.yaml")) == before
+    assert identity(place, REFERRING.replace("trials: 8", "trials: 9").replace("base.yaml", "other.yaml")) == before
 
 
-def test_the_range_the_search_and_the_problems_count(place):
-    before = told(place, NAMING)
-    assert told(place, NAMING.replace("high: 0.4", "high: 0.3")) != before
-    assert told(place, NAMING, decomposed=False) != before
-    space = space_of(place, NAMING)
+def test_ranges_the_kind_of_search_and_problems_count(place):
+    before = identity(place, REFERRING)
+    assert identity(place, REFERRING.replace("high: 0.4", "high: 0.3")) != before
+    assert identity(place, REFERRING, decomposed=False) != before
+    space = space_of(place, REFERRING)
     other = (Benchmark("3", "", (PROBLEM, PROBLEM)),)
     assert identity_of(space, load_config(space.base, space.settings), other, decomposed=True) != before

@@ -1,4 +1,4 @@
-"""Searches over candidates find good ones, and the parts' values are asked for in order."""
+"""Searches over candidates find good ones, and observe every chosen candidate in turn."""
 
 import math
 
@@ -18,69 +18,69 @@ def table(candidates):
 
 def run(**options):
     candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
-    values, looks = table(candidates), []
+    values, looked = table(candidates), []
 
     def observe(index):
-        looks.append(index)
-        return values[:, index] + 0.02 * (draw(len(looks), 2) - 0.5)
+        looked.append(index)
+        return values[:, index] + 0.02 * (draw(len(looked), 2) - 0.5)
 
     priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.08, variance=0.5)]
     found = search(priors, candidates, observe, start=[30], rounds=15, scale=5.0, **options)
-    return found, looks, values.sum(0)
+    return found, looked, values.sum(0)
 
 
-def test_both_searches_come_near_the_best():
+def test_both_searches_get_close_to_the_maximum():
     for decomposed in (True, False):
-        found, looks, whole = run(decomposed=decomposed)
-        assert looks == [30, *(each.chosen for each in found)]
+        found, looked, whole = run(decomposed=decomposed)
+        assert looked == [30, *(each.chosen for each in found)]
         assert [each.step for each in found] == list(range(1, 16))
-        assert max(whole[looks]) > whole.max() - 0.05
+        assert max(whole[looked]) > whole.max() - 0.05
 
 
-def test_the_least_value_is_searched_for_in_the_same_way():
-    _, looks, whole = run(maximize=False)
-    assert min(whole[looks]) < whole.min() + 0.05
+def test_minimising_gets_close_to_the_minimum():
+    _, looked, whole = run(maximize=False)
+    assert min(whole[looked]) < whole.min() + 0.05
 
 
-def test_weights_change_what_is_best():
+def test_weights_change_the_optimum():
     weights = torch.stack([torch.zeros(60, dtype=torch.float64), torch.ones(60, dtype=torch.float64)])
-    _, looks, _ = run(weights=weights)
+    _, looked, _ = run(weights=weights)
     second = table(torch.linspace(0, 1, 60, dtype=torch.float64)[:, None])[1]
-    assert max(second[looks]) > second.max() - 0.05
+    assert max(second[looked]) > second.max() - 0.05
 
 
 def composed(composition, width, **options):
     candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
-    values, looks = table(candidates), []
+    values, looked = table(candidates), []
     priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.08, variance=0.5)]
 
     def observe(index):
-        looks.append(index)
+        looked.append(index)
         return values[:, index]
 
     found = search_composed(
         priors, composition, width, candidates, observe, start=[30], rounds=15, scale=5.0, **options
     )
-    return found, looks, composition(values)
+    return found, looked, composition(values)
 
 
-def test_a_linear_composition_is_the_linear_search():
+def test_searching_a_linear_composition_equals_the_linear_search():
     linear = lambda f: f[0] + f[1]  # noqa: E731
-    found, looks, _ = composed(linear, lambda own: delta_width(linear, own))
+    found, looked, _ = composed(linear, lambda own: delta_width(linear, own))
     candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
     priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.08, variance=0.5)]
     values = table(candidates)
     same = search(priors, candidates, lambda index: values[:, index], start=[30], rounds=15, scale=5.0)
-    assert [each.chosen for each in found] == [each.chosen for each in same] == looks[1:]
+    assert [each.chosen for each in found] == [each.chosen for each in same] == looked[1:]
 
 
-def test_a_bent_whole_is_searched_with_either_width():
-    bent = lambda f: f[0] * f[1].exp()  # noqa: E731
-    for width, union in ((lambda own: delta_width(bent, own), 1), (lambda own: safe_width(own, [2.1, 2.1]), 2)):
-        _, looks, whole = composed(bent, width, union=union)
-        assert max(whole[looks]) > whole.max() - 0.1
-    safe, *_ = composed(bent, lambda own: safe_width(own, [2.1, 2.1]), union=2, maximize=False)
-    plain, *_ = composed(bent, lambda own: safe_width(own, [2.1, 2.1]), maximize=False)
+def test_a_nonlinear_whole_is_searched_with_either_width():
+    nonlinear = lambda f: f[0] * f[1].exp()  # noqa: E731
+    for width, union in ((lambda own: delta_width(nonlinear, own), 1), (lambda own: safe_width(own, [2.1, 2.1]), 2)):
+        _, looked, whole = composed(nonlinear, width, union=union)
+        assert max(whole[looked]) > whole.max() - 0.1
+    safe, *_ = composed(nonlinear, lambda own: safe_width(own, [2.1, 2.1]), union=2, maximize=False)
+    plain, *_ = composed(nonlinear, lambda own: safe_width(own, [2.1, 2.1]), maximize=False)
     assert all(one.beta > two.beta for one, two in zip(safe, plain, strict=True))
 
 
@@ -88,11 +88,11 @@ def test_a_search_needs_a_start_and_finite_values():
     candidates, priors = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None], [part()]
     for wrong in ({"start": []}, {"start": [5]}, {"start": [-1]}, {"rounds": -1}):
         options = {"start": [0], "rounds": 1, **wrong}
-        with pytest.raises(ConfigError, match="wanted one index or more of 5 candidates, and no fewer than 0 rounds"):
+        with pytest.raises(ConfigError, match="wanted at least one index into 5 candidates, and at least 0 rounds"):
             search(priors, candidates, lambda _: torch.zeros(1), **options)
-        with pytest.raises(ConfigError, match="wanted one index or more of 5 candidates"):
+        with pytest.raises(ConfigError, match="wanted at least one index into 5 candidates"):
             search_composed(priors, len, len, candidates, lambda _: torch.zeros(1), **options)
-    with pytest.raises(ShapeError, match="1 parts and 1 points want numbers of shape"):
+    with pytest.raises(ShapeError, match="1 parts and 1 points need numbers of shape"):
         search(priors, candidates, lambda _: torch.zeros(2), start=[0], rounds=1)
     with pytest.raises(DataError, match="1 of 1 numbers are not finite"):
         search(priors, candidates, lambda _: torch.tensor([math.nan]), start=[0], rounds=1)

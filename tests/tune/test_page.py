@@ -1,11 +1,13 @@
-"""The page: every panel, every trial, the next one; nothing from elsewhere; no text that is taken for markup."""
+"""The page: every panel, every trial, the next one; no external resources; no text taken for markup."""
 
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
 from tune.spaces import TEXT, searched, space_of
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.page import brief, page
 from edge_grpo.tune.record import Trial
 from edge_grpo.tune.suggest import Suggestion, suggest
@@ -14,7 +16,7 @@ VOID = {"meta"}
 
 
 class Checked(HTMLParser):
-    """Counts tags and makes sure that they are closed in order and load nothing."""
+    """Counts tags and checks that they close in order and load nothing."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +67,7 @@ def test_a_panel_for_the_whole_and_each_part_along_each_setting(space, trials, d
     assert counts["svg"] == 4 * rows
     assert counts["polygon"] == 3 * rows  # of the ranges; categories have boxes
     assert counts["rect"] == 3 * rows
-    assert counts["circle"] == 4 * 4 * rows  # a dot a finished trial
+    assert counts["circle"] == 4 * 4 * rows  # one dot per finished trial
     assert text.count('stroke="var(--next)"') == 4 * rows
     assert "<script>" not in text
     assert "failed: &lt;script&gt;alert(1)&lt;/script&gt;" in text
@@ -101,6 +103,12 @@ def test_values_that_are_markup_are_shown_as_they_are(tmp_path):
     counts = checked(page(space, known, Suggestion(point, "initial")))
     assert "i" not in counts
     assert "u" not in counts
+
+
+def test_the_template_engine_is_part_of_the_extra(space, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ConfigError, match=r"pip install 'edge-grpo\[tune\]'"):
+        page(space, [], None)
 
 
 def test_brief():

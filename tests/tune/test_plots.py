@@ -1,4 +1,4 @@
-"""Pictures are made, of the right things; the example runs and says what it says."""
+"""Plots show the right things, and the example runs."""
 
 import runpy
 import sys
@@ -22,7 +22,7 @@ def models():
     return Decomposed(priors, points, values), aggregate(priors, points, values.sum(0)), (points, values)
 
 
-def test_a_picture_shows_every_part_and_the_whole(tmp_path):
+def test_a_plot_shows_every_part_and_the_whole(tmp_path):
     fine, coarse, observed = models()
     path = tmp_path / "all.svg"
     names = ["one & <two>", "three"]
@@ -41,12 +41,12 @@ def test_a_picture_shows_every_part_and_the_whole(tmp_path):
     assert text.count('id="axes_') == 3
 
 
-def test_a_picture_of_a_posterior_alone(tmp_path):
+def test_a_posterior_is_plotted_alone(tmp_path):
     plot_posterior(tmp_path / "a.png", models()[0], AT)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_curves_say_how_many_draws_they_are_the_mean_of(tmp_path):
+def test_curves_are_labelled_with_their_number_of_draws(tmp_path):
     path = tmp_path / "curves.svg"
     plot_curves(path, {"D-GPUCB": draw(0, 7, 12), "one draw": draw(1, 1, 12)}, title="a title")
     text = path.read_text(encoding="utf-8")
@@ -54,14 +54,14 @@ def test_curves_say_how_many_draws_they_are_the_mean_of(tmp_path):
         assert f"<!-- {shown} -->" in text
 
 
-def test_what_cannot_be_drawn_is_one_line(tmp_path, monkeypatch):
+def test_bad_input_is_rejected_in_one_line(tmp_path, monkeypatch):
     fine, *_ = models()
-    with pytest.raises(ConfigError, match=r"came the ending '.gif', wanted one of .png, .svg, .pdf"):
+    with pytest.raises(ConfigError, match=r"got the suffix '.gif', wanted one of .png, .svg, .pdf"):
         plot_posterior(tmp_path / "a.gif", fine, AT)
-    with pytest.raises(ShapeError, match="1 names came for 2 parts"):
+    with pytest.raises(ShapeError, match="got 1 names for 2 parts"):
         plot_posterior(tmp_path / "a.png", fine, AT, names=["one"])
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match="plots need the extra 'tune'"):
+    with pytest.raises(ConfigError, match="plots need the 'tune' extra"):
         plot_posterior(tmp_path / "a.png", fine, AT)
     assert list(tmp_path.iterdir()) == []
 

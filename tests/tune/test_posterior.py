@@ -1,4 +1,4 @@
-"""Posteriors of parts and whole: what is proved of them holds, in every draw."""
+"""Posteriors of the parts and the whole: the proven properties hold in every draw."""
 
 import math
 
@@ -31,7 +31,7 @@ def problem(seed, *, parts=3, points=6, at=9, dims=2):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_seeing_the_parts_never_leaves_more_variance(seed):
+def test_observing_the_parts_never_leaves_more_variance(seed):
     priors, points, values, weights, at, to = problem(seed)
     fine = Decomposed(priors, points, values).whole_at(at, to)
     coarse = aggregate(priors, points, (weights * values).sum(0), weights=weights).whole_at(at, to)
@@ -39,7 +39,7 @@ def test_seeing_the_parts_never_leaves_more_variance(seed):
     assert float((coarse.variance - fine.variance).max()) > 1e-6
 
 
-def test_equal_parts_give_no_gain_at_all():
+def test_identical_parts_bring_no_gain():
     priors = [part(lengthscale=0.3, noise=0.02)] * 3
     points, at, values = draw(0, 7, 1), draw(1, 20, 1), draw(2, 3, 7)
     fine = Decomposed(priors, points, values).whole_at(at)
@@ -57,7 +57,7 @@ def test_too_little_noise_for_the_whole_breaks_the_dominance():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_of_single_parts_are_the_decomposed_model(seed):
+def test_rows_of_single_parts_equal_the_decomposed_model(seed):
     priors, points, values, _, at, to = problem(seed)
     units = torch.eye(3, dtype=torch.float64).repeat_interleave(len(points), dim=1)
     rows = Mixed(priors, points.repeat(3, 1), units, values.flatten())
@@ -70,7 +70,7 @@ def test_rows_of_single_parts_are_the_decomposed_model(seed):
     assert float(rows.information_gain) == pytest.approx(sum(map(float, fine.information_gains)), abs=1e-9)
 
 
-def test_the_parts_do_not_know_of_each_other():
+def test_the_parts_are_independent_of_each_other():
     priors, points, values, _, at, _ = problem(5)
     alone = Decomposed(priors[:1], points, values[:1]).parts_at(at)[0]
     among = Decomposed(priors, points, values).parts_at(at)[0]
@@ -91,7 +91,7 @@ def test_the_order_of_rows_does_not_matter():
         torch.testing.assert_close(one.covariance, two.covariance, rtol=0, atol=1e-11)
 
 
-def test_single_precision_is_computed_in_double():
+def test_float32_inputs_are_computed_in_float64():
     priors, points, values, weights, at, to = problem(8)
     single = [numbers.float() for numbers in (points, values, weights, at, to)]
     as_double = [numbers.double() for numbers in single]
@@ -108,35 +108,35 @@ def test_single_precision_is_computed_in_double():
         assert torch.equal(one.covariance, two.covariance)
 
 
-def test_what_cannot_be_is_one_line():
+def test_non_finite_values_and_missing_noise_are_rejected():
     priors, points, values, weights, *_ = problem(9)
     values[1, 2] = math.nan
-    with pytest.raises(DataError, match="1 of 18 numbers are not finite; leave their points out"):
+    with pytest.raises(DataError, match="1 of 18 numbers are not finite; drop their points"):
         Decomposed(priors, points, values)
     with pytest.raises(DataError, match="1 of 6 numbers are not finite"):
         Mixed(priors, points, weights, values[1])
     smooth = [part(lengthscale=5.0, variance=1e6, noise=1e-12)]
     close = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None]
-    with pytest.raises(DataError, match="40 observations with noise of variance 1e-12 or more lie too close together"):
+    with pytest.raises(DataError, match="40 observations with noise variance 1e-12 or more lie too close together"):
         Decomposed(smooth, close, close.T)
     for wrong in ({"noise": 0.0}, {"noise": math.nan}, {"mean": math.inf}):
-        with pytest.raises(ConfigError, match="wanted a number and a variance above 0"):
+        with pytest.raises(ConfigError, match="wanted a finite mean and a variance above 0"):
             Part(priors[0].kernel, **wrong)
 
 
-def test_wrong_shapes_are_named():
+def test_wrong_shapes_are_reported():
     priors, points, values, weights, *_ = problem(7)
-    with pytest.raises(ShapeError, match=r"3 parts and 6 points want numbers of shape \(3, 6\), got \(2, 6\)"):
+    with pytest.raises(ShapeError, match=r"3 parts and 6 points need numbers of shape \(3, 6\), got \(2, 6\)"):
         Decomposed(priors, points, values[:2])
     with pytest.raises(ShapeError, match="6 points, but values of shape"):
         Mixed(priors, points, weights, values[0, :5])
 
 
-def test_points_of_another_form_are_named():
+def test_malformed_points_are_reported():
     priors, points, values, _, at, _ = problem(10)
     for wrong in (at[:, 0], at[:, :1], at[None]):
-        with pytest.raises(ShapeError, match=r"points of shape .* came, wanted \(points, 2\)"):
-            checked_points(priors, wrong)  # where types are checked, as in here, jaxtyping comes first elsewhere
+        with pytest.raises(ShapeError, match=r"got points of shape .*, wanted \(points, 2\)"):
+            checked_points(priors, wrong)  # elsewhere, jaxtyping's runtime checks come first in these tests
     with pytest.raises(ShapeError, match=r"for one dimension write points\[:, None\]"):
         checked_points(priors, at[:, 0])
     with pytest.raises(ShapeError, match=r"wanted \(points, 2\)"):
@@ -146,13 +146,13 @@ def test_points_of_another_form_are_named():
     at[1, 0] = math.inf
     with pytest.raises(DataError, match="1 of 18 numbers are not finite"):
         Decomposed(priors, points, values).whole_at(at)
-    with pytest.raises(ShapeError, match="there are no parts; give one prior or more"):
+    with pytest.raises(ShapeError, match="got no parts; give at least one prior"):
         Decomposed([], points, values[:0])
 
 
-def test_every_row_is_observed_with_noise():
+def test_every_row_needs_noise():
     priors, points, values, weights, *_ = problem(12)
-    with pytest.raises(ShapeError, match=r"at least -0.1, wanted a variance above 0 for each of 6 rows"):
+    with pytest.raises(ShapeError, match=r"minimum -0.1, wanted a variance above 0 for each of 6 rows"):
         Mixed(priors, points, weights, values[0], noise=torch.tensor([0.1] * 5 + [-0.1], dtype=torch.float64))
-    with pytest.raises(ShapeError, match="a row without weights has none"):
+    with pytest.raises(ShapeError, match="a row of zero weights has none"):
         Mixed(priors, points, weights * torch.tensor([1.0, 1, 1, 1, 1, 0], dtype=torch.float64), values[0])

@@ -1,4 +1,4 @@
-"""Spaces: both ways between values and the cube, and every mistake in a file told in one line."""
+"""Spaces: values and the unit cube map to each other exactly, and points become configurations."""
 
 import pytest
 import yaml
@@ -30,7 +30,7 @@ def space(tmp_path_factory):
 
 
 @given(places=places)
-def test_the_cube_and_the_values_are_exact_both_ways(space, places):
+def test_values_and_the_cube_map_to_each_other_exactly(space, places):
     point = point_at(space, places)
     coordinates = encode(space, point)
     assert len(coordinates) == dims(space) == 6
@@ -42,12 +42,12 @@ def test_the_cube_and_the_values_are_exact_both_ways(space, places):
 
 
 @given(place=st.floats(0, 1))
-def test_values_lie_where_they_should(place):
+def test_positions_map_to_values_on_their_scale(place):
     assert Log(low=1e-5, high=1e-1).value(place) == pytest.approx(1e-5 * 1e4**place, rel=1e-5)
     assert Continuous(low=-2, high=2).value(place) == pytest.approx(4 * place - 2, abs=1e-5)
 
 
-def test_ends_are_reached_and_whole_numbers_have_equal_room():
+def test_ends_are_reached_and_whole_numbers_get_equal_room():
     assert [Log(low=2e-5, high=2e-3).value(place) for place in (0, 1)] == [2e-5, 2e-3]
     drawn = [Integer(low=3, high=6).value((i + 0.5) / 400) for i in range(400)]
     assert [drawn.count(value) for value in (3, 4, 5, 6)] == [100] * 4
@@ -59,7 +59,7 @@ def test_ends_are_reached_and_whole_numbers_have_equal_room():
 
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.integers() | st.text(max_size=5))
-def test_a_written_value_reads_as_the_same(value):
+def test_a_value_survives_yaml(value):
     found = yaml.safe_load(shown(value))
     assert found == value
     assert type(found) is type(value)
@@ -85,7 +85,7 @@ def test_a_method_is_set_before_its_settings(tmp_path):
     assert (config.method.kind, config.method.clip_low) == ("dapo", 0.125)
 
 
-def test_a_searched_method_leaves_the_fixed_settings_of_it_in_force(tmp_path):
+def test_a_searched_method_keeps_its_fixed_settings_in_force(tmp_path):
     text = TEXT.replace("settings: [", "settings: [method.beta=0.25, ").replace(
         "space:", "space:\n  method: {type: categorical, values: [grpo, dapo]}", 1
     )

@@ -1,4 +1,4 @@
-"""Space files: what they name is found, and every mistake is told in one line."""
+"""Space files: the files they refer to are found, and every mistake is reported in one line."""
 
 import math
 
@@ -11,7 +11,7 @@ from edge_grpo.tune.space import config_at, point_at
 from edge_grpo.tune.space_file import load_space
 
 
-def test_base_and_suite_are_found_beside_the_file(tmp_path, monkeypatch):
+def test_the_base_is_found_next_to_the_space_file(tmp_path, monkeypatch):
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "base.yaml").write_text("train: {steps: 7}\n")
     write_space(tmp_path / "below", "base: base.yaml\n" + TEXT.replace("train.steps=2, ", ""))
@@ -21,7 +21,7 @@ def test_base_and_suite_are_found_beside_the_file(tmp_path, monkeypatch):
 
 
 def changed(path, value):
-    """The space file with another value somewhere; None takes it away."""
+    """The space file with one value changed; None removes it."""
     tree = yaml.safe_load(TEXT)
     section = tree
     for key in path[:-1]:
@@ -47,36 +47,36 @@ def changed(path, value):
         (
             ["space", "train.steps"],
             {"low": 1, "high": 3},
-            "space.train.steps: its type is missing, wanted one",
+            "space.train.steps: has no type, wanted one",
         ),
         (
             ["space", "train.passes"],
             {"type": "continuous", "low": 1, "high": 3},
             "wanted a whole number (the",
         ),
-        (["space", "train.passes"], {"type": "continuous", "low": 1, "high": 3}, "; give its range type: integer"),
+        (["space", "train.passes"], {"type": "continuous", "low": 1, "high": 3}, "; give its range 'type: integer'"),
         (
             ["space", "method.clip_low", "also"],
             "method.clip_high",
             "wanted a list of settings, such as [",
         ),
-        (["space", "method.correction.amount", "values"], ["all"], "wanted a list of two values or more"),
+        (["space", "method.correction.amount", "values"], ["all"], "wanted a list of at least two values"),
         (["space", "method.correction.amount", "values"], [["a"], {"b": 1}], "wanted a number, text, true or false; "),
         (
             ["space", "eval.seed"],
             {"type": "integer", "low": 0, "high": 9},
-            "space.eval.seed: what is asked, and how,",
+            "space.eval.seed: cannot be searched, because all trials are evaluated in the same way; drop it",
         ),
         (
             ["space", "eval.every"],
             {"type": "integer", "low": 1, "high": 9},
-            "space.eval.every: what is asked",
+            "space.eval.every: cannot be searched",
         ),
-        (["settings"], ["train.passes=2"], "space.train.passes: it is fixed in 'settings', too"),
+        (["settings"], ["train.passes=2"], "space.train.passes: also fixed in 'settings'"),
         (["settings"], {"train.steps": 1}, "got {'train.steps': 1}, wanted a list of section.setting=value"),
         (["settings"], [{"train.steps": 1}], "settings.0: got {'train.steps': 1}, wanted section.setting=value, such"),
-        (["objective", "suite"], "gone.yaml", "objective.suite: there is no gone.yaml, neither in "),
-        (["objective", "data_dir"], "gone", "objective.data_dir: there is no gone, neither in "),
+        (["objective", "suite"], "missing.yaml", "objective.suite: no missing.yaml in "),
+        (["objective", "data_dir"], "missing", "objective.data_dir: no missing in "),
         (["objective", "weightz"], {"3": 1}, "objective.weightz: no such setting (did you mean 'weights'?)"),
         (["early_stop"], True, "early_stop: got True, wanted a section, such as {enabled: true}"),
         (["early_stop"], {"enable": True}, "early_stop.enable: no such setting (did you mean 'enabled'?)"),
@@ -91,33 +91,37 @@ def changed(path, value):
         ),
         (["space", "train.beta1"], {"type": "continuous", "low": 0.5, "high": 1.5}, "train.beta1: got 1.5"),
         (["space", "train.beta1"], {"type": "log", "low": 0, "high": 0.5}, "low: got 0, wanted greater than 0"),
-        (["space", "train.beta1"], {"type": "log", "low": 0.5, "high": 0.50001}, "not the same in three digits"),
+        (["space", "train.beta1"], {"type": "log", "low": 0.5, "high": 0.50001}, "differing within three digits"),
         (["space", "method.correction.amount", "values"], ["none", "al"], "got 'al'"),
-        (["space", "train.schedule"], {"type": "categorical", "values": ["linear", "linear"]}, "there twice"),
+        (["space", "train.schedule"], {"type": "categorical", "values": ["linear", "linear"]}, "wanted no duplicates"),
         (
             ["space", "method.clip_high"],
             {"type": "continuous", "low": 0.1, "high": 0.2},
-            "twice ('also' counts)",
+            "method.clip_high is listed twice ('also' counts)",
         ),
-        (["space", "run.dir"], {"type": "categorical", "values": ["a", "b"]}, "space.run.dir: where runs are kept"),
-        (["space"], None, "no 'space:' in it"),
+        (
+            ["space", "run.dir"],
+            {"type": "categorical", "values": ["a", "b"]},
+            "because the study decides where runs are kept",
+        ),
+        (["space"], None, "has no 'space:' section"),
         (["space"], {}, "space: got {}, wanted settings with their ranges, such as train.learning_rate: {type"),
-        (["objective"], None, "no 'objective:' in it"),
+        (["objective"], None, "has no 'objective:' section"),
         (["objective", "weights"], {"3": "x"}, "objective.weights.3: got 'x'"),
-        (["objective", "weights"], {"3": 0}, "wanted none that is 0"),
-        (["objective", "weights"], {3: 1, "3": 1}, "a part is there twice"),
-        (["objective", "weights"], {"whole": 1}, "'whole' is what their sum is called"),
+        (["objective", "weights"], {"3": 0}, "wanted none equal to 0"),
+        (["objective", "weights"], {3: 1, "3": 1}, "a part is listed twice"),
+        (["objective", "weights"], {"whole": 1}, "'whole' is reserved for the weighted sum"),
         (["space", "train.steps"], {"type": "integer", "low": 1, "high": 9, "log": 3}, "train.steps.log: got 3"),
         (["candidates"], 4096, "candidates: got 4096"),
         (["objective", "metric"], "maj@4", "metric 'maj@4': wanted pass@1/greedy or avg@k"),
         (["trails"], 3, "trails: no such setting (did you mean 'trials'?)"),
         (["trials"], 0, "trials: got 0"),
         (["settings"], ["train.steps"], "'train.steps': wanted section.setting=value"),
-        (["base"], "gone.yaml", "gone.yaml: no such configuration file"),
+        (["base"], "missing.yaml", "missing.yaml: no such configuration file"),
         (["early_stop"], {"enabled": True, "after": 2}, "early_stop.after: no such setting"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, path, value, message):
+def test_mistakes_are_reported_in_one_line(tmp_path, path, value, message):
     name = write_space(tmp_path, changed(path, value))
     with pytest.raises(ConfigError) as error:
         load_space(name)
@@ -126,19 +130,19 @@ def test_mistakes_are_one_line(tmp_path, path, value, message):
     assert "\n" not in str(error.value)
 
 
-def test_early_stopping_wants_evaluations(tmp_path):
+def test_early_stopping_needs_evaluations(tmp_path):
     text = TEXT.replace("eval.every=1", "eval.every=0")
     with pytest.raises(ConfigError, match=r"eval\.every is 0"):
         space_of(tmp_path, text + "early_stop: {enabled: true}\n")
     assert space_of(tmp_path, TEXT + "early_stop: {enabled: true}\n").early_stop.enabled
 
 
-def test_infinite_ends_are_no_range(tmp_path):
+def test_infinite_bounds_are_rejected(tmp_path):
     with pytest.raises(ConfigError, match="finite"):
         space_of(tmp_path, changed(["space", "train.beta1"], {"type": "continuous", "low": 0.0, "high": math.inf}))
 
 
-def test_files_are_found_beside_the_space_or_here(tmp_path, monkeypatch):
+def test_files_are_found_next_to_the_space_or_in_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/base.yaml").write_text("train: {steps: 3}\n")
     (tmp_path / "data").mkdir()

@@ -1,4 +1,4 @@
-"""Studies with made-up trials in real processes: side by side, stopped early, gone on with, and found again."""
+"""Studies of stand-in trials in real processes: run in parallel, stopped early, resumed, and found again."""
 
 import json
 from dataclasses import replace
@@ -16,12 +16,12 @@ from edge_grpo.tune.space_file import load_space
 from edge_grpo.tune.study import BEST, Study, hopeless
 
 
-def test_a_study_runs_is_named_after_itself_and_has_a_best_configuration(tmp_path, stand_in):
+def test_a_study_runs_in_a_named_folder_and_leaves_its_best_configuration(tmp_path, stand_in):
     study = Study(even(space_of(tmp_path)), name="mine")
-    trials, told = run(study)
+    trials, calls = run(study)
     assert study.folder.parent == Path("runs/tune")
     assert study.folder.name.startswith("mine-")
-    assert told == [(1, 1), (2, 2), (3, 3)]
+    assert calls == [(1, 1), (2, 2), (3, 3)]
     assert [trial.state for trial in trials] == ["finished"] * 3
     for trial in trials:
         assert trial.parts == scores(trial.settings)
@@ -31,35 +31,35 @@ def test_a_study_runs_is_named_after_itself_and_has_a_best_configuration(tmp_pat
     assert config.train.learning_rate == best.settings["train.learning_rate"]
     assert (config.train.steps, config.run.dir) == (2, "")
     kept = [path.parent.parent.name for path in study.folder.glob("trials/*/run/final")]
-    assert kept == [f"{best.number:04d}"]  # the weights of the best alone
+    assert kept == [f"{best.number:04d}"]  # only the best weights
 
 
-def test_nothing_finished_is_done_twice_and_more_trials_may_follow(tmp_path, stand_in):
+def test_finished_trials_are_not_repeated_and_more_can_be_added(tmp_path, stand_in):
     space = space_of(tmp_path)
     first, _ = run(Study(even(space, 2), folder="s"))
-    again, told = run(Study(even(space, 2), folder="s"))
-    assert (again, told) == (first, [])
+    again, calls = run(Study(even(space, 2), folder="s"))
+    assert (again, calls) == (first, [])
     more = replace(even(space, 2), trials=3)
-    trials, told = run(Study(more, folder="s"))
+    trials, calls = run(Study(more, folder="s"))
     assert trials[:2] == first
-    assert told == [(3, 3)]
+    assert calls == [(3, 3)]
     assert [(Path("s/trials") / f"{n:04d}" / "begun").read_text() for n in (1, 2, 3)] == ["x"] * 3
 
 
-def test_fewer_trials_than_there_are_is_all_that_are_wanted(tmp_path, stand_in):
+def test_asking_for_fewer_trials_than_exist_runs_nothing(tmp_path, stand_in):
     space = space_of(tmp_path)
     three, _ = run(Study(even(space, 3), folder="s"))
-    again, told = run(Study(replace(even(space, 3), trials=2), folder="s"))
-    assert (again, told) == (three, [])
+    again, calls = run(Study(replace(even(space, 3), trials=2), folder="s"))
+    assert (again, calls) == (three, [])
 
 
-def test_how_long_a_trial_may_take_can_change(tmp_path, stand_in):
+def test_the_time_limit_of_a_trial_can_change(tmp_path, stand_in):
     space = even(space_of(tmp_path), 2)
     first, _ = run(Study(space, folder="s"))
     assert run(Study(replace(space, trial_s=99.0), folder="s")) == (first, [])
 
 
-def test_another_study_in_the_folder_is_refused(tmp_path, stand_in):
+def test_a_folder_of_another_study_is_rejected(tmp_path, stand_in):
     space = even(space_of(tmp_path), 2)
     run(Study(space, folder="s"))
     for other, named in (
@@ -70,49 +70,49 @@ def test_another_study_in_the_folder_is_refused(tmp_path, stand_in):
             run(other)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes").write_text("")
-    with pytest.raises(ConfigError, match="holds other files and no study"):
+    with pytest.raises(ConfigError, match="holds other files but no study"):
         run(Study(space, folder="taken"))
 
 
-def test_two_processes_do_not_work_in_one_folder(tmp_path, stand_in):
+def test_two_processes_cannot_share_a_folder(tmp_path, stand_in):
     study = Study(even(space_of(tmp_path), 2), folder="s")
-    with study.opened(), pytest.raises(ConfigError, match="another process is at work there"):
+    with study.opened(), pytest.raises(ConfigError, match="another process is using it"):
         run(study)
 
 
-def test_it_is_the_same_study_from_another_folder(tmp_path, stand_in, monkeypatch):
+def test_a_study_is_the_same_from_another_working_folder(tmp_path, stand_in, monkeypatch):
     space_of(tmp_path)
     (tmp_path / "base.yaml").write_text("train: {steps: 3}\n")
     (tmp_path / "space.yaml").write_text("base: base.yaml\n" + TEXT)
     first, _ = run(Study(even(load_space("space.yaml"), 2), folder=str(tmp_path / "s")))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    again, told = run(Study(even(load_space("../space.yaml"), 2), folder="../s"))
-    assert (again, told) == (first, [])
+    again, calls = run(Study(even(load_space("../space.yaml"), 2), folder="../s"))
+    assert (again, calls) == (first, [])
     task = json.loads((tmp_path / "s/trials/0001/trial.json").read_text())
     assert task["base"] == str(tmp_path / "base.yaml")
-    assert not any(word.startswith("run.dir") for word in task["words"])  # of the trial's own process
+    assert not any(word.startswith("run.dir") for word in task["words"])  # the trial's own process sets it
 
 
-def test_trials_side_by_side_are_different_and_all_there(tmp_path, stand_in):
+def test_parallel_trials_all_differ_and_are_all_recorded(tmp_path, stand_in):
     stand_in("""
         other = folder.parent / f"{number + 1 if number % 2 else number - 1:04d}" / "begun"
         limit = time.monotonic() + 30
         while not other.exists():
             time.sleep(0.01)
             if time.monotonic() > limit:
-                sys.exit("the other one has not begun")
+                sys.exit("the other one has not started")
     """)
-    trials, told = run(Study(even(space_of(tmp_path), 4), folder="s"), jobs=2)
+    trials, calls = run(Study(even(space_of(tmp_path), 4), folder="s"), jobs=2)
     assert [(trial.number, trial.reason) for trial in trials] == [(1, ""), (2, ""), (3, ""), (4, "")]
-    assert sorted(number for _, number in told) == [1, 2, 3, 4]
+    assert sorted(number for _, number in calls) == [1, 2, 3, 4]
     assert len({str(trial.settings) for trial in trials}) == 4
     stand_in()
     alone, _ = run(Study(even(space_of(tmp_path), 4), folder="t"))
     assert [trial.settings for trial in alone] == [trial.settings for trial in trials]
 
 
-def test_the_median_rule():
+def test_the_median_rule_stops_only_trials_below_the_median():
     rule = EarlyStop(enabled=True, after_steps=4, after_trials=3)
     others = [((2, 0.2), (4, level), (6, 0.9)) for level in (0.4, 0.5, 0.6)]
     assert hopeless(((2, 0.1), (4, 0.4)), others, rule).startswith("best held-out accuracy 40.0% up to step 4, below")
@@ -120,12 +120,12 @@ def test_the_median_rule():
     assert not hopeless(((2, 0.55), (4, 0.1)), others, rule)  # its best so far counts
     assert not hopeless(((2, 0.0),), others, rule)  # too early
     assert not hopeless(((4, 0.0),), others[:2], rule)  # too few to compare with
-    assert not hopeless(((8, 0.0),), others, rule)  # none of them got that far
+    assert not hopeless(((8, 0.0),), others, rule)  # none of them reached this step
     assert not hopeless(((4, 0.0),), others, EarlyStop(after_steps=4, after_trials=3))
     assert not hopeless((), others, rule)
 
 
-def test_a_hopeless_trial_is_stopped(tmp_path, stand_in):
+def test_a_hopeless_trial_is_stopped_early(tmp_path, stand_in):
     stand_in("""
         (folder / "run").mkdir(exist_ok=True)
         level = 0.5 if number < 3 else 0.25
@@ -144,12 +144,12 @@ def test_a_hopeless_trial_is_stopped(tmp_path, stand_in):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("{3: 1, medium: 2}", "'medium' is no number of operands"),
-        ("{1: 1}", "'1' is no number of operands"),
+        ("{3: 1, medium: 2}", "got 'medium', wanted a number of operands"),
+        ("{1: 1}", "got '1', wanted a number of operands"),
         ("{2: 1}", "900 problems with 2 operands: data.arithmetic: only"),
     ],
 )
-def test_parts_that_are_not_there_are_told_first(tmp_path, weights, message):
+def test_missing_parts_are_reported_before_any_trial(tmp_path, weights, message):
     text = TEXT.replace("{3: 0.5, 4: 2}", weights).replace("problems: 4", "problems: 900")
     with pytest.raises(ConfigError, match=message):
         Study(space_of(tmp_path, text))

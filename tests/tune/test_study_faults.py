@@ -1,4 +1,4 @@
-"""What befalls studies: trials that fail, are late, killed or ended; kills, full disks and damaged files."""
+"""Studies under faults: trials that fail, are late, interrupted or killed; kills, full disks and damaged files."""
 
 import json
 import os
@@ -16,12 +16,13 @@ from tune.studies import even, run
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.interrupt import Terminated
 from edge_grpo.runs.durable import take_lock
+from edge_grpo.tune import record
 from edge_grpo.tune import study as module
 from edge_grpo.tune.record import FILE, Trial, append, read
 from edge_grpo.tune.study import BEST, Study
 
 
-def test_a_failed_trial_is_told_with_its_last_line_and_a_killed_one_with_its_signal(tmp_path, stand_in):
+def test_a_failed_trial_reports_its_last_line_and_a_killed_one_its_signal(tmp_path, stand_in):
     stand_in("""
         if number == 1:
             print("and so on", "no such thing: <b>", sep="\\n", file=sys.stderr)
@@ -38,18 +39,18 @@ def test_a_failed_trial_is_told_with_its_last_line_and_a_killed_one_with_its_sig
     assert read(Path("s")) == trials
 
 
-def test_where_all_fail_the_study_ends(tmp_path, stand_in):
+def test_a_study_ends_when_all_initial_trials_fail(tmp_path, stand_in):
     stand_in("sys.exit('no room')")
     study = Study(replace(space_of(tmp_path), trials=8, initial=2), folder="s")
     with pytest.raises(ConfigError, match=r"none of 2 trials has finished; the last one: failed \(no room\)"):
         run(study)
     stand_in()
-    (tmp_path / "s" / FILE).write_text("")  # which tries them again
+    (tmp_path / "s" / FILE).write_text("")  # so that they are rerun
     trials, _ = run(Study(replace(study.space, trials=2), folder="s"))
     assert [(trial.number, trial.state) for trial in trials] == [(1, "finished"), (2, "finished")]
 
 
-def test_where_all_of_a_small_space_fails_the_study_ends_too(tmp_path, stand_in):
+def test_a_study_of_a_small_space_ends_when_all_its_points_fail(tmp_path, stand_in):
     stand_in("sys.exit('no room')")
     text = (
         "space:\n  train.schedule: {type: categorical, values: [linear, cosine]}\n"
@@ -60,18 +61,18 @@ def test_where_all_of_a_small_space_fails_the_study_ends_too(tmp_path, stand_in)
 
 
 @pytest.mark.parametrize("end", ["sys.exit(143)", "os.kill(os.getpid(), 15)"])
-def test_a_trial_that_somebody_else_ends_is_not_over(tmp_path, stand_in, end):
+def test_a_trial_interrupted_from_outside_is_resumed(tmp_path, stand_in, end):
     stand_in(f"""
         if number == 1 and len((folder / "begun").read_text()) == 1:
             {end}
     """)
-    trials, told = run(Study(even(space_of(tmp_path), 2), folder="s"))
+    trials, calls = run(Study(even(space_of(tmp_path), 2), folder="s"))
     assert [trial.state for trial in trials] == ["finished"] * 2
-    assert told == [(1, 1), (2, 2)]
+    assert calls == [(1, 1), (2, 2)]
     assert Path("s/trials/0001/begun").read_text() == "xx"
 
 
-def test_a_trial_that_is_always_ended_has_failed(tmp_path, stand_in):
+def test_a_trial_interrupted_every_time_counts_as_failed(tmp_path, stand_in):
     stand_in("""
         if number == 1:
             sys.exit(143)
@@ -81,7 +82,7 @@ def test_a_trial_that_is_always_ended_has_failed(tmp_path, stand_in):
     assert Path("s/trials/0001/begun").read_text() == "xxx"
 
 
-def test_a_trial_of_a_killed_search_ends_first(tmp_path, stand_in, monkeypatch):
+def test_an_orphaned_trial_of_a_killed_search_is_waited_for(tmp_path, stand_in, monkeypatch):
     space = even(space_of(tmp_path), 2)
     first, _ = run(Study(space, folder="s"))
     lines = Path("s", FILE).read_text().splitlines(keepends=True)
@@ -89,13 +90,13 @@ def test_a_trial_of_a_killed_search_ends_first(tmp_path, stand_in, monkeypatch):
     Path("s/trials/0002/result.json").unlink()
     file, _ = take_lock(Path("s/trials/0002/.lock"))
     monkeypatch.setattr(module, "_PATIENCE_S", 0.2)
-    with file, pytest.raises(ConfigError, match="0002: a process of an earlier search is still at work there; end it"):
+    with file, pytest.raises(ConfigError, match="0002: a process of an earlier search is still running there; end it"):
         run(Study(space, folder="s"))
     again, _ = run(Study(space, folder="s"))
     assert [trial.parts for trial in again] == [trial.parts for trial in first]
 
 
-def test_what_was_begun_follows_the_base_file_to_its_new_place(tmp_path, stand_in):
+def test_an_unfinished_trial_follows_a_moved_base_file(tmp_path, stand_in):
     (tmp_path / "old.yaml").write_text("train: {weight_decay: 0.3}\n")
     space = even(space_of(tmp_path, "base: old.yaml\n" + TEXT), 2)
     run(Study(space, folder="s"))
@@ -120,9 +121,9 @@ def test_what_was_begun_follows_the_base_file_to_its_new_place(tmp_path, stand_i
         (
             "trials/0002/trial.json",
             lambda text: text.replace("train.passes", "train.steps"),
-            r"it sets .*train\.steps, the space has .*train\.passes; mend that",
+            r"it sets .*train\.steps, the space has .*train\.passes; fix that",
         ),
-        (FILE, lambda text: text.replace('"4": ', '"5": '), r"trial 1: it scores 3, 5, the objective has 3, 4; mend"),
+        (FILE, lambda text: text.replace('"4": ', '"5": '), r"trial 1: it scores 3, 5, the objective has 3, 4; fix"),
         (
             FILE,
             lambda text: text.replace('"none"', '"many"').replace('"all"', '"many"').replace('"balanced"', '"many"'),
@@ -131,10 +132,10 @@ def test_what_was_begun_follows_the_base_file_to_its_new_place(tmp_path, stand_i
         (FILE, lambda text: text.replace('"train.passes": ', '"train.passes": 1'), r"train\.passes is 1\d, which is"),
     ],
 )
-def test_damaged_files_are_one_line(tmp_path, stand_in, file, change, message):
+def test_damaged_files_are_reported_in_one_line(tmp_path, stand_in, file, change, message):
     space = even(space_of(tmp_path), 2)
     run(Study(space, folder="s"))
-    if file != FILE:  # as after a kill before the line was written
+    if file != FILE:  # as if killed before the line was written
         lines = Path("s", FILE).read_text().splitlines(keepends=True)
         Path("s", FILE).write_text(lines[0])
     Path("s", file).write_text(change(Path("s", file).read_text()))
@@ -143,7 +144,7 @@ def test_damaged_files_are_one_line(tmp_path, stand_in, file, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_late_trial_is_ended_in_order(tmp_path, stand_in):
+def test_a_late_trial_is_shut_down(tmp_path, stand_in):
     stand_in("""
         if number == 1:
             time.sleep(60)
@@ -155,7 +156,7 @@ def test_a_late_trial_is_ended_in_order(tmp_path, stand_in):
     assert trials[0].seconds < 30
 
 
-def test_a_late_trial_that_does_not_end_is_killed(tmp_path, stand_in, monkeypatch):
+def test_a_late_trial_that_ignores_the_signal_is_killed(tmp_path, stand_in, monkeypatch):
     monkeypatch.setattr(module, "_GRACE_S", 0.2)
     stand_in("""
         import signal
@@ -167,7 +168,7 @@ def test_a_late_trial_that_does_not_end_is_killed(tmp_path, stand_in, monkeypatc
     assert [trial.state for trial in trials] == ["late", "finished"]
 
 
-def test_what_was_begun_goes_on_with_the_same_settings(tmp_path, stand_in):
+def test_an_unfinished_trial_resumes_with_the_same_settings(tmp_path, stand_in):
     stand_in("""
         if number == 2 and len((folder / "begun").read_text()) == 1:
             os.kill(os.getppid(), 15)
@@ -182,25 +183,25 @@ def test_what_was_begun_goes_on_with_the_same_settings(tmp_path, stand_in):
         signal.signal(signal.SIGTERM, before)
     assert [trial.number for trial in read(Path("s"))] == [1]
     settings = json.loads(Path("s/trials/0002/trial.json").read_text())["settings"]
-    trials, told = run(Study(space, folder="s"))
-    assert told == [(2, 2), (3, 3)]
+    trials, calls = run(Study(space, folder="s"))
+    assert calls == [(2, 2), (3, 3)]
     assert trials[1].settings == settings
     assert [(Path("s/trials") / f"{n:04d}" / "begun").read_text() for n in (1, 2, 3)] == ["x", "xx", "x"]
 
 
-def test_scores_that_nobody_wrote_down_are_taken_without_a_second_try(tmp_path, stand_in):
+def test_unrecorded_scores_are_recovered_without_a_rerun(tmp_path, stand_in):
     space = even(space_of(tmp_path), 2)
     whole, _ = run(Study(space, folder="s"))
     path = tmp_path / "s" / FILE
     first, second = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(first + second[:-20])  # a kill in the midst of writing
+    path.write_bytes(first + second[:-20])  # killed while writing
     best = (tmp_path / "s" / BEST).read_text()
-    (tmp_path / "s" / BEST).write_text("of the first trial alone")
+    (tmp_path / "s" / BEST).write_text("outdated")
     for number in (1, 2):
         (tmp_path / f"s/trials/000{number}/run/final").mkdir(exist_ok=True)
-    trials, told = run(Study(space, folder="s"))
+    trials, calls = run(Study(space, folder="s"))
     assert trials == read(Path("s")) == whole
-    assert told == []
+    assert calls == []
     assert Path("s/trials/0002/begun").read_text() == "x"
     assert (tmp_path / "s" / BEST).read_text() == best
     kept = max(whole, key=lambda trial: trial.whole).number
@@ -219,10 +220,10 @@ with own.opened():
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_started_again_it_ends_in_the_same_trials(tmp_path, stand_in):
-    """Kills of the searching process itself, once it has begun a trial; the trial lives on and is not waited for.
+def test_a_study_killed_at_any_moment_and_restarted_ends_in_the_same_trials(tmp_path, stand_in):
+    """Kills the search itself once it has started a trial; the orphaned trial is left running.
 
-    Most kills fall where the bound decides: three of eight trials are spread evenly.
+    Most kills hit trials chosen by the bound: only three of eight are evenly spread.
     """
     stand_in("time.sleep(0.2)")
     space = space_of(tmp_path)
@@ -241,13 +242,13 @@ def test_killed_at_any_moment_and_started_again_it_ends_in_the_same_trials(tmp_p
         began = time.monotonic()
         while process.poll() is None and time.monotonic() - began < 60 and begun() == before:
             time.sleep(0.01)
-        time.sleep(0.07 * (number_of_kills % 12))  # before, amid and after the scores, the line and the next suggestion
+        time.sleep(0.07 * (number_of_kills % 12))  # before, during and after the scores, the line, the next suggestion
         process.kill()
         process.wait()
         number_of_kills += 1
         now = {trial.number: trial for trial in read(tmp_path / "s")}
-        assert kept.items() <= now.items()  # nothing finished is lost,
-        assert runs.items() <= begun().items()  # or done twice
+        assert kept.items() <= now.items()  # no finished trial is lost,
+        assert runs.items() <= begun().items()  # or run twice
         kept, runs = now, {number: times for number, times in begun().items() if number in now}
     assert number_of_kills >= 4
     assert subprocess.run(command, check=False).returncode == 0
@@ -257,8 +258,8 @@ def test_killed_at_any_moment_and_started_again_it_ends_in_the_same_trials(tmp_p
     assert (tmp_path / "s" / BEST).read_text() == (tmp_path / "t" / BEST).read_text()
 
 
-def test_a_full_disk_ends_it_in_one_line(tmp_path, stand_in, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, stand_in, monkeypatch):
     study = Study(even(space_of(tmp_path), 2), folder="s")
-    monkeypatch.setattr("edge_grpo.tune.record.append", lambda folder, trial: append(folder / "gone", trial))
+    monkeypatch.setattr(record, "append", lambda folder, trial: append(folder / "missing", trial))
     with pytest.raises(ConfigError, match="cannot be written"):
         run(study)

@@ -1,9 +1,11 @@
-"""Suggestions: the same from the same trials, never a point twice, wiser than chance, and fair to both searches."""
+"""Suggestions: deterministic, never a point twice, better than chance, and fair to both searches."""
 
 from dataclasses import replace
 
+import botorch.fit
 import pytest
 import torch
+from botorch.exceptions import ModelFittingError
 from tune.spaces import TEXT, finished, searched, space_of
 
 from edge_grpo.base.errors import DataError
@@ -22,7 +24,7 @@ def trials(space):
     return searched(space, 6)
 
 
-def test_the_first_ones_are_spread_and_the_same_again(space):
+def test_the_first_suggestions_are_evenly_spread_and_deterministic(space):
     firsts = []
     for number in (1, 2, 3):
         pending = [first.point for first in firsts]
@@ -33,14 +35,14 @@ def test_the_first_ones_are_spread_and_the_same_again(space):
     assert suggest(space, as_trials, number=3) == firsts[2]
 
 
-def test_the_same_trials_give_the_same_next_one_in_whatever_order(space, trials):
+def test_a_suggestion_does_not_depend_on_the_order_of_trials(space, trials):
     first = suggest(space, trials, number=7)
     assert first == suggest(space, trials[::-1], number=7)
     assert first.why == "bound"
     assert first.point not in [trial.settings for trial in trials]
 
 
-def test_a_pending_trial_is_kept_away_from(space, trials):
+def test_a_suggestion_avoids_the_neighbourhood_of_a_running_trial(space, trials):
     first = suggest(space, trials, number=7)
     second = suggest(space, trials, [first.point], number=7)
     assert second.point != first.point
@@ -51,13 +53,16 @@ def test_a_pending_trial_is_kept_away_from(space, trials):
     assert float(far.variance) < float(near.variance)
 
 
-def test_scores_that_no_prior_fits_are_named(space, trials, monkeypatch):
-    monkeypatch.setattr("edge_grpo.tune.fit._maximized", lambda *_: None)
-    with pytest.raises(DataError, match=r"^'4': no prior was found for its scores in 6 trials, 0\.1 to 0\.6; "):
+def test_a_part_whose_scores_no_prior_fits_is_named(space, trials, monkeypatch):
+    def failing(_):
+        raise ModelFittingError
+
+    monkeypatch.setattr(botorch.fit, "fit_gpytorch_mll", failing)
+    with pytest.raises(DataError, match=r"^'4': found no prior for its scores in 6 trials, 0\.1 to 0\.6; "):
         believe(space, [replace(trial, parts={"3": 0.5, "4": 0.1 * trial.number}) for trial in trials])
 
 
-def test_the_belief_sums_its_parts(space, trials):
+def test_the_belief_is_the_weighted_sum_of_its_parts(space, trials):
     belief, points = believe(space, trials), [trial.settings for trial in trials]
     parts = belief.parts_at(points)
     assert list(parts) == ["3", "4"]
@@ -67,7 +72,7 @@ def test_the_belief_sums_its_parts(space, trials):
     torch.testing.assert_close(belief.whole_at(points).variance, variance)
 
 
-def test_without_decomposition_only_the_sum_is_seen(space, trials):
+def test_without_decomposition_only_the_sum_is_used(space, trials):
     belief = believe(space, trials, decomposed=False)
     assert belief.names == (WHOLE,)
     assert belief.values[0].tolist() == pytest.approx([trial.whole for trial in trials])
@@ -80,8 +85,8 @@ def test_without_decomposition_only_the_sum_is_seen(space, trials):
 
 
 @pytest.mark.parametrize(("state", "place"), [("failed", 0), ("late", 0), ("stopped", 2)])
-def test_what_has_not_finished_counts_as_one_that_has(space, trials, state, place):
-    """As the worst of six, or as the lower one of the two in the middle; to both searches alike."""
+def test_an_unfinished_trial_counts_as_a_finished_one(space, trials, state, place):
+    """As the worst of six, or as the lower of the two in the middle; in both searches."""
     bad = Trial(7, {**trials[0].settings, "train.passes": 4}, state, reason="x")
     like = sorted(trials, key=lambda trial: trial.whole)[place]
     belief = believe(space, [*trials, bad])
@@ -91,7 +96,7 @@ def test_what_has_not_finished_counts_as_one_that_has(space, trials, state, plac
     assert believe(space, [trials[0], bad]) is None
 
 
-def test_a_failure_is_never_worse_than_what_was_seen(space, trials):
+def test_a_failure_never_scores_below_the_worst_finished_trial(space, trials):
     points = [trial.settings for trial in trials]
     seen = [({"3": 0.9, "4": 0.1}, 0.65), ({"3": 0.1, "4": 0.3}, 0.65)]
     two = [Trial(n, point, "finished", *own) for n, (point, own) in enumerate(zip(points, seen, strict=False), 1)]
@@ -100,7 +105,7 @@ def test_a_failure_is_never_worse_than_what_was_seen(space, trials):
         assert float((belief.weights @ belief.values)[-1]) == pytest.approx(0.65)
 
 
-def test_a_part_that_should_be_low_fails_high(tmp_path):
+def test_a_failure_scores_high_on_a_part_with_negative_weight(tmp_path):
     space = space_of(tmp_path, TEXT.replace("4: 2", "4: -2"))
     points = [suggest(space, [], number=1).point] * 2
     trials = [finished(number, point) for number, point in enumerate(points, 1)]
@@ -110,8 +115,11 @@ def test_a_part_that_should_be_low_fails_high(tmp_path):
 
 
 @pytest.mark.parametrize("initial", [2, 99])
-def test_a_small_space_is_tried_to_its_last_point(tmp_path, initial):
-    """Whether by the bound or evenly, although evenly spread candidates hardly reach the last ones."""
+def test_every_point_of_a_small_space_is_tried(tmp_path, initial):
+    """By the bound or evenly, although evenly spread candidates rarely reach the last points.
+
+    Equal scores need no fitted prior.
+    """
     text = (
         "space:\n  train.passes: {type: integer, low: 1, high: 13}\n"
         "  train.schedule: {type: categorical, values: [linear, cosine]}\n"
@@ -119,14 +127,14 @@ def test_a_small_space_is_tried_to_its_last_point(tmp_path, initial):
     )
     space, trials = space_of(tmp_path, text), []
     while found := suggest(space, trials, number=len(trials) + 1):
-        trials.append(Trial(len(trials) + 1, found.point, "finished", {"3": 0.1 * len(trials)}, 0.1 * len(trials)))
+        trials.append(Trial(len(trials) + 1, found.point, "finished", {"3": 0.5}, 0.5))
     assert len({str(trial.settings) for trial in trials}) == len(trials) == 26
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decomposed", [True, False])
-def test_it_finds_a_high_place(tmp_path, decomposed):
-    """12 trials come within 3 % of the optimum of a narrow peak, where 12 even ones do not."""
+def test_the_search_finds_a_narrow_peak(tmp_path, decomposed):
+    """12 trials get within 3 % of the optimum of a narrow peak; 12 evenly spread ones do not."""
     text = (
         "space:\n  train.beta1: {type: continuous, low: 0.0, high: 0.99}\n"
         "  train.weight_decay: {type: continuous, low: 0.0, high: 1.0}\n"
@@ -143,6 +151,6 @@ def test_it_finds_a_high_place(tmp_path, decomposed):
             trials.append(Trial(number, point, "finished", parts, sum(parts.values())))
         return max(trial.whole for trial in trials)
 
-    x, y = 0.25, 2 / 3  # where the gradient is zero
+    x, y = 0.25, 2 / 3  # the gradient is zero here
     optimum = 2 - 10 * ((x - 0.3) ** 2 + 0.2 * y**2 + 0.1 * x + (y - 0.8) ** 2)
     assert best(initial=4) > 0.97 * optimum > best(initial=12)

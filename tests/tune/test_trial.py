@@ -1,4 +1,4 @@
-"""A trial's own process: it trains, asks all parts as `edge-grpo eval` does, and ends in order."""
+"""A trial's own process: it trains, evaluates every part as `edge-grpo eval` does, and shuts down cleanly."""
 
 import json
 import subprocess
@@ -28,59 +28,69 @@ FAST = (
     "eval.at_end=false",
     "run.tensorboard=false",
 )
+ARITHMETIC = Objective(weights={3: 1}, problems=3, metric="avg@2")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(save_tiny(tmp_path_factory.mktemp("trial") / "tiny"))
+def place(tmp_path_factory):
+    """A tiny model, problems to train on, and a suite of two benchmarks: drawing built-in problems takes seconds."""
+    folder = tmp_path_factory.mktemp("trial")
+    save_tiny(folder / "tiny")
+    for name in ("train", "short", "long"):
+        rows = [{"problem": f"{name}: {number}+1", "answer": str(number + 1)} for number in range(3)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "suite.yaml").write_text("benchmarks: {short: short.jsonl, long: long.jsonl}\n")
+    return folder
 
 
-def write_task(folder, model, objective, *words, searched=()):
-    own = [*FAST, f"model.path={model}", *words]
-    task = {"number": 1, "settings": {}, "base": "", "words": [*own, *searched], "exam": own}
+def suite(place, *names, metric="pass@1/greedy"):
+    return Objective(weights=dict.fromkeys(names, 1.0), suite=str(place / "suite.yaml"), metric=metric)
+
+
+def write_task(folder, place, objective, *words, searched=()):
+    data = [f"data.{name}={place / 'train.jsonl'}" for name in ("path", "eval_path")]
+    own = [*FAST, *data, f"model.path={place / 'tiny'}", *words]
+    task = {"number": 1, "settings": {}, "base": "", "words": [*own, *searched], "eval_words": own}
     task["objective"] = asdict(objective)
     (folder / TASK).write_text(json.dumps(task))
 
 
-def test_parts_are_numbers_of_operands_or_benchmarks(tmp_path):
+def test_parts_are_numbers_of_operands_or_benchmarks(place):
     config = load_config()
     parts = benchmarks_of(Objective(weights={3: 1, 5: 1}, problems=5), config)
     assert [(each.name, len(each.problems)) for each in parts] == [("3", 5), ("5", 5)]
     assert all(p.meta["num_operands"] == int(each.name) for each in parts for p in each.problems)
-    (tmp_path / "one.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
-    (tmp_path / "suite.yaml").write_text("benchmarks: {A: one.jsonl, B: one.jsonl}\n")
-    suite = str(tmp_path / "suite.yaml")
-    assert [each.name for each in benchmarks_of(Objective(weights={"B": 1}, suite=suite), config)] == ["B"]
-    with pytest.raises(ConfigError, match=r"objective\.weights: C not in .*suite\.yaml; it has A, B"):
-        benchmarks_of(Objective(weights={"C": 1}, suite=suite), config)
+    assert [each.name for each in benchmarks_of(suite(place, "long"), config)] == ["long"]
+    with pytest.raises(ConfigError, match=r"objective\.weights: C not in .*suite\.yaml, which has short, long"):
+        benchmarks_of(suite(place, "C"), config)
 
 
-def test_it_trains_and_asks_and_asks_nothing_twice(tmp_path, model):
+def test_a_trial_trains_and_evaluates_and_repeats_no_answer(tmp_path, place):
     (tmp_path / "judge.py").write_text(
         "def reward(completions, problems):\n"
-        "    return [{'r': 1.0, 'correct': p.meta['num_operands'] == 3} for p in problems]\n"
+        "    return [{'r': 1.0, 'correct': p.prompt.startswith('short')} for p in problems]\n"
     )
     judge = f"reward.function={tmp_path / 'judge.py'}:reward"
-    write_task(tmp_path, model, Objective(weights={3: 1, 4: 1}, problems=3, metric="avg@2"), judge)
+    write_task(tmp_path, place, suite(place, "short", "long", metric="avg@2"), judge)
     assert run(tmp_path) == 0
     first = json.loads((tmp_path / RESULT).read_text())
-    assert first["parts"] == {"3": 1.0, "4": 0.0}
+    assert first["parts"] == {"short": 1.0, "long": 0.0}
     assert first["seconds"] > 0
     lines = (tmp_path / "answers" / "answers.jsonl").read_text().splitlines()
     assert len(lines) == 12
     (tmp_path / RESULT).unlink()
-    assert run(tmp_path) == 0  # as after a kill between the answers and the scores
+    assert run(tmp_path) == 0  # as if killed between the answers and the scores
     assert json.loads((tmp_path / RESULT).read_text())["parts"] == first["parts"]
     assert (tmp_path / "answers" / "answers.jsonl").read_text().splitlines() == lines
 
 
-def test_values_that_do_not_go_together_are_told(tmp_path, model):
-    write_task(tmp_path, model, Objective(weights={3: 1}, problems=3), "method.correction.reflect=1")
+def test_contradictory_values_are_reported(tmp_path, place):
+    write_task(tmp_path, place, suite(place, "short"), "method.correction.reflect=1")
     with pytest.raises(ConfigError, match="must sum to 1"):
         run(tmp_path)
 
 
-def test_all_trials_sit_the_same_exam(tmp_path, model, monkeypatch):
+def test_all_trials_are_evaluated_alike(tmp_path, place, monkeypatch):
     seen = []
     plain = module.answer_all
 
@@ -90,10 +100,10 @@ def test_all_trials_sit_the_same_exam(tmp_path, model, monkeypatch):
 
     monkeypatch.setattr(module, "answer_all", answer_all)
     searched = ("rollout.temperature=0.3", "rollout.max_new_tokens=5", "reward.accuracy_weight=2")
-    objective = Objective(weights={3: 1}, problems=3, metric="avg@2")
+
     for name, words in (("a", ()), ("b", (*searched, "data.arithmetic.operands={4: 1.0}", "data.arithmetic.seed=9"))):
         (tmp_path / name).mkdir()
-        write_task(tmp_path / name, model, objective, searched=words)
+        write_task(tmp_path / name, place, ARITHMETIC, searched=words)
         assert run(tmp_path / name) == 0
     assert seen == [(1.0, 6, 1.0)] * 2
     prompts = [
@@ -105,22 +115,22 @@ def test_all_trials_sit_the_same_exam(tmp_path, model, monkeypatch):
     assert (trained.rollout.temperature, trained.data.arithmetic.seed) == (0.3, 9)
 
 
-@pytest.mark.parametrize("gone", [("checkpoints",), ("checkpoints", "final")])
-def test_tried_again_it_is_asked_again(tmp_path, model, gone):
-    """As after its line and its scores were taken out, when it is trained again."""
-    write_task(tmp_path, model, Objective(weights={3: 1}, problems=3))
+@pytest.mark.parametrize("missing", [("checkpoints",), ("checkpoints", "final")])
+def test_a_retrained_trial_is_evaluated_again(tmp_path, place, missing):
+    """As if its line and its scores had been deleted, and it had been trained again."""
+    write_task(tmp_path, place, suite(place, "short"))
     assert run(tmp_path) == 0
     answers = tmp_path / "answers" / "answers.jsonl"
     before = answers.stat().st_ino
-    for name in gone:
+    for name in missing:
         remove_tree(tmp_path / "run" / name)
     (tmp_path / RESULT).unlink()
-    (tmp_path / "old").hardlink_to(answers)  # or its number might be given to the new one
+    (tmp_path / "old").hardlink_to(answers)  # or its inode might be reused for the new file
     assert run(tmp_path) == 0
     assert answers.stat().st_ino != before
 
 
-def test_the_metric_says_how_often_it_is_asked(tmp_path):
+def test_the_metric_determines_the_number_of_samples(tmp_path):
     space = space_of(tmp_path)
     assert replace(space.objective, metric="avg@4").samples == 4
     assert space.objective.samples == 0
@@ -132,9 +142,9 @@ def start(folder):
 
 
 @pytest.mark.slow
-def test_the_process_ends_in_order_when_nobody_waits_for_it(tmp_path, model):
+def test_an_orphaned_process_shuts_down_cleanly(tmp_path, place):
     words = ("train.steps=500", "train.checkpoint_every=500")
-    write_task(tmp_path, model, Objective(weights={3: 1}, problems=3), *words)
+    write_task(tmp_path, place, suite(place, "short"), *words)
     process = start(tmp_path)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -159,12 +169,12 @@ def test_the_process_ends_in_order_when_nobody_waits_for_it(tmp_path, model):
 
 
 @pytest.mark.slow
-def test_an_error_is_one_line_and_exit_code_2(tmp_path, model):
-    write_task(tmp_path, model + "-gone", Objective(weights={3: 1}, problems=3))
+def test_an_error_is_one_line_and_exit_code_2(tmp_path, place):
+    write_task(tmp_path, place, suite(place, "short"), f"model.path={place / 'tiny-missing'}")
     process = start(tmp_path)
     assert process.wait(120) == 2
     errors = process.stderr.read()
     process.stdin.close()
     process.stderr.close()
     assert errors.count("\n") == 1
-    assert "tiny-gone" in errors
+    assert "tiny-missing" in errors

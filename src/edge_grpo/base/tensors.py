@@ -104,7 +104,7 @@ class LossInputs:
     """One micro-batch: the current log-probs with gradient, and the matching columns of Scored and Signal.
 
     ``mask`` and ``acting`` are the signal's, with dropped rows cleared; ``entropy`` carries a gradient only if the
-    method asks for it with ``entropy_gradient``.
+    method asks for it with ``needs.entropy_gradient``.
     """
 
     logprobs: Float[Tensor, "rows tokens"]

@@ -1,8 +1,8 @@
-r"""Supervised training on worked answers, and the bundled base model that it makes.
+r"""Supervised training on worked answers, and the bundled base model it produces.
 
-The base model is warm, not finished: it *knows* the careful method, one operation a line, but uses it seldom, and ever
-more seldom the longer the expression. Most of its answers skip lines or state a number at once, so that reinforcement
-has something to select.
+The base model is warmed up, not finished: it *knows* the careful method, one operation per line, but uses it rarely,
+and more rarely the longer the expression. Most of its answers skip lines or state a number right away, which leaves
+reinforcement learning something to select.
 """
 
 import itertools
@@ -35,19 +35,19 @@ _CHAT = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-_POOL = 8  # batches drawn together and sorted by length, so that little is padding
+_POOL = 8  # batches drawn together and sorted by length, to limit padding
 
 
 @settings
 class BaseSettings:
     """How the bundled base model is made.
 
-    Warm-up mixture: ``corrected`` of the examples are a wrong attempt, ``wrong_phrase`` and a correction;
-    ``second_turn`` are a conversation that revises an earlier answer; the rest are plain answers. An answer is careful
-    with probability ``careful`` for its number of operands (a correction or revision: ``careful_again``; any answer in
-    the first ``lesson_steps``: ``careful_lesson``). Otherwise it is a bare result with probability ``bare``, or else
-    shows each line of the derivation with probability ``keep_line``. Only plain answers, corrections and revisions
-    are trained on, not the attempts before them.
+    The warm-up mixture: a share ``corrected`` of the examples are a wrong attempt, ``wrong_phrase`` and a correction; a
+    share ``second_turn`` are conversations that revise an earlier answer; the rest are plain answers. An answer is
+    careful with probability ``careful`` for its number of operands (corrections and revisions: ``careful_again``; any
+    answer in the first ``lesson_steps``: ``careful_lesson``). Otherwise it is a bare result with probability ``bare``,
+    or else shows each line of the derivation with probability ``keep_line``. Only plain answers, corrections and
+    revisions are trained on, not the attempts before them.
     """
 
     seed: int = 0
@@ -72,17 +72,17 @@ class BaseSettings:
     wrong_phrase: str = " Wait! Something is wrong here."
 
     def __post_init__(self) -> None:
-        """Reject shares that do not add up."""
+        """Reject shares that exceed 1, and missing ones."""
         if self.corrected + self.second_turn > 1:
-            raise ValueError("corrected + second_turn exceed 1")
+            raise ValueError("corrected + second_turn exceed 1; lower one of them")
         missing = [count for count in self.arithmetic.operands if count not in self.careful]
         if missing:
-            raise ValueError(f"careful: no share for {missing} operands")
+            raise ValueError(f"careful: no probability for {missing} operands; add one")
 
 
 @dataclass(frozen=True)
 class Example:
-    """Context that is only read, and the tokens behind it that are trained on."""
+    """Context tokens, which are not trained on, and the target tokens after them, which are."""
 
     context_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
@@ -118,7 +118,7 @@ def supervised_loss(
 def collate_examples(
     examples: Sequence[Example], pad_id: int
 ) -> tuple[Int[Tensor, "rows tokens"], Int[Tensor, "rows tokens"], Bool[Tensor, "rows tokens"]]:
-    """Input ids, attention mask and training mask of some examples, padded on the right."""
+    """Input ids, attention mask and training mask of the examples, right-padded."""
     width = max(len(each.context_ids) + len(each.target_ids) for each in examples)
     input_ids = torch.full((len(examples), width), pad_id)
     attention = torch.zeros(len(examples), width, dtype=torch.long)
@@ -146,12 +146,12 @@ def train_supervised(
 
     Args:
         model: a Hugging Face causal language model.
-        batches: at least ``steps`` of them.
-        optimizers: of different parameters; their learning rates are the peaks.
+        batches: at least ``steps`` batches.
+        optimizers: for disjoint parameters; their learning rates are the peaks.
         steps: number of updates.
-        warmup_steps: updates until the peak.
-        pad_id: fills up short rows.
-        decay_steps: updates until the lowest rate, kept from there on; None = all of them.
+        warmup_steps: updates until the peak rate.
+        pad_id: padding token of short rows.
+        decay_steps: updates until the lowest rate, which is then kept; None = ``steps``.
         on_step: called with the number of updates done and the last loss (nats per token).
     """
     peaks = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
@@ -175,19 +175,19 @@ def train_supervised(
 
 
 def build_tokenizer() -> Any:
-    """The base model's tokenizer: a token per byte (so per ASCII character), six special tokens, a chat template.
+    """The base model's tokenizer: one token per byte (so per ASCII character), six special tokens, a chat template.
 
-    Every text in Unicode's composed form (NFC) survives encoding and decoding.
+    Any text in Unicode's composed form (NFC) survives encoding and decoding.
     """
-    from tokenizers import Tokenizer as Backend  # noqa: PLC0415 (needed here only)
+    from tokenizers import Tokenizer as Backend  # noqa: PLC0415 (only needed here)
     from tokenizers import decoders, models, normalizers, pre_tokenizers  # noqa: PLC0415
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
     specials = [_PAD, _BOS, _EOS, *_ROLES]
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(models.BPE(vocab={token: number for number, token in enumerate([*specials, *bytes_])}, merges=[]))
-    # AutoTokenizer reads the tokenizer of a qwen2 model as a Qwen2Tokenizer, which sets up just this, and whose
-    # unknown token is <|endoftext|>: a vocabulary without it would grow by one on loading.
+    # AutoTokenizer loads the tokenizer of a qwen2 model as a Qwen2Tokenizer, which has exactly this setup and whose
+    # unknown token is <|endoftext|>: without it, the vocabulary would grow by one on loading.
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -208,24 +208,24 @@ def build_tokenizer() -> Any:
 def make_base(
     out_dir: str | Path, base: BaseSettings | None = None, *, on_step: Callable[[int, float], None] | None = None
 ) -> Path:
-    """Make the base model and save it in Hugging Face format; the same bytes again on the same machine.
+    """Make the base model and save it in Hugging Face format; reproduces the same bytes on the same machine.
 
     Args:
-        out_dir: a folder that does not exist yet or is empty.
-        base: how; the defaults are those of the bundled model.
+        out_dir: a new or empty folder.
+        base: the recipe; the defaults are those of the bundled model.
         on_step: called with the number of updates done and the last loss (nats per token).
 
     Returns:
-        the folder, with config, weights, tokenizer and a note of the settings.
+        the folder, with config, weights and tokenizer.
 
     Raises:
-        ConfigError: the folder holds something already.
+        ConfigError: the folder is not empty, or torch has no Muon optimizer.
     """
     from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415 (seconds to import)
 
     folder = Path(out_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: exists already; name a new or empty folder")
+        raise ConfigError(f"{folder}: already exists; choose a new or empty folder")
     base = base or BaseSettings()
     tokenizer = build_tokenizer()
     config = Qwen2Config(
@@ -241,7 +241,7 @@ def make_base(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    with torch.random.fork_rng(devices=[]):  # weights are drawn from the global generator; leave it as it was
+    with torch.random.fork_rng(devices=[]):  # weights are drawn from the global generator; restore it afterwards
         torch.manual_seed(derive_seed("base", base.seed, "weights") % 2**63)
         model = Qwen2ForCausalLM(config)
     train_supervised(
@@ -260,9 +260,9 @@ def make_base(
 
 
 def _optimizers(model: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers (it needs a third of AdamW's updates here), AdamW for everything else."""
+    """Muon for the layers' matrices (here it needs a third of AdamW's updates), AdamW for everything else."""
     if not hasattr(torch.optim, "Muon"):
-        raise ConfigError(f"making a base model needs torch >= 2.9 for torch.optim.Muon; this is {torch.__version__}")
+        raise ConfigError(f"making a base model needs torch.optim.Muon: got torch {torch.__version__}, wanted >= 2.9")
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in model.named_parameters():
@@ -325,7 +325,7 @@ class _Drawer:
         return _show([step for step in steps if rng.random() < self.base.keep_line], steps[-1])
 
     def _attempt(self, rng: random.Random, expression: str, careful: float) -> str:
-        """An answer that goes wrong in one operation (and now and then comes out right all the same)."""
+        """An answer with one operation wrong (which occasionally still gives the right result)."""
         steps = _reductions(expression)
         slip = rng.randrange(len(steps))
         before = steps[slip - 1] if slip else expression
@@ -334,7 +334,7 @@ class _Drawer:
 
 
 def _slipped(rng: random.Random, before: str, after: str) -> str:
-    """``after`` with another result of the operation that led to it from ``before``."""
+    """``after`` with a wrong result of the operation that produced it from ``before``."""
     numbers = [(found.start(), found.end()) for found in re.finditer(r"\d+", after)]
     same = 0
     for theirs, ours in zip(re.findall(r"\d+", before), re.findall(r"\d+", after), strict=False):

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Grade, Problem, Verdict
-from edge_grpo.cli.progress import Shown, target
+from edge_grpo.cli.progress import ProgressBar, target
 from edge_grpo.data.readers import BadRowError, described, required
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["grade"]
 
-CHUNK_ROWS = 256  # graded together: a call of a user's function
-CHUNK_CHARACTERS = 20_000_000  # or fewer rows, so that long ones fit into memory
+CHUNK_ROWS = 256  # per call of a custom reward function
+CHUNK_CHARACTERS = 20_000_000  # fewer rows if they are long, to bound memory
 
 
 @dataclass(frozen=True)
 class _Fields:
-    """Which columns are read; ``gold`` may be missing where a user's function rewards."""
+    """Which columns are read; ``gold`` is optional with a custom reward function."""
 
     text: str
     gold: str
@@ -44,7 +44,7 @@ class _Fields:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row to be graded, or, where bad rows are skipped, what is wrong with it."""
+    """A row to grade, or why it is bad (where bad rows are skipped)."""
 
     problem: Problem
     text: str
@@ -54,13 +54,13 @@ class _Row:
 
 @dataclass
 class _Tally:
-    """What was counted so far."""
+    """Running counts."""
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     seconds: "array[float]" = field(default_factory=lambda: array("d"))
     rewards: float = 0.0
     scored: int = 0
-    trouble: str = ""  # what is wrong with the first row that could not be graded
+    trouble: str = ""  # why the first row that failed could not be graded
 
     def add(self, grade: Grade) -> None:
         self.verdicts[grade.verdict] += 1
@@ -73,7 +73,7 @@ class _Tally:
 
 
 def grade(
-    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="A row a completion, with its reference answer.")],
+    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="One completion and its reference answer per row.")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", help="Settings, as for training: reward.timeout_s=2."),
@@ -82,13 +82,13 @@ def grade(
     gold_field: Annotated[
         str, typer.Option(metavar="NAME", help="The column of reference answers: text, a number, or a list of them.")
     ] = "gold",
-    out: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write a verdict a row, in order.")] = "",
+    out: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write one verdict per row here, in order.")] = "",
 ) -> None:
     """Grade the completions of a JSONL file as training does, and count the verdicts.
 
-    Every row is checked before the first is graded; data.bad_rows=skip gives bad rows the verdict "error" instead.
+    All rows are validated before the first is graded; with data.bad_rows=skip, bad rows get the verdict "error".
     """
-    from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415  (torch, slow to import)
+    from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
     from edge_grpo.rewards.builtin import Rewards  # noqa: PLC0415
 
     source = _existing(file)
@@ -99,13 +99,13 @@ def grade(
     if not count:
         raise DataError(f"{source}: it has no rows to grade")
     tally, began = _Tally(), time.monotonic()
-    with Rewards(config.reward) as rewards, _whole_file(path) as written, Shown("rows") as shown:
+    with Rewards(config.reward) as rewards, _whole_file(path) as written, ProgressBar("rows") as progress:
         for chunk in _chunks(_rows(source, fields, config)):
             for row, one in zip(chunk, _grades(rewards, chunk), strict=True):
                 tally.add(one)
                 if written is not None:
                     written.write(json.dumps(_told(row, one, rewards)) + "\n")
-            shown(len(tally.seconds), count)
+            progress(len(tally.seconds), count)
         decided = dict(rewards.decided)
     console = Console()
     console.print(_table(tally))
@@ -127,7 +127,7 @@ def _existing(file: str) -> Path:
 
 
 def _rows(source: Path, fields: _Fields, config: "Config") -> Iterator[_Row]:
-    """The rows of a file, one line at a time; lines of blanks are none.
+    """The rows of a file, one line at a time; blank lines are skipped.
 
     Raises:
         DataError: a row is bad, unless ``data.bad_rows`` is ``skip``.
@@ -143,7 +143,7 @@ def _rows(source: Path, fields: _Fields, config: "Config") -> Iterator[_Row]:
                 except BadRowError as error:
                     if not skip:
                         raise DataError(
-                            f"{source}, row {number}, {error}. Mend the row, name its columns (--text-field, "
+                            f"{source}, row {number}, {error}. Fix the row, name its columns (--text-field, "
                             "--gold-field), or set data.bad_rows=skip"
                         ) from None
                     yield _Row(Problem(f"{source.stem}:{number}", "", ()), "", finished=True, bad=str(error))
@@ -161,7 +161,7 @@ def _parsed(line: bytes, *, first: bool) -> Mapping[str, object]:
     except RecursionError:
         raise BadRowError("column 1: lists or objects are nested too deeply to be read") from None
     except ValueError:
-        raise BadRowError("a whole number of more digits than can be read; write it as text") from None
+        raise BadRowError("an integer with too many digits to read; write it as text") from None
     if not isinstance(row, dict):
         raise BadRowError(f"holds {described(row)}, wanted an object")
     return row
@@ -217,7 +217,7 @@ def _grades(rewards: "Rewards", chunk: list[_Row]) -> list[Grade]:
 
 
 def _told(row: _Row, one: Grade, rewards: "Rewards") -> dict[str, object]:
-    """The object written for a row; a row that could not be scored has no reward."""
+    """The object written for a row; unscorable rows have no reward."""
     told: dict[str, object] = {
         "verdict": one.verdict.value,
         "reward": one.reward if one.scorable else None,
@@ -229,7 +229,7 @@ def _told(row: _Row, one: Grade, rewards: "Rewards") -> dict[str, object]:
 
 @contextmanager
 def _whole_file(path: Path | None) -> Iterator[TextIO | None]:
-    """A file that is there only when all of it was written."""
+    """A file that appears only once it is complete; None without a path."""
     if path is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""A wrong setting in one line: where, what came, what was wanted, and what to do."""
+"""Wrong settings explained in one line each: where, what it got, what it wanted, and what to do."""
 
 import dataclasses
 import difflib
@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from edge_grpo.methods import METHODS, EdgeGrpo
+from edge_grpo.methods import METHODS
 
 __all__ = ["ELSEWHERE", "explain", "explain_all", "setting_names", "shortened"]
 
@@ -85,7 +85,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "default_local_dir": "run.dir",
     "report_to": "run.tensorboard",
 }
-"""What settings of TRL and verl are called here; docs/guide.md shows the table."""
+"""The names here of settings in TRL and verl; docs/guide.md shows the table."""
 
 _WANTED: Final[dict[str, str]] = {
     "greater_than_equal": "at least {ge:g}",
@@ -109,35 +109,35 @@ _WANTED: Final[dict[str, str]] = {
 }
 
 _ADVICE: Final[dict[str, str]] = {
-    "rollout.group_size": "a group-relative advantage needs at least 2 completions of a problem to compare",
-    "rollout.temperature": "greedy completions of a group are all the same; eval.temperature may be 0",
-    "train.learning_rate": "to train nothing, set train.steps=0",
+    "rollout.group_size": "a group-relative advantage needs at least 2 completions per problem",
+    "rollout.temperature": "greedy completions in a group would all be the same; eval.temperature can be 0",
+    "train.learning_rate": "to skip training, set train.steps=0",
     "reward.memory_mb": "the grader's own packages need most of that",
 }
 
 
-_MOST_LINES: Final = 20
+_MAX_LINES: Final = 20
 _UNION_TAG: Final = re.compile(r"(literal\[|constrained-).*|float|int|bool|str", re.DOTALL)
 
 
 def explain_all(errors: Iterable[Mapping[str, Any]], root: type, method: type | None = None) -> str:
-    """One line on each wrong setting, also where its value may be of several types and is of none.
+    """One line per wrong setting, even if its value matches none of several types.
 
     Args:
-        errors: pydantic's, from ``ValidationError.errors()``.
-        root: the settings class that was checked.
+        errors: pydantic's errors, from ``ValidationError.errors()``.
+        root: the settings class that was validated.
         method: the class of its method section.
     """
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for number, item in enumerate(errors):
         line = ".".join(map(str, _where(item))) if item["type"] in _WANTED else f"{number}"
         lines.setdefault(line, []).append(item)
-    shown = [explain(items[0], root, method, others=items[1:]) for items in [*lines.values()][:_MOST_LINES]]
+    shown = [explain(items[0], root, method, others=items[1:]) for items in [*lines.values()][:_MAX_LINES]]
     return "\n".join([*shown, f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else shown)
 
 
 def shortened(text: str) -> str:
-    """A text of the user's as a message may show it: whole, or its beginning and how long it is.
+    """User text for a message: in full, or if it is long, its beginning and its length.
 
     Example:
         >>> shortened("train.steps"), shortened("x" * 1000)[-25:]
@@ -149,13 +149,13 @@ def shortened(text: str) -> str:
 def explain(
     item: Mapping[str, Any], root: type, method: type | None = None, *, others: Sequence[Mapping[str, Any]] = ()
 ) -> str:
-    """One line on one of pydantic's errors.
+    """One line for one of pydantic's errors.
 
     Args:
         item: the error, from ``ValidationError.errors()``.
-        root: the settings class that was checked.
+        root: the settings class that was validated.
         method: the class of its method section.
-        others: what the other types that the value may have found wrong with it.
+        others: the errors of the other types allowed for the same value.
     """
     where = _where(item)
     name, given, kind = shortened(".".join(map(str, where)) or "configuration"), item["input"], item["type"]
@@ -171,7 +171,7 @@ def explain(
         word = shortened(str(given.get("kind") if isinstance(given, Mapping) else given))
         close = difflib.get_close_matches(word, METHODS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        return f"method: '{word}' is no method; {hint}known are {', '.join(METHODS)}"
+        return f"method: '{word}' is not a method; {hint}known methods: {', '.join(METHODS)}"
     if kind in _WANTED:
         wanted = " or ".join(_WANTED[one["type"]].format(**one.get("ctx", {})) for one in (item, *others))
         default = _default(root, method, where)
@@ -179,10 +179,10 @@ def explain(
         advice = f"; {_ADVICE[name]}" if name in _ADVICE and "than" in kind else ""
         return f"{name}: got {shortened(repr(given))}, wanted {wanted}{usual}{advice}"
     message = item["msg"].removeprefix("Value error, ")
-    came = (
+    prefix = (
         "" if isinstance(given, Mapping) else f"got {shortened(repr(given))}; "
-    )  # a section's own message says what is wrong in it
-    return f"{name}: {came}{message[0].lower() + message[1:]}"
+    )  # a section's own message already states the problem
+    return f"{name}: {prefix}{message[0].lower() + message[1:]}"
 
 
 def setting_names(root: type, method: type | None = None, prefix: str = "") -> Iterator[str]:
@@ -190,14 +190,14 @@ def setting_names(root: type, method: type | None = None, prefix: str = "") -> I
 
     Args:
         root: a settings class.
-        method: the class whose settings its ``method`` section has; None = EDGE-GRPO's.
+        method: the class whose settings its ``method`` section has; None = that of the default.
         prefix: put in front of every name.
     """
     hints = typing.get_type_hints(root)
     for name in (field.name for field in dataclasses.fields(root)):
         section = hints[name]
         yield prefix + name
-        below = (method or EdgeGrpo) if prefix + name == "method" else section
+        below = (method or type(root().method)) if prefix + name == "method" else section
         if isinstance(below, types.UnionType):
             below = next((member for member in typing.get_args(below) if dataclasses.is_dataclass(member)), None)
         if dataclasses.is_dataclass(below) and isinstance(below, type):
@@ -205,7 +205,7 @@ def setting_names(root: type, method: type | None = None, prefix: str = "") -> I
 
 
 def _where(item: Mapping[str, Any]) -> list[Any]:
-    """The parts of a setting's name, without those that tell how pydantic went through the types."""
+    """The parts of a setting's name, without those by which pydantic labels the types it tried."""
     where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
     if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
         del where[1]
@@ -215,7 +215,7 @@ def _where(item: Mapping[str, Any]) -> list[Any]:
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
-    """What a name that does not exist may stand for: another package's, one of another section, or a slip."""
+    """What an unknown name may stand for: another package's name, a setting in another section, or a typo."""
     section, _, leaf = name.rpartition(".")
     translated = ELSEWHERE.get(leaf)
     if translated in known:
@@ -223,8 +223,8 @@ def _meant(name: str, known: Sequence[str]) -> str:
     same = sorted((one for one in known if one.rpartition(".")[2] == leaf), key=lambda one: one.count("."))
     if same:
         return " or ".join(f"'{one}'" for one in same[:3])
-    beside = [one for one in known if one.rpartition(".")[0] == section]
-    for candidates, cutoff in ((beside, 0.6), (known, 0.75)):
+    siblings = [one for one in known if one.rpartition(".")[0] == section]
+    for candidates, cutoff in ((siblings, 0.6), (known, 0.75)):
         by_leaf = {one.rpartition(".")[2]: one for one in reversed(candidates)}
         close = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=cutoff)
         if close:
@@ -233,8 +233,8 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 
 def _default(root: type, method: type | None, where: Sequence[Any]) -> Any:
-    """The default of a single value, None where there is none to show."""
+    """The default of a single value; None if there is none to show."""
     value: Any = root()
     for part in where:
-        value = (method or EdgeGrpo)() if part == "method" else getattr(value, str(part), None)
+        value = method() if method and part == "method" else getattr(value, str(part), None)
     return value if isinstance(value, bool | int | float | str) and value != "" else None

@@ -1,4 +1,4 @@
-"""The sections of a run's settings that belong to no lighter package; importing them imports no model code."""
+"""The sections of a run's settings without a lighter home; importing them imports no model code."""
 
 from typing import Final, Literal
 
@@ -18,15 +18,17 @@ __all__ = [
 ]
 
 BUNDLED: Final = "bundled"
-"""The name of the small model inside this package, where ``model.path`` wants a folder."""
+"""The value of ``model.path`` for the small model in this package."""
 
 
 @settings
 class LoraSettings:
     """Low-rank adapters through peft; ``rank`` 0 trains all weights.
 
-    Source: Hu et al. 2021, arXiv:2106.09685. ``targets`` empty = every linear layer but the head. No dropout, because
-    the log-probs before and after an update must come from the same network.
+    ``targets`` empty = every linear layer but the head. No dropout, because log-probs before and after an update must
+    come from the same network.
+
+    Source: Hu et al. 2021, arXiv:2106.09685.
     """
 
     rank: int = Field(default=0, ge=0)
@@ -36,13 +38,13 @@ class LoraSettings:
 
 @settings
 class ModelSettings:
-    """Which model is trained and in what precision.
+    """Which model to train, and in what precision.
 
     ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package.
-    ``dtype``: ``auto`` is float32 on a CPU, and on a GPU float32 weights under bf16 autocast (with LoRA the frozen base
-    is in bf16). ``bfloat16`` holds all weights in bf16, where small updates are rounded away: for LoRA or high rates.
-    ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model that brings
-    Python code of its own run it, with all the rights of whoever starts the run; no other model needs it.
+    ``dtype``: ``auto`` is float32 on a CPU, and float32 weights under bf16 autocast on a GPU (with LoRA, a bf16 frozen
+    base). ``bfloat16`` keeps all weights in bf16, where small updates are rounded away: for LoRA or high learning
+    rates. ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the
+    Python code it ships with, with all your permissions; only models with such code need it.
     """
 
     path: str = BUNDLED
@@ -63,11 +65,11 @@ class EngineSettings:
 
 @settings
 class RolloutSettings:
-    """How completions are sampled in training.
+    """How completions are sampled during training.
 
-    ``group_size`` completions of each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens;
-    ``top_k`` 0 and ``top_p`` 1 switch truncation off; ``stop`` names further stop tokens besides the model's own;
-    ``max_rows`` bounds how many rows are decoded side by side (memory only: draws do not depend on it).
+    ``group_size`` completions for each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens each;
+    ``top_k`` 0 and ``top_p`` 1 disable truncation; ``stop`` adds stop tokens to the model's own; ``max_rows`` limits
+    how many rows are decoded together (memory only: samples do not depend on it).
     """
 
     group_size: int = Field(default=8, ge=2)
@@ -83,13 +85,13 @@ class RolloutSettings:
 
 @settings
 class TrainSettings:
-    """The optimizer and how a step's rows become updates.
+    """The optimizer, and how a step's rows become updates.
 
-    The run ends after ``steps`` steps, or after the step with which ``max_tokens`` tokens have been sampled (0 = no
-    bound). A step makes ``passes`` passes over its rows, each in ``mini_batches`` updates. ``learning_rate`` rises over
-    ``warmup_steps`` and then follows ``schedule`` down to ``final_learning_rate`` (a share of it) at that end.
-    ``micro_batch_rows`` bounds memory and changes nothing else. Updates with non-finite gradients are skipped and
-    counted; ``max_skipped_updates`` in a row end the run.
+    The run ends after ``steps`` steps, or after the step in which the number of sampled tokens reaches ``max_tokens``
+    (0 = no limit). A step makes ``passes`` passes over its rows, each split into ``mini_batches`` updates. The learning
+    rate warms up to ``learning_rate`` over ``warmup_steps``, then follows ``schedule`` down to ``final_learning_rate``
+    (a fraction of it) at the end. ``micro_batch_rows`` limits memory and changes nothing else. Updates with non-finite
+    gradients are skipped and counted; ``max_skipped_updates`` in a row end the run.
     """
 
     steps: int = Field(default=60, ge=0)
@@ -113,10 +115,10 @@ class TrainSettings:
 
 @settings
 class EvalSettings:
-    """When and how held-out problems are answered.
+    """When and how held-out problems are evaluated.
 
-    ``every`` steps (0: only ``at_start`` and ``at_end``); ``size`` problems, ``samples`` answers each;
-    ``temperature`` 0 is greedy decoding. ``max_new_tokens`` 0 stands for the rollout's budget.
+    Every ``every`` steps (0: only ``at_start`` and ``at_end``), on ``size`` problems with ``samples`` answers each;
+    ``temperature`` 0 is greedy decoding. ``max_new_tokens`` 0 means that of ``rollout``.
     """
 
     every: int = Field(default=10, ge=0)
@@ -132,7 +134,10 @@ class EvalSettings:
 
 @settings
 class RunSettings:
-    """Where a run keeps its files. ``dir`` empty: a new folder under ``runs/``, named after method and number."""
+    """Where a run keeps its files, and which it writes.
+
+    ``dir`` empty = a new folder under ``runs/``, named after the method, with a number.
+    """
 
     dir: str = ""
     rollouts: bool = True

@@ -12,11 +12,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from edge_grpo.base.digests import digest
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.settings import settings
-from edge_grpo.base.text import lone_surrogate
 from edge_grpo.config.explain import explain_all, shortened
 from edge_grpo.config.sections import BUNDLED, EvalSettings, ModelSettings, RolloutSettings, RunSettings, TrainSettings
+from edge_grpo.config.yaml_text import YamlError, parse_yaml, read_yaml
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.methods import METHODS, EdgeGrpo, Method, MethodConfig
+from edge_grpo.methods import METHODS, Method, MethodConfig
+from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.rewards import custom as own
 from edge_grpo.rewards.builtin import RewardSettings
 
@@ -56,16 +57,16 @@ _ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
 def load_config(
     path: str | None = None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
 ) -> Config:
-    """Read a YAML file, put ``a.b=value`` overrides on top, and check the result.
+    """Read a YAML file, apply ``a.b=value`` overrides, and validate the result.
 
-    ``method=KIND`` replaces the whole method section by that method's defaults; later ``method.x=...`` refine it.
+    ``method=KIND`` replaces the whole method section with that method's defaults; a later ``method.x=...`` refines it.
 
     Args:
         path: the YAML file; None = all defaults.
         overrides: as typed on the command line; values are YAML.
-        base: a tree to start from in place of a file (the run's own, on resume).
+        base: a tree to start from instead of a file (the run's own, on resume).
     Raises:
-        ConfigError: no such file, not YAML, or a setting that is unknown or has a wrong value.
+        ConfigError: no such file, not YAML, or an unknown or invalid setting.
     """
     tree = read_yaml(path) if path else copy.deepcopy(dict(base or {}))
     for text in overrides:
@@ -74,17 +75,17 @@ def load_config(
 
 
 def split_words(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """The words of a command line as a YAML file, if the first one is no setting, and the settings on top of it.
+    """Split command-line words into an optional YAML file (first word, no ``=``) and the overrides that follow.
 
     Raises:
-        ConfigError: a later word is no setting.
+        ConfigError: a later word is not a ``key=value`` pair.
     """
     rest = list(words or [])
     path = rest.pop(0) if rest and "=" not in rest[0] else None
     for word in rest:
         if "=" not in word:
             raise ConfigError(
-                f"'{shortened(word)}': wanted key=value behind the configuration file, for example train.steps=7"
+                f"'{shortened(word)}': wanted key=value after the configuration file, for example train.steps=7"
             )
     return path, rest
 
@@ -101,7 +102,7 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
     if isinstance(method, str):
         method = {"kind": method}
     if isinstance(method, Mapping):
-        method = {"kind": EdgeGrpo.kind, **method}
+        method = {"kind": Config().method.kind, **method}
         cls = METHODS.get(method["kind"]) if isinstance(method["kind"], str) else None
         if cls:
             method = _over(cls(), method)
@@ -114,10 +115,10 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
 
 
 def parse_settings(cls: type[T], words: Sequence[str]) -> T:
-    """One settings class from ``key=value`` words alone.
+    """Build one settings class from ``key=value`` words alone.
 
     Raises:
-        ConfigError: a setting is unknown or has a wrong value.
+        ConfigError: an unknown or invalid setting.
     """
     tree: dict[str, Any] = {}
     for text in words:
@@ -129,20 +130,20 @@ def parse_settings(cls: type[T], words: Sequence[str]) -> T:
 
 
 def to_tree(config: Config) -> dict[str, Any]:
-    """The resolved settings as plain values; ``parse_tree`` makes the same configuration of them again."""
+    """The resolved settings as plain values; ``parse_tree`` turns them back into an equal configuration."""
     tree: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
     tree["method"] = {"kind": tree["method"]["kind"], **tree["method"]}  # the name first
     return tree
 
 
 def located(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with absolute paths in place of relative ones, so that it means the same in every folder.
+    """The tree with absolute paths, so that it means the same from any working directory.
 
-    ``model.path``, ``data.path``, ``data.eval_path``, ``data.pairs`` change where such a file or folder is there (a hub
-    name stays as it was typed), ``reward.function`` where it lies in a file or in the current folder.
+    ``model.path``, ``data.path``, ``data.eval_path`` and ``data.pairs`` change where that file or folder exists (hub
+    names stay as typed); ``reward.function`` changes where it is a file or a module in the current folder.
 
     Raises:
-        ConfigError: ``reward.function`` names a file that is not there.
+        ConfigError: ``reward.function`` names a file that does not exist.
     """
     found = copy.deepcopy(dict(tree))
     for section, name in (("model", "path"), ("data", "path"), ("data", "eval_path"), ("data", "pairs")):
@@ -161,7 +162,7 @@ def to_yaml(tree: Mapping[str, Any]) -> str:
 
 
 def config_hash(tree: Mapping[str, Any]) -> str:
-    """Twelve hex digits that change with any setting but ``run.dir``."""
+    """Twelve hex digits that depend on every setting except ``run.dir``."""
     bare = {name: section for name, section in tree.items() if name != "run"}
     bare["run"] = {name: value for name, value in tree.get("run", {}).items() if name != "dir"}
     return digest(yaml.safe_dump(bare, sort_keys=True))
@@ -196,86 +197,19 @@ def _absolute(path: str) -> str:
     try:
         place = Path(path).expanduser()
         return str(place.resolve()) if place.exists() else path
-    except (OSError, RuntimeError, ValueError):  # no such user, a folder that may not be read: told where it is read
+    except (OSError, RuntimeError, ValueError):  # no such user, an unreadable folder: reported when it is opened
         return path
 
 
-class _NotYamlError(Exception):
-    """What is wrong with a text that should be YAML; ``line`` where it is known, else 0."""
-
-    def __init__(self, message: str, line: int = 0) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which a key that is given twice and half a character are errors."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                name = self.construct_object(key)
-                if name in seen:
-                    raise _NotYamlError(f"the key '{shortened(str(name))}' is given twice", key.start_mark.line + 1)
-                seen.add(name)
-        return super().construct_mapping(node, deep)
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        if isinstance(node, yaml.ScalarNode) and (broken := lone_surrogate(node.value)):
-            raise _NotYamlError(broken, node.start_mark.line + 1)
-        return super().construct_scalar(node)
-
-
-def _yaml(text: str) -> Any:
-    """The value of a YAML text.
-
-    Raises:
-        _NotYamlError: it is not YAML, has a key twice, or cannot be held.
-    """
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise _NotYamlError(f"not YAML ({shortened(str(error.problem))})", line) from None
-    except yaml.YAMLError as error:
-        raise _NotYamlError(f"not YAML ({shortened(' '.join(str(error).split()))})") from None
-    except RecursionError:
-        raise _NotYamlError("lists or sections are nested too deeply to be read") from None
-    except ValueError as error:  # a date that does not exist, a number of thousands of digits
-        raise _NotYamlError(f"not YAML ({shortened(str(error))})") from None
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds; an empty file is an empty one.
-
-    Raises:
-        ConfigError: no such file, not YAML, or something else than a mapping.
-    """
-    try:
-        tree = _yaml(Path(path).expanduser().read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    except _NotYamlError as error:
-        place = f"{path}, line {error.line}" if error.line else path
-        raise ConfigError(f"{place}: {error}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds {type(tree).__name__}, wanted sections such as 'train:' with settings below")
-    return tree
-
-
 def _override(tree: dict[str, Any], text: str) -> None:
+    """Set one ``a.b=value`` in the tree, in place."""
     name, separator, value = text.partition("=")
     keys = name.split(".")
     if not separator or not all(keys):
         raise ConfigError(f"'{shortened(text)}': wanted section.setting=value, for example train.steps=7")
     try:
-        parsed = _yaml(value) if value else ""
-    except _NotYamlError as error:
+        parsed = parse_yaml(value) if value else ""
+    except YamlError as error:
         raise ConfigError(f"'{shortened(text)}': {error}; put quotes around the value if it is meant as text") from None
     section = tree
     for depth, key in enumerate(keys[:-1]):

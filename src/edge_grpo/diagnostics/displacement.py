@@ -15,7 +15,7 @@ from edge_grpo.config.sections import TrainSettings
 from edge_grpo.config.tree import Config
 from edge_grpo.diagnostics.sampling import sample
 from edge_grpo.functional import token_weights
-from edge_grpo.methods import Nthr
+from edge_grpo.methods.nthr import Nthr
 from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
 from edge_grpo.trackers.console import Display

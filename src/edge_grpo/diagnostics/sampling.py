@@ -11,7 +11,7 @@ from edge_grpo.base.records import Group
 from edge_grpo.base.tensors import Batch
 from edge_grpo.config.tree import Config
 from edge_grpo.data.problems import load_train_eval
-from edge_grpo.methods import Grpo
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.open import open_sampler

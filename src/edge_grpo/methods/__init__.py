@@ -1,25 +1,27 @@
-"""The published methods: one frozen class a file, which is at once its settings and its two or three functions.
+"""The published methods, one frozen class per file: its settings, and its two or three functions.
 
-``MethodConfig`` is the list: a union told apart by ``kind``. ``METHODS`` maps every kind to its class. Methods never
-import each other; what the GRPO family shares is in ``family``, the hooks that a method may have in ``base``.
+``MethodConfig`` is the list: a union discriminated by ``kind``. ``METHODS`` maps every kind to its class. Methods never
+import each other; the hooks are in ``base``. Pieces that several share are functions in the private modules.
+
+A setting is documented in its method's docstring; settings that many methods declare in ``_policy_gradient.Modifiers``,
+``_discriminative.Discriminative`` and at their types in ``_fields`` and ``_rewarded``.
 """
 
 from typing import Annotated, Final, get_args
 
 from pydantic import Field
 
-from edge_grpo.methods.base import Ask, Method, Repair, TopUp
+from edge_grpo.methods.base import Ask, Method, Needs, Repair, TopUp
 from edge_grpo.methods.bnpo import Bnpo
 from edge_grpo.methods.cispo import Cispo
 from edge_grpo.methods.dapo import Dapo
 from edge_grpo.methods.disco import Disco
 from edge_grpo.methods.disco_b import DiscoB
-from edge_grpo.methods.discriminative import Discriminative
 from edge_grpo.methods.dr_grpo import DrGrpo
-from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
-from edge_grpo.methods.family import ClippedFamily, Family
+from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.methods.gpg import Gpg
 from edge_grpo.methods.grpo import Grpo
+from edge_grpo.methods.grpo_matched import GrpoMatched
 from edge_grpo.methods.gspo import Gspo
 from edge_grpo.methods.luspo import Luspo
 from edge_grpo.methods.mgrpo import Mgrpo
@@ -34,44 +36,11 @@ from edge_grpo.methods.share_grpo import ShareGrpo
 from edge_grpo.methods.unlikeliness import Unlikeliness
 from edge_grpo.methods.vespo import Vespo
 
-__all__ = [
-    "METHODS",
-    "Ask",
-    "Bnpo",
-    "Cispo",
-    "ClippedFamily",
-    "Correction",
-    "Dapo",
-    "Disco",
-    "DiscoB",
-    "Discriminative",
-    "DrGrpo",
-    "EdgeGrpo",
-    "EntropyAdvantage",
-    "Family",
-    "Gpg",
-    "Grpo",
-    "Gspo",
-    "Luspo",
-    "Method",
-    "MethodConfig",
-    "Mgrpo",
-    "Nthr",
-    "Raft",
-    "RaftPp",
-    "Reinforce",
-    "ReinforceRej",
-    "Repair",
-    "Rpo",
-    "Sapo",
-    "ShareGrpo",
-    "TopUp",
-    "Unlikeliness",
-    "Vespo",
-]
+__all__ = ["METHODS", "Ask", "Method", "MethodConfig", "Needs", "Repair", "TopUp"]
 
 MethodConfig = Annotated[
     EdgeGrpo
+    | GrpoMatched
     | Grpo
     | DrGrpo
     | Dapo

@@ -3,7 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -16,12 +16,12 @@ from edge_grpo.base.records import Group, Strategy
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import GroupHidden, LossInputs, Scored, Signal, Totals
 
-__all__ = ["Ask", "Method", "Repair", "TopUp"]
+__all__ = ["Ask", "Method", "Needs", "Repair", "TopUp"]
 
 
 @dataclass(frozen=True)
 class Repair:
-    """A wish of a method, carried out by the collector: correct row ``row`` of the ``group``-th group.
+    """A request to the collector: correct row ``row`` of the ``group``-th group.
 
     ``REFLECT``: append ``text`` and let the policy continue. ``ANSWER``: append ``text`` and stop. ``REFERENCE``: put
     ``text`` in place of the completion. At most ``budget`` tokens are added, so that no completion exceeds
@@ -37,7 +37,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Ask:
-    """A wish of a method, carried out by the collector: ``count`` revisions of row ``row`` of the ``group``-th group.
+    """A request to the collector: sample ``count`` revisions of row ``row`` of the ``group``-th group.
 
     The row's prompt and completion (without its stop token) are followed by a user turn that says ``phrase``; what is
     sampled then becomes a group of its own in layer 2, whose ``parent`` is the row. A prompt that grows too long for
@@ -65,64 +65,47 @@ class TopUp:
     fill: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method needs from the rest of training; nothing by default.
+
+    ``reference``: ``ref_logprobs`` (a KL term with a positive weight). ``entropy_gradient``: the loss differentiates
+    through ``LossInputs.entropy``. ``token_scores``: the hook of that name is called while a step is scored.
+    ``forward_totals``: ``totals`` sees log-probs at the weights before each update, not those before the step; at the
+    first update of a step the two are equal, and no forward pass is made. ``whole_groups``: all kept rows of a group
+    are in one micro-batch. ``variants``: how many variants of each question are sampled, one group per variant.
+    ``stored_pairs``: stored pairs (``data.pairs``) can replace sampled groups. ``top_up``: dynamic sampling.
+    """
+
+    reference: bool = False
+    entropy_gradient: bool = False
+    token_scores: bool = False
+    forward_totals: bool = False
+    whole_groups: bool = False
+    variants: int = 1
+    stored_pairs: bool = False
+    top_up: TopUp = field(default_factory=TopUp)
+
+
 class Method(ABC):
     """Base of every method. A subclass is a ``@final @settings`` class with ``kind: Literal["its_name"]``.
 
-    ``signal`` is called once a step, without gradient, and says how much every token is reinforced; ``loss`` is called
-    for every micro-batch and returns its share of the update's loss, so that the sum over micro-batches does not depend
-    on how rows were split. Methods hold no state and no tokenizer and are never given a random generator but in
-    ``plan``.
+    ``signal`` runs once per step, without gradient, and says how much every token is reinforced; ``loss`` runs for
+    every micro-batch and returns its share of the update's loss, so that the sum does not depend on how rows were
+    split. Methods hold no state and no tokenizer; only ``plan`` is given a random generator.
     """
 
     kind: str
     train_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Values of the ``train`` section that come with the kind; settings that a person gives come before them.
+    """Defaults of the ``train`` section that come with the kind; explicit user settings win.
 
-    They are put in where a configuration names the method; a method of one's own, given in code, has none.
+    They apply where a configuration names the method, not to a method passed in code.
     """
 
     @property
-    def uses_reference(self) -> bool:
-        """Whether ``ref_logprobs`` are needed (a KL term with a positive weight)."""
-        return False
-
-    @property
-    def entropy_gradient(self) -> bool:
-        """Whether the loss differentiates through ``LossInputs.entropy``."""
-        return False
-
-    @property
-    def wants_token_scores(self) -> bool:
-        """Whether ``token_scores`` is called while a step is scored."""
-        return False
-
-    @property
-    def totals_need_forward(self) -> bool:
-        """Whether ``totals`` must see log-probs at the weights before each update; otherwise it sees the old ones.
-
-        At the first update of a step the two are equal, and no forward pass is made.
-        """
-        return False
-
-    @property
-    def whole_groups(self) -> bool:
-        """Whether ``loss`` needs all kept rows of a group in one micro-batch."""
-        return False
-
-    @property
-    def num_variants(self) -> int:
-        """How many wordings of each question are sampled from, a group each."""
-        return 1
-
-    @property
-    def learns_from_pairs(self) -> bool:
-        """Whether stored pairs (``data.pairs``) can take the place of sampled groups."""
-        return False
-
-    @property
-    def dynamic_sampling(self) -> TopUp | None:
-        """How to draw further prompts while too few groups are useful; None = never."""
-        return None
+    def needs(self) -> Needs:
+        """What the method needs from the rest of training."""
+        return Needs()
 
     def useful(self, group: Group) -> bool:
         """Whether a question counts for dynamic sampling; asked after corrections, with all its answers."""
@@ -143,10 +126,10 @@ class Method(ABC):
         """A number for every completion token of one group, from hidden states; arrives as ``Scored.token_scores``.
 
         Raises:
-            ConfigError: ``wants_token_scores`` is true, and the method does not say what they are.
+            ConfigError: ``needs.token_scores`` is true, but the method does not define this hook.
         """
         name = type(self).__name__
-        raise ConfigError(f"{name}.token_scores: wants_token_scores is true, but no such method is there; write it")
+        raise ConfigError(f"{name}.token_scores: needs.token_scores is true, but the method is missing; write it")
 
     @abstractmethod
     def signal(self, batch: Scored) -> Signal:
@@ -160,10 +143,6 @@ class Method(ABC):
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """This micro-batch's share of the update's loss."""
 
-    def observe(self, x: LossInputs) -> Metrics:
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
         """Figures about a micro-batch at the current weights (clip shares, KL), as (sum, count) pairs; no gradient."""
-        return {}
-
-    def observe_update(self, totals: Totals) -> Metrics:
-        """Figures about a whole update, before its weights change."""
         return {}

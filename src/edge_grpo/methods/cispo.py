@@ -2,23 +2,25 @@
 
 from typing import Literal, final
 
-from jaxtyping import Bool, Float
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
 from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
-from edge_grpo.base.tensors import LossInputs, Totals
-from edge_grpo.functional import losses
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.functional.filters import comparable
+from edge_grpo.functional.losses import cispo_loss, clipped_high
 from edge_grpo.functional.means import mean_over_tokens
-from edge_grpo.methods.family import Family
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["Cispo"]
 
 
 @final
 @settings
-class Cispo(Family):
+class Cispo(Method):
     r"""Policy gradient with a capped ratio as a weight: every token keeps a gradient.
 
     .. math:: -\frac{1}{N} \sum_{i,t} \operatorname{sg}(\min(w_{i,t}, C)) \, A_i \log \pi_{i,t}
@@ -29,19 +31,48 @@ class Cispo(Family):
     """
 
     kind: Literal["cispo"] = "cispo"
-    cap: float = Field(default=5.0, gt=0)
+    cap: f.Positive = 5.0
+    scale: f.Scale = "group"
+    objectives: f.Objectives = "sum_then_normalize"
 
-    def token_losses(self, x: LossInputs, log_ratio: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
-        """The log-likelihood, weighted with the advantage and the capped ratio."""
-        return losses.cispo_loss(x.logprobs, log_ratio, x.advantages, x.mask, cap=self.cap)
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: f.RatioLevel = "token"
+    beta: f.NonNegative = 0.0
+    kl_bias_correction: bool = True
+    kl_max: f.Positive | None = None
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: f.SamplerCorrection = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp()
 
-    def observe(self, x: LossInputs) -> Metrics:
-        """Adds the share of tokens whose ratio is capped and whose advantage is positive."""
-        high = losses.clipped_high(self.log_ratio(x), x.advantages, clip_high=self.cap - 1) & x.mask
-        return {**super().observe(x), "clip/high": (float(high.sum()), float(x.mask.sum()))}
+    @property
+    def needs(self) -> Needs:
+        """What the modifiers need."""
+        return pg.needs_of(self)
 
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over all tokens of the update."""
-        return mean_over_tokens(values, mask, tokens=totals.tokens)
+    def signal(self, batch: Scored) -> Signal:
+        """Each token of a rollout receives the rollout's advantage."""
+        raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
+        return pg.spread(batch, self, raw=raw, advantages=raw, keep=comparable(batch.group, batch.scorable))
+
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that the entropy bonus is averaged over."""
+        return pg.acting_tokens(x, self)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Log-likelihood weighted with the capped ratio, and KL, mean over all tokens, minus the entropy bonus."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        surrogate = cispo_loss(x.logprobs, log_w, x.advantages, x.mask, cap=self.cap)
+        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = mean_over_tokens(values, x.mask, tokens=totals.tokens)
+        return loss - pg.entropy_bonus(x, totals, self)
+
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference, and the share of tokens with a capped ratio."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        high = clipped_high(log_w, x.advantages, clip_high=self.cap - 1) & x.mask
+        return pg.observe_drift(x, log_w, self) | {"clip/high": (float(high.sum()), float(x.mask.sum()))}

@@ -1,20 +1,26 @@
 """DisCO-b."""
 
-from typing import Literal, final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, final
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.records import Group
 from edge_grpo.base.settings import settings
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional.discriminative import right_over_wrong
-from edge_grpo.methods.discriminative import Discriminative
+from edge_grpo.methods import _discriminative as disc
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["DiscoB"]
 
 
 @final
 @settings
-class DiscoB(Discriminative):
+class DiscoB(Method):
     r"""DisCO's basic form: right answers over the mean wrong one, drift held below a limit.
 
     .. math::
@@ -22,7 +28,8 @@ class DiscoB(Discriminative):
         + \operatorname{sg}(\beta [K - \delta]_+) \, K
 
     with :math:`s_i` the mean log-probability (or ratio) of a row, :math:`P_q` and :math:`N_q` the right and wrong
-    answers to question q, Q all questions of the update, and K its mean drift per token.
+    answers to question q, Q all questions of the update, and K its mean drift per token. The settings are
+    documented in ``_discriminative.Discriminative``.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4. The release has this loss, but its scripts of that name run
@@ -30,13 +37,37 @@ class DiscoB(Discriminative):
     """
 
     kind: Literal["disco_b"] = "disco_b"
+    train_defaults: ClassVar[Mapping[str, Any]] = {"mini_batches": 4}
+    score: disc.Score = "log_likelihood"
+    delta: f.NonNegative = 1e-4
+    beta: f.NonNegative = 1e3
+    kl_estimator: disc.Estimator = "k1"
+    penalty: disc.Penalty = "multiplier"
+    top_up: TopUp = TopUp()
 
-    def contrast(
-        self,
-        scores: Float[Tensor, " rows"],
-        group: Int[Tensor, " rows"],
-        right: Bool[Tensor, " rows"],
-        wrong: Bool[Tensor, " rows"],
-    ) -> Float[Tensor, ""]:
-        """The mean score of the right answers over that of the wrong ones."""
-        return right_over_wrong(scores, group, right, wrong)
+    @property
+    def needs(self) -> Needs:
+        """Whole groups to compare their two classes; the drift of the whole update, which decides the price of more."""
+        return Needs(whole_groups=True, forward_totals=self.beta > 0, top_up=self.top_up)
+
+    def useful(self, group: Group) -> bool:
+        """Whether a group has a right and a wrong answer."""
+        return disc.is_mixed(group)
+
+    def signal(self, batch: Scored) -> Signal:
+        """Each token has its row's weight in the contrast of its group: positive if right, negative if wrong."""
+        return disc.class_signal(batch)
+
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Groups, mixed or not, and the drift summed over tokens."""
+        return disc.count_groups_and_drift(x, self)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Minus the contrast, averaged over all groups of the update, plus the price of too much drift."""
+        right, wrong = disc.classes(x)
+        contrast = right_over_wrong(disc.scores(x, self.score), x.group, right, wrong)
+        return -contrast / max(totals.extra["groups"], 1.0) + disc.drift_penalty(x, totals, self)
+
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift, whether it was above its limit before the update, and mean scores of right and wrong answers."""
+        return disc.observe(x, totals, self)

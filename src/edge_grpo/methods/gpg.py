@@ -3,26 +3,26 @@
 from dataclasses import replace
 from typing import Literal, final
 
-from jaxtyping import Bool, Float
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.debiasing import debiasing_factor, useful_share
 from edge_grpo.functional.filters import comparable
 from edge_grpo.functional.losses import policy_gradient_loss
-from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
-from edge_grpo.methods.base import TopUp
-from edge_grpo.methods.policy_gradient import PolicyGradient
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["Gpg"]
 
 
 @final
 @settings
-class Gpg(PolicyGradient):
+class Gpg(Method):
     r"""Group policy gradient: no ratio, no clip, no reference, and a mean that collapsed groups do not make smaller.
 
     .. math::
@@ -42,12 +42,27 @@ class Gpg(PolicyGradient):
     """
 
     kind: Literal["gpg"] = "gpg"
-    ratio_level: Literal["token"] = "token"
-    kl_bias_correction: bool = False
-    scale: Literal["none", "group", "batch"] = "none"
+    scale: f.Scale = "none"
     debias: Literal["groups", "tokens", "none"] = "groups"
-    aggregation: Literal["tokens", "rows"] = "tokens"
-    top_up: TopUp = Field(default_factory=lambda: TopUp(max_rounds=19, min_share=0.6, fill=True))
+    aggregation: f.Aggregation = "tokens"
+
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: Literal["token"] = "token"
+    beta: f.NonNegative = 0.0
+    kl_bias_correction: bool = False
+    kl_max: f.Positive | None = None
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: f.SamplerCorrection = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp(max_rounds=19, min_share=0.6, fill=True)
+
+    @property
+    def needs(self) -> Needs:
+        """What the modifiers need."""
+        return pg.needs_of(self)
 
     def signal(self, batch: Scored) -> Signal:
         """The centred reward times alpha; collapsed groups have none."""
@@ -59,17 +74,22 @@ class Gpg(PolicyGradient):
         alpha = debiasing_factor(share) if self.debias == "groups" else 1.0
         if self.debias == "tokens":
             keep = differing
-        signal = self.spread(batch, raw=raw, advantages=alpha * raw, keep=keep, mask=batch.mask)
+        signal = pg.spread(batch, self, raw=raw, advantages=alpha * raw, keep=keep)
         return replace(signal, metrics=signal.metrics | {"gpg/alpha": (alpha, 1.0), "gpg/useful": (share, 1.0)})
 
-    def token_losses(self, x: LossInputs, log_ratio: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
-        """The weighted log-likelihood."""
-        return policy_gradient_loss(x.logprobs, x.advantages, x.mask)
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that the entropy bonus is averaged over."""
+        return pg.acting_tokens(x, self)
 
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over all tokens, or over rows of the mean over tokens."""
-        if self.aggregation == "rows":
-            return mean_over_rows(values, mask, rows=totals.rows)
-        return mean_over_tokens(values, mask, tokens=totals.tokens)
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Weighted log-likelihood and KL, averaged as ``aggregation`` says, minus the entropy bonus."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        surrogate = policy_gradient_loss(x.logprobs, x.advantages, x.mask)
+        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = pg.mean_over(self.aggregation, values, x, totals)
+        return loss - pg.entropy_bonus(x, totals, self)
+
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference."""
+        return pg.observe_drift(x, pg.log_ratio(x, self.ratio_level), self)

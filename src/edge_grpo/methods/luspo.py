@@ -2,21 +2,25 @@
 
 from typing import Literal, final
 
-from jaxtyping import Bool, Float
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
-from edge_grpo.base.tensors import Totals
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.functional.filters import comparable
+from edge_grpo.functional.losses import clipped_loss
 from edge_grpo.functional.means import mean_of_row_sums
-from edge_grpo.methods.family import ClippedFamily
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["Luspo"]
 
 
 @final
 @settings
-class Luspo(ClippedFamily):
+class Luspo(Method):
     r"""GSPO with each row weighed by its length, so that long rows are not diluted.
 
     .. math::
@@ -30,12 +34,52 @@ class Luspo(ClippedFamily):
     """
 
     kind: Literal["luspo"] = "luspo"
-    ratio_level: Literal["token", "sequence"] = "sequence"
-    clip_low: float = Field(default=3e-4, ge=0, le=1)
-    clip_high: float = Field(default=4e-4, ge=0)
+    clip_low: f.ClipLow = 3e-4
+    clip_high: f.ClipHigh = 4e-4
+    delta: f.RatioCap = None
+    scale: f.Scale = "group"
+    objectives: f.Objectives = "sum_then_normalize"
 
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over rows of the sum over tokens."""
-        return mean_of_row_sums(values, mask, rows=totals.rows)
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: f.RatioLevel = "sequence"
+    beta: f.NonNegative = 0.0
+    kl_bias_correction: bool = True
+    kl_max: f.Positive | None = None
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: f.SamplerCorrection = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp()
+
+    @property
+    def needs(self) -> Needs:
+        """What the modifiers need."""
+        return pg.needs_of(self)
+
+    def signal(self, batch: Scored) -> Signal:
+        """Each token of a rollout receives the rollout's advantage."""
+        raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
+        return pg.spread(batch, self, raw=raw, advantages=raw, keep=comparable(batch.group, batch.scorable))
+
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that the entropy bonus is averaged over."""
+        return pg.acting_tokens(x, self)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Clipped surrogate and KL, mean over rows of the sum over tokens, minus the entropy bonus."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        surrogate = clipped_loss(
+            log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta
+        )
+        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = mean_of_row_sums(values, x.mask, rows=totals.rows)
+        return loss - pg.entropy_bonus(x, totals, self)
+
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference, and the shares of clipped tokens."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        clipping = pg.observe_clipping(x, log_w, clip_low=self.clip_low, clip_high=self.clip_high)
+        return pg.observe_drift(x, log_w, self) | clipping

@@ -16,11 +16,14 @@ from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.base.text import lone_surrogate
 from edge_grpo.data.prompts import REVISION_PHRASES
-from edge_grpo.functional import filters, means
+from edge_grpo.functional import filters
+from edge_grpo.functional.losses import clipped_loss
+from edge_grpo.functional.means import mean_over_rows
 from edge_grpo.functional.ops import group_max, where_mask
 from edge_grpo.functional.relative import relative_reward, standardized_reward
-from edge_grpo.methods.base import Ask
-from edge_grpo.methods.policy_gradient import Clipped
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Ask, Method, Needs, TopUp
 
 __all__ = ["Mgrpo"]
 
@@ -36,7 +39,7 @@ def _said(phrase: str) -> str:
 
 @final
 @settings
-class Mgrpo(Clipped):
+class Mgrpo(Method):
     r"""Multi-Layer GRPO: answers, and revisions of each answer, each layer with a GRPO term of its own.
 
     .. math::
@@ -61,14 +64,34 @@ class Mgrpo(Clipped):
     """
 
     kind: Literal["mgrpo"] = "mgrpo"
-    revisions: int = Field(default=4, ge=1)
+    clip_low: f.ClipLow = 0.2
+    clip_high: f.ClipHigh = 0.2
+    delta: f.RatioCap = None
+    revisions: f.Count = 4
     phrases: tuple[Annotated[str, AfterValidator(_said)], ...] = Field(default=REVISION_PHRASES, min_length=1)
-    lambda2: float = Field(default=1.0, ge=0)
+    lambda2: f.NonNegative = 1.0
     l2_grouping: Literal["per_response", "per_question"] = "per_response"
     l2_filter: Literal["none", "group_any_success", "sample_success"] = "group_any_success"
     std: Literal["sample", "population", "none"] = "sample"
-    std_eps: float = Field(default=1e-6, ge=0)
+    std_eps: f.NonNegative = 1e-6
+
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: f.RatioLevel = "token"
+    beta: f.NonNegative = 0.0
     kl_bias_correction: bool = False
+    kl_max: f.Positive | None = None
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: f.SamplerCorrection = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp()
+
+    @property
+    def needs(self) -> Needs:
+        """What the modifiers need."""
+        return pg.needs_of(self)
 
     @model_validator(mode="after")
     def _revisions_can_be_compared(self) -> "Mgrpo":
@@ -101,7 +124,7 @@ class Mgrpo(Clipped):
         mask = batch.mask
         if self.l2_filter == "sample_success":
             mask = mask & ((batch.layer == 1) | batch.correct)[:, None]
-        signal = self.spread(batch, raw=raw, advantages=raw, keep=keep, mask=mask)
+        signal = pg.spread(batch, self, raw=raw, advantages=raw, keep=keep, mask=mask)
         return replace(signal, metrics={**signal.metrics, **_transitions(batch, where_mask(raw, keep))})
 
     def standing(
@@ -123,31 +146,43 @@ class Mgrpo(Clipped):
         sums: dict[str, float] = {}
         for layer in LAYERS:
             own = _layer(x, layer)
-            counts = {"rows": float(own.keep.sum()), "tokens": float(own.mask.sum()), **super().totals(own)}
+            counts = {"rows": float(own.keep.sum()), "tokens": float(own.mask.sum()), **pg.acting_tokens(own, self)}
             sums |= {f"{name}/{layer}": amount for name, amount in counts.items()}
         return sums
-
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over rows of the mean over tokens."""
-        return means.mean_over_rows(values, mask, rows=totals.rows)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """The terms of both layers."""
         return self.layer_loss(x, totals, 1) + self.lambda2 * self.layer_loss(x, totals, 2)
 
     def layer_loss(self, x: LossInputs, totals: Totals, layer: int) -> Float[Tensor, ""]:
-        """The term of one layer, over its own totals."""
-        mine = {name.removesuffix(f"/{layer}"): n for name, n in totals.extra.items() if name.endswith(f"/{layer}")}
-        own = Totals(mine["rows"], mine["tokens"], totals.max_new_tokens, mine)
-        return super().loss(_layer(x, layer), own)
+        """One layer: clipped surrogate and KL, mean over rows of the mean over tokens, minus the entropy bonus."""
+        x, totals = _layer(x, layer), _layer_totals(totals, layer)
+        log_w = pg.log_ratio(x, self.ratio_level)
+        surrogate = clipped_loss(
+            log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta
+        )
+        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = mean_over_rows(values, x.mask, rows=totals.rows)
+        return loss - pg.entropy_bonus(x, totals, self)
+
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference, and the shares of clipped tokens."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        clipping = pg.observe_clipping(x, log_w, clip_low=self.clip_low, clip_high=self.clip_high)
+        return pg.observe_drift(x, log_w, self) | clipping
 
 
 def _layer(x: LossInputs, layer: int) -> LossInputs:
     """The rows of one layer; the others lose their mask."""
     rows = x.layer == layer
     return replace(x, mask=x.mask & rows[:, None], acting=x.acting & rows[:, None], keep=x.keep & rows)
+
+
+def _layer_totals(totals: Totals, layer: int) -> Totals:
+    """The totals of one layer."""
+    mine = {name.removesuffix(f"/{layer}"): n for name, n in totals.extra.items() if name.endswith(f"/{layer}")}
+    return Totals(mine["rows"], mine["tokens"], totals.max_new_tokens, mine)
 
 
 def _transitions(batch: Scored, advantages: Float[Tensor, " rows"]) -> Metrics:

@@ -1,27 +1,30 @@
 """NTHR: tokens of wrong answers that look like tokens of right ones are punished less."""
 
 from dataclasses import replace
-from typing import Annotated, Literal, final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
-from edge_grpo.base.tensors import GroupHidden, Scored, Signal, Totals
-from edge_grpo.functional import filters, means, token_weights
+from edge_grpo.base.tensors import GroupHidden, LossInputs, Scored, Signal, Totals
+from edge_grpo.functional import filters, token_weights
+from edge_grpo.functional.losses import clipped_loss
+from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import group_mean, row_mean, where_mask
 from edge_grpo.functional.relative import standardized_reward
-from edge_grpo.methods.base import TopUp
-from edge_grpo.methods.policy_gradient import Clipped
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["Nthr"]
 
 
 @final
 @settings
-class Nthr(Clipped):
+class Nthr(Method):
     r"""GRPO with Negative Token Hidden Reward, against the displacement of likely right answers.
 
     .. math::
@@ -48,20 +51,33 @@ class Nthr(Clipped):
     """
 
     kind: Literal["nthr"] = "nthr"
+    clip_low: f.ClipLow = 0.2
+    clip_high: f.ClipHigh = 0.2
+    delta: f.RatioCap = None
     threshold: float | Literal["all"] = 1.0
     include_self: bool = True
     vocabulary: Literal["responses", "full"] = "responses"
-    eta: Literal["balance", "p", "1-p"] | Annotated[float, Field(ge=0)] = "balance"
+    eta: Literal["balance", "p", "1-p"] | f.NonNegative = "balance"
     std: Literal["population", "sample"] = "population"
-    std_eps: float = Field(default=0.0, ge=0)
-    beta: float = Field(default=1e-4, ge=0)
+    std_eps: f.NonNegative = 0.0
+
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: f.RatioLevel = "token"
+    beta: f.NonNegative = 1e-4
     kl_bias_correction: bool = False
-    top_up: TopUp = Field(default_factory=lambda: TopUp(max_rounds=10, fill=False))
+    kl_max: f.Positive | None = None
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: f.SamplerCorrection = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp(max_rounds=10, fill=False)
 
     @property
-    def wants_token_scores(self) -> bool:
-        """Always."""
-        return True
+    def needs(self) -> Needs:
+        """Token scores, and what the modifiers need."""
+        return replace(pg.needs_of(self), token_scores=True)
 
     def token_scores(self, x: GroupHidden) -> Float[Tensor, " tokens"]:
         """Influence of every token on the right answers of its group; 0 where the group is not mixed."""
@@ -83,7 +99,7 @@ class Nthr(Clipped):
         )
         raw = where_mask(raw, batch.scorable)
         keep = filters.comparable(batch.group, batch.scorable)
-        signal = self.spread(batch, raw=raw, advantages=raw, keep=keep, mask=batch.mask)
+        signal = pg.spread(batch, self, raw=raw, advantages=raw, keep=keep)
         chosen = self.selected(batch)
         eta = self.factor(group_mean(batch.correct.to(raw.dtype), batch.group, batch.scorable))
         weights = torch.where(chosen & (signal.advantages < 0), eta[:, None], 1.0)
@@ -101,7 +117,7 @@ class Nthr(Clipped):
 
     def thresholds(self, batch: Scored) -> Float[Tensor, " rows"]:
         """The score of each row's group above which a token is selected."""
-        assert batch.token_scores is not None, "wants_token_scores asks for them"
+        assert batch.token_scores is not None, "needs.token_scores asks for them"
         return token_weights.score_threshold(
             row_mean(batch.token_scores, batch.mask),
             batch.group,
@@ -111,7 +127,7 @@ class Nthr(Clipped):
 
     def selected(self, batch: Scored) -> Bool[Tensor, "rows tokens"]:
         """Tokens of wrong answers that are too much like those of the right answers in their group."""
-        assert batch.token_scores is not None, "wants_token_scores asks for them"
+        assert batch.token_scores is not None, "needs.token_scores asks for them"
         wrong = batch.mask & (~batch.correct & batch.scorable)[:, None]
         return wrong & (batch.token_scores > self.thresholds(batch)[:, None])
 
@@ -121,8 +137,23 @@ class Nthr(Clipped):
             return torch.full_like(share_right, self.eta)
         return {"balance": token_weights.balance(share_right), "p": share_right, "1-p": 1 - share_right}[self.eta]
 
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over all tokens of the update."""
-        return means.mean_over_tokens(values, mask, tokens=totals.tokens)
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that the entropy bonus is averaged over."""
+        return pg.acting_tokens(x, self)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Clipped surrogate and KL, mean over all tokens of the update, minus the entropy bonus."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        surrogate = clipped_loss(
+            log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta
+        )
+        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = mean_over_tokens(values, x.mask, tokens=totals.tokens)
+        return loss - pg.entropy_bonus(x, totals, self)
+
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference, and the shares of clipped tokens."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        clipping = pg.observe_clipping(x, log_w, clip_low=self.clip_low, clip_high=self.clip_high)
+        return pg.observe_drift(x, log_w, self) | clipping

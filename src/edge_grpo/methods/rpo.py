@@ -16,7 +16,8 @@ from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import preference
 from edge_grpo.functional.ops import row_mean, row_sum, where_mask
-from edge_grpo.methods.base import Method, TopUp
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["Pairs", "Rpo"]
 
@@ -25,7 +26,7 @@ _NO_ETA = {"summed": 1e-6, "averaged": 1e-8}  # what counts as none: rpo_trainer
 
 @dataclass(frozen=True)
 class Pairs:
-    """Log-probabilities of whole answers, nats, one entry a pair; ``mean_chosen`` is the chosen one's per token."""
+    """Log-probabilities of whole answers, nats, one entry per pair; ``mean_chosen`` is the chosen one's per token."""
 
     chosen: Float[Tensor, " pairs"]
     rejected: Float[Tensor, " pairs"]
@@ -45,9 +46,9 @@ class Rpo(Method):
         D = \log \frac{\pi(y_w)}{\pi_{ref}(y_w)} - \log \frac{\pi(y_l)}{\pi_{ref}(y_l)}
 
     with log-probabilities of whole answers. Pairs are stored (``data.pairs``), or made of sampled groups: right answers
-    against wrong ones, every answer as evenly as ``max_pairs`` a group allows; ``top_up`` samples further groups until
-    enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an answer and
-    weighed with ``eta`` alone; the same ``eta`` is another one there, about ``beta * eta * length``.
+    against wrong ones, every answer as evenly as ``max_pairs`` per group allows; ``top_up`` samples further groups
+    until enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an answer and
+    weighed with ``eta`` alone; the same ``eta`` means something else there, about ``beta * eta * length``.
     ``preference``: the pairwise loss; ``label_smoothing`` is for ``sigmoid`` and ``robust``. ``per_token``: means in
     place of sums of an answer's token log-probs everywhere. ``rpo_alpha``: a further likelihood term, averaged over all
     chosen tokens of the update; beside ``eta`` it counts the same thing twice.
@@ -60,15 +61,15 @@ class Rpo(Method):
     """
 
     kind: Literal["rpo"] = "rpo"
-    beta: float = Field(default=0.01, gt=0)
-    eta: float = Field(default=0.005, ge=0)
+    beta: f.Positive = 0.01
+    eta: f.NonNegative = 0.005
     likelihood: Literal["summed", "averaged"] = "summed"
     preference: Literal["sigmoid", "hinge", "ipo", "robust"] = "sigmoid"
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     per_token: bool = False
-    rpo_alpha: float = Field(default=0.0, ge=0)
-    max_pairs: int = Field(default=4, ge=1)
-    top_up: TopUp = Field(default_factory=TopUp)
+    rpo_alpha: f.NonNegative = 0.0
+    max_pairs: f.Count = 4
+    top_up: TopUp = TopUp()
 
     @model_validator(mode="after")
     def _smoothing_has_a_meaning(self) -> "Rpo":
@@ -77,24 +78,9 @@ class Rpo(Method):
         return self
 
     @property
-    def uses_reference(self) -> bool:
-        """The margin is one over the reference."""
-        return True
-
-    @property
-    def learns_from_pairs(self) -> bool:
-        """Stored pairs are what the method was made for."""
-        return True
-
-    @property
-    def whole_groups(self) -> bool:
-        """Both answers of a pair are needed at once."""
-        return True
-
-    @property
-    def dynamic_sampling(self) -> TopUp | None:
-        """How to draw further prompts; None = never."""
-        return self.top_up if self.top_up.max_rounds else None
+    def needs(self) -> Needs:
+        """A reference for the margin, and both answers of a pair at once; stored pairs are what RPO was made for."""
+        return Needs(reference=True, whole_groups=True, stored_pairs=True, top_up=self.top_up)
 
     def useful(self, group: Group) -> bool:
         """Whether a pair can be made of it."""
@@ -133,7 +119,7 @@ class Rpo(Method):
 
     def pairs(self, x: LossInputs) -> Pairs:
         """The log-probabilities of the answers of every pair."""
-        assert x.ref_logprobs is not None, "uses_reference asks for them"
+        assert x.ref_logprobs is not None, "needs.reference asks for them"
         chosen, rejected = preference.pair_rows(x.group, x.keep & x.correct, x.keep & ~x.correct)
         score = row_mean if self.per_token else row_sum
         policy, reference = score(x.logprobs, x.mask), score(x.ref_logprobs, x.mask)
@@ -181,7 +167,7 @@ class Rpo(Method):
             loss = loss + self.rpo_alpha * negative / max(totals.extra["chosen_tokens"], 1.0)
         return loss
 
-    def observe(self, x: LossInputs) -> Metrics:
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
         """Implicit rewards, the share of pairs in the right order, and log-probs of whole answers, means over pairs."""
         pairs = self.pairs(x)
         count = float(len(pairs.chosen))

@@ -1,30 +1,30 @@
-"""Share-GRPO: every answer is trained under every wording of its question, and rewards are shared among them."""
+"""Share-GRPO: every answer is trained under every variant of its question, and rewards are shared among them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, final
 
-from jaxtyping import Bool, Float
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
 from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.records import Group, Row
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.functional import means
 from edge_grpo.functional.dual_clip import dual_clipped, dual_clipped_loss
 from edge_grpo.functional.ops import group_size, where_mask
 from edge_grpo.functional.relative import standardized_reward
-from edge_grpo.methods.policy_gradient import Clipped
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["ShareGrpo"]
 
 
 @final
 @settings
-class ShareGrpo(Clipped):
-    r"""GRPO over several wordings of each question, whose answers and reward statistics are shared.
+class ShareGrpo(Method):
+    r"""GRPO over several variants of each question that share their answers and reward statistics.
 
     .. math::
         -\frac{1}{N} \sum_{b,i,j,k,t} \min(w A,\; \operatorname{clip}(w, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A),
@@ -32,15 +32,15 @@ class ShareGrpo(Clipped):
         A_{b,i,j,k} = \frac{R_{b,j,k} - \mu_b}{\sigma_b + \epsilon}
         + [i = j] \frac{R_{b,j,k} - \mu_{b,j}}{\sigma_{b,j} + \epsilon}
 
-    for answer k, sampled under wording j of question b and trained under wording i; both log-probs of the ratio w are
-    taken under wording i.
+    for answer k, sampled under variant j of question b and trained under variant i; both log-probs of the ratio w are
+    taken under variant i.
 
-    ``num_variants``: wordings drawn of each question, with ``rollout.group_size`` answers to each.
+    ``num_variants``: variants drawn of each question, with ``rollout.group_size`` answers to each.
     ``every_variant``: each answer is trained under all of them, or (false) under its own only. ``parts``: the two
     terms of the advantage, or the one of the ``family`` or of the ``variant`` alone. ``statistics``: mean and deviation
     of the question over its distinct ``answers``, or over all the ``rows`` in which these stand. ``weighting``: every
     token weighs the same (``tokens``), or every row (``answers``). ``delta``: the dual clip c. A term is 0 where all
-    rewards are equal, and the term of a wording where it has a single answer.
+    rewards are equal, and the term of a variant where it has a single answer.
 
     Source:
         Yao et al. 2025, Share-GRPO (R1-ShareVL), arXiv:2505.16673; settings of its release, without images. The
@@ -50,20 +50,38 @@ class ShareGrpo(Clipped):
     """
 
     kind: Literal["share_grpo"] = "share_grpo"
-    num_variants: int = Field(default=2, ge=1)
+    clip_low: f.ClipLow = 0.2
+    clip_high: f.ClipHigh = 0.3
+    delta: f.RatioCap = 3.0
+    num_variants: f.Count = 2
     every_variant: bool = True
     parts: Literal["both", "family", "variant"] = "both"
     statistics: Literal["answers", "rows"] = "answers"
     weighting: Literal["tokens", "answers"] = "tokens"
-    std_eps: float = Field(default=1e-6, ge=0)
-    clip_low: float = Field(default=0.2, ge=0, le=1)
-    clip_high: float = Field(default=0.3, ge=0)
-    delta: float | None = Field(default=3.0, gt=0)
+    std_eps: f.NonNegative = 1e-6
+
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: f.RatioLevel = "token"
+    beta: f.NonNegative = 0.0
+    kl_bias_correction: bool = True
+    kl_max: f.Positive | None = None
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: f.SamplerCorrection = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp()
+
+    @property
+    def needs(self) -> Needs:
+        """Variants of each question, and what the modifiers need."""
+        return replace(pg.needs_of(self), variants=self.num_variants)
 
     # --- collection ---------------------------------------------------------------------------------------------------
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
-        """Every group with the answers of its whole family, in order of wording, under the group's own prompt."""
+        """Every group with the answers of its whole family, in order of variant, under the group's own prompt."""
         if not self.every_variant:
             return list(groups)
         families: dict[int, list[Group]] = {}
@@ -77,7 +95,7 @@ class ShareGrpo(Clipped):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def signal(self, batch: Scored) -> Signal:
-        """Standing among all answers to the question, plus standing among the answers to the row's own wording."""
+        """Standing among all answers to the question, plus standing among the answers to the row's own variant."""
         own = batch.source == batch.variant
         answers = batch.scorable & own  # each answer once
         counted = answers if self.statistics == "answers" else batch.scorable
@@ -86,7 +104,7 @@ class ShareGrpo(Clipped):
         both = {"both": family + variant, "family": family, "variant": variant}[self.parts]
         raw = where_mask(both, batch.scorable)
         keep = batch.scorable & (group_size(batch.family, answers) >= 2)
-        signal = self.spread(batch, raw=raw, advantages=raw, keep=keep, mask=batch.mask)
+        signal = pg.spread(batch, self, raw=raw, advantages=raw, keep=keep)
         rescued = keep & own & (variant == 0) & (family != 0)
         metrics: Metrics = {
             "share/rows_with_signal": (float((raw != 0).sum()), float(keep.sum())),
@@ -94,29 +112,30 @@ class ShareGrpo(Clipped):
         }
         return replace(signal, metrics={**signal.metrics, **metrics})
 
-    def token_losses(self, x: LossInputs, log_ratio: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
-        """The clipped surrogate with dual clip."""
-        return dual_clipped_loss(
-            log_ratio, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that the entropy bonus is averaged over."""
+        return pg.acting_tokens(x, self)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Dual-clipped surrogate and KL, averaged as ``weighting`` says, minus the entropy bonus."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        surrogate = dual_clipped_loss(
+            log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
         )
+        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = pg.mean_over("rows" if self.weighting == "answers" else "tokens", values, x, totals)
+        return loss - pg.entropy_bonus(x, totals, self)
 
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over all tokens of the update, or over rows of the mean over tokens."""
-        if self.weighting == "answers":
-            return means.mean_over_rows(values, mask, rows=totals.rows)
-        return means.mean_over_tokens(values, mask, tokens=totals.tokens)
-
-    def observe(self, x: LossInputs) -> Metrics:
-        """Adds the share of tokens at which the dual clip acts."""
-        metrics = super().observe(x)
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference, the shares of clipped tokens, and of those with a dual clip."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        clipping = pg.observe_clipping(x, log_w, clip_low=self.clip_low, clip_high=self.clip_high)
+        metrics = pg.observe_drift(x, log_w, self) | clipping
         if self.delta is None:
             return metrics
-        acting = dual_clipped(
-            self.log_ratio(x), x.advantages, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
-        )
-        return {**metrics, "clip/dual": (float((acting & x.mask).sum()), float(x.mask.sum()))}
+        dual = dual_clipped(log_w, x.advantages, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta)
+        return metrics | {"clip/dual": (float((dual & x.mask).sum()), float(x.mask.sum()))}
 
 
 def _with_answers_of(family: Sequence[Group], group: Group) -> Group:

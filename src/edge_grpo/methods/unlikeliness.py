@@ -4,26 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
-from jaxtyping import Bool, Float
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.records import Group, Row
 from edge_grpo.base.settings import settings
-from edge_grpo.base.tensors import Scored, Signal, Totals
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.filters import comparable
-from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
+from edge_grpo.functional.losses import clipped_loss
 from edge_grpo.functional.ops import row_mean, row_sum, where_mask
 from edge_grpo.functional.ranks import unlikeliness_reward
-from edge_grpo.methods.policy_gradient import Clipped
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["Unlikeliness"]
 
 
 @final
 @settings
-class Unlikeliness(Clipped):
+class Unlikeliness(Method):
     r"""GRPO in which a right answer earns less the likelier it was among the answers of its group.
 
     .. math::
@@ -39,7 +41,7 @@ class Unlikeliness(Clipped):
 
     ``drop_uniform``: groups of equal rewards are not trained; otherwise ranks alone push an all-right group, however
     small b is. ``wrong_rows``: ``dropped`` is the baseline of supervised learning on right answers; nothing is left to
-    compare, so the reward itself is the advantage. ``max_rows``: at most so many rows of a group, as sampled first.
+    compare, so the reward itself is the advantage. ``max_rows``: at most this many rows per group, in sampling order.
 
     Source:
         He et al. 2025, "Rewarding the Unlikely", arXiv:2506.02355. b, ``std_eps``, two passes, clip 0.2, KL weight 0.1
@@ -50,18 +52,36 @@ class Unlikeliness(Clipped):
 
     kind: Literal["unlikeliness"] = "unlikeliness"
     train_defaults: ClassVar[Mapping[str, Any]] = {"passes": 2}
-    beta: float = Field(default=0.1, ge=0)
-    kl_bias_correction: bool = False
-    kl_max: float | None = Field(default=10.0, gt=0)
-    penalty: float = Field(default=0.25, ge=0, le=1)
+    clip_low: f.ClipLow = 0.2
+    clip_high: f.ClipHigh = 0.2
+    delta: f.RatioCap = None
+    penalty: f.Fraction = 0.25
     likelihood: Literal["mean", "sum"] = "mean"
     first_rank: Literal[0, 1] = 0
     reward_values: Literal["correct", "run"] = "correct"
-    std_eps: float = Field(default=1e-6, gt=0)
-    aggregation: Literal["tokens", "rows"] = "tokens"
+    std_eps: f.Positive = 1e-6
+    aggregation: f.Aggregation = "tokens"
     drop_uniform: bool = True
     wrong_rows: Literal["compared", "dropped"] = "compared"
-    max_rows: int | None = Field(default=None, ge=1)
+    max_rows: f.Count | None = None
+
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: f.RatioLevel = "token"
+    beta: f.NonNegative = 0.1
+    kl_bias_correction: bool = False
+    kl_max: f.Positive | None = 10.0
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: f.SamplerCorrection = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp()
+
+    @property
+    def needs(self) -> Needs:
+        """What the modifiers need."""
+        return pg.needs_of(self)
 
     # --- collection ---------------------------------------------------------------------------------------------------
 
@@ -95,20 +115,31 @@ class Unlikeliness(Clipped):
             values, scores, batch.group, scorable, penalty=self.penalty, first_rank=self.first_rank
         )
         if self.wrong_rows == "dropped":
-            return self.spread(batch, raw=values, advantages=shaped, keep=scorable & batch.correct, mask=batch.mask)
+            return pg.spread(batch, self, raw=values, advantages=shaped, keep=scorable & batch.correct)
         raw = group_normalized(values, batch.group, scorable, eps=self.std_eps, singleton="zero")
         advantages = group_normalized(shaped, batch.group, scorable, eps=self.std_eps, singleton="zero")
-        signal = self.spread(
-            batch, raw=raw, advantages=advantages, keep=comparable(batch.group, scorable), mask=batch.mask
-        )
+        signal = pg.spread(batch, self, raw=raw, advantages=advantages, keep=comparable(batch.group, scorable))
         right = scorable & batch.correct
         negative = (float((right & (advantages < 0)).sum()), float(right.sum()))
         return replace(signal, metrics=signal.metrics | {"unlikeliness/right_but_negative": negative})
 
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over all tokens, or over rows of the mean over tokens."""
-        if self.aggregation == "rows":
-            return mean_over_rows(values, mask, rows=totals.rows)
-        return mean_over_tokens(values, mask, tokens=totals.tokens)
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that the entropy bonus is averaged over."""
+        return pg.acting_tokens(x, self)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Clipped surrogate and KL, averaged as ``aggregation`` says, minus the entropy bonus."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        surrogate = clipped_loss(
+            log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta
+        )
+        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = pg.mean_over(self.aggregation, values, x, totals)
+        return loss - pg.entropy_bonus(x, totals, self)
+
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference, and the shares of clipped tokens."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        clipping = pg.observe_clipping(x, log_w, clip_low=self.clip_low, clip_high=self.clip_high)
+        return pg.observe_drift(x, log_w, self) | clipping

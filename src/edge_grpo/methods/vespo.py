@@ -2,22 +2,25 @@
 
 from typing import Literal, final
 
-from jaxtyping import Bool, Float
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
+from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
-from edge_grpo.base.tensors import LossInputs, Totals
+from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.functional.filters import comparable
 from edge_grpo.functional.losses import vespo_loss, vespo_weight
 from edge_grpo.functional.means import mean_over_tokens
-from edge_grpo.methods.family import Family
+from edge_grpo.methods import _fields as f
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.base import Method, Needs, TopUp
 
 __all__ = ["Vespo"]
 
 
 @final
 @settings
-class Vespo(Family):
+class Vespo(Method):
     r"""Policy gradient weighted with a gamma-shaped function of a whole row's ratio.
 
     .. math::
@@ -32,35 +35,58 @@ class Vespo(Family):
     """
 
     kind: Literal["vespo"] = "vespo"
-    ratio_level: Literal["token"] = "token"
-    sampler_correction: Literal["none", "token_truncate", "token_mask"] = "none"
-    k_positive: float = Field(default=2.0, ge=0)
-    lambda_positive: float = Field(default=3.0, ge=0)
-    k_negative: float = Field(default=3.0, ge=0)
-    lambda_negative: float = Field(default=2.0, ge=0)
+    k_positive: f.NonNegative = 2.0
+    lambda_positive: f.NonNegative = 3.0
+    k_negative: f.NonNegative = 3.0
+    lambda_negative: f.NonNegative = 2.0
+    scale: f.Scale = "group"
+    objectives: f.Objectives = "sum_then_normalize"
 
-    def token_losses(self, x: LossInputs, log_ratio: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
-        """The log-likelihood, weighted with the advantage and the row's weight."""
-        weight = vespo_weight(
-            log_ratio,
+    # shared by all policy-gradient methods, documented in _policy_gradient.Modifiers
+    ratio_level: Literal["token"] = "token"
+    beta: f.NonNegative = 0.0
+    kl_bias_correction: bool = True
+    kl_max: f.Positive | None = None
+    off_policy_threshold: f.NonNegative | None = None
+    entropy_quantile: f.Share = 1.0
+    entropy_coef: f.NonNegative = 0.0
+    sampler_correction: Literal["none", "token_truncate", "token_mask"] = "none"
+    sampler_clip_max: f.Positive = 3.0
+    mask_unfinished: bool = False
+    top_up: TopUp = TopUp()
+
+    @property
+    def needs(self) -> Needs:
+        """What the modifiers need."""
+        return pg.needs_of(self)
+
+    def signal(self, batch: Scored) -> Signal:
+        """Each token of a rollout receives the rollout's advantage."""
+        raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
+        return pg.spread(batch, self, raw=raw, advantages=raw, keep=comparable(batch.group, batch.scorable))
+
+    def totals(self, x: LossInputs) -> dict[str, float]:
+        """Tokens that the entropy bonus is averaged over."""
+        return pg.acting_tokens(x, self)
+
+    def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
+        """Log-likelihood weighted with the row's weight, and KL, mean over all tokens, minus the entropy bonus."""
+        log_w = pg.log_ratio(x, self.ratio_level)
+        phi = vespo_weight(
+            log_w,
             x.advantages,
             x.mask,
-            None if self.sampler_correction == "none" else self.sampler_weights(x).log(),
+            None if self.sampler_correction == "none" else pg.sampler_weights(x, self).log(),
             k_positive=self.k_positive,
             lambda_positive=self.lambda_positive,
             k_negative=self.k_negative,
             lambda_negative=self.lambda_negative,
         )
-        return vespo_loss(x.logprobs, weight, x.advantages, x.mask)
+        surrogate = pg.near_policy(vespo_loss(x.logprobs, phi, x.advantages, x.mask), x, self.off_policy_threshold)
+        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        loss = mean_over_tokens(values, x.mask, tokens=totals.tokens)
+        return loss - pg.entropy_bonus(x, totals, self)
 
-    def corrected_for_sampler(
-        self, x: LossInputs, values: Float[Tensor, "rows tokens"]
-    ) -> Float[Tensor, "rows tokens"]:
-        """Nothing more: the correction is in the row's ratio already."""
-        return values
-
-    def average(
-        self, values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], totals: Totals
-    ) -> Float[Tensor, ""]:
-        """Mean over all tokens of the update."""
-        return mean_over_tokens(values, mask, tokens=totals.tokens)
+    def observe(self, x: LossInputs, totals: Totals) -> Metrics:
+        """Drift from the old policy and the reference."""
+        return pg.observe_drift(x, pg.log_ratio(x, self.ratio_level), self)

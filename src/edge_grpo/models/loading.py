@@ -1,4 +1,4 @@
-"""Models from disk or hub: their settings, loading, adapters, stop tokens, and what cannot fit."""
+"""Models from disk or the hub: loading, adapters, stop tokens, and limits on context length and vocabulary."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,17 +31,17 @@ __all__ = [
 ]
 
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
-transformers_logging.disable_progress_bar()  # the display shows progress
+transformers_logging.disable_progress_bar()  # the console display shows progress
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name.
+    """The tokenizer of a model folder or hub model.
 
     Args:
         path: as in ``model.path``.
-        trust_remote_code: whether code that comes with it may be run.
+        trust_remote_code: whether Python code shipped with it may run.
     Raises:
-        EngineError: there is none, it cannot be read, or it needs code that may not be run.
+        EngineError: there is no tokenizer, it cannot be read, or it needs untrusted code.
     """
     folder = resolve(path)
     try:
@@ -50,24 +50,24 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
                 folder, trust_remote_code=trust_remote_code
             )
     except Exception as error:
-        _refuse_code(path, error)
-        raise EngineError(f"model.path: no tokenizer could be loaded from '{path}' ({_first_line(error)})") from error
+        _reject_untrusted_code(path, error)
+        raise EngineError(f"model.path: cannot load a tokenizer from '{path}' ({_first_line(error)})") from error
     if len(tokenizer.get_vocab()) < 2:
-        raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer beside the model")
+        raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer with the model")
     return tokenizer
 
 
 def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0) -> Policy:
-    """Load model and tokenizer, put adapters on, and switch every dropout off.
+    """Load the model and tokenizer, add adapters, and disable all dropout.
 
     Args:
         model: the settings.
-        reference: whether a frozen copy of the starting weights is kept (with LoRA none is needed).
-        seed: of the adapters' starting weights.
+        reference: whether to keep a frozen copy of the initial weights (LoRA needs none).
+        seed: seed of the adapters' initial weights.
     Raises:
-        EngineError: no such model, not safetensors, weights that are missing, of another shape or not finite, code of
-            its own that may not be run, or a model of an unsupported kind.
-        ConfigError: cuda was asked for and there is none, or no layer fits ``lora.targets``.
+        EngineError: the model does not exist, is not in safetensors, has missing, misshapen or non-finite weights,
+            needs untrusted code, or is of an unsupported kind.
+        ConfigError: CUDA was requested but is not available, or no layer matches ``lora.targets``.
     """
     device = pick_device(model)
     on_gpu = device.type == "cuda"
@@ -93,10 +93,10 @@ def pick_device(model: ModelSettings) -> torch.device:
     """The device that ``model.device`` means on this machine.
 
     Raises:
-        ConfigError: cuda was asked for and there is none.
+        ConfigError: CUDA was requested but is not available.
     """
     if model.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("model.device: 'cuda' was asked for, but PyTorch sees no CUDA device; use 'auto' or 'cpu'")
+        raise ConfigError("model.device: got 'cuda', but PyTorch sees no CUDA device; use 'auto' or 'cpu'")
     return torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -106,7 +106,7 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
         with quiet_failures():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
             for name, value in config.to_dict().items():
-                if "drop" in name and isinstance(value, float):  # some families call dropout as a function
+                if "drop" in name and isinstance(value, float):  # some families call functional dropout
                     setattr(config, name, 0.0)
             network: PreTrainedModel
             network, found = AutoModelForCausalLM.from_pretrained(
@@ -117,7 +117,7 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
                 use_safetensors=True,
                 trust_remote_code=trusted,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, by name
+                ignore_mismatched_sizes=True,  # rejected below, by name
             )
             _check_weights(network, found)
             _check_generation_config(Path(folder))
@@ -127,33 +127,33 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _not_loaded(path: str, error: Exception) -> EngineError:
-    """What to raise where no model could be loaded."""
-    _refuse_code(path, error)
+    """The error for a model that cannot be loaded."""
+    _reject_untrusted_code(path, error)
     folder = Path(resolve(path))
     pickles = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
-    hint = f"; {pickles[0]} is a pickle, which is never read: save the model as safetensors" if pickles else ""
+    hint = f"; {pickles[0]} is a pickle, which is never loaded: save the model as safetensors" if pickles else ""
     return EngineError(
-        f"model.path: no model could be loaded from '{path}' ({_first_line(error).rstrip('.')}{hint}); give "
-        f"a Hugging Face folder, a hub name that can be reached, or '{BUNDLED}'"
+        f"model.path: cannot load a model from '{path}' ({_first_line(error).rstrip('.')}{hint}); give "
+        f"a Hugging Face folder, the name of a reachable hub model, or '{BUNDLED}'"
     )
 
 
 def _check_weights(network: PreTrainedModel, found: Mapping[str, Iterable[Any]]) -> None:
-    """Refuse what the library fills with random numbers (tied weights are not missing), and what is broken in the file.
+    """Reject weights that the library would initialise at random (tied weights are not missing), and non-finite ones.
 
-    Weights that the model has no place for are left to the library, which says so and loads the rest.
+    Unexpected weights are left to the library, which warns about them and loads the rest.
     """
     if missing := sorted(found["missing_keys"]):
-        raise EngineError(f"its files lack the weights {_named(missing)}")
+        raise EngineError(f"its files lack the weights {_listed(missing)}")
     if others := sorted(found["mismatched_keys"]):
         shapes = [f"{name} {list(held)} instead of {list(wanted)}" for name, held, wanted in others]
-        raise EngineError(f"its weights do not have the sizes that config.json says: {_named(shapes)}")
+        raise EngineError(f"its weights do not have the shapes in config.json: {_listed(shapes)}")
     if broken := [name for name, weight in network.named_parameters() if not bool(weight.isfinite().all())]:
-        raise EngineError(f"its files hold NaN or inf in the weights {_named(broken)}")
+        raise EngineError(f"its files hold NaN or inf in the weights {_listed(broken)}")
 
 
 def _check_generation_config(folder: Path) -> None:
-    """Refuse a damaged file, which the library takes for none: its stop tokens would be lost."""
+    """Reject a damaged file, which the library would silently ignore, and its stop tokens with it."""
     file = folder / "generation_config.json"
     try:
         if file.is_file():
@@ -162,22 +162,22 @@ def _check_generation_config(folder: Path) -> None:
         raise EngineError(f"{file.name} is not JSON: {error}") from error
 
 
-def _named(names: Sequence[str]) -> str:
-    """The first few of many names."""
+def _listed(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _refuse_code(path: str, error: Exception) -> None:
-    """Raise EngineError if what went wrong is that code of the model's may not be run."""
+def _reject_untrusted_code(path: str, error: Exception) -> None:
+    """Raise EngineError if loading failed because the model's code is not trusted."""
     if "trust_remote_code" in str(error):
         raise EngineError(
-            f"model.path: '{path}' brings Python code of its own, which is not run. If you have read that code or "
-            "trust who wrote it, set model.trust_remote_code=true: it then runs with all your rights"
+            f"model.path: '{path}' ships its own Python code, which is not run by default. If you have read that code "
+            "or trust its author, set model.trust_remote_code=true: it then runs with all your permissions"
         ) from error
 
 
 def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - slow import, needed with LoRA only
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - slow to import, only needed with LoRA
 
     targets = list(lora.targets) or "all-linear"
     config = LoraConfig(
@@ -192,10 +192,10 @@ def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> A
 
 
 def resolve(path: str) -> str:
-    """The folder that ``model.path`` means, or the hub name as it is.
+    """The folder that ``model.path`` refers to, or the hub name unchanged.
 
     Raises:
-        EngineError: it is a path and there is no folder.
+        EngineError: it is a path, but not of a folder.
     """
     if path == BUNDLED:
         return str(files("edge_grpo") / "bundled" / "base_model")
@@ -208,12 +208,12 @@ def resolve(path: str) -> str:
 
 
 def fingerprint(model: ModelSettings) -> str:
-    """Twelve hex digits that change with the files of a model folder; of a hub model, its commit.
+    """Twelve hex digits that change with the files in a model folder; for a hub model, its commit.
 
-    All bytes are read: some seconds for a model of several gigabytes.
+    Reads all bytes: some seconds for a model of several gigabytes.
 
     Raises:
-        EngineError: there is no such model.
+        EngineError: the model does not exist.
     """
     folder = Path(resolve(model.path))
     if not folder.is_dir():
@@ -231,13 +231,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ...]:
-    """Every token that ends a completion, the one to close injected text with first.
+    """All tokens that end a completion; the first one also closes injected text.
 
-    They are the tokenizer's end of sequence, those of the model's generation config, the known end-of-turn tokens that
-    the tokenizer has as special tokens (a base model's own may differ from its template's), and ``extra``.
+    They are the tokenizer's end-of-sequence token, those of the model's generation config, known end-of-turn tokens
+    among the tokenizer's special tokens (a base model's own may differ from its template's), and ``extra``.
 
     Raises:
-        ConfigError: a token of ``extra`` is not a single token of the vocabulary, or there is none at all.
+        ConfigError: an ``extra`` token is not in the vocabulary, or there are no stop tokens.
     """
     tokenizer = policy.tokenizer
     found: list[int] = []
@@ -250,15 +250,15 @@ def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ..
     found += [known[text] for text in _END_OF_TURN if known.get(text) in special]
     for text in extra:
         if text not in known:
-            raise ConfigError(f"rollout.stop: '{text}' is not a token of this model's vocabulary")
+            raise ConfigError(f"rollout.stop: '{text}' is not a token in this model's vocabulary; drop it")
         found.append(known[text])
     if not found:
-        raise ConfigError("rollout.stop: neither tokenizer nor generation config names a stop token; set rollout.stop")
+        raise ConfigError("rollout.stop: neither tokenizer nor generation config has a stop token; set rollout.stop")
     return tuple(dict.fromkeys(found))
 
 
 def context_length(policy: Policy) -> int | None:
-    """Tokens that the model can hold; None where its configuration does not say."""
+    """The model's context length in tokens; None if its configuration does not state it."""
     length: int | None = getattr(causal(policy.model).config.get_text_config(), "max_position_embeddings", None)
     return length
 

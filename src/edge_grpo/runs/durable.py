@@ -1,4 +1,4 @@
-"""Files that outlive a kill and a power cut: whole or not there, and on the disk before anything relies on them."""
+"""Files that survive kills and power cuts: written atomically, and on disk before anything relies on them."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ __all__ = ["flush", "flush_tree", "is_open_as", "remove_tree", "saving", "take_l
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's list of names, are on the disk."""
+    """Wait until a file's bytes, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,7 +25,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """The same for a folder with everything in it."""
+    """Flush a folder and everything in it."""
     for place, _, names in os.walk(folder):
         for name in names:
             flush(Path(place) / name)
@@ -33,7 +33,7 @@ def flush_tree(folder: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file by one with this text; after a kill at any moment it holds the old text or the new one."""
+    """Replace a file's text atomically: after a kill at any moment, it holds either the old text or the new."""
     draft = path.with_name(f".{path.name}")
     draft.write_text(text, encoding="utf-8")
     flush(draft)
@@ -42,7 +42,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder so that a kill in the middle leaves nothing under its name; no folder, nothing to do."""
+    """Delete a folder, if it exists; a kill midway leaves nothing under its name."""
     doomed = folder.with_name(f".old_{folder.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     try:
@@ -53,13 +53,13 @@ def remove_tree(folder: Path) -> None:
 
 
 def take_lock(name: Path) -> tuple[IO[str], bool]:
-    """Lock a file, which is made, until it is closed or this process ends in whatever way.
+    """Create a file if needed, and lock it until it is closed or this process ends, however it ends.
 
     Returns:
-        the open file, and whether it is locked: False where the file system knows no locks.
+        the open file, and whether it is locked: False if the file system does not support locks.
     Raises:
-        BlockingIOError: another process has locked it.
-        OSError: it cannot be written.
+        BlockingIOError: another process holds the lock.
+        OSError: the file cannot be written.
     """
     while True:
         file, locked = name.open("a"), True
@@ -72,11 +72,11 @@ def take_lock(name: Path) -> tuple[IO[str], bool]:
             locked = False
         if is_open_as(file, name):
             return file, locked
-        file.close()  # it was deleted between opening and locking
+        file.close()  # deleted between opening and locking
 
 
 def is_open_as(file: IO[str], name: Path) -> bool:
-    """Whether an open file is still the one of that name."""
+    """Whether a path still refers to this open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), name.stat())
     except FileNotFoundError:
@@ -85,19 +85,19 @@ def is_open_as(file: IO[str], name: Path) -> bool:
 
 @contextmanager
 def saving(path: Path, run: Path) -> Iterator[None]:
-    """Turn what a full or unwritable disk raises while ``path`` is written into one line.
+    """Turn the errors of a full or read-only disk while writing ``path`` into one line.
 
     Args:
-        path: what is written inside.
-        run: the run's folder, which can be gone on with when there is room again.
+        path: the file or folder being written.
+        run: the run's folder, to resume from once there is space again.
     Raises:
-        CheckpointError: it could not be written.
+        CheckpointError: ``path`` could not be written.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: could not be written ({reason}); mend that (make room, for example), then go on with: "
+            f"{path}: could not be written ({reason}); fix that (by freeing space, say), then resume with: "
             f"edge-grpo train --resume {run}"
         ) from error

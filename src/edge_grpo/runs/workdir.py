@@ -1,4 +1,4 @@
-"""Folders of work that goes on where it was cut off: whose they are, one process at a time, and lines that stay."""
+"""Resumable work folders: an identity that must match, a lock, and append-only records."""
 
 import json
 import os
@@ -22,58 +22,58 @@ IDENTITY = "identity.json"
 
 @contextmanager
 def opened(folder: Path) -> Iterator[None]:
-    """Make a folder and keep other processes out of it while inside (where the file system knows locks).
+    """Create a folder and hold its lock (if the file system supports locks).
 
     Raises:
-        ConfigError: another process is at work there, or it cannot be written.
+        ConfigError: another process is using the folder, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file, _ = take_lock(folder / ".lock")
     except BlockingIOError:
-        raise ConfigError(f"--out: {folder}: another process is at work there; wait for it") from None
+        raise ConfigError(f"--out: {folder}: another process is using it; wait for it to finish") from None
     except OSError as error:
-        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); name another folder") from None
+        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder") from None
     with file:
         yield
 
 
 def check_identity(folder: Path, identity: Mapping[str, Any], *, what: str, **more: Any) -> None:
-    """Write down what a new folder's content depends on; compare it where the folder is not new.
+    """Record what a new folder's contents depend on, or compare it with what an existing folder recorded.
 
     Args:
-        folder: what is there.
-        identity: plain values, as JSON has them.
-        what: the folder holds, for messages, such as ``study``.
-        more: is written beside the identity and not compared.
+        folder: the work folder.
+        identity: plain JSON values.
+        what: what the folder holds, for messages, such as ``study``.
+        more: stored next to the identity, but not compared.
 
     Raises:
-        ConfigError: the content depends on something else, or the file cannot be read or written.
+        ConfigError: the identities differ, or the file cannot be read or written.
     """
     path = folder / IDENTITY
     try:
         if not path.exists():
             if any(not name.startswith(".") for name in os.listdir(folder)):
-                raise ConfigError(f"--out: {folder} holds other files and no {what}; name another folder")
+                raise ConfigError(f"--out: {folder} holds other files but no {what}; choose another folder")
             write_whole(path, json.dumps({**more, "identity": identity}, indent=2) + "\n")
             return
         different = changes(json.loads(path.read_text(encoding="utf-8"))["identity"], identity)
     except OSError as error:
-        raise ConfigError(f"--out: {path} cannot be read or written ({error}); name another folder") from None
+        raise ConfigError(f"--out: {path} cannot be read or written ({error}); choose another folder") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"--out: {path} is not what a {what} writes there; name another folder") from None
+        raise ConfigError(f"--out: {path} was not written by a {what}; choose another folder") from None
     if different:
         named = "; ".join(f"{name} was {was!r}, is {now!r}" for name, (was, now) in list(different.items())[:3])
-        raise ConfigError(f"--out: {folder} holds another {what} ({named}); name another folder, or none")
+        raise ConfigError(f"--out: {folder} holds another {what} ({named}); choose another folder, or omit --out")
 
 
 def append(path: Path, rows: Iterable["DataclassInstance"]) -> None:
-    """Add records to a file, a JSON line each, in one write, and wait until they are on the disk.
+    """Append records to a file as JSON lines, in one write, and wait until they are on disk.
 
-    A kill cuts off at most the end of what is added.
+    A kill truncates at most the appended text.
 
     Raises:
-        ConfigError: they cannot be written.
+        ConfigError: the file cannot be written.
     """
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -82,5 +82,5 @@ def append(path: Path, rows: Iterable["DataclassInstance"]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); make room, and the same command goes on from here"
+            f"{path}: cannot be written ({error.strerror}); free some space, then rerun the same command to resume"
         ) from None

@@ -10,7 +10,7 @@ from edge_grpo.base.metrics import Metrics, mean_of, share
 from edge_grpo.base.records import Group, Prompt, Rollout, Row, Segment, Strategy, Verdict
 from edge_grpo.base.rng import derive_seed, python_random
 from edge_grpo.data.prompts import draw_variants, phrasings
-from edge_grpo.methods.base import Ask, Method, Repair, TopUp
+from edge_grpo.methods.base import Ask, Method, Repair
 from edge_grpo.rollout.engine import Continuation, Sampling, inject
 from edge_grpo.rollout.sampler import Sampler
 
@@ -45,8 +45,8 @@ class Collector:
 
     Args:
         sampler: encodes, samples, continues and grades.
-        method: asked for corrections and revisions (``plan``), variants (``num_variants``) and whether groups are
-            useful (``dynamic_sampling``).
+        method: asked for corrections and revisions (``plan``), variants (``needs.variants``) and whether groups are
+            useful (for ``needs.top_up``).
         sampling: how to draw.
         group_size: completions per prompt.
         seed: the run's.
@@ -67,7 +67,7 @@ class Collector:
             groups of ``num_groups`` questions, or fewer if dynamic sampling ends without enough useful ones and may not
             fill up. A question is useful if all its answers together are, or the revisions of any one of them.
         """
-        top_up = self.method.dynamic_sampling or TopUp(max_rounds=0)
+        top_up = self.method.needs.top_up
         families, skipped = self._round(take(problems, num_groups), step, 0, 0)
         asked, in_first = num_groups, _num_rows(families)
         for number in range(1, top_up.max_rounds + 1):
@@ -142,11 +142,11 @@ class Collector:
 
     def _phrasings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
         """The prompts to sample from: the question itself, or as many variants as the method wants, drawn at random."""
-        if self.method.num_variants == 1:
+        if self.method.needs.variants == 1:
             return [item]
         texts = zip(phrasings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
         rng = python_random(self.seed, "variants", *path)
-        drawn = draw_variants(item.problem, list(texts), self.method.num_variants, rng)
+        drawn = draw_variants(item.problem, list(texts), self.method.needs.variants, rng)
         return [Prompt(replace(item.problem, prompt=text), ids) for text, ids in drawn]
 
     def _revise(self, groups: Sequence[Group], asks: Sequence[Ask], path: tuple[int, int, int]) -> list[Group]:

@@ -187,7 +187,7 @@ def open_session(
         say: shows a line about skipped data.
     """
     method = method or config.method
-    policy = load_policy(config.model, reference=method.uses_reference, seed=config.train.seed)
+    policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)
     with open_sampler(config, policy=policy, engine=engine) as sampler:
         source, held_out = open_source(config, method, sampler, say)
         yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)

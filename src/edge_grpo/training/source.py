@@ -90,7 +90,7 @@ def open_source(config: Config, method: Method, sampler: Sampler, say: Say) -> t
 
 
 def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
-    prompts, held_out = _load_problems(config, sampler, say, variants=method.num_variants)
+    prompts, held_out = _load_problems(config, sampler, say, variants=method.needs.variants)
     if not prompts:
         raise DataError("no training problems are left; check data.max_prompt_tokens and data.bad_rows")
     rollout = config.rollout
@@ -107,7 +107,7 @@ def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -
 def _open_pairs(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
     """Stored pairs; problems, if any, are only evaluated on."""
     data, budget = config.data, config.rollout.max_new_tokens
-    if not method.learns_from_pairs:
+    if not method.needs.stored_pairs:
         raise ConfigError("data.pairs: this method learns from its own samples; leave it empty, or set method=rpo")
     loaded = load_pairs(data.pairs, data.pair_fields, split=data.pairs_split, bad_rows=data.bad_rows)
     encoded = encode_pairs(sampler.tokenizer, loaded.pairs, data, stop_id=sampler.stop_id, max_new_tokens=budget)

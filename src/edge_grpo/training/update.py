@@ -101,8 +101,8 @@ class Updater:
             batch,
             old_logprobs=old,
             entropy=entropy,
-            ref_logprobs=self._score_reference(batch) if self.method.uses_reference else None,
-            token_scores=self._token_scores(batch) if self.method.wants_token_scores else None,
+            ref_logprobs=self._score_reference(batch) if self.method.needs.reference else None,
+            token_scores=self._token_scores(batch) if self.method.needs.token_scores else None,
         )
 
     def _score_reference(self, batch: Batch) -> Tensor:
@@ -167,12 +167,13 @@ class Updater:
 
     def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool) -> Metrics:
         """One optimizer update on some rows; ``first``: the weights are still those that scored the batch."""
-        pieces = list(self._pieces(batch, rows, whole_groups=self.method.whole_groups))
-        totals = self._totals(batch, signal, pieces, forward=self.method.totals_need_forward and not first)
+        pieces = list(self._pieces(batch, rows, whole_groups=self.method.needs.whole_groups))
+        totals = self._totals(batch, signal, pieces, forward=self.method.needs.forward_totals and not first)
         if totals.rows == 0:
             return {"empty_updates": (1.0, 1.0)}
         self.optimizer.zero_grad(set_to_none=True)
-        value, metrics = 0.0, self.method.observe_update(totals)
+        value = 0.0
+        metrics: Metrics = {}
         with self.policy.training():
             for piece in pieces:
                 x = self._forward(batch, signal, piece)
@@ -180,7 +181,7 @@ class Updater:
                 loss.backward()
                 with torch.no_grad():
                     value += float(loss)
-                    metrics = merge(metrics, self.method.observe(x))
+                    metrics = merge(metrics, self.method.observe(x, totals))
         weights = [weight for _, weight in self.policy.trained()]
         norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if self.world.any(not bool(torch.isfinite(norm))):
@@ -219,7 +220,7 @@ class Updater:
 
     def _forward(self, batch: Scored, signal: Signal, piece: _Piece) -> LossInputs:
         scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
-        entropy = scores.entropy if self.method.entropy_gradient else scores.entropy.detach()
+        entropy = scores.entropy if self.method.needs.entropy_gradient else scores.entropy.detach()
         return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
 
     def _pieces(self, batch: Batch, rows: Tensor, *, whole_groups: bool = False) -> Iterator[_Piece]:

@@ -1,6 +1,6 @@
-"""Gaussian processes that see every part of a score, not only the sum; usable without any language model.
+"""Gaussian processes that see each part of a score, not just the sum; usable without a language model.
 
-Names load their modules when they are first used, so importing this package loads neither torch nor the extra 'tune'.
+Names are imported on first use, so importing this package loads neither torch nor the 'tune' extra.
 """
 
 from importlib import import_module
@@ -39,7 +39,7 @@ __all__ = [
     "sum_kernel",
 ]
 
-_PLACES = {
+_EXPORTS = {
     "acquisition": ("beta_box", "beta_finite", "confidence_bound"),
     "composition": ("delta_width", "plug_in_mean", "safe_width"),
     "fit": ("PriorSettings", "fit_part", "fit_parts", "fit_prior", "make_part", "sum_kernel"),
@@ -47,7 +47,7 @@ _PLACES = {
     "loop": ("search", "search_composed"),
     "posterior": ("Decomposed", "Gaussian", "Mixed", "Part", "aggregate"),
 }
-_MODULES = {name: f"{__name__}.{place}" for place, names in _PLACES.items() for name in names}
+_MODULES = {name: f"{__name__}.{module}" for module, names in _EXPORTS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

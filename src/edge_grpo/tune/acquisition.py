@@ -1,4 +1,4 @@
-"""Where to look next: upper confidence bounds of a sum of parts, and how wide they are."""
+"""Where to look next: upper confidence bounds on a sum of parts, and their widths."""
 
 import math
 
@@ -11,19 +11,19 @@ __all__ = ["beta_box", "beta_finite", "confidence_bound"]
 
 
 def beta_finite(num_candidates: int, step: int, *, delta: float = 0.05, parts: int = 1, scale: float = 1.0) -> float:
-    r"""The squared width of the bound over finitely many candidates.
+    r"""Squared width of the bound over finitely many candidates.
 
     .. math:: \beta_t = 2 \log\big(J |X| t^2 \pi^2 / 6 \delta\big) / s
 
     Args:
         num_candidates: :math:`|X|`.
         step: :math:`t`, from 1.
-        delta: the chance that the bound fails anywhere, ever.
-        parts: :math:`J` of the union bound over parts; 1 for a linear sum.
-        scale: :math:`s`; the theory's width (1) explores too much, the authors' code divides by 5.
+        delta: probability that the bound ever fails, at any candidate.
+        parts: :math:`J`, the parts in the union bound; 1 for a linear sum.
+        scale: :math:`s`; the theoretical width (1) over-explores, the authors' code divides by 5.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: an argument is out of range.
 
     Source:
         Srinivas et al. 2010, arXiv:0912.3995, theorem 1; official code of arXiv:2107.03003.
@@ -34,12 +34,12 @@ def beta_finite(num_candidates: int, step: int, *, delta: float = 0.05, parts: i
     """
     _check(step, delta, scale)
     if num_candidates < 1 or parts < 1:
-        raise ConfigError(f"beta: came {num_candidates} candidates and {parts} parts, wanted at least one of each")
+        raise ConfigError(f"beta: got {num_candidates} candidates and {parts} parts, wanted at least one of each")
     return 2.0 * math.log(parts * num_candidates * step**2 * math.pi**2 / (6.0 * delta)) / scale
 
 
 def beta_box(dims: int, step: int, *, delta: float = 0.05, a: float = 1.0, b: float = 1.0, scale: float = 1.0) -> float:
-    r"""The squared width of the bound over the box :math:`[0, 1]^d`.
+    r"""Squared width of the bound over the box :math:`[0, 1]^d`.
 
     .. math:: \beta_t = \Big(2 \log \frac{2 t^2 \pi^2}{3 \delta}
         + 2 d \log\big(t^2 d b \sqrt{\log(4 d a / \delta)}\big)\Big) / s
@@ -47,9 +47,10 @@ def beta_box(dims: int, step: int, *, delta: float = 0.05, a: float = 1.0, b: fl
     Args:
         dims: :math:`d`.
         step: :math:`t`, from 1.
-        delta: the chance that the bound fails.
-        a: and ``b``: constants of the kernel's smoothness: a sample path has slope above L with chance
+        delta: probability that the bound fails.
+        a: with ``b``, the kernel's smoothness constants: a sample path's slope exceeds L with probability
             :math:`a e^{-(L/b)^2}`.
+        b: see ``a``.
         scale: :math:`s`.
 
     Raises:
@@ -60,14 +61,14 @@ def beta_box(dims: int, step: int, *, delta: float = 0.05, a: float = 1.0, b: fl
     """
     _check(step, delta, scale)
     if dims < 1 or not a > 0 or not b > 0:
-        raise ConfigError(f"beta_box: came dims {dims}, a {a:g} and b {b:g}, wanted all of them above 0")
+        raise ConfigError(f"beta_box: got dims {dims}, a {a:g} and b {b:g}, wanted all of them above 0")
     inside = math.log(4 * dims * a / delta)
     if inside <= 0:
         raise ConfigError(f"beta_box: 4 d a / delta is {4 * dims * a / delta:g}, wanted more than 1; raise a")
     box = 2 * dims * math.log(step**2 * dims * b * math.sqrt(inside))
     beta = 2 * math.log(2 * step**2 * math.pi**2 / (3 * delta)) + box
     if beta < 0:
-        raise ConfigError(f"beta_box: with b {b:g} it is {beta:g}, wanted a square; raise b")
+        raise ConfigError(f"beta_box: beta is {beta:g} for b {b:g}, wanted at least 0; raise b")
     return beta / scale
 
 
@@ -78,15 +79,15 @@ def confidence_bound(
     *,
     maximize: bool = True,
 ) -> Float[Tensor, " points"]:
-    r"""The optimistic value of every point; the next one to look at is its (first) argmax.
+    r"""Optimistic value of every point; the (first) argmax is the next point to evaluate.
 
     .. math:: \mu + \sqrt{\beta}\,\sigma, \qquad -(\mu - \sqrt{\beta}\,\sigma) \text{ to minimise}
 
     Args:
-        mean: of the whole.
-        deviation: its standard deviation, or a width of :mod:`edge_grpo.tune.composition`.
+        mean: posterior mean of the whole.
+        deviation: its standard deviation, or a width from :mod:`edge_grpo.tune.composition`.
         beta: the squared factor.
-        maximize: False looks for the least value; the result is then the negative of the lower bound.
+        maximize: False searches for the minimum; the result is then the negated lower bound.
     """
     return (mean if maximize else -mean) + math.sqrt(beta) * deviation
 
@@ -94,6 +95,5 @@ def confidence_bound(
 def _check(step: int, delta: float, scale: float) -> None:
     if step < 1 or not 0 < delta < 1 or not scale > 0:
         raise ConfigError(
-            f"beta: came step {step}, delta {delta:g} and scale {scale:g}, wanted step >= 1, 0 < delta < 1 and "
-            "scale > 0"
+            f"beta: got step {step}, delta {delta:g} and scale {scale:g}, wanted step >= 1, 0 < delta < 1 and scale > 0"
         )

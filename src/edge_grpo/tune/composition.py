@@ -1,7 +1,7 @@
 r"""A whole that is a nonlinear function of its parts, :math:`f = g(f_1, \dots, f_J)`: plug-in mean and safe widths.
 
-All widths take the parts for independent, which they are where each is observed (:class:`Decomposed`). What was seen of
-their sum makes them correlated, and of that these know nothing.
+All widths assume independent parts, which holds where each part is observed (:class:`Decomposed`). Observing their sum
+correlates them, and these widths ignore that.
 """
 
 import math
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Composition = Callable[[Tensor], Tensor]
-"""From [parts, points] to [points], each point on its own, differentiable."""
+"""Maps [parts, points] to [points], pointwise and differentiably."""
 
 
 def plug_in_mean(composition: Composition, parts: Sequence[Gaussian]) -> Float[Tensor, " points"]:
@@ -33,16 +33,16 @@ def plug_in_mean(composition: Composition, parts: Sequence[Gaussian]) -> Float[T
 
     .. math:: g(\mu_1, \dots, \mu_J)
 
-    Biased wherever g bends: the mean of g is not g of the means (see :func:`exact_product`).
+    Biased wherever g is nonlinear: the mean of g is not g of the means (see :func:`exact_product`).
 
     Raises:
-        ShapeError: the composition does not give one number a point.
+        ShapeError: the composition does not return one number per point.
     """
     return _composed(composition, torch.stack([part.mean for part in parts]))
 
 
 def jacobian(composition: Composition, parts: Sequence[Gaussian]) -> Float[Tensor, "points parts"]:
-    r"""How the composition changes with each part, :math:`\partial g / \partial f_j` at the means."""
+    r"""Derivatives of the composition with respect to each part, :math:`\partial g / \partial f_j` at the means."""
     means = torch.stack([part.mean for part in parts]).detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(_composed(composition, means).sum(), means)
@@ -50,19 +50,19 @@ def jacobian(composition: Composition, parts: Sequence[Gaussian]) -> Float[Tenso
 
 
 def safe_width(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Float[Tensor, " points"]:
-    r"""A width that holds whatever the composition does within its bounds on slopes.
+    r"""A width that is valid for every composition whose slopes stay within the bounds.
 
     .. math:: \sum_j B_j \sigma_j, \qquad |\partial g / \partial f_j| \le B_j
 
-    To be used with ``beta_finite(parts=J)``, which bounds all parts at once. A whole that jumps has no such bounds.
+    Use with ``beta_finite(parts=J)``, which bounds all parts at once. A discontinuous whole has no such bounds.
 
     Args:
         parts: their posteriors at the points.
         bounds: :math:`B_j`, units of the whole per unit of the part.
 
     Raises:
-        ShapeError: there are not as many bounds as parts.
-        ConfigError: a bound is below 0 or not finite.
+        ShapeError: the numbers of bounds and parts differ.
+        ConfigError: a bound is negative or not finite.
 
     Source: derived from the union bound; the paper's generalised theorem is of this kind.
     """
@@ -71,13 +71,13 @@ def safe_width(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Float[Tens
 
 
 def safe_width_cauchy(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Float[Tensor, " points"]:
-    r"""The same by Cauchy and Schwarz, never narrower: :math:`\sqrt{J \sum_j B_j^2 v_j}`."""
+    r"""The safe width by Cauchy-Schwarz, never narrower: :math:`\sqrt{J \sum_j B_j^2 v_j}`."""
     wider: Tensor = len(parts) ** 0.5 * unsafe_width(parts, bounds)
     return wider
 
 
 def unsafe_width(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Float[Tensor, " points"]:
-    r"""What the authors' code takes, without the factor J: :math:`\sqrt{\sum_j c_j^2 v_j}`; no guarantee."""
+    r"""The width in the authors' code, without the factor J: :math:`\sqrt{\sum_j c_j^2 v_j}`; no guarantee."""
     _check(parts, bounds)
     return torch.stack([b**2 * part.variance for b, part in zip(bounds, parts, strict=True)]).sum(0).clamp(min=0).sqrt()
 
@@ -85,7 +85,7 @@ def unsafe_width(parts: Sequence[Gaussian], bounds: Sequence[float]) -> Float[Te
 def delta_width(composition: Composition, parts: Sequence[Gaussian]) -> Float[Tensor, " points"]:
     r"""The delta method: to first order around the means, :math:`\sqrt{\sum_j (\partial g / \partial f_j)^2 v_j}`.
 
-    Local, no guarantee; exact for a linear composition of independent parts.
+    Local, without a guarantee; exact for a linear composition of independent parts.
     """
     slopes = jacobian(composition, parts).T
     variances = torch.stack([part.variance for part in parts])
@@ -102,18 +102,18 @@ def exact_product(left: Gaussian, right: Gaussian) -> tuple[Float[Tensor, " poin
 
 
 def _composed(composition: Composition, means: Tensor) -> Tensor:
-    """The composition, which has to give one number a point."""
+    """The composition at the means, checked to be one number per point."""
     whole = composition(means)
     if whole.shape != means.shape[1:]:
         raise ShapeError(
-            f"composition: from {tuple(means.shape)} came {tuple(whole.shape)}, wanted {tuple(means.shape[1:])}: one "
-            "number a point"
+            f"composition: got shape {tuple(whole.shape)} from {tuple(means.shape)}, wanted {tuple(means.shape[1:])}: "
+            "one number per point"
         )
     return whole
 
 
 def _check(parts: Sequence[Gaussian], bounds: Sequence[float]) -> None:
     if len(bounds) != len(parts):
-        raise ShapeError(f"{len(bounds)} bounds came for {len(parts)} parts; give one a part")
+        raise ShapeError(f"got {len(bounds)} bounds for {len(parts)} parts; give one per part")
     if not all(0 <= bound < math.inf for bound in bounds):
-        raise ConfigError(f"bounds {list(bounds)}: wanted none below 0, and finite ones")
+        raise ConfigError(f"bounds: got {list(bounds)}, wanted finite numbers of at least 0")

@@ -1,4 +1,4 @@
-"""Priors of parts: as settings, or fitted to what was observed."""
+"""Priors of parts: set by hand, or fitted to observations."""
 
 import math
 import warnings
@@ -17,18 +17,18 @@ from edge_grpo.tune.posterior import Part
 
 __all__ = ["PriorSettings", "fit_part", "fit_parts", "fit_prior", "make_part", "sum_kernel"]
 
-_SHORTEST = 5e-3  # lengthscales, as shares of the range of the points: below, covariances of a grid lose their rank
-_LEAST = 1e-6  # variances and noise, as shares of the variance of the values
-_CONSTANT_NOISE = 1e-4  # as a share of the kernel's variance, where values that never change tell nothing of noise
+_MIN_LENGTHSCALE = 5e-3  # as a share of the points' range: below it, covariances on a grid are rank-deficient
+_MIN_VARIANCE = 1e-6  # of kernels and noise, as a share of the variance of the values
+_CONSTANT_NOISE = 1e-4  # as a share of the kernel's variance, where constant values carry no information on noise
 _LONGEST_START, _SHORTEST_START = 0.5, 0.05
-_START_VARIANCES, _START_LENGTHS = (1e-2, 1e2), (1e-2, 10.0)  # a start beyond these is drawn in
+_START_VARIANCES, _START_LENGTHS = (1e-2, 1e2), (1e-2, 10.0)  # starts are clamped to these
 
 MATERN = StationarySettings(type="matern52")
 
 
 @settings
 class PriorSettings:
-    """What is believed of a part before it is observed: fixed by hand, or what :func:`fit_prior` found."""
+    """The prior belief about a part: set by hand, or found by :func:`fit_prior`."""
 
     kernel: KernelSettings = MATERN
     mean: float = 0.0
@@ -36,12 +36,12 @@ class PriorSettings:
 
 
 def make_part(prior: PriorSettings, *, dims: int) -> Part:
-    """The part of some settings; its hyperparameters stay as they are."""
+    """A part with this prior; its hyperparameters are frozen."""
     return Part(make_kernel(prior.kernel, dims=dims).requires_grad_(False), prior.mean, prior.noise)
 
 
 def sum_kernel(kernels: Sequence[KernelSettings]) -> SumSettings:
-    """The kernel that a sum of independent parts has, to fit the whole as one part.
+    """The kernel of a sum of independent parts, for fitting the whole as one part.
 
     Example:
         >>> [term.type for term in sum_kernel([StationarySettings(), StationarySettings(type="rq")]).terms]
@@ -57,33 +57,33 @@ def fit_prior(
     kernel: KernelSettings = MATERN,
     noise: float | None = None,
 ) -> PriorSettings:
-    r"""The prior under which what was observed of one part is likeliest, given mild hyperpriors.
+    r"""The maximum a posteriori prior of one part, given its observations and weak hyperpriors.
 
     .. math:: \arg\max_\theta\; \log p(y \mid X, \theta) + \log p(\theta)
 
-    Points are scaled to the unit box and values to mean 0 and deviation 1 for the fit, and everything is scaled back:
-    lengthscales by the range of each dimension, the kernel's variance and the noise by the variance of the values.
-    Every dimension has its own lengthscale. The fit starts once at ``kernel`` and once at lengthscales spread over the
-    terms, and keeps the better end; it is the same in every call. Computed in float64.
+    For the fit, points are scaled to the unit box and values to mean 0 and standard deviation 1. The result is scaled
+    back: lengthscales by the range of each dimension, the kernel's variance and the noise by the variance of the
+    values. Each dimension has its own lengthscale. The fit starts once from ``kernel`` and once from lengthscales
+    spread over the terms, and keeps the better optimum; it is deterministic. Computed in float64.
 
     Hyperpriors, in scaled units: BoTorch's for lengthscales, :math:`\log \ell \sim N(\sqrt 2 + \log(d) / 2, 3)`, and
     noise, :math:`\log \sigma^2 \sim N(-4, 1)`; ours for the variance of one of m terms,
-    :math:`\log v \sim N(-\log m, 1)`, and alpha of ``rq``, :math:`\log \alpha \sim N(0, 1)`. They decide where there
-    are few observations, and fade with more.
+    :math:`\log v \sim N(-\log m, 1)`, and alpha of ``rq``, :math:`\log \alpha \sim N(0, 1)`. They dominate when
+    observations are few, and fade as more arrive.
 
-    Values that are all equal tell nothing of scale: ``kernel`` is returned as it came, the mean is the value, and the
-    noise is the one given, or a ten-thousandth of the kernel's variance.
+    Constant values carry no information on scale: ``kernel`` is returned unchanged, the mean is that value, and the
+    noise is the one given, or 1e-4 of the kernel's variance.
 
     Args:
         points: where the part was observed, in any units.
-        values: what was observed, in any units.
+        values: the observations, in any units.
         kernel: its form, and where the fit starts.
-        noise: the known variance of the noise, squared units of the values; None fits it. One below a millionth of
-            the variance of the values is raised to that, where covariances of near points still have full rank.
+        noise: the known noise variance, squared units of the values; None fits it. It is raised to at least a
+            millionth of the variance of the values, so that covariances of nearby points keep full rank.
 
     Raises:
-        DataError: there are fewer than 2 observations, some are not finite, or no start ends anywhere.
-        ConfigError: ``noise`` is not above 0, or the extra 'tune' is not installed.
+        DataError: fewer than 2 observations, some of them not finite, or no start converges.
+        ConfigError: ``noise`` is not above 0, or the 'tune' extra is not installed.
 
     Source:
         Rasmussen and Williams 2006, ch. 5; hyperpriors of Hvarfner et al. 2024, arXiv:2402.02229, as in BoTorch's
@@ -98,12 +98,12 @@ def fit_prior(
     low, width = points.amin(0), points.amax(0) - points.amin(0)
     width = torch.where(width > 0, width, 1.0)
     inputs, targets = (points - low) / width, (values - center) / spread
-    noise = None if noise is None else max(noise, _LEAST * spread**2)
+    noise = None if noise is None else max(noise, _MIN_VARIANCE * spread**2)
     known = None if noise is None else noise / spread**2
     starts = (_start(kernel, width, spread), _spread_start(kernel, len(width)))
     ends = [_maximized(inputs, targets, start, known) for start in starts]
     if not any(ends):
-        raise DataError(f"fit: no prior was found for {len(values)} observations; fix the prior, or leave out outliers")
+        raise DataError(f"fit: found no prior for {len(values)} observations; set the prior by hand, or drop outliers")
     _, model = max((end for end in ends if end), key=lambda end: end[0])
     return PriorSettings(
         kernel=_read_back(kernel, model.covar_module, width, spread**2),
@@ -119,7 +119,7 @@ def fit_part(
     kernel: KernelSettings = MATERN,
     noise: float | None = None,
 ) -> Part:
-    """One part with the prior that :func:`fit_prior` finds; the same arguments and errors."""
+    """One part with the prior from :func:`fit_prior`; same arguments and errors."""
     return make_part(fit_prior(points, values, kernel=kernel, noise=noise), dims=points.shape[1])
 
 
@@ -130,33 +130,33 @@ def fit_parts(
     kernels: Sequence[KernelSettings] | None = None,
     noises: Sequence[float | None] | None = None,
 ) -> list[Part]:
-    """Each part fitted alone: what is found for one does not depend on the others.
+    """All parts, each fitted independently of the others.
 
     Args:
         points: where all parts were observed.
-        values: what was observed of each.
-        kernels: one a part; None = Matern 5/2.
-        noises: known variances of the noise, one a part; None, in place of one or of all, fits it.
+        values: the observations of each.
+        kernels: one per part; None = Matern 5/2.
+        noises: known noise variances, one per part; None, for one or for all, fits it.
 
     Raises:
-        ShapeError: there are not as many kernels or noises as parts, or the values are no rows of parts.
+        ShapeError: the number of kernels or noises differs from the number of parts, or ``values`` has no row per part.
     """
     points, values = points.double(), values.double()
     if values.ndim != 2 or not len(values):
-        raise ShapeError(f"fit: values of shape {tuple(values.shape)} came, wanted (parts, {len(points)})")
+        raise ShapeError(f"fit: got values of shape {tuple(values.shape)}, wanted (parts, {len(points)})")
     for name, given in (("kernels", kernels), ("noises", noises)):
         if given is not None and len(given) != len(values):
-            raise ShapeError(f"{len(given)} {name} came for {len(values)} parts; give one a part")
+            raise ShapeError(f"got {len(given)} {name} for {len(values)} parts; give one per part")
     each = zip(values, kernels or [MATERN] * len(values), noises or [None] * len(values), strict=True)
     return [fit_part(points, own, kernel=kernel, noise=noise) for own, kernel, noise in each]
 
 
 def _maximized(inputs: Tensor, targets: Tensor, start: KernelSettings, noise: float | None) -> tuple[float, Any] | None:
-    """What the objective ends at, and BoTorch's model there; None where it never ends."""
+    """The highest objective reached and BoTorch's model there; None if the fit fails."""
     botorch, gpytorch = _libraries()
     likelihood, known = None, None
     if noise is None:
-        at_least = gpytorch.constraints.GreaterThan(_LEAST, transform=None, initial_value=0.02)
+        at_least = gpytorch.constraints.GreaterThan(_MIN_VARIANCE, transform=None, initial_value=0.02)
         prior = gpytorch.priors.LogNormalPrior(-4.0, 1.0)
         likelihood = gpytorch.likelihoods.GaussianLikelihood(prior, noise_constraint=at_least)
     else:
@@ -169,7 +169,7 @@ def _maximized(inputs: Tensor, targets: Tensor, start: KernelSettings, noise: fl
     with (
         botorch.utils.sampling.manual_seed(0),
         warnings.catch_warnings(),
-    ):  # a failure is tried again from random places
+    ):  # a failed fit is retried from random points
         warnings.simplefilter("ignore", gpytorch.utils.warnings.NumericalWarning)
         try:
             botorch.fit.fit_gpytorch_mll(objective)
@@ -182,21 +182,21 @@ def _maximized(inputs: Tensor, targets: Tensor, start: KernelSettings, noise: fl
 
 
 def _with_priors(kernel: KernelSettings, dims: int) -> Any:
-    """The kernel with hyperpriors, for points in the unit box and values of deviation 1."""
+    """The kernel with hyperpriors, for points in the unit box and values of standard deviation 1."""
     _, gpytorch = _libraries()
     made, share = make_kernel(kernel, dims=dims), -math.log(len(_terms(kernel)))
     longest = 2**0.5 + 0.5 * math.log(dims)
     for scaled in _modules(kernel, made):
         base = scaled.base_kernel
-        _guard(scaled, "outputscale", _LEAST, gpytorch.priors.LogNormalPrior(share, 1.0))
-        _guard(base, "lengthscale", _SHORTEST, gpytorch.priors.LogNormalPrior(longest, 3**0.5))
+        _guard(scaled, "outputscale", _MIN_VARIANCE, gpytorch.priors.LogNormalPrior(share, 1.0))
+        _guard(base, "lengthscale", _MIN_LENGTHSCALE, gpytorch.priors.LogNormalPrior(longest, 3**0.5))
         if hasattr(base, "raw_alpha"):
-            _guard(base, "alpha", _LEAST, gpytorch.priors.LogNormalPrior(0.0, 1.0))
+            _guard(base, "alpha", _MIN_VARIANCE, gpytorch.priors.LogNormalPrior(0.0, 1.0))
     return made
 
 
 def _guard(module: Any, name: str, least: float, prior: Any) -> None:
-    """A lower bound and a hyperprior; the value stays."""
+    """Add a lower bound and a hyperprior; keep the value."""
     _, gpytorch = _libraries()
     value = getattr(module, name).detach().clone()
     module.register_constraint(f"raw_{name}", gpytorch.constraints.GreaterThan(least, transform=None))
@@ -211,14 +211,14 @@ def _start(kernel: KernelSettings, width: Tensor, spread: float) -> KernelSettin
         given = term.lengthscale if isinstance(term.lengthscale, tuple) else (term.lengthscale,) * len(width)
         if len(given) != len(width):
             wanted = f"give {len(width)}, or one number"
-            raise ConfigError(f"lengthscale: {len(given)} came for {len(width)} dimensions; {wanted}")
+            raise ConfigError(f"lengthscale: got {len(given)} for {len(width)} dimensions; {wanted}")
         scales = tuple(_within(_START_LENGTHS, own / float(w)) for own, w in zip(given, width, strict=True))
         made.append(_changed(term, _within(_START_VARIANCES, term.variance / spread**2), scales))
     return _like(kernel, made)
 
 
 def _spread_start(kernel: KernelSettings, dims: int) -> KernelSettings:
-    """Terms that are told apart: long, shorter, shortest lengthscales, and equal variances."""
+    """Terms that differ: lengthscales from long to short, equal variances."""
     terms = _terms(kernel)
     count = len(terms)
     step = (_SHORTEST_START / _LONGEST_START) ** (1 / max(count - 1, 1))
@@ -264,25 +264,27 @@ def _changed(
 def _check(points: Tensor, values: Tensor, noise: float | None) -> None:
     if points.ndim != 2:
         hint = "; for one dimension write points[:, None]" if points.ndim == 1 else ""
-        raise ShapeError(f"fit: points of shape {tuple(points.shape)} came, wanted (points, dims){hint}")
+        raise ShapeError(f"fit: got points of shape {tuple(points.shape)}, wanted (points, dims){hint}")
     if values.shape != points.shape[:1]:
-        raise ShapeError(f"fit: {len(points)} points, but values of shape {tuple(values.shape)}; give one a point")
+        raise ShapeError(f"fit: {len(points)} points, but values of shape {tuple(values.shape)}; give one per point")
     if len(values) < 2:
-        raise DataError(f"fit: {len(values)} observations came, wanted at least 2; observe more, or fix the prior")
+        raise DataError(
+            f"fit: got {len(values)} observations, wanted at least 2; observe more, or set the prior by hand"
+        )
     bad = int((~torch.isfinite(points).all(1) | ~torch.isfinite(values)).sum())
     if bad:
-        raise DataError(f"fit: {bad} of {len(values)} observations are not finite; leave them out")
+        raise DataError(f"fit: {bad} of {len(values)} observations are not finite; drop them")
     if noise is not None and not 0 < noise < float("inf"):
-        raise ConfigError(f"fit: came noise {noise:g}, wanted a variance above 0, or None to fit it")
+        raise ConfigError(f"fit: got noise {noise:g}, wanted a variance above 0, or None to fit it")
 
 
 def _libraries() -> tuple[Any, Any]:
     try:
-        import botorch.exceptions  # noqa: PLC0415 - of the extra
+        import botorch.exceptions  # noqa: PLC0415 - in the extra
         import botorch.fit  # noqa: PLC0415
         import botorch.models  # noqa: PLC0415
         import botorch.utils.sampling  # noqa: PLC0415
         import gpytorch  # noqa: PLC0415
     except ImportError:
-        raise ConfigError("tuning needs the extra 'tune': pip install 'edge-grpo[tune]'") from None
+        raise ConfigError("tuning needs the 'tune' extra: pip install 'edge-grpo[tune]'") from None
     return botorch, gpytorch

@@ -1,4 +1,4 @@
-"""What the trials of a study depend on: two studies are the same where this is."""
+"""Everything a study's trials depend on: two studies with the same identity are the same study."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,29 +16,29 @@ from edge_grpo.tune.space import Categorical, Space, config_at
 
 __all__ = ["identity_of"]
 
-_NAMING = {"model.path", "reward.function", "data.path", "data.eval_path", "data.pairs"}
+_REFERENCES = {"model.path", "reward.function", "data.path", "data.eval_path", "data.pairs"}
 
 
 def identity_of(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, decomposed: bool) -> dict[str, Any]:
-    """Plain values that change with anything that the trials or the search depend on.
+    """Plain values that change whenever anything the trials or the search depend on changes.
 
-    What is fixed counts with absolute paths; models, data files and reward functions count by their content, benchmarks
-    by their problems. How many trials there are and how long one may take can change, and so can the names of base and
-    suite.
+    Fixed settings are compared with absolute paths; models, data files and reward functions by content, benchmarks by
+    their problems. The number of trials, their time limit, and the names of the base and suite files are free to
+    change.
 
     Args:
-        space: what is searched.
-        base: the settings that are fixed.
-        benchmarks: what the parts of the objective ask.
+        space: the search space.
+        base: the fixed settings.
+        benchmarks: the benchmarks behind the parts of the objective.
         decomposed: whether the search sees the parts.
 
     Raises:
-        ConfigError: a reward function is not where it is said to be.
-        EngineError: a model is not to be found.
+        ConfigError: a reward function does not exist.
+        EngineError: a model does not exist.
     """
     tree = {name: value for name, value in asdict(space).items() if name not in ("trials", "trial_s", "base")}
     tree["objective"] = {name: own for name, own in tree["objective"].items() if name not in ("suite", "data_dir")}
-    named = {pair: config for config in (base, *_others(space)) for pair in _named(config)}
+    named = {pair: config for config in (base, *_variations(space)) for pair in _named(config)}
     found = {
         "edge_grpo": edge_grpo.__version__,
         "decomposed": decomposed,
@@ -51,16 +51,16 @@ def identity_of(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, 
     return plain
 
 
-def _others(space: Space) -> Iterator[Config]:
-    """The configurations with each value of a searched setting that names a model, a file or a function."""
+def _variations(space: Space) -> Iterator[Config]:
+    """The configurations with each value of a searched setting that refers to a model, file or function."""
     for name, each in space.space.items():
-        if isinstance(each, Categorical) and _NAMING & {name, *each.also}:
+        if isinstance(each, Categorical) and _REFERENCES & {name, *each.also}:
             yield from (config_at(space, {name: value}) for value in each.values)
 
 
 def _named(config: Config) -> Iterator[tuple[str, str]]:
-    """What a configuration names, as (setting, name)."""
-    for setting in sorted(_NAMING):
+    """The models, files and functions that a configuration refers to, as (setting, name)."""
+    for setting in sorted(_REFERENCES):
         section, _, own = setting.partition(".")
         name = getattr(getattr(config, section), own)
         if name and (section != "data" or Path(name).expanduser().exists()):
@@ -68,7 +68,7 @@ def _named(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _digest_of(setting: str, config: Config) -> str:
-    """Of the model, the reward function, or the data where they are files."""
+    """The digest of the model, the reward function or the local data."""
     if setting == "model.path":
         return fingerprint(config.model)
     if setting == "reward.function":

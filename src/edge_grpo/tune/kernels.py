@@ -1,4 +1,4 @@
-"""Covariance functions by name: the kernel of a part as settings, and the GPyTorch module they make."""
+"""Covariance functions by name: a part's kernel as settings, and the GPyTorch module built from them."""
 
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ class StationarySettings:
         v (1 + \sqrt5 r + 5 r^2 / 3) e^{-\sqrt5 r}, \quad v (1 + r^2 / 2\alpha)^{-\alpha}
 
     for ``rbf``, ``matern12``, ``matern32``, ``matern52`` and ``rq`` (rational quadratic). ``lengthscale`` is one number
-    for every dimension, or one a dimension; ``variance`` is :math:`v`; ``alpha`` is of ``rq`` alone.
+    for all dimensions, or one per dimension; ``variance`` is :math:`v`; only ``rq`` has ``alpha``.
     """
 
     type: Literal["rbf", "matern12", "matern32", "matern52", "rq"] = "rbf"
@@ -34,7 +34,7 @@ class StationarySettings:
 
 @settings
 class SumSettings:
-    """The sum of some kernels."""
+    """A sum of kernels."""
 
     type: Literal["sum"] = "sum"
     terms: tuple[StationarySettings, ...] = Field(min_length=1)
@@ -44,21 +44,21 @@ KernelSettings = Annotated[StationarySettings | SumSettings, Field(discriminator
 
 
 def make_kernel(kernel: StationarySettings | SumSettings, *, dims: int) -> Any:
-    """The GPyTorch kernel of some settings, in float64; its hyperparameters may then be fitted.
+    """The GPyTorch kernel for these settings, in float64; its hyperparameters can be fitted.
 
     Args:
         kernel: the settings.
         dims: dimensions of the inputs.
 
     Raises:
-        ConfigError: there are several lengthscales, but not ``dims``, or the extra 'tune' is not installed.
+        ConfigError: the number of lengthscales is neither 1 nor ``dims``, or the 'tune' extra is not installed.
     """
     kernels = _gpytorch_kernels()
     if isinstance(kernel, SumSettings):
         return kernels.AdditiveKernel(*(make_kernel(term, dims=dims) for term in kernel.terms))
     scales = kernel.lengthscale if isinstance(kernel.lengthscale, tuple) else (kernel.lengthscale,) * dims
     if len(scales) != dims:
-        raise ConfigError(f"lengthscale: {len(scales)} came for {dims} dimensions; give {dims}, or one number")
+        raise ConfigError(f"lengthscale: got {len(scales)} for {dims} dimensions; give {dims}, or one number")
     if kernel.type == "rbf":
         base = kernels.RBFKernel(ard_num_dims=dims)
     elif kernel.type == "rq":
@@ -73,7 +73,7 @@ def make_kernel(kernel: StationarySettings | SumSettings, *, dims: int) -> Any:
 
 
 def dims_of(kernel: Any) -> int | None:
-    """The dimensions of the inputs of a kernel that :func:`make_kernel` made; None where it does not say."""
+    """Input dimensions of a kernel from :func:`make_kernel`; None if it does not record them."""
     while True:
         inner = getattr(kernel, "base_kernel", None) or next(iter(getattr(kernel, "kernels", ())), None)
         if inner is None:
@@ -84,12 +84,12 @@ def dims_of(kernel: Any) -> int | None:
 
 def _gpytorch_kernels() -> Any:
     try:
-        import gpytorch.kernels  # noqa: PLC0415 - of the extra
+        import gpytorch.kernels  # noqa: PLC0415 - in the extra
     except ImportError:
-        raise ConfigError("tuning needs the extra 'tune': pip install 'edge-grpo[tune]'") from None
+        raise ConfigError("tuning needs the 'tune' extra: pip install 'edge-grpo[tune]'") from None
     return gpytorch.kernels
 
 
 def _double(value: float | tuple[float, ...]) -> Tensor:
-    """Or GPyTorch would round it to float32."""
+    """A float64 tensor; GPyTorch would round a plain float to float32."""
     return torch.tensor(value, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""D-GPUCB and GP-UCB over a finite set of candidates: look where the upper confidence bound is highest, and again."""
+"""D-GPUCB and GP-UCB over finitely many candidates: repeatedly evaluate the one with the highest confidence bound."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from edge_grpo.tune.posterior import Decomposed, Gaussian, Part, Posterior, aggr
 __all__ = ["Round", "search", "search_composed"]
 
 Belief = Callable[[list[int], Tensor], tuple[Tensor, Tensor]]
-"""From the candidates looked at and the values seen of each part, [parts, n], to mean and width at every candidate."""
+"""Maps the candidates evaluated and each part's values, [parts, n], to mean and width at every candidate."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round: its number from 1, the squared width, the candidate looked at, and the bound that it had.
+    """One round: its number from 1, the squared width, the candidate evaluated, and its bound.
 
-    Where the least value is searched for, the bound is the lower one with its sign turned.
+    When minimising, the bound is the negated lower bound.
     """
 
     step: int
@@ -44,32 +44,32 @@ def search(
     delta: float = 0.05,
     scale: float = 1.0,
 ) -> list[Round]:
-    r"""Search the best candidate of :math:`\sum_j g_j f_j` by looking at its parts.
+    r"""Search for the best candidate of :math:`\sum_j g_j f_j` by observing its parts.
 
     .. math:: x_t = \arg\max_x \mu_{t-1}(x) + \sqrt{\beta_t}\,\sigma_{t-1}(x)
 
     Args:
-        parts: priors; fixed, so that what is proved of the bound holds.
-        candidates: where one may look.
-        observe: noisy values of all parts at a candidate; called once a look, in order.
-        start: looked at before the first round.
-        rounds: how often the bound decides.
-        decomposed: D-GPUCB, a posterior of each part; False is GP-UCB, which sees the sum of the same values alone.
+        parts: priors; held fixed, as the guarantees on the bound require.
+        candidates: points that can be evaluated.
+        observe: noisy values of all parts at a candidate; called once per evaluation, in order.
+        start: indices evaluated before the first round.
+        rounds: evaluations chosen by the bound.
+        decomposed: True is D-GPUCB, one posterior per part; False is GP-UCB, which sees only the sum of the values.
         weights: :math:`g_j` at the candidates; None = ones.
-        maximize: False searches for the least value.
-        delta: chance that the bound fails.
-        scale: by which the squared width is divided.
+        maximize: False searches for the minimum.
+        delta: probability that the bound fails.
+        scale: divisor of the squared width.
 
     Returns:
         the rounds, in order.
 
     Raises:
-        ConfigError: there is no start, or it, ``rounds``, ``delta`` or ``scale`` is out of range.
-        ShapeError: ``observe`` or ``weights`` do not fit the parts.
+        ConfigError: ``start`` is empty, or ``start``, ``rounds``, ``delta`` or ``scale`` is out of range.
+        ShapeError: ``observe`` or ``weights`` does not match the parts.
         DataError: a value is not finite, or candidates lie too close together for their noise.
 
     Source:
-        arXiv:2107.03003, D-GPUCB; ties go to the first candidate.
+        arXiv:2107.03003, D-GPUCB. Ties go to the first candidate.
     """
     _check(candidates, start, rounds)
     weights = torch.ones(len(parts), len(candidates), dtype=torch.float64) if weights is None else weights
@@ -102,7 +102,7 @@ def search_composed(
     delta: float = 0.05,
     scale: float = 1.0,
 ) -> list[Round]:
-    r"""Search the best candidate of a nonlinear whole, :math:`g(f_1, \dots, f_J)`, by looking at its parts.
+    r"""Search for the best candidate of a nonlinear whole, :math:`g(f_1, \dots, f_J)`, by observing its parts.
 
     .. math:: x_t = \arg\max_x g(\mu_1(x), \dots, \mu_J(x)) + \sqrt{\beta_t}\,w(x)
 
@@ -111,25 +111,25 @@ def search_composed(
         composition: :math:`g`.
         width: :math:`w` of the parts' posteriors: a safe width or the delta method of
             :mod:`edge_grpo.tune.composition`.
-        candidates: where one may look.
-        observe: noisy values of all parts at a candidate; called once a look, in order.
-        start: looked at before the first round.
-        rounds: how often the bound decides.
-        union: parts that the bound must hold for at once: J for a safe width, 1 otherwise.
-        maximize: False searches for the least value.
-        delta: chance that the bound fails.
-        scale: by which the squared width is divided.
+        candidates: points that can be evaluated.
+        observe: noisy values of all parts at a candidate; called once per evaluation, in order.
+        start: indices evaluated before the first round.
+        rounds: evaluations chosen by the bound.
+        union: parts for which the bound must hold at once: J for a safe width, 1 otherwise.
+        maximize: False searches for the minimum.
+        delta: probability that the bound fails.
+        scale: divisor of the squared width.
 
     Returns:
         the rounds, in order.
 
     Raises:
-        ConfigError: there is no start, or it, ``rounds``, ``delta`` or ``scale`` is out of range.
-        ShapeError: ``observe`` does not fit the parts.
+        ConfigError: ``start`` is empty, or ``start``, ``rounds``, ``delta`` or ``scale`` is out of range.
+        ShapeError: ``observe`` does not match the parts.
         DataError: a value is not finite, or candidates lie too close together for their noise.
 
     Source:
-        arXiv:2107.03003, the generalised algorithm; widths as in :mod:`edge_grpo.tune.composition`.
+        arXiv:2107.03003, the generalised algorithm; widths from :mod:`edge_grpo.tune.composition`.
     """
     _check(candidates, start, rounds)
 
@@ -145,15 +145,15 @@ def search_composed(
 def _check(candidates: Tensor, start: Sequence[int], rounds: int) -> None:
     if rounds < 0 or not start or not all(0 <= index < len(candidates) for index in start):
         raise ConfigError(
-            f"search: came start {list(start)} and {rounds} rounds, wanted one index or more of {len(candidates)} "
-            "candidates, and no fewer than 0 rounds"
+            f"search: got start {list(start)} and {rounds} rounds, wanted at least one index into {len(candidates)} "
+            "candidates, and at least 0 rounds"
         )
 
 
 def _search(
     belief: Belief, observe: Callable[[int], Tensor], start: Sequence[int], betas: Sequence[float], *, maximize: bool
 ) -> list[Round]:
-    """Look at the start, then at the highest bound, once for every width."""
+    """Evaluate the start, then the candidate with the highest bound, once per width."""
     looked = list(start)
     values = [observe(index).double() for index in looked]
     found = []

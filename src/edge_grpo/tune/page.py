@@ -1,15 +1,16 @@
-"""The page of a study: what is believed of the whole and of every part along every setting, all trials, the next one.
+"""The page of a study: the posterior of the score and of every part along every setting, all trials, and the next one.
 
-One HTML file without scripts or anything from elsewhere; all text in it is escaped.
+One HTML file without scripts or external resources. ``page.html`` is its template, which escapes all text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
+from importlib.resources import files
+from typing import Any, Literal
 
 import torch
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.posterior import Gaussian
 from edge_grpo.tune.record import Trial, best_of
 from edge_grpo.tune.space import WHOLE, Categorical, Point, Range, Space, Value
@@ -17,39 +18,95 @@ from edge_grpo.tune.suggest import Belief, Suggestion, believe
 
 __all__ = ["brief", "page"]
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 250, 150, 38, 8, 8, 22  # of a panel, pixels
 _SLICE = 61  # places along a range
-_STYLE = """
-:root { color-scheme: light dark; --line: #1f6feb; --band: #1f6feb33; --dot: #444; --best: #d1242f; --next: #1a7f37;
-  --grid: #8886; }
-@media (prefers-color-scheme: dark) { :root { --line: #79b8ff; --band: #79b8ff33; --dot: #bbb; --best: #ff7b72;
-  --next: #56d364; } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1250px; padding: 0 1em; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .15em .7em; text-align: right; white-space: nowrap; }
-th { border-bottom: 1px solid var(--grid); font-weight: 600; }
-th:last-child, td:last-child { text-align: left; white-space: normal; min-width: 6em; }
-.panels th { text-align: left; white-space: normal; border: 0; min-width: 5em; }
-.panels td { padding: 0; min-width: 0; }
-.best { color: var(--best); font-weight: 600; }
-.next { color: var(--next); font-weight: 600; }
-svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
-"""
+_TICK = 12  # characters of a tick label
+
+_Place = tuple[float, float]  # x and y in a panel, pixels
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row of panels: its title, its trials as (settings, value, finished), and its scale."""
+class _Frame:
+    """The size of a panel and the edges of its axes, pixels from the top left."""
 
-    title: str
-    seen: Sequence[tuple[Trial, float]]
+    width: int = 250
+    height: int = 150
+    left: int = 38
+    right: int = 242
+    top: int = 8
+    bottom: int = 128
+
+
+_FRAME = _Frame()
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The values at the bottom and the top of a row of panels."""
+
     low: float
     high: float
 
     def y(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
+        return _FRAME.bottom - (value - self.low) / (self.high - self.low) * (_FRAME.bottom - _FRAME.top)
+
+
+@dataclass(frozen=True)
+class _End:
+    """A label of the vertical axis."""
+
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class _Tick:
+    """A label of the horizontal axis."""
+
+    x: float
+    text: str
+    anchor: Literal["start", "middle", "end"]
+
+
+@dataclass(frozen=True)
+class _Box:
+    """The band and the mean of one category."""
+
+    x: float
+    bottom: float
+    top: float
+    middle: float
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A trial: a cross if it did not finish."""
+
+    x: float
+    y: float
+    kind: Literal["best", "dot", "cross"]
+    told: str
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One picture: a category has boxes, a range has a line with a band around it."""
+
+    label: str
+    ends: Sequence[_End]
+    ticks: Sequence[_Tick]
+    next_x: float | None
+    boxes: Sequence[_Box]
+    band: Sequence[_Place]
+    line: Sequence[_Place]
+    marks: Sequence[_Mark]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The panels of the whole or of one part."""
+
+    title: str
+    panels: Sequence[_Panel]
 
 
 def brief(value: Value) -> str:
@@ -72,84 +129,73 @@ def page(
     Args:
         space: what is searched.
         trials: those that are over.
-        then: what would be tried next.
-        decomposed: whether the parts are told apart.
+        then: the next suggestion.
+        decomposed: whether the search sees the parts.
         title: names the study.
+
+    Raises:
+        ConfigError: the extra 'tune' is not installed.
     """
     best = best_of(trials)
     belief = believe(space, trials, decomposed=decomposed)
-    body = [f"<h1>{escape(title or 'Search')}</h1>", *_summary(space, trials, best, then, decomposed=decomposed)]
-    if belief is None or best is None:
-        body.append("<p>There is no posterior before two trials have finished.</p>")
-    else:
-        body += ["<h2>Posterior</h2>", _legend(best, len(trials)), _panels(belief, trials, best, then)]
-    body += ["<h2>Trials</h2>", _table(space, trials, best)]
-    name = escape(title or "search")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    html: str = _template().render(
+        title=title,
+        frame=_FRAME,
+        names=list(space.space),
+        parts=space.objective.parts,
+        whole=WHOLE,
+        metric=space.objective.metric,
+        decomposed=decomposed,
+        trials=trials,
+        num_trials=space.trials,
+        num_finished=sum(trial.state == "finished" for trial in trials),
+        best=best,
+        then=then,
+        rows=_rows(belief, trials, best, then) if belief and best else [],
     )
+    return html
 
 
-def _summary(
-    space: Space, trials: Sequence[Trial], best: Trial | None, then: Suggestion | None, *, decomposed: bool
-) -> list[str]:
-    weights = " + ".join(f"{weight:g} &times; <b>{escape(name)}</b>" for name, weight in space.objective.parts.items())
-    sees = "every part" if decomposed else "the sum alone"
-    lines = [f"<p>Score: {weights} ({escape(space.objective.metric)}). The search sees {sees}.</p>"]
-    finished = sum(trial.state == "finished" for trial in trials)
-    lines.append(f"<p>{len(trials)} of {space.trials} trials are over, {finished} of them finished.</p>")
-    if best:
-        lines.append(
-            f'<p><span class="best">Best so far</span>: trial {best.number}, {best.whole:.4f} with '
-            f"{_settings(best.settings)}</p>"
-        )
-    if then:
-        expected = "" if then.mean is None else f"; expected {then.mean:.4f} &plusmn; {then.deviation:.4f}"
-        why = (
-            "spread evenly"
-            if then.why == "initial"
-            else "highest upper confidence bound, which a point of lower mean may have"
-        )
-        lines.append(f'<p><span class="next">Next</span>: {_settings(then.point)} ({why}{expected})</p>')
-    else:
-        lines.append("<p>Every point of the space has been tried.</p>")
-    return lines
+def _template() -> Any:
+    try:
+        import jinja2  # noqa: PLC0415 - of the extra
+    except ImportError:
+        raise ConfigError("tuning needs the extra 'tune': pip install 'edge-grpo[tune]'") from None
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters |= {"brief": brief, "px": "{:.1f}".format, "path": _path}
+    return environment.from_string(files("edge_grpo.tune").joinpath("page.html").read_text(encoding="utf-8"))
 
 
-def _settings(point: Point) -> str:
-    return ", ".join(f"<code>{escape(name)}={escape(brief(value))}</code>" for name, value in point.items())
+def _path(places: Sequence[_Place]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
-def _legend(best: Trial, count: int) -> str:
-    return (
-        f"<p>Each panel varies one setting, the others are those of trial {best.number}. Line: mean; band: two "
-        f"standard deviations of the mean score, without noise. Dots: the {count} trials, wherever their "
-        "other settings are; "
-        '<span class="best">red</span>: the best; crosses: not finished, at the score that they count as; '
-        '<span class="next">green</span>: the next one.</p>'
-    )
-
-
-def _panels(belief: Belief, trials: Sequence[Trial], best: Trial, then: Suggestion | None) -> str:
+def _rows(belief: Belief, trials: Sequence[Trial], best: Trial, then: Suggestion | None) -> list[_Row]:
     space = belief.space
-    head = "".join(f"<th>{escape(name)}</th>" for name in space.space)
-    lines = [f'<div class="wide"><table class="panels"><tr><th></th>{head}</tr>']
-    slices = {name: _points(space, best.settings, name) for name in space.space}
-    names = (WHOLE, *(name for name in belief.names if name != WHOLE))
-    for name in names:
+    slices = {name: [{**best.settings, name: value} for value in _values(own)] for name, own in space.space.items()}
+    rows = []
+    for name in (WHOLE, *(name for name in belief.names if name != WHOLE)):
+        weight = space.objective.parts.get(name)
+        title = name if weight is None else f"part {name} (weight {weight:g})"
         found = {along: _gaussian(belief, name, points) for along, points in slices.items()}
-        row = _row(belief, name, trials, list(found.values()))
-        cells = "".join(
-            f"<td>{_panel(row, along, each, found[along], best, then)}</td>" for along, each in space.space.items()
-        )
-        lines.append(f"<tr><th>{escape(row.title)}</th>{cells}</tr>")
-    return "\n".join([*lines, "</table></div>"])
-
-
-def _points(space: Space, settings: Point, along: str) -> list[dict[str, Value]]:
-    return [{**settings, along: value} for value in _values(space.space[along])]
+        values = _counted(belief, name)
+        scale = _scale(values, list(found.values()))
+        panels = [
+            _Panel(
+                label=f"{title} along {along}",
+                ends=[_End(scale.y(end), f"{end:.2f}") for end in (scale.low, scale.high)],
+                ticks=_ticks(own),
+                next_x=_x(own, then.point[along]) if then else None,
+                marks=[
+                    _mark(trial, value, _x(own, trial.settings[along]), scale.y(value), best)
+                    for trial, value in zip(trials, values, strict=True)
+                ],
+                **_drawn(own, found[along], scale),
+            )
+            for along, own in space.space.items()
+        ]
+        rows.append(_Row(title, panels))
+    return rows
 
 
 def _values(own: Range) -> list[Value]:
@@ -163,111 +209,51 @@ def _gaussian(belief: Belief, name: str, points: Sequence[Point]) -> Gaussian:
     return belief.whole_at(points) if name == WHOLE else belief.parts_at(points)[name]
 
 
-def _row(belief: Belief, name: str, trials: Sequence[Trial], found: Sequence[Gaussian]) -> _Row:
-    """The values that trials count with, and a scale for these and all bands."""
-    if name in belief.names:
-        values = belief.values[belief.names.index(name)].tolist()
-    else:
-        values = (belief.weights @ belief.values).tolist()
+def _counted(belief: Belief, name: str) -> list[float]:
+    """The values that the trials count with."""
+    values = belief.values[belief.names.index(name)] if name in belief.names else belief.weights @ belief.values
+    counted: list[float] = values.tolist()
+    return counted
+
+
+def _scale(values: Sequence[float], found: Sequence[Gaussian]) -> _Scale:
+    """A scale that holds all values and all bands."""
     ends = torch.cat([_bound(own, sign) for own in found for sign in (-2.0, 2.0)])
     low, high = min(float(ends.min()), *values), max(float(ends.max()), *values)
-    weight = belief.space.objective.parts.get(name)
-    title = name if weight is None else f"part {name} (weight {weight:g})"
-    return _Row(title, list(zip(trials, values, strict=True)), low, max(high, low + 1e-9))
+    return _Scale(low, max(high, low + 1e-9))
 
 
 def _bound(own: Gaussian, factor: float) -> torch.Tensor:
     return own.mean + factor * own.variance.clamp(min=0).sqrt()
 
 
-def _panel(row: _Row, along: str, own: Range, found: Gaussian, best: Trial, then: Suggestion | None) -> str:
-    values = _values(own)
-    mean, low, high = (_bound(found, factor).tolist() for factor in (0.0, -2.0, 2.0))
-    parts = _axes(row, own)
-    if then:
-        x = _x(own, then.point[along])
-        parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="var(--next)" '
-            'stroke-width="1.5" stroke-dasharray="4 3"/>'
-        )
+def _drawn(own: Range, found: Gaussian, scale: _Scale) -> dict[str, Any]:
+    """Boxes, or a line with its band."""
+    mean, low, high = ([scale.y(end) for end in _bound(found, factor).tolist()] for factor in (0.0, -2.0, 2.0))
+    xs = [_x(own, value) for value in _values(own)]
     if isinstance(own, Categorical):
-        for value, middle, bottom, top in zip(values, mean, low, high, strict=True):
-            x = _x(own, value)
-            parts.append(_box(x, row.y(bottom), row.y(top), row.y(middle)))
-    else:
-        xs = [_x(own, value) for value in values]
-        edge = [(x, row.y(y)) for x, y in zip(xs, high, strict=True)]
-        edge += [(x, row.y(y)) for x, y in zip(reversed(xs), reversed(low), strict=True)]
-        line = [(x, row.y(y)) for x, y in zip(xs, mean, strict=True)]
-        parts.append(f'<polygon points="{_path(edge)}" fill="var(--band)"/>')
-        parts.append(f'<polyline points="{_path(line)}" fill="none" stroke="var(--line)" stroke-width="1.5"/>')
-    parts += [_dot(row, own, along, trial, value, is_best=trial is best) for trial, value in row.seen]
-    label = escape(f"{row.title} along {along}", quote=True)
-    size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
-    return f'<svg {size} role="img" aria-label="{label}">{"".join(parts)}</svg>'
+        boxes = [_Box(x, bottom, top, middle) for x, middle, bottom, top in zip(xs, mean, low, high, strict=True)]
+        return {"boxes": boxes, "band": [], "line": []}
+    band = [*zip(xs, high, strict=True), *zip(reversed(xs), reversed(low), strict=True)]
+    return {"boxes": [], "band": band, "line": list(zip(xs, mean, strict=True))}
 
 
-def _axes(row: _Row, own: Range) -> list[str]:
-    bottom = _HEIGHT - _BOTTOM
-    parts = [f'<path d="M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}" fill="none" stroke="var(--grid)"/>']
-    for end in (row.low, row.high):
-        parts.append(f'<text x="{_LEFT - 4}" y="{row.y(end) + 4:.1f}" text-anchor="end">{end:.2f}</text>')
-    labels: list[tuple[Value, str]]
+def _ticks(own: Range) -> list[_Tick]:
     if isinstance(own, Categorical):
-        labels = [(value, "middle") for value in own.values]
-    else:
-        labels = [(own.low, "start"), (own.high, "end")]
-    for value, anchor in labels:
-        text = escape(brief(value)[:12])
-        parts.append(f'<text x="{_x(own, value):.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">{text}</text>')
-    return parts
+        return [_Tick(_x(own, value), brief(value)[:_TICK], "middle") for value in own.values]
+    return [
+        _Tick(_x(own, own.low), brief(own.low)[:_TICK], "start"),
+        _Tick(_x(own, own.high), brief(own.high)[:_TICK], "end"),
+    ]
 
 
-def _box(x: float, bottom: float, top: float, middle: float) -> str:
-    return (
-        f'<rect x="{x - 14:.1f}" y="{top:.1f}" width="28" height="{max(bottom - top, 0):.1f}" fill="var(--band)"/>'
-        f'<line x1="{x - 14:.1f}" x2="{x + 14:.1f}" y1="{middle:.1f}" y2="{middle:.1f}" stroke="var(--line)" '
-        'stroke-width="1.5"/>'
-    )
-
-
-def _dot(row: _Row, own: Range, along: str, trial: Trial, value: float, *, is_best: bool) -> str:
-    x, y = _x(own, trial.settings[along]), row.y(value)
-    told = f"<title>{escape(f'trial {trial.number} ({trial.state}): {value:.4f}')}</title>"
-    if trial.state != "finished":
-        cross = f"M{x - 3:.1f} {y - 3:.1f}l6 6m-6 0l6 -6"
-        return f'<path d="{cross}" stroke="var(--dot)" stroke-width="1.5">{told}</path>'
-    colour, size = ("var(--best)", 4) if is_best else ("var(--dot)", 2.5)
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}">{told}</circle>'
+def _mark(trial: Trial, value: float, x: float, y: float, best: Trial) -> _Mark:
+    kind: Literal["best", "dot", "cross"] = "cross"
+    if trial.state == "finished":
+        kind = "best" if trial is best else "dot"
+    return _Mark(x, y, kind, f"trial {trial.number} ({trial.state}): {value:.4f}")
 
 
 def _x(own: Range, value: Any) -> float:
     place = (own.index(value) + 0.5) / len(own.values) if isinstance(own, Categorical) else own.place(value)
-    return _LEFT + place * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _table(space: Space, trials: Sequence[Trial], best: Trial | None) -> str:
-    parts = [*space.objective.parts]
-    head = ["", *space.space, *parts, WHOLE, "seconds", "state"]
-    lines = ['<div class="wide"><table>', f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"]
-    for trial in trials:
-        cells = [
-            str(trial.number),
-            *(brief(trial.settings[name]) for name in space.space),
-            *(_score(trial.parts, name) for name in parts),
-            "" if trial.whole is None else f"{trial.whole:.4f}",
-            f"{trial.seconds:.0f}",
-            trial.state if not trial.reason else f"{trial.state}: {trial.reason}",
-        ]
-        row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        shade = ' class="best"' if trial is best else ""
-        lines.append(f"<tr{shade}>{row}</tr>")
-    return "\n".join([*lines, "</table></div>"])
-
-
-def _score(parts: Mapping[str, float], name: str) -> str:
-    return f"{parts[name]:.3f}" if name in parts else ""
+    return _FRAME.left + place * (_FRAME.right - _FRAME.left)

@@ -1,4 +1,4 @@
-"""Pictures of what is known of the parts and the whole, and of how searches went; with matplotlib, to a file."""
+"""Plots of posteriors and of searches, drawn with matplotlib and saved to a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,27 +27,27 @@ def plot_posterior(
     baseline: Posterior | None = None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Draw every part and the (unweighted) whole over one dimension: means, and bands of two standard deviations.
+    """Plot every part and the (unweighted) whole over one dimension: means, and bands of two standard deviations.
 
     Args:
-        path: where the picture goes: PNG, SVG or PDF by its ending; its folder is made.
-        posterior: what is drawn.
-        at: the points of the horizontal axis, in order.
+        path: output file: PNG, SVG or PDF by its suffix; its folder is created.
+        posterior: the posterior to plot.
+        at: points along the horizontal axis, in order.
         observed: where the parts were observed, and their values.
-        truth: what the parts really are, if that is known.
-        baseline: a second model, drawn behind: the aggregate, say.
-        names: of the parts.
+        truth: true values of the parts, if known.
+        baseline: a second posterior, drawn behind the first, such as the aggregate.
+        names: names of the parts.
 
     Raises:
-        ConfigError: the ending is unknown, or the extra 'tune' is not installed.
-        ShapeError: the points have more than one dimension, or there are not as many names as parts.
+        ConfigError: the suffix is unknown, or the 'tune' extra is not installed.
+        ShapeError: the points have more than one dimension, or the numbers of names and parts differ.
     """
     if at.ndim != 2 or at.shape[1] != 1:
-        raise ShapeError(f"plot_posterior: points of shape {tuple(at.shape)} came, wanted one dimension: (points, 1)")
+        raise ShapeError(f"plot_posterior: got points of shape {tuple(at.shape)}, wanted one dimension: (points, 1)")
     parts = posterior.parts_at(at)
     titles = [*(names or [f"part {index}" for index in range(1, len(parts) + 1)]), "whole"]
     if len(titles) != len(parts) + 1:
-        raise ShapeError(f"plot_posterior: {len(titles) - 1} names came for {len(parts)} parts")
+        raise ShapeError(f"plot_posterior: got {len(titles) - 1} names for {len(parts)} parts")
     behind = [] if baseline is None else [*baseline.parts_at(at), baseline.whole_at(at)]
     figure, axes = _panels(path, len(titles))
     for index, (axis, title, known) in enumerate(zip(axes, titles, [*parts, posterior.whole_at(at)], strict=True)):
@@ -71,17 +71,17 @@ def plot_curves(
     xlabel: str = "round",
     title: str = "",
 ) -> None:
-    """Draw the mean of some curves over draws, with a band of two standard errors.
+    """Plot each curve's mean over draws, with a band of two standard errors.
 
     Args:
-        path: where the picture goes: PNG, SVG or PDF by its ending; its folder is made.
-        curves: by name; one row a draw, one column a round, from round 1.
-        ylabel: what is drawn.
-        xlabel: over what.
-        title: above the picture.
+        path: output file: PNG, SVG or PDF by its suffix; its folder is created.
+        curves: by name; one row per draw, one column per round, from round 1.
+        ylabel: label of the vertical axis.
+        xlabel: label of the horizontal axis.
+        title: title of the plot.
 
     Raises:
-        ConfigError: the ending is unknown, or the extra 'tune' is not installed.
+        ConfigError: the suffix is unknown, or the 'tune' extra is not installed.
     """
     figure, (axis,) = _panels(path, 1)
     for name, rows in curves.items():
@@ -101,19 +101,19 @@ def _band(axis: Any, at: Tensor, known: Gaussian, color: str, label: str) -> Non
 
 
 def _row(parts: Tensor, index: int) -> Tensor:
-    """One part's numbers, or behind the last part their sum."""
+    """The numbers of one part; past the last part, their sum."""
     return parts[index] if index < len(parts) else parts.sum(0)
 
 
 def _panels(path: Path | str, count: int) -> tuple[Any, list[Any]]:
-    """A figure that belongs to no window, and its panels, one below the other."""
+    """A figure without a window, and its panels, stacked vertically."""
     if Path(path).suffix not in _SUFFIXES:
-        raise ConfigError(f"{path}: came the ending '{Path(path).suffix}', wanted one of {', '.join(_SUFFIXES)}")
+        raise ConfigError(f"{path}: got the suffix '{Path(path).suffix}', wanted one of {', '.join(_SUFFIXES)}")
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - of the extra
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - in the extra
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
-        raise ConfigError("plots need the extra 'tune': pip install 'edge-grpo[tune]'") from None
+        raise ConfigError("plots need the 'tune' extra: pip install 'edge-grpo[tune]'") from None
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(7, 2.2 * count if count > 1 else 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)

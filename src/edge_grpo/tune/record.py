@@ -1,4 +1,4 @@
-"""What became of the trials of a study: one line of ``trials.jsonl`` each, on the disk before the next one begins."""
+"""The outcomes of a study's trials: one line of ``trials.jsonl`` each, on disk before the next trial starts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ State = Literal["finished", "failed", "late", "stopped"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: what was set and what came of it.
+    """One trial: its settings and its outcome.
 
-    ``state``: ``finished``, or ``failed``, ``late`` (over its time), ``stopped`` (hopeless), each with a ``reason`` and
-    no ``parts``. ``parts`` are scores, ``whole`` is their weighted sum. ``seconds`` are those of training and answering
-    in its last process (of a trial that has not finished: of that whole process). ``curve``: held-out accuracy while it
-    was trained, as (step, accuracy).
+    ``state``: ``finished``, or ``failed``, ``late`` (over its time limit), ``stopped`` (hopeless), each of these with a
+    ``reason`` and no ``parts``. ``parts`` are scores, ``whole`` is their weighted sum. ``seconds``: training and
+    answering in its last process (for an unfinished trial, that whole process). ``curve``: held-out accuracy during
+    training, as (step, accuracy).
     """
 
     number: int
@@ -39,40 +39,40 @@ class Trial:
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The finished trial with the highest whole, the first of equals."""
+    """The finished trial with the highest whole; ties go to the first."""
     finished = [trial for trial in trials if trial.whole is not None]
     return max(finished, key=lambda trial: (trial.whole or 0.0, -trial.number)) if finished else None
 
 
 def append(folder: Path, trial: Trial) -> None:
-    """Write a trial down, in one write, and wait until it is on the disk.
+    """Append a trial in one write, and wait until it is on disk.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
     kept.append(folder / FILE, [trial])
 
 
 def read(folder: Path) -> list[Trial]:
-    """The trials that are over, by number, but for a last line that a kill cut off.
+    """All recorded trials, by number; a last line cut off by a kill is ignored.
 
     Raises:
-        DataError: another line is damaged, or two are of one trial.
+        DataError: any other line is damaged, or two lines belong to the same trial.
     """
     path = folder / FILE
     trials: dict[int, Trial] = {}
     for number, trial in enumerate(_parsed(path, _whole_lines(path)), 1):
         if trial.number in trials:
-            raise DataError(f"{path}, line {number}: trial {trial.number} is there already; take one of the lines out")
+            raise DataError(f"{path}, line {number}: trial {trial.number} is recorded twice; delete one of the lines")
         trials[trial.number] = trial
     return [trials[number] for number in sorted(trials)]
 
 
 def mend(folder: Path) -> None:
-    """Take a last line that a kill cut off out of the file; only for whoever alone writes there.
+    """Remove a last line cut off by a kill; the caller must be the file's only writer.
 
     Raises:
-        DataError: the file is no text.
+        DataError: the file is not text.
     """
     path = folder / FILE
     whole = _whole_lines(path)
@@ -80,7 +80,7 @@ def mend(folder: Path) -> None:
         try:
             write_whole(path, whole.decode("utf-8"))
         except UnicodeDecodeError:
-            raise DataError(f"{path}: it is no text; take it out of the way to try all trials again") from None
+            raise DataError(f"{path}: not a text file; move it away to rerun all trials") from None
 
 
 def _whole_lines(path: Path) -> bytes:
@@ -100,15 +100,15 @@ def _parsed(path: Path, content: bytes) -> Iterator[Trial]:
         else:
             continue
         raise DataError(
-            f"{path}, line {number}: not a trial ({reason}); mend the line, or take it out to try that trial again"
+            f"{path}, line {number}: not a trial ({reason}); fix the line, or delete it to rerun that trial"
         )
 
 
 def _checked(trial: Trial) -> Trial:
-    """Raise ValueError where the state and the scores do not fit."""
+    """The trial; ValueError if its state and its scores contradict each other."""
     finished = trial.state == "finished"
     if finished != (trial.whole is not None) or finished != bool(trial.parts):
-        raise ValueError(f"state '{trial.state}' beside whole {trial.whole} and {len(trial.parts)} parts")
+        raise ValueError(f"state '{trial.state}' with whole {trial.whole} and {len(trial.parts)} parts")
     return trial
 
 

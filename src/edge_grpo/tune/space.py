@@ -1,4 +1,4 @@
-"""What is searched: settings with their ranges, the score, the budget; and the cube in which the search sees them."""
+"""The search space: settings with their ranges, the objective, the budget, and their encoding in the unit cube."""
 
 import json
 import math
@@ -36,17 +36,17 @@ __all__ = [
 
 Value = bool | int | float | str
 Point = Mapping[str, Value]
-"""A value for every setting that is searched, by its dotted name."""
+"""A value for every searched setting, by its dotted name."""
 
 WHOLE = "whole"
-"""The name of the weighted sum beside those of the parts."""
+"""The name of the weighted sum, among those of the parts."""
 
-_DIGITS = 6  # of the values that are tried: what is written down and read again is what was tried
+_DIGITS = 6  # significant digits of a value, so that it survives being written and read back
 
 
 @settings
 class Continuous:
-    """A number from ``low`` to ``high``; ``also`` names settings that get the same value."""
+    """A number from ``low`` to ``high``; ``also`` lists settings that get the same value."""
 
     type: Literal["continuous"] = "continuous"
     low: float
@@ -58,17 +58,17 @@ class Continuous:
         _check_range(self.low, self.high)
 
     def value(self, place: float) -> float:
-        """The value at a place in [0, 1], in six digits."""
+        """The value at a position in [0, 1], to six digits."""
         return _rounded(self.low + place * (self.high - self.low), self.low, self.high)
 
     def place(self, value: float) -> float:
-        """Where in [0, 1] a value is."""
+        """The position of a value in [0, 1]."""
         return (value - self.low) / (self.high - self.low)
 
 
 @settings
 class Log:
-    """A positive number from ``low`` to ``high`` of which the order of magnitude matters."""
+    """A positive number from ``low`` to ``high``, on a log scale."""
 
     type: Literal["log"] = "log"
     low: float = Field(gt=0)
@@ -80,17 +80,17 @@ class Log:
         _check_range(self.low, self.high)
 
     def value(self, place: float) -> float:
-        """The value at a place in [0, 1], in six digits."""
+        """The value at a position in [0, 1], to six digits."""
         return _rounded(self.low * (self.high / self.low) ** place, self.low, self.high)
 
     def place(self, value: float) -> float:
-        """Where in [0, 1] a value is."""
+        """The position of a value in [0, 1]."""
         return math.log(value / self.low) / math.log(self.high / self.low)
 
 
 @settings
 class Integer:
-    """A whole number from ``low`` to ``high``, both included and all equally likely; ``log``: small ones more so."""
+    """A whole number from ``low`` to ``high`` inclusive, all equally likely; ``log`` favours small ones."""
 
     type: Literal["integer"] = "integer"
     low: int
@@ -106,7 +106,7 @@ class Integer:
             raise ValueError(f"low {self.low}: wanted at least 1 with log")
 
     def value(self, place: float) -> int:
-        """The whole number nearest to a place in [0, 1]; the ends get as much room as the others."""
+        """The whole number at a position in [0, 1]; the ends get as much room as the others."""
         if self.log:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
             found = round(math.exp(low + place * (high - low)))
@@ -115,7 +115,7 @@ class Integer:
         return min(max(found, self.low), self.high)
 
     def place(self, value: int) -> float:
-        """The middle of its room in [0, 1]."""
+        """The middle of a value's share of [0, 1]."""
         if self.log:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
             return (math.log(value) - low) / (high - low)
@@ -124,23 +124,23 @@ class Integer:
 
 @settings
 class Categorical:
-    """One of several values, none nearer to another than to a third."""
+    """One of several unordered values."""
 
     type: Literal["categorical"] = "categorical"
     values: tuple[Value, ...] = Field(min_length=2)
     also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject a value that is there twice."""
+        """Reject duplicate values."""
         if len({shown(value) for value in self.values}) < len(self.values):
-            raise ValueError(f"values {list(self.values)}: one of them is there twice")
+            raise ValueError(f"values {list(self.values)}: wanted no duplicates; drop one")
 
     def value(self, place: float) -> Value:
-        """The value in whose share of [0, 1] a place is."""
+        """The value whose share of [0, 1] contains a position."""
         return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
 
     def index(self, value: Value) -> int:
-        """Which of the values it is; 1 is not True here."""
+        """The index of a value; 1 and True are different values."""
         return [shown(each) for each in self.values].index(shown(value))
 
 
@@ -149,11 +149,11 @@ Range = Annotated[Continuous | Log | Integer | Categorical, Field(discriminator=
 
 @settings
 class Objective:
-    """The weighted sum of the scores of parts, as `edge-grpo eval` computes them.
+    """The weighted sum of the parts' scores, as `edge-grpo eval` computes them.
 
-    ``weights``: part -> weight. The parts are the benchmarks of ``suite`` (looked for in ``data_dir``) or, without one,
-    numbers of operands of the built-in arithmetic, each with ``problems`` held-out expressions. ``metric`` is
-    ``pass@1/greedy`` or ``avg@k`` of k sampled answers.
+    ``weights``: part -> weight. The parts are benchmarks of ``suite`` (with data in ``data_dir``) or, without a suite,
+    numbers of operands in the built-in arithmetic, with ``problems`` held-out expressions each. ``metric`` is
+    ``pass@1/greedy``, or ``avg@k`` over k sampled answers.
     """
 
     weights: dict[str | int, float] = Field(min_length=1)
@@ -163,35 +163,35 @@ class Objective:
     problems: int = Field(default=100, ge=1)
 
     def __post_init__(self) -> None:
-        """Reject an unknown metric and weights that say nothing."""
+        """Reject an unknown metric and meaningless weights."""
         if not re.fullmatch(r"pass@1/greedy|avg@[1-9]\d{0,3}", self.metric):
             raise ValueError(f"metric {shortened(self.metric)!r}: wanted pass@1/greedy or avg@k, such as avg@4")
         if not all(self.weights.values()):
-            raise ValueError(f"weights {dict(self.weights)}: wanted none that is 0; leave such a part out")
+            raise ValueError(f"weights {dict(self.weights)}: wanted none equal to 0; drop that part")
         if len(self.parts) < len(self.weights):
-            raise ValueError(f"weights {dict(self.weights)}: a part is there twice")
+            raise ValueError(f"weights {dict(self.weights)}: a part is listed twice; drop one")
         if WHOLE in self.parts:
-            raise ValueError(f"weights: '{WHOLE}' is what their sum is called; name that benchmark otherwise")
+            raise ValueError(f"weights: '{WHOLE}' is reserved for the weighted sum; rename that benchmark")
 
     @property
     def parts(self) -> dict[str, float]:
-        """Weights by the name of the part."""
+        """Weights by part name."""
         return {str(name): weight for name, weight in self.weights.items()}
 
     @property
     def samples(self) -> int:
-        """Sampled answers a problem."""
+        """Sampled answers per problem; 0 for greedy decoding."""
         return int(self.metric.removeprefix("avg@")) if self.metric.startswith("avg@") else 0
 
 
 @settings
 class EarlyStop:
-    """The median rule: a trial ends where its best held-out accuracy so far lies below the median of the others'.
+    """The median rule: stop a trial whose best held-out accuracy so far is below the others' median.
 
-    It is compared with trials that have finished, at equal steps from ``after_steps`` on, once there are
-    ``after_trials`` of them. Needs ``eval.every``.
+    It is compared with finished trials at the same step, from ``after_steps`` on and once ``after_trials`` of them have
+    reached it. Needs ``eval.every``.
 
-    Source: Golovin et al. 2017, Google Vizier, section 3.2.2; the best in place of the mean so far.
+    Source: Golovin et al. 2017, Google Vizier, section 3.2.2; with the best so far in place of the running mean.
     """
 
     enabled: bool = False
@@ -201,11 +201,11 @@ class EarlyStop:
 
 @settings
 class Space:
-    """A search: ``space`` over the settings that are fixed (``base``, a file, with ``settings`` on top of it).
+    """A search: the ranges in ``space``, on top of fixed settings (the file ``base``, overridden by ``settings``).
 
-    ``initial`` of the ``trials`` are spread evenly (Sobol); each later one is where the upper confidence bound is
-    highest, with the theory's squared width divided by ``scale`` and holding but for a chance of ``delta``.
-    ``trial_s`` bounds the seconds of a trial (0: no bound).
+    The first ``initial`` of ``trials`` are evenly spread (Sobol); each later one maximises the upper confidence bound,
+    which uses the theoretical squared width divided by ``scale`` and fails with probability ``delta``. ``trial_s``
+    limits the seconds per trial (0: no limit).
     """
 
     base: str = ""
@@ -226,13 +226,13 @@ class Space:
         names = [name for key, each in self.space.items() for name in (key, *each.also)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"space: {', '.join(twice)} is there twice ('also' counts); a setting has one range")
+            raise ValueError(f"space: {', '.join(twice)} is listed twice ('also' counts); give each setting one range")
 
 
 def words_at(space: Space, point: Point) -> list[str]:
-    """The fixed settings and the values of a point, or of some of its settings, as ``key=value`` words.
+    """The fixed settings and those of a (possibly partial) point, as ``key=value`` words.
 
-    Sections stand before what is in them, so a ``method`` that is searched leaves the fixed settings of it in force.
+    Sections precede their contents, so a searched ``method`` keeps its fixed settings in force.
     """
     named = {name: point[key] for key, each in space.space.items() if key in point for name in (key, *each.also)}
     words = [*space.settings, *(f"{name}={shown(value)}" for name, value in named.items())]
@@ -240,16 +240,16 @@ def words_at(space: Space, point: Point) -> list[str]:
 
 
 def config_at(space: Space, point: Point) -> Config:
-    """The configuration of a point, or of some of its settings.
+    """The configuration at a (possibly partial) point.
 
     Raises:
-        ConfigError: these values do not go together.
+        ConfigError: the values contradict each other.
     """
     return load_config(space.base or None, words_at(space, point))
 
 
 def misfit(space: Space, point: Point) -> str:
-    """Why a point is none of this space, or nothing."""
+    """Why a point does not belong to this space; empty if it does."""
     if set(point) != set(space.space):
         return f"it sets {', '.join(sorted(point)) or 'nothing'}, the space has {', '.join(sorted(space.space))}"
     for name, each in space.space.items():
@@ -265,7 +265,7 @@ def misfit(space: Space, point: Point) -> str:
 
 
 def shown(value: Value) -> str:
-    """A value as YAML that reads as the same value again.
+    """A value as YAML that reads back as the same value.
 
     Example:
         >>> shown(1e-5), shown(True), shown("all"), shown(3)
@@ -279,17 +279,17 @@ def shown(value: Value) -> str:
 
 
 def dims(space: Space) -> int:
-    """Coordinates of a point: one a range, one a value of a categorical one."""
+    """Number of coordinates of a point: one per numeric range, one per value of a categorical range."""
     return sum(len(each.values) if isinstance(each, Categorical) else 1 for each in space.space.values())
 
 
 def point_at(space: Space, places: Sequence[float]) -> dict[str, Value]:
-    """The point at some places in [0, 1], one a range."""
+    """The point at the given positions in [0, 1], one per range."""
     return {name: each.value(place) for (name, each), place in zip(space.space.items(), places, strict=True)}
 
 
 def encode(space: Space, point: Point) -> list[float]:
-    """The coordinates of a point, each in [0, 1]; a categorical one has a 1 at its value and 0 elsewhere."""
+    """The coordinates of a point, each in [0, 1]; categorical values are one-hot."""
     found: list[float] = []
     for name, each in space.space.items():
         value: Any = point[name]
@@ -303,7 +303,7 @@ def encode(space: Space, point: Point) -> list[float]:
 
 def _check_range(low: float, high: float) -> None:
     if high - low <= 1e-3 * max(abs(low), abs(high)):
-        raise ValueError(f"low {low:g} and high {high:g}: wanted low < high, and not the same in three digits")
+        raise ValueError(f"low {low:g} and high {high:g}: wanted low < high, differing within three digits")
 
 
 def _rounded(value: float, low: float, high: float) -> float:

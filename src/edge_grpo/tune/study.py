@@ -1,4 +1,4 @@
-"""A search over settings, trial by trial, in a folder that knows what is done: kill it anywhere and start it again."""
+"""A search over settings, trial by trial, in a resumable folder: it can be killed at any moment and restarted."""
 
 import json
 import math
@@ -32,20 +32,20 @@ __all__ = ["BEST", "Study", "curve_of", "hopeless"]
 BEST = "best.yaml"
 _COMMAND = (sys.executable, "-m", "edge_grpo.tune.trial")
 _POLL_S = 0.2
-_GRACE_S = 20.0  # for a trial that is over to end in order
-_MOST_ENDINGS = 3  # of one trial by somebody else, until it has failed
-_PATIENCE_S = 120.0  # for trials that will go on to finish their step and write a checkpoint
-_TOLD_TO_END = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes
+_GRACE_S = 20.0  # for a late or hopeless trial to shut down before it is killed
+_MAX_INTERRUPTIONS = 3  # by an outside signal, before a trial counts as failed
+_PATIENCE_S = 120.0  # for trials to finish their step and write a checkpoint
+_INTERRUPTED = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes
 _ACCURACY = "eval/accuracy"
 
 
 def hopeless(curve: Sequence[tuple[int, float]], others: Sequence[Sequence[tuple[int, float]]], rule: EarlyStop) -> str:
-    """Why a trial should end by the median rule, or nothing if it should not.
+    """Why the median rule stops a trial; empty if it does not.
 
     Args:
         curve: its held-out accuracy so far, as (step, accuracy).
-        others: the same of the trials that have finished.
-        rule: from which step, and with how many others.
+        others: the curves of the finished trials.
+        rule: the step and the number of trials from which it applies.
     """
     if not rule.enabled or not curve or curve[-1][0] < rule.after_steps:
         return ""
@@ -69,23 +69,23 @@ def curve_of(run: Path) -> tuple[tuple[int, float], ...]:
 
 @dataclass
 class _Running:
-    """A trial that has a process."""
+    """A trial with a running process."""
 
     number: int
     settings: dict[str, Value]
     folder: Path
     process: subprocess.Popen[bytes]
     began: float = field(default_factory=time.monotonic)
-    ending: tuple[State, str] | None = None  # why it was told to end
+    ending: tuple[State, str] | None = None  # why the study ended it
     deadline: float = math.inf
 
     def end(self, state: State, reason: str) -> None:
-        """Tell it to end in order, within a grace."""
+        """Ask it to shut down within the grace period."""
         self.ending, self.deadline = (state, reason), time.monotonic() + _GRACE_S
         self.process.terminate()
 
     def close(self) -> None:
-        """Let go of a process that has ended."""
+        """Release a process that has ended."""
         if self.process.stdin:
             self.process.stdin.close()
 
@@ -94,16 +94,16 @@ class Study:
     """The trials of one space in one folder.
 
     Args:
-        space: what is searched.
-        decomposed: whether the search sees the parts or their sum alone.
-        folder: of the study; empty = one under ``runs/tune`` that is named after ``name`` and all that the trials
+        space: the search space.
+        decomposed: whether the search sees the parts, or only their sum.
+        folder: the study's folder; empty = one under ``runs/tune``, named after ``name`` and everything the trials
             depend on, so that the same command finds it again.
-        name: of the space.
+        name: name of the space.
 
     Raises:
-        ConfigError: a setting is wrong, or a part of the objective is not to be found.
-        DataError: a benchmark is not to be found.
-        EngineError: a model is not to be found.
+        ConfigError: a setting is wrong, or a part of the objective does not exist.
+        DataError: a benchmark's data cannot be found.
+        EngineError: a model does not exist.
     """
 
     def __init__(self, space: Space, *, decomposed: bool = True, folder: str = "", name: str = "space") -> None:
@@ -115,10 +115,10 @@ class Study:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Make the folder and keep other processes out of it while inside.
+        """Create the folder and hold its lock.
 
         Raises:
-            ConfigError: another process is at work there, it holds another study, or it cannot be written.
+            ConfigError: another process is using the folder, it holds another study, or it cannot be written.
             DataError: its ``trials.jsonl`` is damaged.
         """
         with kept.opened(self.folder):
@@ -127,38 +127,38 @@ class Study:
             yield
 
     def run(self, *, jobs: int = 1, on_trial: Callable[[Sequence[Trial], Trial], None]) -> list[Trial]:
-        """Try until there are as many trials as the space wants, or nothing new is left to try.
+        """Run trials until the space's number is reached, or no untried point is left.
 
-        What was begun and is not over goes on first. However this is left, running trials end in order before.
+        Unfinished trials are resumed first. Running trials are shut down cleanly before this returns or raises.
 
         Args:
-            jobs: trials side by side, one thread each.
-            on_trial: told of all trials and the new one, whenever one is over.
+            jobs: trials in parallel, one thread each.
+            on_trial: called with all trials and the new one whenever a trial is over.
 
         Raises:
-            ConfigError: as many trials as are spread evenly have failed, or all there can be, and none has finished.
+            ConfigError: none of the initial trials (or of all trials, if there are fewer) has finished.
             DataError: a file of the study is damaged.
         """
         running: list[_Running] = []
         self._wait_for_earlier()
         trials = self.recovered()
         self._settle(trials)
-        endings: Counter[int] = Counter()
+        interruptions: Counter[int] = Counter()
         try:
             while True:
-                self._refuse_hopeless_study(trials, self.space.initial)
+                self._check_any_finished(trials, self.space.initial)
                 while len(running) < jobs and (task := self._next(trials, running)):
                     running.append(self._start(*task))
                 if not running:
-                    self._refuse_hopeless_study(trials, 1)
+                    self._check_any_finished(trials, 1)
                     return trials
                 for own in [each for each in running if self._is_over(each, trials)]:
                     own.close()
                     running.remove(own)
-                    if self._was_told_to_end(own):
-                        endings[own.number] += 1
-                        if endings[own.number] < _MOST_ENDINGS:
-                            continue  # it is not over, and goes on
+                    if self._was_interrupted(own):
+                        interruptions[own.number] += 1
+                        if interruptions[own.number] < _MAX_INTERRUPTIONS:
+                            continue  # it will be resumed
                     trial = self._outcome(own)
                     record.append(self.folder, trial)
                     trials = sorted([*trials, trial], key=lambda each: each.number)
@@ -169,7 +169,7 @@ class Study:
             _end_all(running)
 
     def recovered(self) -> list[Trial]:
-        """The trials that are over, with those whose scores are there and only the line is missing.
+        """The trials that are over, including those that left scores but whose line was never written.
 
         Raises:
             DataError: a file of the study is damaged.
@@ -185,46 +185,46 @@ class Study:
         return sorted(trials, key=lambda trial: trial.number)
 
     def _check(self, trial: Trial, where: str) -> None:
-        """Refuse a trial that is none of this space."""
+        """Reject a trial that does not belong to this space."""
         wrong, parts = misfit(self.space, trial.settings), set(self.space.objective.parts)
         if not wrong and trial.state == "finished" and set(trial.parts) != parts:
             wrong = f"it scores {', '.join(sorted(trial.parts))}, the objective has {', '.join(sorted(parts))}"
         if wrong:
             raise DataError(
-                f"{where}: {wrong}; mend that, or take the trial's line out of {record.FILE} and delete its folder to "
-                "try it again"
+                f"{where}: {wrong}; fix that, or delete the trial's line from {record.FILE} and its folder to rerun it"
             )
 
     def _task(self, folder: Path) -> tuple[int, dict[str, Value]]:
-        """The number and the settings of a trial that was begun."""
+        """The number and settings of a trial that was started."""
         path = folder / TASK
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            number, settings = int(told["number"]), dict(told["settings"])
+            task = json.loads(path.read_text(encoding="utf-8"))
+            number, settings = int(task["number"]), dict(task["settings"])
             if f"{number:04d}" != folder.name:
-                raise ValueError(f"it is of trial {number}")
+                raise ValueError(f"it belongs to trial {number}")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not the task of a trial ({error}); delete {folder} to try it again") from None
+            raise DataError(f"{path}: not the task of a trial ({error}); delete {folder} to rerun it") from None
         self._check(Trial(number, settings, "failed"), str(path))
         return number, settings
 
-    def _refuse_hopeless_study(self, trials: Sequence[Trial], enough: int) -> None:
+    def _check_any_finished(self, trials: Sequence[Trial], enough: int) -> None:
+        """Give up if ``enough`` trials are over and none has finished."""
         if len(trials) >= min(enough, self.space.trials) and best_of(trials) is None:
             raise ConfigError(
                 f"{self.folder}: none of {len(trials)} trials has finished; the last one: {trials[-1].state} "
-                f"({trials[-1].reason}); mend that and take their lines out of {record.FILE}, or, to change "
-                "other settings of the space than trial_s, name another --out"
+                f"({trials[-1].reason}); fix that and delete their lines from {record.FILE}, or, to change settings "
+                "of the space other than trial_s, choose another --out"
             )
 
     def _next(self, trials: Sequence[Trial], running: Sequence[_Running]) -> tuple[int, dict[str, Value]] | None:
-        """The number and the settings of the trial that begins now, None where there is none."""
+        """The number and settings of the next trial to start; None if there is none."""
         known = {trial.number for trial in trials} | {own.number for own in running}
         number = next((number for number in range(1, self.space.trials + 1) if number not in known), None)
         if number is None:
             return None
-        begun = self.folder / "trials" / f"{number:04d}"
-        if (begun / TASK).exists():
-            return self._task(begun)
+        started = self.folder / "trials" / f"{number:04d}"
+        if (started / TASK).exists():
+            return self._task(started)
         pending = [own.settings for own in running]
         found = suggest(self.space, trials, pending, number=number, decomposed=self.decomposed)
         return (number, found.point) if found else None
@@ -237,7 +237,7 @@ class Study:
             "settings": settings,
             "base": self.space.base,
             "words": self._words(settings),
-            "exam": words_at(self.space, {}),
+            "eval_words": words_at(self.space, {}),
             "objective": asdict(self.space.objective),
         }
         write_whole(folder / TASK, json.dumps(task, indent=1) + "\n")
@@ -247,18 +247,18 @@ class Study:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C comes here alone, and is passed on in order
+                start_new_session=True,  # Ctrl-C reaches only this process, which shuts trials down cleanly
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
             )
         return _Running(number, settings, folder, process)
 
     def _words(self, settings: Mapping[str, Value]) -> list[str]:
-        """The settings of a trial, on top of the base; held-out problems serve the median rule alone."""
+        """A trial's settings, on top of the base; only the median rule needs held-out evaluations."""
         quiet = () if self.space.early_stop.enabled else ("eval.every=0", "eval.at_start=false", "eval.at_end=false")
         return [*words_at(self.space, settings), *quiet, "run.tensorboard=false"]
 
     def _is_over(self, own: _Running, trials: Sequence[Trial]) -> bool:
-        """Whether its process has ended; on the way it is told to end where it is late or hopeless."""
+        """Whether its process has ended; if it is late or hopeless, ask it to."""
         if own.process.poll() is not None:
             return True
         seconds = time.monotonic() - own.began
@@ -273,21 +273,21 @@ class Study:
             own.process.kill()
         return False
 
-    def _was_told_to_end(self, own: _Running) -> bool:
-        """Whether somebody else ended a trial in order, before it had its scores."""
-        return not own.ending and not (own.folder / RESULT).exists() and own.process.returncode in _TOLD_TO_END
+    def _was_interrupted(self, own: _Running) -> bool:
+        """Whether an outside signal shut a trial down before it had its scores."""
+        return not own.ending and not (own.folder / RESULT).exists() and own.process.returncode in _INTERRUPTED
 
     def _wait_for_earlier(self) -> None:
-        """Let trials end whose search was killed: they finish their step first, and may leave their scores."""
+        """Wait for the orphaned trials of a killed search: they finish their step, and may leave their scores."""
         deadline = time.monotonic() + _PATIENCE_S
         for task in (self.folder / "trials").glob(f"*/{TASK}"):
-            while _is_at_work(task.parent):
+            while _is_locked(task.parent):
                 if time.monotonic() > deadline:
-                    raise ConfigError(f"{task.parent}: a process of an earlier search is still at work there; end it")
+                    raise ConfigError(f"{task.parent}: a process of an earlier search is still running there; end it")
                 time.sleep(_POLL_S)
 
     def _outcome(self, own: _Running) -> Trial:
-        """What became of a trial whose process has ended; scores that are there count, however it ended."""
+        """The outcome of a trial whose process has ended; existing scores count, however it ended."""
         if (own.folder / RESULT).exists():
             return self._finished(own.number, own.settings, own.folder)
         state, reason = own.ending or ("failed", _last_line(own.folder / LOG, own.process.returncode))
@@ -295,24 +295,24 @@ class Study:
         return Trial(own.number, own.settings, state, {}, None, seconds, reason, curve_of(own.folder / RUN))
 
     def _finished(self, number: int, settings: Mapping[str, Value], folder: Path) -> Trial:
-        """A trial that has left its scores."""
+        """A trial with scores in its folder."""
         path = folder / RESULT
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             parts = {name: float(found["parts"][name]) for name in self.space.objective.parts}
             seconds = float(found["seconds"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not the scores of a trial ({error}); delete it to ask again") from None
+            raise DataError(f"{path}: not the scores of a trial ({error}); delete it to evaluate again") from None
         whole = sum(weight * parts[name] for name, weight in self.space.objective.parts.items())
         return Trial(number, settings, "finished", parts, whole, seconds, "", curve_of(folder / RUN))
 
     def _settle(self, trials: Sequence[Trial]) -> None:
-        """Leave what belongs to the trials that are over: the best configuration, and its weights alone."""
+        """Keep only the best trial's weights, and write its configuration."""
         self._tidy(trials)
         self._write_best(trials)
 
     def _write_best(self, trials: Sequence[Trial]) -> None:
-        """The configuration of the best trial, for `edge-grpo train`."""
+        """Write the best trial's configuration, for `edge-grpo train`."""
         best = best_of(trials)
         if best:
             tree = located(to_tree(config_at(self.space, best.settings)))
@@ -320,7 +320,7 @@ class Study:
             write_whole(self.folder / BEST, text)
 
     def _tidy(self, trials: Sequence[Trial]) -> None:
-        """Keep the weights of the best trial alone; answers, metrics and rollouts stay."""
+        """Delete all weights but the best trial's; answers, metrics and rollouts stay."""
         best = best_of(trials)
         for trial in trials:
             run = self.folder / "trials" / f"{trial.number:04d}" / RUN
@@ -328,8 +328,8 @@ class Study:
                 remove_tree(folder)
 
 
-def _is_at_work(folder: Path) -> bool:
-    """Whether a process has the lock of a trial."""
+def _is_locked(folder: Path) -> bool:
+    """Whether a process holds a trial's lock."""
     try:
         take_lock(folder / ".lock")[0].close()
     except BlockingIOError:
@@ -338,7 +338,7 @@ def _is_at_work(folder: Path) -> bool:
 
 
 def _end_all(running: Sequence[_Running]) -> None:
-    """Tell trials to end in order, and wait for it; kill those that do not."""
+    """Shut trials down and wait for them; kill those that take too long."""
     for own in running:
         own.process.terminate()
     deadline = time.monotonic() + _PATIENCE_S
@@ -356,7 +356,7 @@ def _end_all(running: Sequence[_Running]) -> None:
 
 
 def _last_line(log: Path, code: int) -> str:
-    """The last thing that a trial said, or the signal that ended it."""
+    """The last line a trial logged, or the signal that ended it."""
     if code < 0:
         return f"ended by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")

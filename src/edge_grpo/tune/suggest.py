@@ -1,4 +1,4 @@
-"""Which settings to try next: evenly spread ones first, then where the upper confidence bound is highest."""
+"""Which settings to try next: evenly spread ones first, then those with the highest upper confidence bound."""
 
 import itertools
 import math
@@ -22,14 +22,14 @@ from edge_grpo.tune.space import WHOLE, Categorical, Integer, Point, Range, Spac
 
 __all__ = ["Belief", "Suggestion", "believe", "suggest"]
 
-_MOST_EVEN = 2048  # evenly spread points that are looked through for new ones
-_NUM_BEST, _NUM_NEIGHBOURS = 3, 48  # so many near each of the best
-_REACH, _SWITCH = 0.1, 0.3  # how near: standard deviation in [0, 1]; chance that a category is drawn anew
+_MAX_POINTS = 2048  # evenly spread points searched for untried ones; largest space that is enumerated
+_NUM_BEST, _NUM_NEIGHBOURS = 3, 48  # the best trials, and candidates near each of them
+_REACH, _SWITCH = 0.1, 0.3  # of a neighbour: standard deviation in [0, 1]; probability of redrawing a category
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What to try, why (``initial`` or ``bound``), and, for ``bound``, the whole that is expected and its deviation."""
+    """What to try, why (``initial`` or ``bound``) and, for ``bound``, the expected whole and its standard deviation."""
 
     point: dict[str, Value]
     why: str
@@ -39,17 +39,17 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Belief:
-    """What trials say of every point: a Gaussian process of each name, summed with its weight.
+    """The belief about every point, given some trials: a weighted sum of Gaussian processes, one per name.
 
-    The names are the parts of the objective; without decomposition the whole is the only one.
+    The names are the parts of the objective; without decomposition, the whole alone.
 
     Args:
-        space: where the points are.
-        names: of the processes.
-        weights: one a name.
-        priors: one a name.
-        points: that were tried, as coordinates.
-        values: what came out, a row a name.
+        space: the search space.
+        names: names of the processes.
+        weights: one per name.
+        priors: one per name.
+        points: coordinates of the points tried.
+        values: scores at those points, one row per name.
     """
 
     space: Space
@@ -61,19 +61,19 @@ class Belief:
 
     @cached_property
     def posterior(self) -> Decomposed:
-        """Of all names."""
+        """The joint posterior of all names."""
         return Decomposed(self.priors, self.points, self.values)
 
     def whole_at(self, points: Sequence[Point]) -> Gaussian:
-        """The score of some points."""
+        """The score at the given points."""
         return self.posterior.whole_at(_rows(self.space, points), self.weights[:, None].expand(-1, len(points)))
 
     def parts_at(self, points: Sequence[Point]) -> dict[str, Gaussian]:
-        """Each name at some points."""
+        """Each name at the given points."""
         return dict(zip(self.names, self.posterior.parts_at(_rows(self.space, points)), strict=True))
 
     def with_pending(self, points: Sequence[Point]) -> "Belief":
-        """The belief as if trials that are under way had come out as expected, which makes their surroundings certain.
+        """The belief as if running trials had scored as expected, which makes their neighbourhoods less uncertain.
 
         Source: Desautels et al. 2014, JMLR 15:4053 (GP-BUCB).
         """
@@ -85,19 +85,19 @@ class Belief:
 
 
 def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -> Belief | None:
-    """What the trials say, or None where fewer than two have finished.
+    """The belief given these trials; None if fewer than two have finished.
 
-    The priors, Matern 5/2 with a lengthscale for each coordinate, are fitted to what was observed, each name alone.
-    One that has failed or was late counts as if it had the scores of the worst one that has finished; one that was
-    stopped as if it had those of the middle one (the lower of two), since all that is known of it is that it lay below.
+    The priors, Matern 5/2 with one lengthscale per coordinate, are fitted to the scores of each name separately. A
+    failed or late trial counts as if it had the scores of the worst finished one; a stopped trial as if it had those of
+    the median one (the lower of two), since all we know is that it was below the median.
 
     Args:
-        space: where they were.
-        trials: those that are over.
-        decomposed: a process of each part, or one of the weighted sum.
+        space: the search space.
+        trials: the trials that are over.
+        decomposed: one process per part, or a single one of the weighted sum.
 
     Raises:
-        DataError: no prior is to be found for these scores.
+        DataError: no prior can be fitted to these scores.
     """
     finished = [trial for trial in trials if trial.whole is not None]
     if len(finished) < 2:
@@ -119,22 +119,22 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
 def suggest(
     space: Space, trials: Sequence[Trial], pending: Sequence[Point] = (), *, number: int, decomposed: bool = True
 ) -> Suggestion | None:
-    r"""What trial ``number`` tries; the same whenever the same trials are over and under way.
+    r"""The settings for trial ``number``, determined by the trials that are over and those still running.
 
     .. math:: x_t = \arg\max_x \mu(x) + \sqrt{\beta_t}\,\sigma(x)
 
-    over evenly spread candidates and neighbours of the best trials, or over all points where there are few; none of
-    them was tried before.
+    over evenly spread candidates and neighbours of the best trials, or over all points of a small space; points already
+    tried are excluded.
 
     Args:
-        space: what is searched.
-        trials: those that are over.
-        pending: the points of those that are not.
-        number: of the trial, from 1.
-        decomposed: D-GPUCB, a process of each part; False is GP-UCB on the whole, with the same candidates.
+        space: the search space.
+        trials: the trials that are over.
+        pending: the points of running trials.
+        number: number of the trial, from 1.
+        decomposed: True is D-GPUCB, one process per part; False is GP-UCB on the whole, with the same candidates.
 
     Returns:
-        None where every point of the space has been tried.
+        None if every point of the space has been tried.
 
     Source:
         arXiv:2107.03003, D-GPUCB.
@@ -143,7 +143,7 @@ def suggest(
     tried = {_key(point) for point in (*(trial.settings for trial in trials), *pending)}
     belief = believe(space, trials, decomposed=decomposed) if number > space.initial else None
     if belief is None:
-        spread = (*_even(space, _MOST_EVEN, "initial"), *_whole_grid(space))
+        spread = (*_even(space, _MAX_POINTS, "initial"), *_whole_grid(space))
         point = next((each for each in spread if _key(each) not in tried), None)
         return None if point is None else Suggestion(point, "initial")
     candidates = {_key(point): point for point in _whole_grid(space) or _candidates(space, trials, number)}
@@ -158,16 +158,16 @@ def suggest(
 
 
 def _whole_grid(space: Space) -> list[dict[str, Value]]:
-    """All points of a space that has few; else none."""
+    """All points of a small space; empty for a large one."""
     values: list[Sequence[Value]] = []
     for each in space.space.values():
         if isinstance(each, Categorical):
             values.append(each.values)
-        elif isinstance(each, Integer) and each.high - each.low < _MOST_EVEN:
+        elif isinstance(each, Integer) and each.high - each.low < _MAX_POINTS:
             values.append(range(each.low, each.high + 1))
         else:
             return []
-    if math.prod(map(len, values)) > _MOST_EVEN:
+    if math.prod(map(len, values)) > _MAX_POINTS:
         return []
     return [dict(zip(space.space, point, strict=True)) for point in itertools.product(*values)]
 
@@ -183,14 +183,14 @@ def _candidates(space: Space, trials: Sequence[Trial], number: int) -> Iterator[
 
 
 def _near(own: Range, value: Any, rng: random.Random) -> Value:
-    """A value near another one; of a categorical range mostly the same."""
+    """A value near the given one; for a categorical range, usually the same."""
     if isinstance(own, Categorical):
         return own.value(rng.random()) if rng.random() < _SWITCH else value
     return own.value(min(max(own.place(value) + rng.gauss(0.0, _REACH), 0.0), 1.0))
 
 
 def _even(space: Space, count: int, *purpose: str | int) -> Iterator[dict[str, Value]]:
-    """So many points of a scrambled Sobol sequence; the same for the same purpose."""
+    """The first ``count`` points of a scrambled Sobol sequence that is seeded by the purpose."""
     seed = derive_seed("tune", space.seed, *purpose) % 2**31
     engine = SobolEngine(len(space.space), scramble=True, seed=seed)
     for row in engine.draw(count, dtype=torch.float64).tolist():
@@ -198,7 +198,7 @@ def _even(space: Space, count: int, *purpose: str | int) -> Iterator[dict[str, V
 
 
 def _rows(space: Space, points: Sequence[Point]) -> Tensor:
-    """Points as the processes see them, a row each, float64."""
+    """Encoded points, one row each, float64."""
     return torch.tensor([encode(space, point) for point in points], dtype=torch.float64).reshape(-1, dims(space))
 
 
@@ -212,12 +212,12 @@ def _numbers(rows: Tensor) -> tuple[tuple[float, ...], ...]:
 
 @lru_cache(maxsize=256)
 def _prior(name: str, points: tuple[tuple[float, ...], ...], values: tuple[float, ...]) -> Part:
-    """The fitted prior; remembered, since the page and the next trial ask for the same ones."""
+    """The fitted prior; cached, since the page and the next trial need the same ones."""
     try:
         return fit_part(torch.tensor(points, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))
     except DataError as error:
         low, high = min(values), max(values)
         raise DataError(
-            f"{name!r}: no prior was found for its scores in {len(values)} trials, {low:g} to {high:g}; "
+            f"{name!r}: found no prior for its scores in {len(values)} trials, {low:g} to {high:g}; "
             f"look for outliers in trials.jsonl ({error})"
         ) from error

@@ -1,8 +1,8 @@
-"""One trial in a process of its own: train with the settings, ask all parts, and leave the scores in its folder.
+"""One trial in its own process: train with its settings, evaluate every part, and leave the scores in its folder.
 
-``python -m edge_grpo.tune.trial FOLDER`` reads ``trial.json`` and writes ``result.json``. It ends in order when whoever
-started it is gone, which its standard input tells. What is asked, and how, comes from the fixed settings alone: all
-trials sit the same exam.
+``python -m edge_grpo.tune.trial FOLDER`` reads ``trial.json`` and writes ``result.json``. It shuts down cleanly when
+its parent dies, which closes its standard input. Evaluation depends only on the fixed settings, so all trials are
+evaluated alike.
 """
 
 import json
@@ -39,18 +39,18 @@ _ANSWERS = "answers"
 
 
 def benchmarks_of(objective: Objective, config: Config) -> tuple[Benchmark, ...]:
-    """What the parts of the objective ask.
+    """The benchmarks behind the parts of the objective.
 
     Raises:
-        ConfigError: a part is no benchmark of the suite, or no number of operands with so many expressions.
-        DataError: a benchmark is not to be found.
+        ConfigError: a part is not a benchmark of the suite, or not a number of operands with that many expressions.
+        DataError: a benchmark's data cannot be found.
     """
     if objective.suite:
         found = {each.name: each for each in load_suite(objective.suite, config.data, data_dir=objective.data_dir)}
         missing = [name for name in objective.parts if name not in found]
         if missing:
             raise ConfigError(
-                f"objective.weights: {', '.join(missing)} not in {objective.suite}; it has {', '.join(found)}"
+                f"objective.weights: {', '.join(missing)} not in {objective.suite}, which has {', '.join(found)}"
             )
         return tuple(found[name] for name in objective.parts)
     return tuple(_arithmetic(name, objective.problems, config) for name in objective.parts)
@@ -59,8 +59,8 @@ def benchmarks_of(objective: Objective, config: Config) -> tuple[Benchmark, ...]
 def _arithmetic(name: str, count: int, config: Config) -> Benchmark:
     if not name.isdecimal() or int(name) < 2:
         raise ConfigError(
-            f"objective.weights: '{name}' is no number of operands of the built-in arithmetic (2 or more); "
-            "benchmarks want a suite"
+            f"objective.weights: got '{name}', wanted a number of operands in the built-in arithmetic (2 or more); "
+            "for benchmarks, set objective.suite"
         )
     own = replace(config.data.arithmetic, operands={int(name): 1.0})
     try:
@@ -70,7 +70,7 @@ def _arithmetic(name: str, count: int, config: Config) -> Benchmark:
 
 
 def run(folder: Path) -> int:
-    """Train, or go on; then ask; then write the scores. Returns the signal that stopped the training, 0 for none.
+    """Train or resume, evaluate, and write the scores. Returns the signal that stopped training, or 0.
 
     Raises:
         EdgeGrpoError: the settings do not work.
@@ -79,20 +79,20 @@ def run(folder: Path) -> int:
     task = json.loads((folder / TASK).read_text(encoding="utf-8"))
     base, place = task["base"] or None, folder.absolute() / RUN
     config = load_config(base, [*task["words"], f"run.dir={shown(str(place))}"])
-    exam, objective = load_config(base, task["exam"]), Objective(**task["objective"])
+    fixed, objective = load_config(base, task["eval_words"]), Objective(**task["objective"])
     if not ((place / "final").exists() and (place / "checkpoints").exists()):
-        remove_tree(folder / _ANSWERS)  # of a model that is trained again
+        remove_tree(folder / _ANSWERS)  # they belong to a model that will be retrained
     result = loop.resume(place, config) if (place / "config.yaml").exists() else loop.train(config)
     if result.signal:
         return result.signal
-    model = replace(exam.model, path=str(result.folder / "final"))
-    parts = _parts(replace(exam, model=model), objective, folder)
+    model = replace(fixed.model, path=str(result.folder / "final"))
+    parts = _parts(replace(fixed, model=model), objective, folder)
     write_whole(folder / RESULT, json.dumps({"parts": parts, "seconds": time.monotonic() - began}) + "\n")
     return 0
 
 
 def _parts(config: Config, objective: Objective, folder: Path) -> dict[str, float]:
-    """The score of each part, as `edge-grpo eval` has it."""
+    """The score of each part, as `edge-grpo eval` computes it."""
     draws = replace(draws_of(config, objective.samples), greedy=not objective.samples)
     with open_sampler(config) as sampler:
         asked = [encode(sampler, each, draws) for each in benchmarks_of(objective, config)]
@@ -104,25 +104,25 @@ def _parts(config: Config, objective: Objective, folder: Path) -> dict[str, floa
 def _chosen(scores: Mapping[str, Any], names: Sequence[str], metric: str) -> dict[str, float]:
     missing = [name for name in names if metric not in scores[name]["scores"]]
     if missing:
-        raise ConfigError(f"{', '.join(missing)}: no {metric}, since the grader failed on every answer")
+        raise ConfigError(f"{', '.join(missing)}: no {metric}, because the grader failed on every answer")
     return {name: float(scores[name]["scores"][metric]["value"]) for name in names}
 
 
 def _watch() -> None:
-    """End in order when the other end of standard input is closed, be it by a kill."""
+    """Shut down cleanly when the other end of standard input is closed, even by a kill."""
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(words: Sequence[str]) -> int:
-    """The process: its exit code is 0, 2 for an error told in one line, or 128 + a signal's number."""
+    """Run a trial; returns the exit code: 0, 2 after an error in one line, or 128 + the number of a signal."""
     folder = Path(words[0])
     torch.set_num_threads(1)
     threading.Thread(target=_watch, daemon=True).start()
     with ExitStack() as stack:
         stack.enter_context(terminable())
-        while True:  # an earlier process that nobody waits for any more finishes its step first
+        while True:  # an orphaned earlier process finishes its step first
             try:
                 stack.enter_context(take_lock(folder / ".lock")[0])
                 break

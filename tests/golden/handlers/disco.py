@@ -11,15 +11,16 @@ from golden.rollouts import scored_rollouts
 from torch import Tensor
 
 from edge_grpo.base.tensors import LossInputs, Totals
-from edge_grpo.methods import Disco, DiscoB
-from edge_grpo.methods.discriminative import Discriminative
+from edge_grpo.methods._discriminative import mean_drift
+from edge_grpo.methods.disco import Disco
+from edge_grpo.methods.disco_b import DiscoB
 from edge_grpo.training.batching import loss_inputs
 
 SCORES = {"logl": "log_likelihood", "lratio": "likelihood_ratio"}
 ESTIMATORS: dict[str, Any] = {"kl": "k1", "k1": "k1", "low_var_kl": "k3", "k3": "k3"}
 
 
-def make_method(case: Case) -> Discriminative:
+def make_method(case: Case) -> Disco | DiscoB:
     """The method that the release's names describe."""
     name = re.fullmatch(r"(discob?)(logl|lratio)", squeezed(case.variant))
     assert name, f"unknown variant '{case.variant}'"
@@ -33,7 +34,7 @@ def make_method(case: Case) -> Discriminative:
     return Disco(**shared, tau=tau) if name[1] == "disco" else DiscoB(**shared)
 
 
-def micro_batch(case: Case, method: Discriminative, logprobs: Tensor, rows: Tensor) -> tuple[LossInputs, Totals]:
+def micro_batch(case: Case, method: Disco | DiscoB, logprobs: Tensor, rows: Tensor) -> tuple[LossInputs, Totals]:
     """Some rows as an update of their own, as in the release, whose micro-batches know nothing of each other."""
     mask = case.tensor("mask").bool()
     reward = case.tensor("reward")
@@ -59,8 +60,8 @@ def loss(case: Case) -> dict[str, Any]:
     value.backward()
     return {
         "loss": value,
-        "ppo_kl": method.mean_drift(totals),
-        "constraint_violated": violated(method, totals),
+        "ppo_kl": mean_drift(totals),
+        "constraint_violated": violated(method, x, totals),
         "grad_log_prob": logprobs.grad,
     }
 
@@ -75,8 +76,8 @@ def update(case: Case) -> dict[str, Any]:
         for rows in step.split(micro):
             x, totals = micro_batch(case, method, held, rows)
             (method.loss(x, totals) * len(rows) / size).backward()
-            drifts.append(method.mean_drift(totals))
-            flags.append(violated(method, totals))
+            drifts.append(mean_drift(totals))
+            flags.append(violated(method, x, totals))
         gradients.append(held.grad)
     return {
         "grad_log_prob_per_optimizer_step": gradients,
@@ -85,9 +86,9 @@ def update(case: Case) -> dict[str, Any]:
     }
 
 
-def violated(method: Discriminative, totals: Totals) -> bool:
+def violated(method: Disco | DiscoB, x: LossInputs, totals: Totals) -> bool:
     """Whether the drift exceeds its limit."""
-    return bool(method.observe_update(totals)["kl/violated"][0])
+    return bool(method.observe(x, totals)["kl/violated"][0])
 
 
 HANDLERS = {"disco.loss": loss, "disco.update": update}

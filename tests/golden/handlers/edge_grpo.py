@@ -20,8 +20,12 @@ from edge_grpo.functional.advantages import group_centered, group_normalized
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.functional.ops import row_mean
 from edge_grpo.functional.shaping import relative_entropy
-from edge_grpo.methods import Bnpo, Correction, DrGrpo, EdgeGrpo, EntropyAdvantage, Grpo
+from edge_grpo.methods._edge import entropy_driven
 from edge_grpo.methods.base import Method, Repair
+from edge_grpo.methods.bnpo import Bnpo
+from edge_grpo.methods.dr_grpo import DrGrpo
+from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
+from edge_grpo.methods.grpo import Grpo
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
 from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.training.batching import collate, scored
@@ -99,7 +103,7 @@ def entropy_driven_advantage(case: Case) -> dict[str, Any]:
     relative = relative_entropy(batch.entropy, batch.mask, group)
     enabled = case.setting("EDA")
     method = EdgeGrpo(eda=EntropyAdvantage(enabled=enabled))
-    advantages = method.entropy_driven(batch, raw, everything)
+    advantages = entropy_driven(batch, raw, everything, method.eda)
     unclamped = raw / relative if enabled else raw
     starts = torch.tensor([0] + [len(rank.mask) for rank in ranks]).cumsum(0).tolist()
 
@@ -133,6 +137,10 @@ class Bytes:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(text.encode())
+
+    def batch_decode(self, ids: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+        assert skip_special_tokens
+        return [bytes(own[:-1] if own[-1:] == [STOP] else own).decode(errors="replace") for own in ids]
 
     def get_vocab(self) -> dict[str, int]:
         return {chr(byte): byte for byte in range(256)}

@@ -16,7 +16,8 @@ from edge_grpo.functional import advantages as adv
 from edge_grpo.functional.debiasing import debiasing_factor, useful_share
 from edge_grpo.functional.means import mean_over_rows, mean_over_tokens
 from edge_grpo.functional.terms import k3_kl
-from edge_grpo.methods import Gpg
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.gpg import Gpg
 from edge_grpo.training.batching import loss_inputs
 
 Place = tuple[int, int]  # round and group
@@ -88,7 +89,7 @@ def step(case: Case) -> dict[str, Any]:
     elif adjust and case.setting("world_size") == 1:  # the mean is over all groups, so the product's alpha is this one
         own = replace(method, debias="groups").signal(batch)
         assert torch.allclose(own.row_advantages, alpha * raw, rtol=1e-6, atol=1e-12)
-    signal = method.spread(batch, raw=raw, advantages=alpha * raw, keep=batch.scorable, mask=mask)
+    signal = pg.spread(batch, method, raw=raw, advantages=alpha * raw, keep=batch.scorable, mask=mask)
     value = total_loss(method, batch, signal, logprobs)
     value.backward()
     return {
@@ -158,7 +159,7 @@ def loss(case: Case) -> dict[str, Any]:
     batch = scored_rollouts(
         mask, torch.zeros_like(logprobs.detach()), rewards=raw, group=group, old=logprobs.detach(), ref=ref
     )
-    signal = method.spread(batch, raw=raw, advantages=alpha * raw, keep=batch.scorable, mask=mask)
+    signal = pg.spread(batch, method, raw=raw, advantages=alpha * raw, keep=batch.scorable, mask=mask)
     value = total_loss(method, batch, signal, logprobs)
     value.backward()
     results: dict[str, Any] = {"advantages": raw, "loss": value, "grad_log_prob": logprobs.grad}

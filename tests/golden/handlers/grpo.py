@@ -15,10 +15,18 @@ from edge_grpo.functional import advantages as adv
 from edge_grpo.functional import losses
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import group_size, group_std, masked_mean, masked_std, row_mean
-from edge_grpo.methods import Bnpo, Cispo, Dapo, DrGrpo, Grpo, Luspo, Sapo, Vespo
-from edge_grpo.methods.family import ClippedFamily, Family
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.bnpo import Bnpo
+from edge_grpo.methods.cispo import Cispo
+from edge_grpo.methods.dapo import Dapo
+from edge_grpo.methods.dr_grpo import DrGrpo
+from edge_grpo.methods.grpo import Grpo
+from edge_grpo.methods.luspo import Luspo
+from edge_grpo.methods.sapo import Sapo
+from edge_grpo.methods.vespo import Vespo
 from edge_grpo.training.batching import loss_inputs
 
+Clipped = Grpo | Bnpo | DrGrpo | Dapo | Luspo
 CLIPPED = {"grpo": Grpo, "bnpo": Bnpo, "dr_grpo": DrGrpo, "dapo": Dapo, "luspo": Luspo}
 
 
@@ -61,7 +69,7 @@ def group_advantage(case: Case) -> dict[str, Any]:
     return results
 
 
-def make_method(loss_type: str, case: Case, *, high: float | None) -> Family:
+def make_method(loss_type: str, case: Case, *, high: float | None) -> Clipped | Cispo | Sapo | Vespo:
     """The method that TRL's settings describe."""
     shared = {
         "ratio_level": case.setting("importance_sampling_level", "token"),
@@ -122,7 +130,7 @@ def loss(case: Case) -> dict[str, Any]:
         mask, entropy.detach(), rewards=advantages[:, 0], group=group, old=old, sampling=sampling, ref=ref
     )
     rows = given if given.dim() == 1 else torch.ones_like(given[:, 0])
-    signal = method.spread(batch, raw=rows, advantages=rows, keep=batch.scorable, mask=mask)
+    signal = pg.spread(batch, method, raw=rows, advantages=rows, keep=batch.scorable, mask=mask)
     if given.dim() > 1:
         signal = replace(signal, advantages=signal.advantages * given)
     x = loss_inputs(batch, signal, torch.arange(len(mask)), mask.shape[1], logprobs=logprobs, entropy=entropy)
@@ -131,7 +139,7 @@ def loss(case: Case) -> dict[str, Any]:
     total = method.loss(x, replace(totals, extra={"acting_tokens": acting_tokens}))
     total.backward()
 
-    ratio = method.log_ratio(x).detach()
+    ratio = pg.log_ratio(x, method.ratio_level).detach()
     by_row = level == "sequence" and given.dim() == 1
     metrics: dict[str, Any] = {"entropy": masked_mean(entropy, mask)}
     if method.entropy_coef:
@@ -139,9 +147,9 @@ def loss(case: Case) -> dict[str, Any]:
         metrics["policy_loss"] = (total + method.entropy_coef * bonus) * (1 if by_tokens else parts)
         if train:
             metrics["entropy_coef"] = method.entropy_coef
-    if method.uses_reference:
-        metrics["kl"] = masked_mean(method.kl(x, ratio), mask)
-    if isinstance(method, ClippedFamily):
+    if method.needs.reference:
+        metrics["kl"] = masked_mean(pg.reference_kl(x, ratio, method), mask)
+    if isinstance(method, Clipped):
         metrics |= clip_metrics(method, ratio, advantages, mask, by_row=by_row)
     if isinstance(method, Cispo):
         clipped = losses.clipped_high(ratio, advantages, clip_high=method.cap - 1).to(case.dtype)
@@ -166,7 +174,7 @@ def loss(case: Case) -> dict[str, Any]:
 
 
 def clip_metrics(
-    method: ClippedFamily, ratio: Tensor, advantages: Tensor, mask: Tensor, *, by_row: bool
+    method: Clipped, ratio: Tensor, advantages: Tensor, mask: Tensor, *, by_row: bool
 ) -> dict[str, Tensor]:
     """Clip shares: over rows where the ratio belongs to rows, over tokens otherwise."""
     capped = ratio if method.delta is None else ratio.clamp(max=math.log(method.delta))

@@ -11,7 +11,7 @@ from torch import Tensor
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
 from edge_grpo.base.tensors import Scored, Signal, Totals
-from edge_grpo.methods import Mgrpo
+from edge_grpo.methods.mgrpo import Mgrpo
 from edge_grpo.training.batching import collate, loss_inputs
 
 STD: dict[int, Any] = {0: "population", 1: "sample"}

@@ -12,8 +12,10 @@ from torch import Tensor
 from edge_grpo.base.tensors import Scored, Totals
 from edge_grpo.functional import token_weights
 from edge_grpo.functional.logits import logprobs_and_entropy
+from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import group_mean, row_mean
-from edge_grpo.methods import Nthr
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.nthr import Nthr
 from edge_grpo.training.batching import loss_inputs
 
 ETA: dict[str, Any] = {
@@ -207,7 +209,7 @@ def update(method: Nthr, batch: Scored, questions: list[Question], rows: Tensor,
     totals = Totals(float(x.keep.sum()), float(x.mask.sum()), 1)
     total = method.loss(x, totals)
     policy = replace(method, beta=0.0).loss(x, totals)
-    kl = method.average(method.kl(x, method.log_ratio(x)), x.mask, totals)
+    kl = mean_over_tokens(pg.reference_kl(x, pg.log_ratio(x, method.ratio_level), method), x.mask, tokens=totals.tokens)
     (gradient,) = torch.autograd.grad(total, new)
     start, gradients = 0, []
     for q in questions:

@@ -13,9 +13,14 @@ from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
 from edge_grpo.functional import losses
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import group_size, where_mask
-from edge_grpo.methods import Raft, RaftPp, Reinforce, ReinforceRej
-from edge_grpo.methods.rejection import Rewarded
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.raft import Raft
+from edge_grpo.methods.raft_pp import RaftPp
+from edge_grpo.methods.reinforce import Reinforce
+from edge_grpo.methods.reinforce_rej import ReinforceRej
 from edge_grpo.training.batching import loss_inputs
+
+Rewarded = Raft | RaftPp | Reinforce | ReinforceRej
 
 
 class Release:
@@ -83,7 +88,9 @@ class Release:
             advantages = advantages.index_put(
                 (paired.nonzero().squeeze(-1),), self.shaper.signal(shared).row_advantages
             )
-        return self.shaper.spread(batch, raw=batch.reward, advantages=advantages, keep=batch.scorable, mask=batch.mask)
+        return pg.spread(
+            batch, self.shaper, raw=batch.reward, advantages=advantages, keep=batch.scorable, mask=batch.mask
+        )
 
     def batch_of(self, rows: Tensor) -> Scored:
         columns = {name: getattr(self.batch, name) for name in vars(self.batch)}
@@ -121,9 +128,13 @@ class Release:
         if self.aggregation == "tokens":
             return self.loss(x)
         total = self.policy_loss(x) - self.weights["entropy_coef"] * self.aggregated(x.entropy, x.mask)
-        if not self.method.uses_reference:
+        if not self.method.needs.reference:
             return total
-        return total + self.weights["beta"] * self.aggregated(self.method.kl(x, self.method.log_ratio(x)), x.mask)
+        return total + self.weights["beta"] * self.aggregated(self.kl(x), x.mask)
+
+    def kl(self, x: LossInputs) -> Tensor:
+        """The KL of each token."""
+        return pg.reference_kl(x, pg.log_ratio(x, self.method.ratio_level), self.method)
 
     def aggregated(self, values: Tensor, mask: Tensor) -> Tensor:
         """The release's mean, as ``loss_agg_mode`` says."""
@@ -173,7 +184,7 @@ def update(case: Case) -> dict[str, Any]:
             x = release.inputs(rows)
             total = total + release.total(x) / (mini // micro)
             clipped, dual, drift = release.clip_shares(x)
-            kl = release.method.kl(x, release.method.log_ratio(x)) if release.method.uses_reference else None
+            kl = release.kl(x) if release.method.needs.reference else None
             found = {
                 "pg_loss": release.policy_loss(x),
                 "entropy": release.aggregated(x.entropy, x.mask),

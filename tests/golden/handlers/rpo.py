@@ -14,8 +14,7 @@ from edge_grpo.base.metrics import means
 from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.functional.preference import implicit_reward
-from edge_grpo.methods import Rpo
-from edge_grpo.methods.rpo import Pairs
+from edge_grpo.methods.rpo import Pairs, Rpo
 from edge_grpo.training.batching import loss_inputs
 
 LOSSES: dict[str, Literal["sigmoid", "hinge", "ipo", "robust"]] = {
@@ -77,7 +76,7 @@ def of_setting(case: Case, setting: Mapping[str, Any]) -> dict[str, Any]:
         "losses": method.pair_losses(pairs),
         "mean_loss": loss,
         **rewards(method, pairs),
-        "accuracy": means(method.observe(x))["rewards/accuracies"],
+        "accuracy": means(method.observe(x, totals))["rewards/accuracies"],
         "grad_chosen_logp": chosen,
         "grad_rejected_logp": rejected,
     }
@@ -103,7 +102,7 @@ def from_logits(case: Case, method: Rpo, padding: int) -> dict[str, Any]:
     x, totals = update(method, logprobs, ref, mask)
     loss = method.loss(x, totals)
     loss.backward()
-    pairs, observed = method.pairs(x), means(method.observe(x))
+    pairs, observed = method.pairs(x), means(method.observe(x, totals))
     return {
         "policy_token_logps": logprobs * mask,
         "policy_chosen_logp": pairs.chosen,

@@ -13,7 +13,7 @@ from torch import Tensor
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
 from edge_grpo.base.tensors import Scored, Totals
-from edge_grpo.methods import ShareGrpo
+from edge_grpo.methods.share_grpo import ShareGrpo
 from edge_grpo.rewards.answers.equality import same_answer
 from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.formats import tagged_answer, thinks_then_answers, thinks_then_boxes, tighten
@@ -134,9 +134,10 @@ def shared_policy_loss(case: Case) -> dict[str, Any]:
     new = case.tensor("log_probs").requires_grad_()
     signal = method.signal(batch)
     x = loss_inputs(batch, signal, torch.arange(len(places)), new.shape[1], logprobs=new, entropy=batch.entropy)
-    loss = method.loss(x, Totals(float(x.keep.sum()), float(x.mask.sum()) + MEAN_EPS, new.shape[1]))
+    totals = Totals(float(x.keep.sum()), float(x.mask.sum()) + MEAN_EPS, new.shape[1])
+    loss = method.loss(x, totals)
     loss.backward()
-    observed = means(method.observe(x))
+    observed = means(method.observe(x, totals))
     return {
         "token_advantage": signal.advantages,
         "loss": loss,

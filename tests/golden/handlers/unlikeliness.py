@@ -16,7 +16,8 @@ from edge_grpo.functional.coverage import block_pass_at_k, pass_at_k, uplift_rat
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.functional.ops import masked_mean, masked_std, row_mean
 from edge_grpo.functional.ranks import unlikeliness_reward
-from edge_grpo.methods import Unlikeliness
+from edge_grpo.methods import _policy_gradient as pg
+from edge_grpo.methods.unlikeliness import Unlikeliness
 from edge_grpo.training.batching import loss_inputs
 
 
@@ -50,8 +51,8 @@ class Release:
             batch.reward, self.scores, batch.group, batch.scorable, penalty=method.penalty, first_rank=method.first_rank
         )
         self.advantages = self.advantages_of(method, self.shaped)
-        self.signal = method.spread(
-            batch, raw=batch.reward, advantages=self.advantages, keep=batch.scorable, mask=batch.mask
+        self.signal = pg.spread(
+            batch, method, raw=batch.reward, advantages=self.advantages, keep=batch.scorable, mask=batch.mask
         )
 
     def advantages_of(self, method: Unlikeliness, rewards: Tensor) -> Tensor:
@@ -72,16 +73,18 @@ class Release:
         """Policy loss, KL (always by tokens in the release), and their sum, of a micro-batch by itself."""
         totals = Totals(float(len(x.mask)), float(x.mask.sum()), 1)
         policy = replace(self.method, beta=0.0).loss(x, totals)
-        if not self.method.uses_reference:
+        if not self.method.needs.reference:
             return policy, policy.new_zeros(()), policy
-        kl = mean_over_tokens(self.method.kl(x, self.method.log_ratio(x)), x.mask, tokens=totals.tokens)
+        kl = mean_over_tokens(
+            pg.reference_kl(x, pg.log_ratio(x, self.method.ratio_level), self.method), x.mask, tokens=totals.tokens
+        )
         if self.method.aggregation == "rows":
             return policy, kl, policy + self.method.beta * kl
         return policy, kl, self.method.loss(x, totals)
 
     def clip_fraction(self, x: LossInputs) -> Tensor:
         """Share of tokens whose clipped loss is the larger."""
-        ratio = self.method.log_ratio(x)
+        ratio = pg.log_ratio(x, self.method.ratio_level)
         low = losses.clipped_low(ratio, x.advantages, clip_low=self.method.clip_low)
         high = losses.clipped_high(ratio, x.advantages, clip_high=self.method.clip_high)
         return masked_mean((low | high).to(self.case.dtype), x.mask)
@@ -110,7 +113,7 @@ def ppo_loss(case: Case) -> dict[str, Any]:
         "token_advantage": release.token_advantages,
         "pg_loss": policy,
         "clip_fraction": release.clip_fraction(x),
-        "ppo_kl": masked_mean(-release.method.log_ratio(x), x.mask),
+        "ppo_kl": masked_mean(-pg.log_ratio(x, release.method.ratio_level), x.mask),
         "kl_loss": kl,
         "total_loss": total,
         "grad_pg_loss": torch.autograd.grad(policy, logprobs, retain_graph=True)[0],

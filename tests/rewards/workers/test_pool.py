@@ -1,8 +1,6 @@
 """Workers die alone: deadlines, crashes, memory, Ctrl-C, scripts without a guard, and leaving without closing."""
 
 import asyncio
-import multiprocessing
-import operator
 import os
 import signal
 import subprocess
@@ -11,13 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from processes import children, gone, living, members, until
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.rewards.workers.pool import ATTEMPTS, Ending, GraderPool
+from edge_grpo.rewards.workers.template import Template
 
 NEVER = (9, 9**9)  # pow(9, 9**9): one big-integer computation in C, deaf to alarms and threads
 
@@ -33,10 +33,17 @@ def seconds_of(start: float) -> float:
     return time.perf_counter() - start
 
 
-def kill_server() -> int:
-    pid: int = vars(forkserver)["_forkserver"]._forkserver_pid
-    os.kill(pid, signal.SIGKILL)
-    return pid
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Template]:
+    """A template that tests may kill."""
+    template = Template()
+    yield template
+    template.close()
+
+
+def kill(template: Template) -> None:
+    assert template.pid is not None
+    os.kill(template.pid, signal.SIGKILL)
 
 
 def test_a_late_call_costs_its_deadline_and_nothing_else(pool: GraderPool) -> None:
@@ -53,11 +60,9 @@ def test_waiting_in_the_queue_is_not_counted() -> None:
     assert [outcome.ending for outcome in outcomes] == [Ending.DONE] * 4
 
 
-def test_starting_is_not_counted() -> None:
-    with GraderPool(workers=1) as single:
-        single.run(pow, [(2, 2)], 30.0)
-        kill_server()  # a new one imports sympy, which takes longer than the deadline
-        single.close()
+def test_starting_is_not_counted(mortal: Template) -> None:
+    mortal.close()  # the next start imports sympy, which takes longer than the deadline
+    with GraderPool(workers=1, template=mortal) as single:
         began = time.perf_counter()
         (outcome,) = single.run(pow, [(2, 3)], timeout_s=0.3)
     assert outcome.value == 8
@@ -101,7 +106,7 @@ def test_a_worker_killed_while_idle_is_replaced(pool: GraderPool) -> None:
     for _ in range(2):
         pid = pool.run(os.getpid, [()], 5.0)[0].value
         os.kill(pid, signal.SIGKILL)
-        time.sleep(0.3)
+        until(lambda pid=pid: gone(pid))
         assert pool.run(pow, [(2, 2)], 5.0)[0].value == 4
 
 
@@ -112,16 +117,39 @@ def test_closing_ends_what_runs_and_the_pool_may_be_used_again() -> None:
     pool.close()
     pool.close()
     assert seconds_of(start) < 10.0
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    assert gone(pid)
     assert pool.run(pow, [(2, 2)], 5.0)[0].value == 4
     pool.close()
 
 
-def test_workers_that_never_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.workers.worker._serve", operator.is_)  # returns at once
-    with GraderPool(workers=1, memory_mb=513) as broken, pytest.raises(EngineError, match="do not start"):
+class Unwilling(Template):
+    """Refuses the first so many requests, then starts workers like any other."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
+        self.refused = threading.Event()
+
+    def fork(self, calls: Connection, reports: Connection) -> None:
+        if self.refusals > 0:
+            self.refusals -= 1
+            self.refused.set()
+            raise BlockingIOError("no more processes")
+        super().fork(calls, reports)
+
+
+def test_workers_that_never_start_are_an_error() -> None:
+    broken = GraderPool(workers=1, memory_mb=513, template=Unwilling(99), pauses_s=(0.0, 0.0))
+    message = r"1 grading processes with 513 MiB .* do not start .*\(BlockingIOError: no more processes\)"
+    with broken, pytest.raises(EngineError, match=message):
         broken.run(pow, [(2, 2)], 5.0)
+
+
+def test_a_failed_start_is_tried_again() -> None:
+    template = Unwilling(2)
+    with GraderPool(workers=1, template=template, pauses_s=(0.0, 0.0, 0.0)) as own:
+        assert own.run(pow, [(2, 3)], 5.0)[0].value == 8
+    template.close()
 
 
 SCRIPT = """
@@ -148,48 +176,42 @@ def test_a_script_needs_no_guard_and_may_leave_without_closing(tmp_path: Path) -
     assert (out.split("\n"), err, script.returncode) == (["main runs", "32", ""], "", 0)
 
 
-def living(group: int) -> list[str]:
-    """Processes of a group that are no zombies."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(of_group) == group and state != "Z":
-            found.append(stat.parent.name)
-    return found
+BUSY = "pool.run(eval, [(\"(print('busy', flush=True), 9**9**9)\",)] * 2, 600.0)"
+
+
+def started(script: subprocess.Popen[str]) -> None:
+    """Wait until both workers are in a computation that only killing them ends."""
+    assert script.stdout is not None
+    assert [script.stdout.readline() for _ in range(4)] == ["main runs\n", "32\n", "busy\n", "busy\n"]
 
 
 @pytest.mark.parametrize("close", [True, False])
 def test_interrupt_shows_one_traceback_and_leaves_no_process(tmp_path: Path, close: bool) -> None:
-    run = "pool.run(pow, [(9, 9**9)] * 3, 600.0)"
-    script = start_script(tmp_path, f"with pool:\n    {run}" if close else run)
-    assert script.stdout is not None
-    assert [script.stdout.readline() for _ in range(2)] == ["main runs\n", "32\n"]
-    time.sleep(0.5)
+    script = start_script(tmp_path, f"with pool:\n    {BUSY}" if close else BUSY)
+    started(script)
     start = time.perf_counter()
     os.killpg(script.pid, signal.SIGINT)  # what Ctrl-C does: everyone in the group gets it
     _, err = script.communicate(timeout=60)
     assert seconds_of(start) < 10.0
     assert err.count("Traceback") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
-    deadline = time.perf_counter() + 10.0
-    while living(script.pid) and time.perf_counter() < deadline:
-        time.sleep(0.1)
-    assert not living(script.pid)
+    assert not members(script.pid)
 
 
-def test_killing_the_program_leaves_no_worker_for_long(tmp_path: Path) -> None:
-    script = start_script(tmp_path, "print(pool.run(__import__('os').getpid, [()], 5.0)[0].value, flush=True)\ninput()")
-    assert script.stdout is not None
-    pid = int([script.stdout.readline() for _ in range(3)][-1])
+def test_killing_the_program_leaves_no_process_for_long(tmp_path: Path) -> None:
+    script = start_script(tmp_path, BUSY)
+    started(script)
+    assert len(members(script.pid)) == 4  # the program, its template, two workers
     script.kill()
     script.communicate(timeout=60)
-    deadline = time.perf_counter() + 10.0
-    while Path(f"/proc/{pid}").exists() and time.perf_counter() < deadline:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{pid}").exists()
+    until(lambda: not members(script.pid))
+
+
+def test_an_idle_worker_exits_with_its_program_even_without_a_template(tmp_path: Path) -> None:
+    rest = "import os\nfrom edge_grpo.rewards.workers.template import SHARED\nfor pid in SHARED.pid, os.getpid():\n"
+    script = start_script(tmp_path, f"{rest}    os.kill(pid, 9)")
+    script.communicate(timeout=60)
+    until(lambda: not members(script.pid))
 
 
 def test_a_call_whose_workers_die_is_a_crash_and_takes_one_deadline(pool: GraderPool) -> None:
@@ -206,22 +228,23 @@ def test_a_call_whose_workers_die_is_a_crash_and_takes_one_deadline(pool: Grader
     assert killed.ending is Ending.KILLED
 
 
-def test_workers_killed_from_outside_change_no_outcome() -> None:
+def test_workers_killed_from_outside_change_no_outcome(mortal: Template) -> None:
     code = "(__import__('time').sleep({pause}), {number})[1]"
     calls = [(code.format(pause=0.02, number=number),) for number in range(100)]
-    with GraderPool(workers=2, memory_mb=1024) as own:
+    with GraderPool(workers=2, memory_mb=1024, template=mortal) as own:
         own.run(pow, [(2, 2)] * 2, 30.0)
+        assert mortal.pid is not None
+        template = mortal.pid
         stop = threading.Event()
         killed = []
 
-        def kill() -> None:
-            assert own._crew is not None
+        def keep_killing() -> None:
             while len(killed) < ATTEMPTS[Ending.KILLED] - 1 and not stop.wait(0.05):  # all may hit the same call
-                for worker in list(own._crew._living)[:1]:
-                    worker._process.kill()
-                    killed.append(worker)
+                for pid in children(template)[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
 
-        killer = threading.Thread(target=kill)
+        killer = threading.Thread(target=keep_killing)
         killer.start()
         outcomes = own.run(eval, calls, 30.0)
         stop.set()
@@ -257,12 +280,13 @@ def test_eight_hanging_calls_each_cost_their_deadline(pool: GraderPool) -> None:
     assert all(0.3 <= outcome.seconds < 10.0 for outcome in outcomes[:8])
 
 
-def test_closing_in_one_thread_ends_the_calls_of_another() -> None:
+def test_closing_in_one_thread_ends_the_calls_of_another(tmp_path: Path) -> None:
     own = GraderPool(workers=1, memory_mb=1024)
     own.run(pow, [(2, 2)], 30.0)
     with ThreadPoolExecutor(1) as threads:
-        other = threads.submit(own.run, time.sleep, [(60,), (60,)], 60.0)
-        time.sleep(0.3)
+        code = f"import time; open({str(tmp_path / 'begun')!r}, 'w').close(); time.sleep(60)"
+        other = threads.submit(own.run, exec, [(code,), (code,)], 60.0)
+        until((tmp_path / "begun").exists)
         own.close()
         with pytest.raises(EngineError, match="were closed"):
             other.result(timeout=10.0)
@@ -270,55 +294,42 @@ def test_closing_in_one_thread_ends_the_calls_of_another() -> None:
     own.close()
 
 
-def test_the_server_that_starts_workers_may_be_killed(pool: GraderPool) -> None:
-    pool.run(pow, [(2, 2)], 30.0)
-    kill_server()
-    late, done = pool.run(pow, [NEVER, (2, 2)], 0.5)
-    assert (late.ending, done.value) == (Ending.LATE, 4)
-    assert pool.run(pow, [(2, 3)] * 4, 5.0)[3].value == 8
-
-
-def test_workers_outlive_the_server_that_started_them() -> None:
-    with GraderPool(workers=1, memory_mb=1024) as own:
+def test_a_killed_template_is_replaced_and_its_workers_are_kept(mortal: Template) -> None:
+    with GraderPool(workers=1, memory_mb=1024, template=mortal) as own:
         pid = own.run(os.getpid, [()], 30.0)[0].value
-        server = Path(f"/proc/{kill_server()}/stat")
-        while server.exists() and server.read_text().rpartition(")")[2].split()[0] != "Z":
-            time.sleep(0.01)
-        multiprocessing.active_children()  # which takes them for dead
+        kill(mortal)
         assert [outcome.value for outcome in own.run(os.getpid, [()] * 3, 30.0)] == [pid] * 3
+        late, done = own.run(pow, [NEVER, (2, 2)], 0.5)
+        assert (late.ending, done.value) == (Ending.LATE, 4)
+        until(lambda: not living(pid))
+        kill(mortal)
         assert own.run(exec, [("import os; os._exit(1)",)], 30.0)[0].ending is Ending.CRASHED
         assert own.run(pow, [(2, 3)], 30.0)[0].value == 8
 
 
-def test_a_killed_server_that_still_counts_as_living_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a moment after the kill, connections are refused and the process is not yet there to be waited for."""
-    counts_as_dead = time.monotonic() + 0.5
-    ensure = forkserver.ensure_running
+def test_a_template_killed_with_a_request_in_flight_is_replaced() -> None:
+    class Doomed(Template):
+        pids: tuple[int | None, ...] = ()
 
-    def ensure_running() -> None:
-        if time.monotonic() < counts_as_dead:
-            raise ConnectionRefusedError
-        ensure()
+        def fork(self, calls: Connection, reports: Connection) -> None:
+            super().fork(calls, reports)
+            self.pids += (self.pid,)
+            if len(self.pids) <= 2:
+                kill(self)
 
-    monkeypatch.setattr(forkserver, "ensure_running", ensure_running)
-    with GraderPool(workers=2, memory_mb=1024) as own:
-        assert [outcome.value for outcome in own.run(pow, [(2, 2), (2, 3)], 5.0)] == [4, 8]
-    assert time.monotonic() >= counts_as_dead
+    template = Doomed()
+    with GraderPool(workers=1, memory_mb=1024, template=template, pauses_s=(0.0, 0.0, 0.0)) as own:
+        assert own.run(pow, [(2, 3)], 5.0)[0].value == 8
+    assert len(set(template.pids)) == 3
+    template.close()
 
 
-def test_closing_does_not_wait_for_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = threading.Event()
-
-    def ensure_running() -> None:
-        refused.set()
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr(forkserver, "ensure_running", ensure_running)
-    monkeypatch.setattr("edge_grpo.rewards.workers.pool.PAUSES_S", (0.0, 3600.0))
-    own = GraderPool(workers=1, memory_mb=1024)
+def test_closing_does_not_wait_for_the_next_start() -> None:
+    template = Unwilling(99)
+    own = GraderPool(workers=1, memory_mb=1024, template=template, pauses_s=(0.0, 3600.0))
     with ThreadPoolExecutor(1) as threads:
         other = threads.submit(own.run, pow, [(2, 2)], 5.0)
-        assert refused.wait(30.0)
+        assert template.refused.wait(30.0)
         began = time.perf_counter()
         own.close()
         assert seconds_of(began) < 30.0

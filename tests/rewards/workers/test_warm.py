@@ -1,14 +1,12 @@
-"""The server of the workers has made the slow first comparisons."""
+"""Workers start with the grader loaded."""
 
-import subprocess
-import sys
-
-from edge_grpo.rewards.workers import worker as workers
+from edge_grpo.rewards.workers.calls import packed
+from edge_grpo.rewards.workers.worker import Worker
 
 
-def test_it_is_what_the_server_loads_and_needs_no_torch():
-    assert workers.PRELOAD == ["edge_grpo.rewards.workers.warm"]
-    code = "import sys; import edge_grpo.rewards.workers.warm\n"
-    code += "print(sorted({'torch', 'sympy', 'math_verify'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("['math_verify', 'sympy']\n", "")
+def test_a_worker_starts_with_the_grader_and_without_torch() -> None:
+    worker = Worker(1024)
+    names = {"edge_grpo.rewards.workers.warm", "math_verify", "sympy", "torch", "transformers"}
+    loaded = worker.call(packed(eval, (f"sorted({names!r} & set(__import__('sys').modules))",)), 30.0)
+    worker.close()
+    assert loaded.value == ["edge_grpo.rewards.workers.warm", "math_verify", "sympy"]

@@ -4,12 +4,15 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
+from processes import gone, living, until
 
-from edge_grpo.rewards.workers import worker as workers
-from edge_grpo.rewards.workers.worker import Ending, StartError, Worker, packed
+from edge_grpo.rewards.workers.calls import Ending, packed
+from edge_grpo.rewards.workers.template import Template
+from edge_grpo.rewards.workers.worker import GRACE_S, StartError, Worker
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def test_its_own_timer_ends_a_late_call(worker: Worker) -> None:
     outcome = worker.call(packed(pow, (9, 9**9)), 0.3)
     assert outcome.ending is Ending.LATE
     assert 0.3 <= outcome.seconds < 10.0
-    assert worker._process.exitcode == -signal.SIGALRM
+    assert worker.exit_code == -signal.SIGALRM
     assert not worker.lives
 
 
@@ -46,29 +49,33 @@ def test_the_parent_ends_a_call_that_took_the_timer_away(worker: Worker) -> None
     worker.call(packed(deaf, (0.0,)), 30.0)  # so that importing this module is not part of the deadline
     outcome = worker.call(packed(deaf, (60.0,)), 0.3)
     assert outcome.ending is Ending.LATE
-    assert 0.3 + workers.GRACE_S <= outcome.seconds < 10.0
-    assert worker._process.exitcode == -signal.SIGKILL
+    assert 0.3 + GRACE_S <= outcome.seconds < 10.0
+    assert worker.exit_code == -signal.SIGKILL
 
 
-def test_a_deaf_call_ends_where_the_server_was_killed_too(worker: Worker) -> None:
+def test_a_worker_outlives_its_template_and_can_still_be_killed() -> None:
+    template = Template()
+    worker, doomed, idle = (Worker(1024, template) for _ in range(3))
     worker.call(packed(deaf, (0.0,)), 30.0)
-    server = vars(forkserver)["_forkserver"]._forkserver_pid
-    os.kill(server, signal.SIGKILL)
-    while worker._process.exitcode is None:
-        time.sleep(0.01)
+    assert template.pid is not None
+    os.kill(template.pid, signal.SIGKILL)
     outcome = worker.call(packed(deaf, (60.0,)), 0.3)
     assert outcome.ending is Ending.LATE
-    assert 0.3 + workers.GRACE_S <= outcome.seconds < 10.0
-    began = time.monotonic()
-    while worker.lives and time.monotonic() - began < 10.0:  # until its end of the pipe is closed
-        time.sleep(0.01)
+    assert 0.3 + GRACE_S <= outcome.seconds < 10.0
     assert not worker.lives
+    outcome = doomed.call(packed(os._exit, (1,)), 30.0)
+    assert (outcome.ending, outcome.note) == (Ending.KILLED, "the process died (exit code unknown)")
+    assert idle.call(packed(pow, (2, 3)), 30.0).value == 8
+    for one in (worker, doomed, idle):
+        one.close()
+        until(lambda pid=one.pid: not living(pid))
+    template.close()
 
 
 def test_a_changed_alarm_does_not_last(worker: Worker) -> None:
     assert worker.call(packed(deaf, (0.0,)), 5.0).ending is Ending.DONE
     worker.call(packed(pow, (9, 9**9)), 0.3)
-    assert worker._process.exitcode == -signal.SIGALRM
+    assert worker.exit_code == -signal.SIGALRM
 
 
 @pytest.mark.parametrize("code", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 14)", "os.abort()"])
@@ -79,7 +86,7 @@ def test_a_death_before_the_deadline_is_a_crash(worker: Worker, code: str) -> No
 
 
 def test_a_stopped_process_is_late(worker: Worker) -> None:
-    outcome = worker.call(packed(os.kill, (worker._process.pid, signal.SIGSTOP)), 0.3)
+    outcome = worker.call(packed(os.kill, (worker.pid, signal.SIGSTOP)), 0.3)
     assert outcome.ending is Ending.LATE
 
 
@@ -99,12 +106,57 @@ def test_what_cannot_be_unpacked_there_is_raised(worker: Worker) -> None:
 
 def test_an_idle_worker_that_was_killed_does_not_live(worker: Worker) -> None:
     assert worker.lives
-    os.kill(worker._process.pid, signal.SIGKILL)
-    worker._process.join()
+    assert worker.exit_code is None
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: worker.exit_code == -signal.SIGKILL)
     assert not worker.lives
+    assert gone(worker.pid)
 
 
-def test_a_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_serve", os.path.join)  # raises there, about a connection
+def test_killing_reaps_and_may_be_repeated(worker: Worker) -> None:
+    worker.kill()
+    assert worker.exit_code == -signal.SIGKILL
+    assert gone(worker.pid)
+    worker.kill()
+
+
+def test_it_imports_what_its_parent_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "only_here.py").write_text("VALUE = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.argv", ["program", "word"])
+    worker = Worker(1024)
+    assert worker.call(packed(eval, ("__import__('only_here').VALUE",)), 30.0).value == 7
+    assert worker.call(packed(eval, ("__import__('sys').argv",)), 30.0).value == ["program", "word"]
+    worker.close()
+
+
+def test_it_holds_nothing_but_its_connection(worker: Worker) -> None:
+    """Another worker's connections would hide that worker's death; the control socket, the parent's."""
+    others = [Worker(1024) for _ in range(2)]
+    for one in (worker, *others):
+        assert one.call(packed(_held, ()), 30.0).value == 1
+    for one in others:
+        one.close()
+
+
+def _held() -> int:
+    """Sockets and pipes of this process, standard streams left out."""
+    found = 0
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            found += fd > 2 and os.readlink(f"/proc/self/fd/{fd}").startswith(("socket:", "pipe:"))
+        except FileNotFoundError:  # the listing's own
+            continue
+    return found
+
+
+class Unwilling(Template):
+    """Starts nothing and closes the connections."""
+
+    def fork(self, calls: Connection, reports: Connection) -> None:
+        pass
+
+
+def test_a_worker_that_cannot_start() -> None:
     with pytest.raises(StartError, match="ended before it was ready"):
-        Worker(1024)
+        Worker(1024, Unwilling())

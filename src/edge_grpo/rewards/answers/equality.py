@@ -20,7 +20,7 @@ from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.answers.rational import rational, same_rationals
 
 __all__ = [
-    "Answer",
+    "GradedAnswer",
     "decide_any_by_text",
     "decide_by_text",
     "gold_text",
@@ -33,14 +33,14 @@ MAX_LENGTH = 4000  # characters; a longer answer is right only if it equals the 
 INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,300})\s*", re.ASCII)
 
 
-class Answer(NamedTuple):
+class GradedAnswer(NamedTuple):
     """The result of grading: ``formatted`` = an answer could be read; ``correct`` = it equals a reference answer."""
 
     formatted: bool
     correct: bool
 
 
-def grade_answer(text: str, golds: Sequence[str | float]) -> Answer:
+def grade_answer(text: str, golds: Sequence[str | float]) -> GradedAnswer:
     r"""Grade one completion in this process, without a deadline.
 
     Args:
@@ -57,14 +57,14 @@ def grade_answer(text: str, golds: Sequence[str | float]) -> Answer:
 
     Example:
         >>> grade_answer(r"so \boxed{\frac{2}{4}}", ["0.5"])
-        Answer(formatted=True, correct=True)
+        GradedAnswer(formatted=True, correct=True)
         >>> grade_answer("so 0.5", ["0.5"])
-        Answer(formatted=False, correct=False)
+        GradedAnswer(formatted=False, correct=False)
     """
     answer = boxed_answer(text)
     if answer is None:
-        return Answer(formatted=False, correct=False)
-    return Answer(formatted=True, correct=same_as_any(answer, [gold_text(gold) for gold in golds]))
+        return GradedAnswer(formatted=False, correct=False)
+    return GradedAnswer(formatted=True, correct=same_as_any(answer, [gold_text(gold) for gold in golds]))
 
 
 def gold_text(gold: str | float) -> str:

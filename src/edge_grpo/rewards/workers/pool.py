@@ -2,19 +2,17 @@
 
 Only killing a process ends a big-integer computation; alarms and threads do not. Facts about this pool:
 
-- Workers are forked from a server that has imported sympy and math-verify but no torch, so that a killed worker is
-  replaced within tens of milliseconds. They start with the first call that needs one.
-- The deadline of a call counts from when a worker takes it: neither waiting in the queue nor the start of a worker
-  is counted. The worker's own timer ends it, and half a second later the parent. All of this is measured on monotonic
-  clocks, so that setting the machine's clock changes nothing.
-- A call whose worker dies before the deadline is repeated in a fresh one, and what the attempts take counts together.
-  A worker that is killed from outside (SIGKILL, which no answer can send) is not the call's fault, so there are more
-  attempts then; one that crashes three times is.
-- Several threads may use one pool at the same time; each gets its own outcomes. In a forked child a pool starts workers
-  of its own.
-- The main program is not imported again in the workers, so a script needs no ``if __name__ == "__main__"`` guard.
-- Each worker has a limit of address space, ignores Ctrl-C (the parent decides what that means), and ends by itself
-  if the parent is gone.
+- Workers are forked from a template process that has imported sympy and math-verify but no torch, so replacing a killed
+  worker takes tens of milliseconds. They start with the first call that needs one.
+- The deadline of a call counts from when a worker takes it: waiting in the queue and starting a worker are not counted.
+  The worker's own timer ends it; half a second later the parent does. All clocks are monotonic, so setting the
+  machine's clock changes nothing.
+- A call whose worker dies before the deadline is retried in a fresh one; all attempts share the deadline. Being killed
+  from outside (SIGKILL, which no answer can send) is not the call's fault and earns more retries; three crashes end it.
+- Several threads may share a pool; each gets its own outcomes. In a forked child a pool starts workers of its own.
+- Workers never import the main program, so scripts need no ``if __name__ == "__main__"`` guard.
+- Each worker has an address-space limit, ignores Ctrl-C (the parent decides what that means), and exits when the parent
+  does.
 """
 
 import atexit
@@ -28,13 +26,14 @@ from dataclasses import replace
 from typing import Any
 
 from edge_grpo.base.errors import EngineError
-from edge_grpo.rewards.workers.worker import Ending, Outcome, StartError, Worker, packed
+from edge_grpo.rewards.workers.calls import Ending, Outcome, packed
+from edge_grpo.rewards.workers.template import SHARED, Template
+from edge_grpo.rewards.workers.worker import StartError, Worker
 
 __all__ = ["Ending", "GraderPool", "Outcome"]
 
-PAUSES_S = (0.0, 0.1, 1.0, 5.0)  # before each start of a worker, until the pool gives up: a server that was killed
-# refuses connections before it counts as dead, on a busy machine for some tenths of a second
-ATTEMPTS = {Ending.CRASHED: 3, Ending.KILLED: 20}  # at a call, in a fresh worker each, before it has ended so
+PAUSES_S = (0.0, 0.1, 1.0, 5.0)  # before each attempt to start a worker, until the pool gives up
+ATTEMPTS = {Ending.CRASHED: 3, Ending.KILLED: 20}  # at one call, each in a fresh worker, until this is its ending
 
 
 class GraderPool:
@@ -43,9 +42,11 @@ class GraderPool:
     Args:
         workers: number of processes.
         memory_mb: address space of each, in MiB. The interpreter with sympy takes about 80 of it.
+        template: the process that workers are forked from; one serves every pool of the program.
+        pauses_s: seconds before each attempt to start a worker; after the last one, the pool gives up.
 
     Source:
-        Own design; `workers` tells why.
+        Own design; the docstring of this module gives the reasons.
 
     Example:
         >>> with GraderPool(workers=1) as pool:
@@ -53,9 +54,18 @@ class GraderPool:
         [8, 9]
     """
 
-    def __init__(self, workers: int = 2, memory_mb: int = 2048) -> None:
+    def __init__(
+        self,
+        workers: int = 2,
+        memory_mb: int = 2048,
+        *,
+        template: Template = SHARED,
+        pauses_s: Sequence[float] = PAUSES_S,
+    ) -> None:
         self.workers = workers
         self.memory_mb = memory_mb
+        self._template = template
+        self._pauses_s = pauses_s
         self._crew: _Crew | None = None
         self._lock = threading.Lock()
         _POOLS.add(self)
@@ -67,26 +77,26 @@ class GraderPool:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers, whatever they do. The next call starts new ones; one under way elsewhere raises."""
+        """Kill the workers, whatever they do. The next call starts new ones; a running call raises."""
         with self._lock:
             crew, self._crew = self._crew, None
         if crew is not None:
             crew.end()
 
     def run(self, function: Callable[..., object], calls: Sequence[tuple[Any, ...]], timeout_s: float) -> list[Outcome]:
-        """Call a function once for each tuple of arguments.
+        """Call a function once per tuple of arguments.
 
         Args:
-            function: importable under its name in another process.
+            function: importable by name in another process.
             calls: argument tuples, picklable.
-            timeout_s: the deadline of each single call, in seconds.
+            timeout_s: the deadline of each call, in seconds.
 
         Returns:
-            One outcome a call, in order; a late or crashed call changes no other outcome. A value is what JSON makes of
-            it: a tuple becomes a list.
+            One outcome per call, in order; a late or crashed call changes no other outcome. Values have been through
+            JSON: a tuple becomes a list.
 
         Raises:
-            EngineError: worker processes cannot be started, or the pool was closed by another thread.
+            EngineError: workers could not be started, or another thread closed the pool.
         """
         if not calls:
             return []
@@ -108,16 +118,18 @@ class GraderPool:
     def _started(self) -> "_Crew":
         with self._lock:
             if self._crew is None:
-                self._crew = _Crew(self.workers, self.memory_mb)
+                self._crew = _Crew(self.workers, self.memory_mb, self._template, self._pauses_s)
             return self._crew
 
 
 class _Crew:
-    """The workers between two closings of a pool; as many threads, each waiting for one worker at a time."""
+    """The workers of a pool until it is closed, and as many threads, each waiting for one worker at a time."""
 
-    def __init__(self, workers: int, memory_mb: int) -> None:
+    def __init__(self, workers: int, memory_mb: int, template: Template, pauses_s: Sequence[float]) -> None:
         self._size = workers
         self._memory_mb = memory_mb
+        self._template = template
+        self._pauses_s = pauses_s
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="edge-grpo grader")
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
@@ -146,7 +158,7 @@ class _Crew:
     def _call(self, function: Callable[..., object], arguments: tuple[Any, ...], timeout_s: float) -> Outcome:
         try:
             request = packed(function, arguments)
-        except Exception as error:  # noqa: BLE001  (whatever a user's class raises when it is pickled)
+        except Exception as error:  # noqa: BLE001  (whatever pickling a user's class raises)
             return Outcome(Ending.RAISED, note=f"{type(error).__name__}: {error}")
         outcome = Outcome(Ending.CRASHED)
         spent_s = 0.0
@@ -166,7 +178,7 @@ class _Crew:
         return outcome
 
     def _take(self) -> Worker:
-        """An idle worker that lives, or a new one."""
+        """An idle worker that is alive, or a new one."""
         while True:
             with self._lock:
                 if self._ended.is_set():
@@ -180,11 +192,11 @@ class _Crew:
 
     def _start(self) -> Worker:
         reason = ""
-        for pause_s in PAUSES_S:
+        for pause_s in self._pauses_s:
             if self._ended.wait(pause_s):
                 raise CancelledError
             try:
-                worker = Worker(self._memory_mb)
+                worker = Worker(self._memory_mb, self._template)
             except StartError as error:
                 reason = str(error)
                 continue
@@ -196,8 +208,8 @@ class _Crew:
                 raise CancelledError
             return worker
         raise EngineError(
-            f"reward: {self._size} grading processes with {self._memory_mb} MiB each do not start or keep "
-            f"dying ({reason}). Raise reward.memory_mb, or look for what kills processes on this machine."
+            f"reward: {self._size} grading processes with {self._memory_mb} MiB each do not start or keep dying "
+            f"({reason}). Raise reward.memory_mb, or find out what kills processes on this machine."
         )
 
     def _give_back(self, worker: Worker) -> None:
@@ -222,13 +234,13 @@ _CREWS: weakref.WeakSet[_Crew] = weakref.WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    """Before multiprocessing waits for its children."""
+    """Before the templates end, which were imported first, so that every worker is reaped."""
     for crew in list(_CREWS):
         crew.end()
 
 
 def _after_fork() -> None:
-    """In a forked child, which has none of the threads and must not end its parent's workers: pools start anew."""
+    """In a forked child, which has none of the threads and must not end its parent's workers: pools start afresh."""
     for crew in _CREWS:
         crew.forget()
     _CREWS.clear()

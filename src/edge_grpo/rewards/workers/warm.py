@@ -1,12 +1,12 @@
-"""Imported by the server that workers are forked from, so that each of them starts with everything loaded and warm.
+"""Imported once by the template, so that every worker it forks has the grader loaded and warm.
 
-The first comparisons of a process are slow (parser tables, sympy's caches); they are made here, once.
+The first comparisons of a process are slow (parser tables, sympy's caches), so they happen here.
 """
 
-from edge_grpo.rewards import custom as own
+from edge_grpo.rewards import custom
 from edge_grpo.rewards.answers.equality import same_as_any
 
-__all__ = ["own"]
+__all__ = ["custom"]
 
 for _answer, _gold in (
     (r"\{2, 1\}", r"\{1, 2\}"),

@@ -1,0 +1,70 @@
+"""Query a model and keep its answers in a folder: what eval, compare-models and screen share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from edge_grpo.cli.progress import ProgressBar
+from edge_grpo.config.tree import Config, config_hash
+from edge_grpo.evaluation.answers import Answer, Draws
+from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of
+from edge_grpo.evaluation.suite import Benchmark
+from edge_grpo.rollout.open import open_sampler
+
+__all__ = ["Answered", "ask"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A model's answers, what they depend on, the benchmarks, how they were drawn, and their folder."""
+
+    model: str
+    identity: dict[str, Any]
+    answers: tuple[Answer, ...]
+    asked: tuple[EncodedBenchmark, ...]
+    draws: Draws
+    folder: Path
+
+
+def ask(
+    config: Config, benchmarks: Sequence[Benchmark], draws: Draws, *, out: str, kind: str, console: Console
+) -> Answered:
+    """Load the model and answer whatever the folder does not hold yet.
+
+    Args:
+        config: the settings; ``model.path`` names the model.
+        benchmarks: the problems.
+        draws: how many answers per problem, and how they are sampled.
+        out: the folder of the answers; empty = one under ``runs/<kind>``, named after the model and a hash of all that
+            the answers depend on, so that the same command resumes.
+        kind: what the answers are for: ``eval`` or ``screen``.
+        console: where messages go.
+    """
+    with open_sampler(config) as sampler:
+        asked = tuple(encode(sampler, each, draws) for each in benchmarks)
+        model = Path(config.model.path)
+        name = model.parent.name if model.name == "final" else model.name
+        identity = identity_of(config, draws, asked)
+        folder = Path(out).expanduser() if out else Path("runs") / kind / f"{name}-{config_hash(identity)}"
+        for each in asked:
+            if each.num_skipped or each.num_over_long or each.num_truncated:
+                console.print(
+                    f"{each.name}: skipped {each.num_skipped} bad rows and {each.num_over_long} over-long prompts; "
+                    f"{each.num_truncated} prompts truncated",
+                    markup=False,
+                    highlight=False,
+                )
+        with ProgressBar("answers") as shown:
+
+            def progress(done: int, total: int) -> None:
+                if done and not seen:
+                    console.print(f"{done} of {total} answers already exist", highlight=False)
+                seen.append(done)
+                shown(done, total)
+
+            seen: list[int] = []
+            answers = answer_all(sampler, config, draws, asked, folder, identity=identity, progress=progress)
+    return Answered(config.model.path, identity, tuple(answers), asked, draws, folder)

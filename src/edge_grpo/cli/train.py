@@ -1,0 +1,63 @@
+"""``edge-grpo train``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from edge_grpo.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from edge_grpo.config.tree import Config
+
+__all__ = ["train"]
+
+
+def train(
+    settings: Settings = None,
+    resume: Annotated[str, typer.Option(metavar="RUN_DIR", help="Resume this run.")] = "",
+) -> None:
+    """Train a model. Without arguments: the bundled model on built-in arithmetic with EDGE-GRPO.
+
+    Ctrl-C and SIGTERM drop a step that has not updated the weights yet and finish one that has, then write a
+    checkpoint; a second signal exits at once. `--resume` continues from either. Exit codes: 0 finished, 130 stopped by
+    Ctrl-C, 143 by SIGTERM, 2 for an error, reported in one line.
+    """
+    config = _resumed(resume, settings) if resume else _fresh(settings)
+
+    from edge_grpo.config.tree import parse_tree  # noqa: PLC0415
+    from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415
+    from edge_grpo.trackers.console import LiveDisplay, PlainDisplay, decoding, summary  # noqa: PLC0415
+    from edge_grpo.training import loop  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
+
+    console = Console()
+    display = LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+    if resume or config is None:
+        result = loop.resume(resume, config, display=display)
+    else:
+        result = loop.train(config, display=display)
+    if result.signal:
+        raise typer.Exit(128 + result.signal)
+    rows = list(RunFolder(result.folder).rows())
+    used = parse_tree(RunFolder.read_config(result.folder)[0])
+    sampled, held_out = (decoding(part.temperature) for part in (used.rollout, used.eval))
+    console.print(summary(rows, sampled=sampled, held_out=held_out))
+    display.say(f"run folder: {result.folder}   model: {result.folder / 'final'}")
+
+
+def _fresh(words: Sequence[str] | None) -> "Config":
+    from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
+
+    return load_config(*split_words(words))
+
+
+def _resumed(folder: str, words: Sequence[str] | None) -> "Config | None":
+    """The run's settings with the given changes; None where nothing was given."""
+    from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
+    from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415
+
+    path, overrides = split_words(words)
+    base = RunFolder.read_config(Path(folder).expanduser())[0] if not path else None
+    return load_config(path, overrides, base=base) if path or overrides else None

@@ -1,1 +1,0 @@
-"""Comparisons: which arms there are, the runs behind them, and the pages that they write."""

@@ -1,1 +1,0 @@
-"""What seeing the parts brings, measured: synthetic draws, an epidemic, the weather."""

@@ -1,0 +1,43 @@
+"""Processes by their parent or group, read from /proc, and a wait for what another process does."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def children(parent: int) -> list[int]:
+    """Living children of a process; no zombies."""
+    return [pid for pid, of_parent, _ in _living() if of_parent == parent]
+
+
+def members(group: int) -> list[int]:
+    """Living members of a process group; no zombies."""
+    return [pid for pid, _, of_group in _living() if of_group == group]
+
+
+def living(pid: int) -> bool:
+    """Whether a process has not ended; an orphan may then wait some seconds for process 1 to reap it."""
+    return any(one == pid for one, _, _ in _living())
+
+
+def _living() -> Iterator[tuple[int, int, int]]:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent, group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it ended meanwhile
+            continue
+        if state != "Z":
+            yield int(stat.parent.name), int(parent), int(group)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended and been reaped."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    """Wait for a condition; fail if it does not come true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come true in time"
+        time.sleep(0.01)
