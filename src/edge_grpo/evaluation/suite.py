@@ -99,9 +99,9 @@ def _first_available(sources: tuple[Source, ...], places: list[Path]) -> Source 
     """The first source that is an existing file, with the path where it was found, or that is not a file."""
     for source in sources:
         paths = [place / Path(source.path).expanduser() for place in places]
-        there = next((path for path in paths if path.exists()), None)
-        if there is not None:
-            return replace(source, path=str(there))
+        existing = next((path for path in paths if path.exists()), None)
+        if existing is not None:
+            return replace(source, path=str(existing))
         if Path(source.path).suffix.lower() not in FILES:
             return source
     return None

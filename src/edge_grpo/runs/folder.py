@@ -1,4 +1,4 @@
-"""A run's folder: configuration, metrics, rollouts, checkpoints. Everything can be cut back to a step for resuming."""
+"""A run's folder: configuration, metrics, rollouts, checkpoints; all can be cut back to a step to resume from."""
 
 import itertools
 import json

@@ -100,7 +100,7 @@ class Collector:
     ) -> tuple[list[list[Group]], Counter[str]]:
         """Sample and grade one group per prompt, then carry out the method's plan; counts what had to be skipped.
 
-        Families are numbered from ``asked`` on, the number of questions asked earlier in the step.
+        Families are numbered from ``asked``, the number of questions already asked in this step.
         """
         drawn = [
             (family, *each)
