@@ -32,9 +32,7 @@ def test_unequal_or_unreadable_expressions_are_found_different(left: str, right:
         (r"x\frac{1}{2}", sympy.Symbol("x") / 2),
     ],
 )
-def test_a_whole_number_before_a_fraction_is_added_and_anything_else_is_a_factor(
-    text: str, wanted: sympy.Expr
-) -> None:
+def test_a_whole_number_before_a_fraction_is_added_and_anything_else_is_a_factor(text: str, wanted: sympy.Expr) -> None:
     assert parse_plain(text) == wanted
 
 
