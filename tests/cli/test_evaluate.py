@@ -101,10 +101,10 @@ def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_p
     assert (d["value"], d["a_ahead"], d["b_ahead"]) == (0.0, 0, 0)
     code, _, err = command("compare-models", "e", model, *words, "data.template=plain")
     assert code == 2
-    assert "not evaluated alike (data.template is 'chat' and 'plain')" in err
+    assert "evaluated differently (data.template is 'chat' and 'plain')" in err
     code, _, err = command("compare-models", "e", model, "--suite", "train.jsonl", *SMALL)
     assert code == 2
-    assert "no problem in common" in err
+    assert "no problems in common" in err
 
 
 def test_names_are_printed_verbatim(command, model, suite):

@@ -251,7 +251,7 @@ def test_a_killed_process_resumes_to_the_same_bytes(model, tmp_path, number):
         assert code == -signal.SIGKILL
     else:
         assert code == 128 + number
-        assert "go on with: edge-grpo train --resume cut" in out
+        assert "resume with: edge-grpo train --resume cut" in out
     assert "Traceback" not in err
     again = spawn("train", "--resume", "cut", cwd=tmp_path)
     assert finish(again)[0] == 0

@@ -17,8 +17,8 @@ from edge_grpo.data.prompts import (
     encode_prompt,
     encode_text,
     encode_variants,
+    phrasings,
     render_prompt,
-    wordings,
 )
 from edge_grpo.data.settings import DataSettings
 
@@ -197,13 +197,13 @@ PROBLEM = Problem("p", "a", ("1",), variants=("b", "c"))
 
 def test_the_built_in_task_has_three_phrasings() -> None:
     (problem,) = problems(ArithmeticSettings(), count=1)
-    texts = wordings(problem)
+    texts = phrasings(problem)
     assert texts[0] == problem.prompt
     assert len(set(texts)) == 3
 
 
 def test_draws_are_without_replacement_and_reach_every_phrasing() -> None:
-    drawn = [draw_variants(PROBLEM, wordings(PROBLEM), 2, random.Random(seed)) for seed in range(30)]
+    drawn = [draw_variants(PROBLEM, phrasings(PROBLEM), 2, random.Random(seed)) for seed in range(30)]
     assert all(len(set(each)) == 2 for each in drawn)
     assert {text for each in drawn for text in each} == {"a", "b", "c"}
 

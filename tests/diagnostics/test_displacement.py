@@ -43,7 +43,7 @@ def test_the_report_by_hand():
     assert "displaced on 50.0% of the questions" in told
     assert "spares 25.0% of the wrong tokens, some on 1 questions" in told
     assert "NTHR gains 0.2000" in told
-    assert "the 1 questions of highest GWHES hold 100.0% of the 1 of lowest gain (chance: 50.0%)" in told
+    assert "the 1 questions with the highest GWHES include 100.0% of the 1 with the lowest gain (chance: 50.0%)" in told
 
 
 def test_nothing_to_compare_is_an_error():

@@ -50,9 +50,9 @@ def test_only_common_problems_and_metrics_count_whatever_their_order():
 
 
 def test_nothing_in_common_is_an_error():
-    with pytest.raises(DataError, match="no problem in common"):
+    with pytest.raises(DataError, match="no problems in common"):
         compare(greedy([1]), greedy([1], "other"))
-    with pytest.raises(DataError, match="no metric is common"):
+    with pytest.raises(DataError, match="no metric in common"):
         compare(greedy([1]), sampled("p0", "cc"))
 
 
@@ -64,5 +64,5 @@ def test_problems_of_one_name_but_other_words_are_no_pair():
 def test_evaluations_made_in_different_ways_are_not_compared():
     one = {"weights": "a", "problems": {"b": "1"}, "eval": {"samples": 8, "temperature": 1.0}, "data": {}, "reward": {}}
     check_alike(one, {**one, "weights": "b", "problems": {"c": "2"}})
-    with pytest.raises(ConfigError, match=r"not evaluated alike \(eval.temperature is 1.0 and 0.2\)"):
+    with pytest.raises(ConfigError, match=r"evaluated differently \(eval.temperature is 1.0 and 0.2\)"):
         check_alike(one, {**one, "eval": {"samples": 8, "temperature": 0.2}})

@@ -33,7 +33,7 @@ def test_both_ends_of_a_band_are_in_it():
 
 @pytest.mark.parametrize("text", ["", "0.5", "0.5:", "1:0", "-1:1", "0:2", "a:b", "nan:1", "0:1:2"])
 def test_a_wrong_band_is_named(text):
-    with pytest.raises(ConfigError, match="--keep-rate: came"):
+    with pytest.raises(ConfigError, match="--keep-rate: got"):
         parse_band(text)
 
 

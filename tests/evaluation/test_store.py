@@ -205,7 +205,7 @@ def test_only_a_finished_evaluation_is_read(model, tmp_path):
     lines = content.splitlines(keepends=True)
     for cut in (content[:-1], b"".join(lines[:-1]), content + lines[0]):
         path.write_bytes(cut)
-        with pytest.raises(DataError, match="of 27 answers are there; finish it with the same"):
+        with pytest.raises(DataError, match="of 27 answers; rerun the same"):
             read_answers(tmp_path / "a")
     path.write_bytes(b"{}\n" + b"".join(lines[1:]))
     with pytest.raises(DataError, match="line 1: not an answer"):

@@ -80,7 +80,7 @@ def test_the_suite_of_the_papers_benchmarks_reads_local_files(tmp_path):
         ("benchmarks: {}", "suite.yaml: benchmarks: "),
         ("benchmarks: {A: []}", "suite.yaml: benchmarks.A"),
         ("benchmarks: {A: {file: a.jsonl}}", "benchmarks.A.0.file: no such setting"),
-        ("benchmark: {A: a.jsonl}", "suite.yaml: no 'benchmarks:' in it"),
+        ("benchmark: {A: a.jsonl}", "suite.yaml: has no 'benchmarks:' section"),
     ],
 )
 def test_a_wrong_suite_is_one_line(suite, text, message):
@@ -91,7 +91,7 @@ def test_a_wrong_suite_is_one_line(suite, text, message):
 
 
 def test_what_is_nowhere_is_named(tmp_path, suite):
-    with pytest.raises(DataError, match=r"suite\.yaml: benchmark 'A': there is no file .*gone\.jsonl; .* --data-dir"):
+    with pytest.raises(DataError, match=r"suite\.yaml: benchmark 'A': no such file: .*gone\.jsonl; .* --data-dir"):
         load_suite(suite("benchmarks: {A: gone.jsonl}"), DataSettings())
     with pytest.raises(ConfigError, match=r"nosuite\.yaml: no such"):
         load_suite(str(tmp_path / "nosuite.yaml"), DataSettings())

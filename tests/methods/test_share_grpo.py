@@ -19,7 +19,7 @@ def answer(token: int, reward: float, prompt: int, *, verdict: Verdict | None = 
 
 
 def family(rewards: list[list[float]], number: int = 0) -> list[Group]:
-    """A question with one group for each of its wordings; an answer's tokens tell it apart."""
+    """A question with one group for each of its variants; an answer's tokens tell it apart."""
     problem = Problem(f"p{number}", "?", ("1",))
     groups = []
     for j, own in enumerate(rewards):
@@ -41,10 +41,10 @@ def standing(reward: float, others: list[float]) -> float:
     return float((reward - values.mean()) / (values.std() + 1e-6)) if values.min() < values.max() else 0.0
 
 
-# --- every answer under every wording -------------------------------------------------------------------------------
+# --- every answer under every variant -------------------------------------------------------------------------------
 
 
-def test_every_answer_is_put_behind_every_wording() -> None:
+def test_every_answer_is_paired_with_every_variant() -> None:
     groups = family([[1.0, 0.0], [0.0, 1.0]]) + family([[1.0, 1.0], [0.0, 0.0]], 1)
     arranged = ShareGrpo().arrange(groups)
     assert [(group.family, group.variant) for group in arranged] == [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -54,7 +54,7 @@ def test_every_answer_is_put_behind_every_wording() -> None:
         assert [row.source for row in group.rows] == [0, 0, 1, 1]
 
 
-def test_an_answer_under_another_wording_was_sampled_by_nobody() -> None:
+def test_an_answer_under_another_variant_has_no_sampling_logprobs() -> None:
     first, second = ShareGrpo().arrange(family([[1.0, 0.0], [0.0, 1.0]]))
     own, moved = first.rows[:2], first.rows[2:]
     assert all(span.logprobs and span.entropies for row in own for span in row.rollout.spans)
@@ -66,7 +66,7 @@ def test_an_answer_under_another_wording_was_sampled_by_nobody() -> None:
     assert batch.sampling_logprobs[~foreign][batch.mask[~foreign]].isfinite().all()
 
 
-def test_wordings_in_any_order_give_the_same_rows() -> None:
+def test_variants_in_any_order_give_the_same_rows() -> None:
     groups = family([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     assert ShareGrpo().arrange(groups[::-1]) == ShareGrpo().arrange(groups)[::-1]
 
@@ -81,7 +81,7 @@ def test_what_is_left_alone() -> None:
 # --- advantages -----------------------------------------------------------------------------------------------------
 
 
-def test_standing_in_the_family_and_under_the_own_wording() -> None:
+def test_standing_in_the_family_and_under_the_own_variant() -> None:
     rewards = [[1.0, 0.1, 0.9], [0.1, 0.1, 0.0]]
     every = [reward for own in rewards for reward in own]
     signal = ShareGrpo().signal(step_of(ShareGrpo().arrange(family(rewards))))
@@ -114,18 +114,18 @@ def test_limits() -> None:
     assert rows(rescued, parts="variant").tolist() == [0] * 8
     assert torch.equal(rows(rescued), rows(rescued, parts="family"))
     assert (rows(rescued) != 0).all()
-    single = rows([[1.0], [0.0]])  # one answer a wording: nothing to compare it with there
+    single = rows([[1.0], [0.0]])  # one answer per variant: nothing to compare it with there
     assert single.isfinite().all()
     assert torch.equal(single, rows([[1.0], [0.0]], parts="family"))
 
 
-def test_with_one_wording_it_is_twice_grpo() -> None:
+def test_with_one_variant_it_is_twice_grpo() -> None:
     batch = make_step()
     both, one = (ShareGrpo(num_variants=1, parts=parts).signal(batch) for parts in ("both", "variant"))
     assert torch.allclose(both.row_advantages, 2 * one.row_advantages)
 
 
-def test_a_row_without_a_grade_takes_no_part_under_any_wording() -> None:
+def test_a_row_without_a_grade_takes_no_part_under_any_variant() -> None:
     groups = family([[1.0, 0.0, 0.0], [0.0, 1.0, 0.5]])
     rows = list(groups[0].rows)
     rows[2] = answer(2, 7.0, 0, verdict=Verdict.ERROR)
@@ -180,7 +180,7 @@ def test_micro_batches_of_repaired_rows_change_nothing(size: int, settings: dict
 
 
 def with_lengths(batch: Scored) -> Scored:
-    """The step with old and reference log-probs, and every third answer a token shorter, under each wording alike."""
+    """The step with old and reference log-probs, and every third answer a token shorter, under each variant alike."""
     generator = torch.Generator().manual_seed(0)
     first = batch.mask.int().argmax(-1)
     answer_id = batch.input_ids.gather(1, first[:, None]).squeeze(-1)

@@ -67,5 +67,5 @@ def test_a_model_without_a_cache_is_refused_in_one_line():
         return args, {**more, "past_key_values": None}
 
     policy.model.register_forward_pre_hook(without_cache, with_kwargs=True)
-    with pytest.raises(EngineError, match=r"model\.path: Qwen2ForCausalLM (cannot be decoded|gives other logits)"):
+    with pytest.raises(EngineError, match=r"model\.path: Qwen2ForCausalLM (cannot be decoded|gives different logits)"):
         DecodeEngine(policy, stop_ids=[2], pad_id=0)

@@ -293,7 +293,7 @@ def test_a_question_is_useful_by_all_its_rows() -> None:
     problem = Problem("p", "Compute 1+1.", ("2",), variants=("What is 1+1?",))
     items = iter([Prompt(problem, (1,), ((2,),))] * 9)
     method = ShareGrpo(top_up=TopUp(max_rounds=1, fill=False))
-    made = make(method, ["\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)  # each wording uniform, not the two
+    made = make(method, ["\\boxed{2}", "\\boxed{2}", "no", "no"], group_size=2)  # each phrasing uniform, not the two
     collected = made.collect(items, step=0, num_groups=1)
     assert collected.num_prompts == 1
     assert means(collected.metrics)["dynamic/useful"] == 1

@@ -68,7 +68,7 @@ def test_missing_rows_are_reported(journal: Journal, session: Session) -> None:
     session.step = 3
     journal.save(session)
     journal.restore(session)
-    assert "metrics.jsonl has no row of the steps 1, 3" in journal.display.said
+    assert "metrics.jsonl has no rows for steps 1, 3" in journal.display.said
 
 
 def test_non_finite_weights_are_never_saved(journal: Journal, session: Session) -> None:

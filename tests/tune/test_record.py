@@ -5,7 +5,7 @@ import json
 import pytest
 
 from edge_grpo.base.errors import ConfigError, DataError
-from edge_grpo.tune.record import FILE, Trial, append, best_of, mend, read
+from edge_grpo.tune.record import FILE, Trial, append, best_of, drop_partial_line, read
 
 ONE = Trial(1, {"train.passes": 2, "method": "grpo"}, "finished", {"3": 0.5}, 0.25, 3.0, "", ((1, 0.5), (2, 0.75)))
 TWO = Trial(2, {"train.passes": 3, "method": "grpo"}, "failed", reason="no such file: «x»")
@@ -30,7 +30,7 @@ def test_a_line_cut_off_by_a_kill_is_removed(tmp_path, cut):
     cut_off = (tmp_path / FILE).read_bytes()
     assert read(tmp_path) == [ONE]
     assert (tmp_path / FILE).read_bytes() == cut_off  # reading does not write
-    mend(tmp_path)
+    drop_partial_line(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
     append(tmp_path, TWO)
     assert read(tmp_path) == [ONE, TWO]
@@ -39,7 +39,7 @@ def test_a_line_cut_off_by_a_kill_is_removed(tmp_path, cut):
 def test_a_first_line_that_was_cut_off_leaves_an_empty_file(tmp_path):
     (tmp_path / FILE).write_bytes(b'{"number": 1, "sett')
     assert read(tmp_path) == []
-    mend(tmp_path)
+    drop_partial_line(tmp_path)
     assert (tmp_path / FILE).read_bytes() == b""
 
 
@@ -71,7 +71,7 @@ def test_garbage_and_duplicates_are_reported(tmp_path):
         read(tmp_path)
     (tmp_path / FILE).write_bytes(b"\xff\ncut")
     with pytest.raises(DataError, match="not a text file"):
-        mend(tmp_path)
+        drop_partial_line(tmp_path)
     (tmp_path / FILE).unlink()
     append(tmp_path, ONE)
     append(tmp_path, ONE)

@@ -10,7 +10,7 @@ from rich.console import Console
 from edge_grpo.cli.progress import ProgressBar
 from edge_grpo.config.tree import Config, config_hash
 from edge_grpo.evaluation.answers import Answer, Draws
-from edge_grpo.evaluation.store import Asked, answer_all, encode, identity_of
+from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.rollout.open import open_sampler
 
@@ -24,7 +24,7 @@ class Answered:
     model: str
     identity: dict[str, Any]
     answers: tuple[Answer, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[EncodedBenchmark, ...]
     draws: Draws
     folder: Path
 

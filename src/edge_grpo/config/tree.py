@@ -94,7 +94,7 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
     """Check a tree of plain values.
 
     Raises:
-        ConfigError: one line for each thing that is wrong.
+        ConfigError: one line per mistake.
     """
     plain = dict(tree)
     method, train = plain.get("method", {}), plain.get("train", {})
@@ -186,7 +186,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
 
 
 def _over(default: Any, given: Any) -> Any:
-    """Given values over a method's own defaults, whose sections may differ from those of the sections' classes."""
+    """User values over a method's own defaults, whose sections may differ from their classes' defaults."""
     if not dataclasses.is_dataclass(default) or not isinstance(given, Mapping):
         return given
     own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}

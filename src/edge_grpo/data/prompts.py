@@ -21,8 +21,8 @@ __all__ = [
     "encode_prompt",
     "encode_text",
     "encode_variants",
+    "phrasings",
     "render_prompt",
-    "wordings",
 ]
 
 QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
@@ -219,11 +219,11 @@ def _render(tokenizer: Tokenizer, turns: list[dict[str, str]], data: DataSetting
         ) from None
 
 
-def wordings(problem: Problem) -> tuple[str, ...]:
+def phrasings(problem: Problem) -> tuple[str, ...]:
     """All phrasings of a question, its own first.
 
     Example:
-        >>> wordings(Problem("1", "Compute 1+1.", ("2",), variants=("What is 1+1?",)))
+        >>> phrasings(Problem("1", "Compute 1+1.", ("2",), variants=("What is 1+1?",)))
         ('Compute 1+1.', 'What is 1+1?')
     """
     return (problem.prompt, *problem.variants)
@@ -235,9 +235,9 @@ def check_count(problem: Problem, count: int) -> None:
     Raises:
         DataError: it has fewer.
     """
-    if len(wordings(problem)) < count:
+    if len(phrasings(problem)) < count:
         raise DataError(
-            f"problem {problem.id!r}: {len(wordings(problem))} phrasings of the question, {count} wanted; add some to "
+            f"problem {problem.id!r}: {len(phrasings(problem))} phrasings of the question, {count} wanted; add some to "
             "its row (data.fields.variants names the column), or lower method.num_variants"
         )
 

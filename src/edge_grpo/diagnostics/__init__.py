@@ -1,1 +1,1 @@
-"""Measurements on a model that are no part of a training run."""
+"""Measurements on a model outside a training run."""

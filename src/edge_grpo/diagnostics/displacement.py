@@ -1,6 +1,6 @@
-"""Lazy likelihood displacement, measured: does one update make the right answers of a question less likely?
+"""Measure lazy likelihood displacement: does one update make a question's right answers less likely?
 
-For each question the update starts from the same weights, so that nothing but the question's own group acts on it.
+Every update starts from the same weights, so that only the question's own group acts on it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,15 +29,15 @@ ARMS = {
     "NTHR": Nthr(eta=0.0, beta=0.0),
     "right answers alone": Nthr(threshold="all", eta=0.0, beta=0.0),
 }
-"""One update each: every wrong token punished, those like right ones spared, none punished."""
+"""One update each: all wrong tokens penalised, those that resemble right ones spared, none penalised."""
 
 
 @dataclass(frozen=True)
 class Displacement:
     """A question with right and wrong answers.
 
-    ``gwhes`` predicts a fall (mean over right answers); ``change`` is the mean gain of the right answers' summed
-    log-probs by one update of each arm, nats; ``selected`` the share of wrong answers' tokens that NTHR spares.
+    ``gwhes`` predicts a fall (mean over right answers); ``change`` is each arm's mean gain in the right answers' summed
+    log-probs from one update, nats; ``selected`` is the share of wrong answers' tokens that NTHR spares.
     """
 
     problem: str
@@ -49,12 +49,12 @@ class Displacement:
 
 
 def measure(config: Config, *, num_problems: int, display: Display) -> list[Displacement]:
-    """Sample groups and take one update of every arm on each mixed one, always from the model's own weights.
+    """Sample groups and take one update per arm on each mixed one, always from the model's original weights.
 
     Args:
-        config: model, data, rollout and ``train.learning_rate``; its method has no say.
+        config: model, data, rollout and ``train.learning_rate``; its method is ignored.
         num_problems: how many questions to sample.
-        display: who is told of progress.
+        display: shows progress.
     Raises:
         DataError: no question has both right and wrong answers.
     """
@@ -121,7 +121,7 @@ def _gwhes(policy: Policy, batch: Batch, config: Config) -> float:
 
 
 def report(found: Sequence[Displacement]) -> list[str]:
-    """The figures of a measurement, a line each; intervals are 95 % over questions (normal)."""
+    """A measurement in words, one figure per line; 95% intervals over questions (normal)."""
     lines = [f"{len(found)} questions with right and wrong answers"]
     for arm in ARMS:
         values = torch.tensor([one.change[arm] for one in found], dtype=torch.float64)
@@ -140,7 +140,8 @@ def report(found: Sequence[Displacement]) -> list[str]:
     overlap = float(token_weights.top_overlap(gwhes, change, k=k))
     chance = k / len(found)
     lines.append(
-        f"the {k} questions of highest GWHES hold {overlap:.1%} of the {k} of lowest gain (chance: {chance:.1%})"
+        f"the {k} questions with the highest GWHES include {overlap:.1%} of the {k} with the lowest gain "
+        f"(chance: {chance:.1%})"
     )
     return lines
 

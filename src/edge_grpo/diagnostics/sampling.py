@@ -1,4 +1,4 @@
-"""Answers sampled from a model outside of a training run, for measurements that go over questions one by one."""
+"""Answers sampled from a model outside a training run, for measurements per question."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ __all__ = ["Sampled", "sample", "summed_logprobs"]
 
 @dataclass(frozen=True)
 class Sampled:
-    """Graded answers, a group a question, and what it takes to make tensors of them."""
+    """Graded answers, one group per question, and what it takes to turn them into tensors."""
 
     groups: tuple[Group, ...]
     part_names: tuple[str, ...]
@@ -39,10 +39,10 @@ def sample(config: Config, policy: Policy, *, num_problems: int, held_out: bool 
     """``rollout.group_size`` answers to each of ``num_problems`` questions, graded, as training samples them.
 
     Args:
-        config: data, rollout and reward; ``train.seed`` decides questions and draws.
+        config: data, rollout and reward; ``train.seed`` determines questions and draws.
         policy: the model.
-        num_problems: how many questions; the data are gone through again where there are fewer.
-        held_out: take the evaluation problems, in their order, at most as many as there are.
+        num_problems: how many questions; data with fewer is repeated.
+        held_out: take the evaluation problems, in order and once at most.
     Raises:
         EdgeGrpoError: as training would.
     """
@@ -67,7 +67,7 @@ def sample(config: Config, policy: Policy, *, num_problems: int, held_out: bool 
 
 @torch.no_grad()
 def summed_logprobs(policy: Policy, batch: Batch, *, temperature: float, at_once: int) -> Float[Tensor, " rows"]:
-    """Log-probability of every completion as a whole, nats, ``at_once`` rows a forward pass."""
+    """Log-probability of every completion as a whole, nats, ``at_once`` rows per forward pass."""
     inputs = [column.to(policy.device) for column in (batch.input_ids, batch.attention, batch.mask)]
     pieces = zip(*(column.split(at_once) for column in inputs), strict=True)
     return torch.cat([policy.score(*piece, temperature=temperature).logprobs.sum(-1) for piece in pieces]).cpu()

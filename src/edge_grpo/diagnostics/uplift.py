@@ -21,7 +21,10 @@ _BANDS = 4
 
 @dataclass(frozen=True)
 class Uplift:
-    """The same answers under two models, likeliest first within each problem, and what each model gets right itself."""
+    """The first model's answers scored under both models: log-probs ``before`` and ``after``, nats.
+
+    ``correct`` says which of them are right, ``correct_after`` which of the second model's own answers are.
+    """
 
     correct: Bool[Tensor, "problems samples"]
     before: Float[Tensor, "problems samples"]
@@ -36,7 +39,7 @@ def measure(config: Config, *, before: str, after: str, num_problems: int) -> Up
         config: data, rollout and reward.
         before: the starting model.
         after: the trained one.
-        num_problems: at most so many held-out problems.
+        num_problems: how many held-out problems, at most.
     Raises:
         ConfigError: the models have different tokenizers.
         DataError: an answer could not be graded.
@@ -46,7 +49,7 @@ def measure(config: Config, *, before: str, after: str, num_problems: int) -> Up
         raise ConfigError(f"{before} and {after} have different tokenizers; the same answer is not the same tokens")
     drawn, own = (sample(config, policy, num_problems=num_problems, held_out=True) for policy in (one, two))
     if not all(row.grade.scorable for each in (drawn, own) for group in each.groups for row in group.rows):
-        raise DataError("an answer could not be graded; look at reward.timeout_s and reward.function")
+        raise DataError("an answer could not be graded; check reward.timeout_s and reward.function")
     batch, shape = drawn.batch(drawn.groups), (len(drawn.groups), -1)
 
     def scores(policy: Policy) -> Tensor:
@@ -64,7 +67,7 @@ def measure(config: Config, *, before: str, after: str, num_problems: int) -> Up
 
 
 def report(found: Uplift) -> list[str]:
-    """The figures of a measurement, a line each."""
+    """A measurement in words, one figure per line."""
     problems, samples = found.correct.shape
     lines = [f"{problems} problems, {samples} answers each"]
     for k in (1, *pass_sizes(samples)):

@@ -1,1 +1,1 @@
-"""How much a model gets right: answers kept on disk, scores with intervals, paired comparisons, pass rates."""
+"""Evaluation: stored answers, scores with intervals, paired comparisons, pass rates."""

@@ -1,4 +1,4 @@
-"""Answers of a model to problems: how they are drawn, by which seeds, and what is kept of each."""
+"""A model's answers to problems: how they are drawn, from which seeds, and what is stored of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ __all__ = ["GREEDY", "HELD_OUT", "SAMPLED", "Answer", "Draws", "answer", "draws_
 GREEDY: Final = "greedy"
 SAMPLED: Final = "sampled"
 HELD_OUT: Final = "held-out"
-"""The benchmark that a run's own held-out problems are, in training and for ``edge-grpo eval`` alike."""
+"""Benchmark name of a run's held-out problems, in training and in ``edge-grpo eval`` alike."""
 
 
 @settings
 class Draws:
-    """How a problem is answered: once greedily or not, and ``samples`` times at a temperature."""
+    """How problems are answered: once greedily if ``greedy``, and ``samples`` times at a temperature."""
 
     greedy: bool = True
     samples: int = 0
@@ -46,7 +46,7 @@ class Draws:
 
 
 def draws_of(config: Config, samples: int | None = None) -> Draws:
-    """How ``edge-grpo eval`` answers: greedily, and by the ``eval`` section, where temperature 0 means the rollout's.
+    """How ``edge-grpo eval`` answers: greedily, and as ``eval`` says, where temperature 0 means the rollout's.
 
     Args:
         config: the settings.
@@ -63,20 +63,20 @@ def draws_of(config: Config, samples: int | None = None) -> Draws:
 
 
 def heldout_draws(config: Config) -> Draws:
-    """How held-out problems are answered during training: the same, without greedy answers at a temperature above 0."""
-    told = draws_of(config)
+    """The same for held-out problems during training, except that a temperature above 0 rules out greedy answers."""
+    base = draws_of(config)
     return Draws(
         greedy=config.eval.temperature == 0,
-        samples=told.samples,
-        temperature=told.temperature,
-        top_p=told.top_p,
-        max_new_tokens=told.max_new_tokens,
-        seed=told.seed,
+        samples=base.samples,
+        temperature=base.temperature,
+        top_p=base.top_p,
+        max_new_tokens=base.max_new_tokens,
+        seed=base.seed,
     )
 
 
 def training_draws(config: Config, samples: int) -> Draws:
-    """``samples`` answers per problem, drawn as in training, by the ``rollout`` section."""
+    """``samples`` answers per problem, drawn as in training (the ``rollout`` section)."""
     rollout = config.rollout
     return Draws(
         greedy=False,
@@ -93,9 +93,9 @@ def training_draws(config: Config, samples: int) -> Draws:
 class Answer:
     """One answer to one problem, as a line of ``answers.jsonl``.
 
-    ``prompt`` is the question, without a template. ``decoding`` is ``greedy`` or ``sampled``, ``number`` counts the
-    sampled ones from 0. ``completion`` is the text and ``answer`` the content of its last box, None without one.
-    ``tokens`` counts the stop token; ``entropy`` is the mean over tokens, in nats.
+    ``prompt`` is the question, without a template. ``decoding`` is ``greedy`` or ``sampled``; ``number`` counts sampled
+    answers from 0. ``completion`` is the text and ``answer`` the content of its last box, None if it has none.
+    ``tokens`` includes the stop token; ``entropy`` is the mean over tokens, in nats.
     """
 
     benchmark: str
@@ -119,20 +119,20 @@ class Answer:
 
     @property
     def scorable(self) -> bool:
-        """False where the grader failed: such an answer counts nowhere."""
+        """False if the grader failed; such an answer counts nowhere."""
         return self.verdict != Verdict.ERROR
 
 
 def answer(sampler: Sampler, benchmark: str, prompts: Sequence[Prompt], draws: Draws, decoding: str) -> list[Answer]:
-    r"""All answers of one decoding to some problems, problem by problem.
+    r"""All answers of one decoding, problem by problem.
 
-    The draws of a problem depend on the seed, its benchmark and its id alone, not on what else is asked:
+    A problem's draws depend only on the seed, its benchmark and its id, not on the other problems:
 
     .. math:: \text{seed}_{ij} = \operatorname{derive}(\text{seed}, \text{benchmark}, \text{id}_i, j)
 
     Args:
         sampler: the model and the grader.
-        benchmark: what the problems belong to.
+        benchmark: name of the benchmark that the problems belong to.
         prompts: the problems.
         draws: how they are answered.
         decoding: ``greedy`` or ``sampled``.

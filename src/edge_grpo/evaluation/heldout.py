@@ -1,4 +1,4 @@
-"""Held-out figures during training, from the same answers, scores and intervals as ``edge-grpo eval``."""
+"""Held-out metrics during training, from the same answers, scores and intervals as ``edge-grpo eval``."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ __all__ = ["evaluate", "figures"]
 
 
 def evaluate(sampler: Sampler, prompts: Sequence[Prompt], draws: Draws) -> list[Answer]:
-    """Answer held-out problems and grade the answers; nothing here ever corrects a completion.
+    """Answer held-out problems and grade the answers; completions are never corrected here.
 
     Raises:
-        DataError: there is no problem to answer.
+        DataError: no problems to answer.
     """
     if not prompts:
-        raise DataError("there is no problem to evaluate on; look at data.eval_path and data.max_prompt_tokens")
+        raise DataError("no problems to evaluate on; check data.eval_path and data.max_prompt_tokens")
     return [each for decoding in draws.counts for each in answer(sampler, HELD_OUT, prompts, draws, decoding)]
 
 
 def figures(answers: Sequence[Answer]) -> dict[str, float]:
-    """The figures of a metrics row, all under ``eval/``.
+    """The ``eval/`` entries of a metrics row.
 
-    ``eval/accuracy``: share of right greedy answers, or without any the mean share of right sampled ones, with a 95 %
-    interval over problems; ``eval/pass@k`` without bias from the sampled ones. Answers that the grader failed on are
-    left out of both and counted under ``eval/verdict_error``; ``eval/problems`` counts problems with any other answer.
+    ``eval/accuracy``: share of greedy answers that are right or, if there are none, the mean share of right samples,
+    with a 95% interval over problems. ``eval/pass@k``: unbiased, from the samples. Answers on which the grader failed
+    are left out of both and counted as ``eval/verdict_error``; ``eval/problems`` counts problems with any other answer.
     """
     values = values_of(answers)
     accuracy = list((values.get("pass@1/greedy") or values.get("pass@1/sampled") or {}).values())

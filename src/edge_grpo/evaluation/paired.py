@@ -15,7 +15,7 @@ __all__ = ["Difference", "Paired", "check_alike", "compare"]
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of B's value minus A's over problems, its 95 % interval, and on how many problems either is ahead."""
+    """The mean of B's value minus A's over problems, its 95% interval, and on how many problems either is ahead."""
 
     a: float
     b: float
@@ -29,7 +29,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Paired:
-    """Benchmark or average -> metric -> difference; ``num_unpaired`` problems have answers of one model alone."""
+    """Benchmark or average -> metric -> difference; ``num_unpaired`` problems have answers from one model only."""
 
     differences: dict[str, dict[str, Difference]]
     num_problems: int
@@ -37,27 +37,27 @@ class Paired:
 
 
 def compare(answers_a: Sequence[Answer], answers_b: Sequence[Answer]) -> Paired:
-    r"""The paired difference of every metric that both models have, per benchmark and on average.
+    r"""The paired difference of every metric both models have, per benchmark and on average.
 
     .. math:: \bar d = \sum_b w_b \frac{1}{n_b} \sum_{i \in b} (v_i^B - v_i^A)
 
     with a bootstrap interval over problems (see :func:`edge_grpo.evaluation.intervals.difference_interval`), combined
-    over the benchmarks. Pairing removes what makes a problem easy or hard for both models, so the interval is narrower
-    than those of the two means suggest.
+    over the benchmarks. Pairing cancels problem difficulty, so the interval is narrower than those of the two means
+    suggest.
 
     Args:
         answers_a: one model's.
         answers_b: the other's.
 
     Raises:
-        DataError: no problem was asked of both with the same words and reference answers, or no metric is common.
+        DataError: no problem has the same prompt and reference answers in both, or they share no metric.
     """
     named_a, named_b = (
         {(one.benchmark, one.problem): (one.prompt, one.gold) for one in some} for some in (answers_a, answers_b)
     )
     common = {name for name, asked in named_a.items() if named_b.get(name) == asked}
     if not common:
-        raise DataError("compare-models: the two have no problem in common; evaluate both on the same suite")
+        raise DataError("compare-models: the two have no problems in common; evaluate both on the same suite")
     values_a, values_b = (
         values_of([one for one in some if (one.benchmark, one.problem) in common]) for some in (answers_a, answers_b)
     )
@@ -73,26 +73,26 @@ def compare(answers_a: Sequence[Answer], answers_b: Sequence[Answer]) -> Paired:
             if parts[0]:
                 found[row][metric] = _difference(*parts, macro=row == "macro")
     if not any(found.values()):
-        raise DataError("compare-models: no metric is common; evaluate both with the same --samples")
+        raise DataError("compare-models: the two have no metric in common; evaluate both with the same --samples")
     num_all = len(named_a.keys() | named_b.keys())
     return Paired(found, len(common), num_all - len(common))
 
 
 def check_alike(identity_a: Mapping[str, Any], identity_b: Mapping[str, Any]) -> None:
-    """Refuse two evaluations that were not made in the same way; models, and which problems there were, may differ.
+    """Reject two evaluations that were run differently; their models and sets of problems may differ.
 
     Raises:
-        ConfigError: names what differs.
+        ConfigError: they were; names the differing settings.
     """
     kept = ("edge_grpo", "data", "reward", "rollout", "eval")
-    one, two = ({name: told.get(name) for name in kept} for told in (identity_a, identity_b))
+    one, two = ({name: identity.get(name) for name in kept} for identity in (identity_a, identity_b))
     if different := changes(one, two):
         named = "; ".join(f"{name} is {a!r} and {b!r}" for name, (a, b) in list(different.items())[:3])
-        raise ConfigError(f"compare-models: the two were not evaluated alike ({named}); evaluate one of them again")
+        raise ConfigError(f"compare-models: the two were evaluated differently ({named}); evaluate one of them again")
 
 
 def _difference(a: list[list[float]], b: list[list[float]], *, macro: bool) -> Difference:
-    """From the values of each benchmark, in the same order for both."""
+    """From each benchmark's values, in the same order for both models."""
     weights = weights_of(a, macro=macro)
     mean_a, mean_b = (
         sum(w * sum(part) / len(part) for w, part in zip(weights, parts, strict=True)) for parts in (a, b)

@@ -1,4 +1,4 @@
-"""Choosing data by how often a model solves it: pass rates, a band of them, and the collapse that groups would show."""
+"""Selecting data by pass rate: rates, bands of rates, and how many groups are expected to collapse."""
 
 import json
 import math
@@ -20,24 +20,24 @@ from edge_grpo.runs.durable import write_whole
 __all__ = ["Collapse", "Rate", "expected_collapse", "in_band", "load_rows", "parse_band", "rates", "write_rows"]
 
 FIELD = "correctness_rate"
-"""The column that is added to a row: the name that DeepScaleR-Hard-1K, the training set of the EDGE-GRPO paper, has."""
+"""The column added to a row, named as in DeepScaleR-Hard-1K, the training set of the EDGE-GRPO paper."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A problem's scorable answers: how many have which (reward, right or wrong)."""
+    """A problem's scorable answers, counted by (reward, whether right)."""
 
     problem: str
     counts: Mapping[tuple[float, bool], int]
 
     @property
     def answers(self) -> int:
-        """How many there are."""
+        """Number of answers."""
         return sum(self.counts.values())
 
     @property
     def right(self) -> int:
-        """How many are right."""
+        """Number of right answers."""
         return sum(count for (_, right), count in self.counts.items() if right)
 
     @property
@@ -48,9 +48,9 @@ class Rate:
 
 @dataclass(frozen=True)
 class Collapse:
-    """Shares of groups of ``size`` answers whose rewards are expected to be all equal, so that advantages are 0.
+    """Expected shares of groups of ``size`` answers whose rewards are all equal, so that advantages are 0.
 
-    ``all_wrong`` and ``all_right`` are parts of ``total``; the rest is equal although right and wrong both occur.
+    ``all_wrong`` and ``all_right`` are parts of ``total``; the rest have equal rewards for right and wrong answers.
     """
 
     size: int
@@ -60,7 +60,7 @@ class Collapse:
 
 
 def parse_band(text: str) -> tuple[float, float]:
-    """A band of pass rates, both ends in it.
+    """A band of pass rates, ends included.
 
     Raises:
         ConfigError: not of the form LOW:HIGH with 0 <= LOW <= HIGH <= 1.
@@ -74,21 +74,21 @@ def parse_band(text: str) -> tuple[float, float]:
     except ValueError:
         band = (1.0, 0.0)
     if not 0 <= band[0] <= band[1] <= 1:
-        raise ConfigError(f"--keep-rate: came {text!r}, wanted LOW:HIGH between 0 and 1, such as 0:0.125")
+        raise ConfigError(f"--keep-rate: got {text!r}, wanted LOW:HIGH between 0 and 1, such as 0:0.125")
     return band
 
 
 def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Mapping[str, object]]]:
-    """The problems of a data file, and the row of each as it stands there, by the problem's id.
+    """The problems of a data file, and each one's row as read, by problem id.
 
     Raises:
-        DataError: nothing there, not readable, or, unless ``data.bad_rows`` is ``skip``, an unusable row.
+        DataError: the file is missing or unreadable, or a row is unusable and ``data.bad_rows`` is not ``skip``.
     """
     rows: dict[str, Mapping[str, object]] = {}
 
     def record(row: Mapping[str, object], name: str) -> Problem:
         problem = read_problem(row, data.fields, name)
-        rows.setdefault(problem.id, row)  # a later row of the same id is refused by the caller
+        rows.setdefault(problem.id, row)  # load_records rejects a later row with the same id
         return problem
 
     problems, skipped = load_records(
@@ -105,7 +105,7 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
 
 
 def rates(answers: Sequence[Answer]) -> list[Rate]:
-    """What the scorable answers of every problem earned, in order; problems without any are left out."""
+    """The scorable answers of every problem, counted, in order; problems without any are left out."""
     counts: dict[str, Counter[tuple[float, bool]]] = {}
     for answer in answers:
         if answer.scorable:
@@ -114,17 +114,17 @@ def rates(answers: Sequence[Answer]) -> list[Rate]:
 
 
 def in_band(measured: Sequence[Rate], band: tuple[float, float]) -> list[Rate]:
-    """Those whose rate lies in the band, its ends included."""
+    """The problems whose rate lies in the band, ends included."""
     return [rate for rate in measured if band[0] <= rate.value <= band[1]]
 
 
 def expected_collapse(measured: Sequence[Rate], size: int) -> Collapse:
-    r"""How many groups of ``size`` answers to these problems would have all rewards equal.
+    r"""The share of groups of ``size`` answers to these problems expected to have all rewards equal.
 
     .. math:: \frac1P \sum_i \sum_v \binom{n_{iv}}{G} \Big/ \binom{n_i}{G}
 
-    with :math:`n_{iv}` of :math:`n_i` answers of problem i earning reward v. Without bias for problems that were not
-    chosen by the same answers. Problems with fewer than ``size`` answers are left out; where none is left, all is NaN.
+    where :math:`n_{iv}` of the :math:`n_i` answers to problem i earn reward v. Unbiased unless the problems were
+    selected by the same answers. Problems with fewer than ``size`` answers are left out; if none is left, all are NaN.
 
     Example:
         >>> expected_collapse([Rate("a", {(1.0, False): 8}), Rate("b", {(2.0, True): 4, (1.0, False): 4})], 2)
@@ -145,7 +145,7 @@ def expected_collapse(measured: Sequence[Rate], size: int) -> Collapse:
 
 
 def write_rows(path: Path, kept: Sequence[Rate], rows: Mapping[str, Mapping[str, object]]) -> None:
-    """Write the rows of some problems as JSONL, each with its rate in ``correctness_rate``; whole or not at all.
+    """Write the rows of some problems as JSONL, each with its rate in ``correctness_rate``; atomic.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -157,6 +157,6 @@ def write_rows(path: Path, kept: Sequence[Rate], rows: Mapping[str, Mapping[str,
 
 
 def _line(row: Mapping[str, object]) -> str:
-    """A row as JSON: dates and the like, which parquet has and JSON has not, become text."""
+    """A row as JSON; values that parquet has but JSON lacks, such as dates, become text."""
     line = json.dumps(row, ensure_ascii=False, default=str)
     return (json.dumps(row, default=str) if lone_surrogate(line) else line) + "\n"

@@ -1,4 +1,4 @@
-"""What graded answers say of a model: pass@1, pass@k, avg@k and maj@k, each with an interval over problems."""
+"""Scores from graded answers: pass@1, pass@k, avg@k and maj@k, each with an interval over problems."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 AVERAGES = ("problem-weighted", "macro")
-_LONG = 500  # characters; longer answers vote as they stand
+_LONG = 500  # characters; longer answers vote verbatim
 
 Name = tuple[str, str]
 Values = Mapping[str, Mapping[Name, float]]
@@ -35,7 +35,7 @@ Values = Mapping[str, Mapping[Name, float]]
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over problems with its 95 % interval."""
+    """A mean over problems with its 95% interval."""
 
     value: float
     low: float
@@ -46,13 +46,13 @@ class Score:
 def values_of(answers: Iterable[Answer]) -> dict[str, dict[Name, float]]:
     r"""Every metric of every problem.
 
-    ``pass@1/greedy`` is the greedy answer, 0 or 1. ``avg@k`` is the share of right ones of k samples, and so is
-    ``pass@1/sampled``; ``pass@2, pass@4, ...`` are without bias from the same samples; ``maj@k`` is whether the answer
-    that most samples give is right (see :func:`majority`).
+    ``pass@1/greedy`` is whether the greedy answer is right, 0 or 1. ``avg@k`` and ``pass@1/sampled`` are the share of
+    the k samples that are right; ``pass@2, pass@4, ...`` are unbiased estimates from the same samples; ``maj@k`` is
+    whether the most common answer is right (see :func:`majority`).
 
     Args:
-        answers: of any benchmarks; those that the grader failed on count nowhere, and a problem that is left with
-            fewer than j samples has no pass@j.
+        answers: from any benchmarks; those on which the grader failed count nowhere, and a problem left with fewer
+            than j samples has no pass@j.
 
     Returns:
         metric -> (benchmark, problem) -> value, in the order of the answers.
@@ -92,12 +92,12 @@ def pass_sizes(samples: int) -> list[int]:
 
 
 def majority(answers: Sequence[Answer]) -> float:
-    r"""Whether the answer that most samples give is right: 0 or 1, or in between where several lead.
+    r"""Whether the most common answer is right: 0 or 1, or in between if several tie.
 
-    Samples vote for the content of their last box: plain numbers of one value are one vote, other answers those of
-    one :func:`edge_grpo.rewards.answers.canonical.canonical` spelling. One without a box does not vote. Of several
-    leading answers one would be drawn at random, and of one that was graded both ways a sample: the value is the
-    chance that it is right. Without a vote it is 0.
+    Samples vote with the content of their last box: plain numbers count as one answer if they are equal, other answers
+    if they share a :func:`edge_grpo.rewards.answers.canonical.canonical` spelling. A sample without a box does not
+    vote. The value is the chance of being right if ties are broken at random and the answer is judged by a random
+    sample that gave it (which matters if it was graded both ways). Without votes it is 0.
 
     Source: self-consistency, Wang et al. 2022, arXiv:2203.11171; how ties are broken is ours.
     """
@@ -113,7 +113,7 @@ def majority(answers: Sequence[Answer]) -> float:
 
 
 def _vote(answer: str) -> object:
-    """The same for answers that are one vote."""
+    """A key that is equal for answers that count as one."""
     if len(answer) > _LONG:
         return answer
     spelled = canonical(answer)
@@ -138,7 +138,7 @@ def _score_benchmark(values: Values, benchmark: str) -> dict[str, Score]:
 
 
 def averages(values: Values, benchmarks: Sequence[str]) -> dict[str, dict[str, Score]]:
-    r"""Every metric over all benchmarks: over all problems alike, and as the mean of the benchmarks' means (macro).
+    r"""Every metric averaged over all problems equally, and as the mean of the benchmark means (macro).
 
     The intervals are combined from those of the benchmarks. (The EDGE-GRPO paper's "Avg" is problem-weighted.)
     """
@@ -155,7 +155,7 @@ def averages(values: Values, benchmarks: Sequence[str]) -> dict[str, dict[str, S
 
 
 def weights_of(parts: Sequence[Sequence[float]], *, macro: bool) -> list[float]:
-    """What each benchmark's mean weighs in an average: equally much (macro), or by its number of problems."""
+    """The weight of each benchmark's mean in an average: equal (macro), or by its number of problems."""
     count = sum(map(len, parts))
     return [1 / len(parts) if macro else len(part) / count for part in parts]
 
@@ -166,13 +166,13 @@ def scores_of(
     """All scores of an evaluation as plain values for JSON.
 
     Args:
-        answers: of all benchmarks.
+        answers: from all benchmarks.
         benchmarks: their names, in order.
-        without: (benchmark, problem) of problems that do not count.
+        without: (benchmark, problem) of problems to leave out.
 
     Returns:
-        ``benchmarks``: name -> ``problems``, ``scores`` (metric -> value, low, high, problems) and, for ``greedy`` and
-        ``sampled`` answers apart, what :func:`describe` says; ``averages``: likewise, if there are several benchmarks.
+        ``benchmarks``: name -> ``problems``, ``scores`` (metric -> value, low, high, problems) and the ``greedy`` and
+        ``sampled`` entries of :func:`describe`; ``averages``: likewise, if there are several benchmarks.
     """
     counted = [answer for answer in answers if (answer.benchmark, answer.problem) not in without]
     values = values_of(counted)
@@ -197,7 +197,7 @@ def scores_of(
 
 
 def describe(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
-    """By decoding: mean ``entropy`` (nats a token), ``length`` (tokens), ``truncated`` (share), and ``verdicts``."""
+    """By decoding: mean ``entropy`` (nats per token), ``length`` (tokens), ``truncated`` (share), and ``verdicts``."""
     found = {}
     for decoding in (GREEDY, SAMPLED):
         own = [answer for answer in answers if answer.decoding == decoding]

@@ -1,4 +1,4 @@
-"""Answers to benchmarks, kept in a folder: what is answered already is never asked again."""
+"""Answers to benchmarks, stored in a folder: an interrupted evaluation resumes, and no problem is answered twice."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +19,12 @@ from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.runs import workdir
 from edge_grpo.runs.durable import write_whole
 
-__all__ = ["Asked", "OnProgress", "answer_all", "code_digest", "encode", "identity_of", "read_answers"]
+__all__ = ["EncodedBenchmark", "OnProgress", "answer_all", "code_digest", "encode", "identity_of", "read_answers"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A benchmark whose prompts have tokens; ``num_over_long`` prompts were left out, ``num_skipped`` rows were bad."""
+class EncodedBenchmark:
+    """A benchmark with encoded prompts; ``num_skipped`` bad rows and ``num_over_long`` prompts were left out."""
 
     name: str
     problems: tuple[Prompt, ...]
@@ -34,22 +34,24 @@ class Asked:
 
 
 OnProgress = Callable[[int, int], None]
-"""Called with how many of how many answers there are: at the start, and whenever there are more."""
+"""Called with the numbers of answers so far and in total: at the start, and whenever more arrive."""
 
 
-def encode(sampler: Sampler, benchmark: Benchmark, draws: Draws) -> Asked:
-    """The problems of a benchmark with their prompt tokens.
+def encode(sampler: Sampler, benchmark: Benchmark, draws: Draws) -> EncodedBenchmark:
+    """Encode the problems of a benchmark.
 
     Raises:
         DataError: a prompt is over-long and may be neither skipped nor cut, or none is left.
         ConfigError: a prompt and its answer exceed the model's context.
     """
     encoded = sampler.encode(benchmark.problems, max_new_tokens=draws.max_new_tokens)
-    return Asked(benchmark.name, encoded.prompts, benchmark.num_skipped, encoded.num_skipped, encoded.num_truncated)
+    return EncodedBenchmark(
+        benchmark.name, encoded.prompts, benchmark.num_skipped, encoded.num_skipped, encoded.num_truncated
+    )
 
 
-def identity_of(config: Config, draws: Draws, asked: Sequence[Asked]) -> dict[str, Any]:
-    """Everything that the answers depend on, as JSON holds it: evaluations with equal identities are the same."""
+def identity_of(config: Config, draws: Draws, benchmarks: Sequence[EncodedBenchmark]) -> dict[str, Any]:
+    """Everything the answers depend on, as JSON values: evaluations with equal identities are the same."""
     data, reward = config.data, asdict(config.reward) | {"code": code_digest(config.reward.function)}
     identity = {
         "edge_grpo": edge_grpo.__version__,
@@ -59,7 +61,7 @@ def identity_of(config: Config, draws: Draws, asked: Sequence[Asked]) -> dict[st
         "reward": {name: reward[name] for name in reward if name != "workers"},
         "rollout": {"stop": list(config.rollout.stop)},
         "eval": asdict(draws),
-        "problems": {each.name: _content_digest(each) for each in asked},
+        "problems": {each.name: _content_digest(each) for each in benchmarks},
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
@@ -69,39 +71,39 @@ def answer_all(
     sampler: Sampler,
     config: Config,
     draws: Draws,
-    asked: Sequence[Asked],
+    benchmarks: Sequence[EncodedBenchmark],
     folder: Path,
     *,
     identity: Mapping[str, Any] | None = None,
     progress: OnProgress | None = None,
 ) -> list[Answer]:
-    """Answer what the folder has no answers to yet, and return all answers, benchmark by benchmark.
+    """Answer the problems that have no answers in the folder yet; returns all answers, benchmark by benchmark.
 
-    ``identity.json`` tells what the answers depend on; ``answers.jsonl`` grows by some problems at a time, all greedy
-    answers first, so that a kill costs at most the problems being answered.
+    ``identity.json`` records what the answers depend on; ``answers.jsonl`` grows by a few problems at a time, all
+    greedy answers first, so that a kill costs at most the problems being answered.
 
     Args:
         sampler: the model and the grader.
-        config: of the model; ``rollout.max_rows`` answers are drawn between two writes.
+        config: the settings; up to ``rollout.max_rows`` answers are drawn between two writes.
         draws: how problems are answered.
-        asked: the problems.
-        folder: made if it does not exist.
-        identity: from :func:`identity_of`, if it is known already.
+        benchmarks: the problems.
+        folder: created if it does not exist.
+        identity: from :func:`identity_of`, if already known.
         progress: called as answers arrive.
 
     Raises:
-        ConfigError: the folder holds answers of another evaluation, or cannot be written.
+        ConfigError: the folder holds another evaluation's answers, is in use, or cannot be written.
     """
-    counts, items = draws.counts, [(each.name, item) for each in asked for item in each.problems]
+    counts, items = draws.counts, [(each.name, item) for each in benchmarks for item in each.problems]
     total = len(items) * sum(counts.values())
-    identity = identity_of(config, draws, asked) if identity is None else identity
+    identity = identity_of(config, draws, benchmarks) if identity is None else identity
     progress = progress or _silent
     with workdir.opened(folder):
         workdir.check_identity(folder, identity, what="evaluation", model=config.model.path, answers=total)
         done = _whole_units(folder, counts)
         num_done = sum(counts[decoding] for *_, decoding in done)
         progress(num_done, total)
-        for decoding, name in ((decoding, each.name) for decoding in counts for each in asked):
+        for decoding, name in ((decoding, each.name) for decoding in counts for each in benchmarks):
             missing = [item for of, item in items if of == name and (name, item.problem.id, decoding) not in done]
             missing.sort(key=lambda item: len(item.prompt_ids))  # prompts decoded together are padded to the longest
             size = max(1, config.rollout.max_rows // counts[decoding])
@@ -117,21 +119,21 @@ def answer_all(
 
 
 def _silent(done: int, total: int) -> None:
-    """Progress that nobody asked for."""
+    """Report nothing."""
 
 
 def read_answers(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
-    """What a finished evaluation depended on, and its answers in the order in which they were written.
+    """The identity of a finished evaluation, and its answers in the order they were written.
 
     Raises:
-        DataError: there is none, or it was cut off, or a line is not an answer.
+        DataError: the folder holds no evaluation or an unfinished one, or a line is not an answer.
     """
-    path, rerun = folder / "answers.jsonl", "finish it with the same `edge-grpo eval` again"
+    path, rerun = folder / "answers.jsonl", "rerun the same `edge-grpo eval` to finish it"
     try:
-        told = json.loads((folder / workdir.IDENTITY).read_text(encoding="utf-8"))
+        header = json.loads((folder / workdir.IDENTITY).read_text(encoding="utf-8"))
         lines = path.read_bytes().split(b"\n")
-        if lines[-1] or len(lines) - 1 != told["answers"]:
-            raise DataError(f"{folder}: {len(lines) - 1} of {told['answers']} answers are there; {rerun}")
+        if lines[-1] or len(lines) - 1 != header["answers"]:
+            raise DataError(f"{folder}: holds only {len(lines) - 1} of {header['answers']} answers; {rerun}")
         answers = []
         for number, line in enumerate(lines[:-1], 1):
             try:
@@ -139,16 +141,14 @@ def read_answers(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
                 answers.append(Answer(**{**row, "gold": tuple(row["gold"])}))
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"{path}, line {number}: not an answer of an evaluation ({error})") from None
-        return dict(told["identity"]), answers
+        return dict(header["identity"]), answers
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(
-            f"{folder}: holds no evaluation ({reason}); give a folder that edge-grpo eval has written"
-        ) from None
+        raise DataError(f"{folder}: holds no evaluation ({reason}); pass a folder written by edge-grpo eval") from None
 
 
 def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str, str]]:
-    """(benchmark, problem, decoding) with all their answers; others, cut off by a kill, are taken out of the file."""
+    """Each (benchmark, problem, decoding) with all its answers; others, cut off by a kill, are removed."""
     path = folder / "answers.jsonl"
     if not path.exists():
         return set()
@@ -159,7 +159,7 @@ def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str,
             row = json.loads(line)
             unit = (row["benchmark"], row["problem"], row["decoding"])
         except (ValueError, TypeError, KeyError):
-            continue  # the line that a kill cut off
+            continue  # a line cut off by a kill
         lines.setdefault(unit, []).append(line)
     whole = {unit: own for unit, own in lines.items() if len(own) == counts.get(unit[2])}
     kept = b"".join(line + b"\n" for own in whole.values() for line in own)
@@ -168,14 +168,14 @@ def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str,
     return set(whole)
 
 
-def _content_digest(asked: Asked) -> str:
-    """Twelve hex digits that change with anything of the problems that an answer or its grade may depend on."""
-    content = [[item.prompt_ids, asdict(item.problem)] for item in asked.problems]
+def _content_digest(benchmark: EncodedBenchmark) -> str:
+    """Twelve hex digits that change with anything in the problems that an answer or its grade may depend on."""
+    content = [[item.prompt_ids, asdict(item.problem)] for item in benchmark.problems]
     return digest(content)
 
 
 def code_digest(function: str) -> str:
-    """Twelve hex digits of the file that a reward function lies in; empty for one of an installed module."""
+    """Twelve hex digits of the file that defines a reward function; empty if it is in an installed module."""
     place = custom.locate(function).rpartition(":")[0] if function else ""
     folder, _, name = place.rpartition("/")
     module = Path(folder, *name.split("."))

@@ -1,4 +1,4 @@
-"""Benchmarks to evaluate on: one data file, or a suite file that names several and where each may be found."""
+"""Benchmarks to evaluate on: a single data file, or a suite file that lists several with their sources."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +22,9 @@ _SUITES = (".yaml", ".yml")
 
 @settings
 class Source:
-    """Where the problems of a benchmark may be found: a file, saved dataset or hub dataset, and which column is what.
+    """One place to find a benchmark's problems: a file, saved dataset or hub dataset, and the names of its columns.
 
-    ``split`` is of a dataset that has several; files have none.
+    ``split`` selects a split of a dataset; files have none.
     """
 
     path: str = Field(min_length=1)
@@ -33,14 +33,14 @@ class Source:
 
 
 def _listed(value: Any) -> Any:
-    """One source is a list of one, and a mere path is a source."""
+    """A single source becomes a list of one; a bare path is a source."""
     values = value if isinstance(value, list | tuple) else [value]
     return [{"path": each} if isinstance(each, str) else each for each in values]
 
 
 @settings
 class Suite:
-    """Benchmarks by name, each with one source or several, of which the first that is there is used."""
+    """Benchmarks by name, each with one or more sources; the first available one is used."""
 
     benchmarks: dict[str, Annotated[tuple[Source, ...], BeforeValidator(_listed), Field(min_length=1)]] = Field(
         min_length=1
@@ -58,23 +58,23 @@ class Benchmark:
 
 
 def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Benchmark, ...]:
-    """The benchmarks of a suite file, or the one that a data file is.
+    """The benchmarks of a suite file, or a single one from a data file.
 
     Args:
         path: a ``.yaml`` suite, or what ``data.path`` may be.
         data: columns (of a data file alone), split, and the rule for bad rows.
-        data_dir: where a suite's files are; empty = beside the suite file, else in the current folder.
+        data_dir: where a suite's files are; empty = next to the suite file, else in the current folder.
 
     Raises:
-        ConfigError: the suite file is missing, not YAML, or says something unknown.
-        DataError: a benchmark is nowhere to be found, or a row is bad.
+        ConfigError: the suite file is missing, not YAML, or has an unknown or invalid setting.
+        DataError: no source of a benchmark is available, or a row is bad.
     """
     if Path(path).suffix.lower() not in _SUITES:
         loaded = load_problems(path, data.fields, split=data.eval_split, bad_rows=data.bad_rows)
         return (Benchmark(Path(path).stem, path, loaded.problems, loaded.num_skipped),)
     tree = read_yaml(path)
     if "benchmarks" not in tree:
-        raise ConfigError(f"{path}: no 'benchmarks:' in it; wanted that, with a name and a source for each below")
+        raise ConfigError(f"{path}: has no 'benchmarks:' section; wanted one, with a name and a source per benchmark")
     try:
         suite = TypeAdapter(Suite).validate_python(tree)
     except ValidationError as error:
@@ -83,25 +83,25 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
     places = [Path(data_dir).expanduser()] if data_dir else [Path(path).expanduser().parent, Path()]
     found = []
     for name, sources in suite.benchmarks.items():
-        source = _first_there(sources, places)
+        source = _first_available(sources, places)
         if source is None:
             looked = " or ".join(str(place / sources[-1].path) for place in places)
             raise DataError(
-                f"{path}: benchmark '{name}': there is no file {looked}; put it there, name its folder with "
-                "--data-dir (objective.data_dir in a space file), or add a hub dataset as another source"
+                f"{path}: benchmark '{name}': no such file: {looked}; put it there, pass its folder as --data-dir "
+                "(objective.data_dir in a space file), or add a hub dataset as another source"
             )
         loaded = load_problems(source.path, source.fields, split=source.split, bad_rows=data.bad_rows)
         found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped))
     return tuple(found)
 
 
-def _first_there(sources: tuple[Source, ...], places: list[Path]) -> Source | None:
-    """The first source whose file is there, or that is no file; with the path as it was found."""
+def _first_available(sources: tuple[Source, ...], places: list[Path]) -> Source | None:
+    """The first source that is an existing file, with the path where it was found, or that is not a file."""
     for source in sources:
         paths = [place / Path(source.path).expanduser() for place in places]
-        there = next((path for path in paths if path.exists()), None)
-        if there is not None:
-            return replace(source, path=str(there))
+        existing = next((path for path in paths if path.exists()), None)
+        if existing is not None:
+            return replace(source, path=str(existing))
         if Path(source.path).suffix.lower() not in FILES:
             return source
     return None

@@ -18,7 +18,7 @@ __all__ = ["Policy"]
 
 
 class Policy:
-    """A causal language model with its tokenizer, able to score tokens and to stand in for its own reference.
+    """A causal language model with its tokenizer; scores tokens, and may act as its own reference.
 
     Args:
         model: the model, wrapped in peft adapters where LoRA is on.
@@ -63,7 +63,7 @@ class Policy:
         return hasattr(self.model, "peft_config")
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that the optimizer changes, in the model's order."""
+        """Names and parameters that the optimizer updates, in the model's order."""
         return ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -109,20 +109,20 @@ class Policy:
         attention: Bool[Tensor, "rows tokens"],
         mask: Bool[Tensor, "rows tokens"],
     ) -> Float[Tensor, "masked dim"]:
-        """The states that the head sees before each masked token, row by row, float32 at least; no gradient."""
+        """The hidden states from which the head predicts each masked token, row by row; at least float32, detached."""
         return self.scorer.hidden_states(input_ids, attention, mask)
 
     def head_weight(self, *, temperature: float) -> Float[Tensor, "vocabulary dim"]:
-        """The matrix that takes hidden states to logits over the temperature.
+        """The matrix that maps hidden states to logits divided by the temperature.
 
         Raises:
-            EngineError: the head is more than a matrix.
+            EngineError: the head is not a plain matrix.
         """
         return Head.of(causal(self.model)).matrix(temperature=temperature)
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """The mode for passes with gradient: gradient checkpointing only works in training mode. No dropout is left."""
+        """The mode for passes with gradient: gradient checkpointing needs training mode; dropout is off anyway."""
         self.model.train()
         try:
             yield
@@ -130,7 +130,7 @@ class Policy:
             self.model.eval()
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face folder; adapters are merged in, and also kept in ``adapter/``."""
+        """Write an ordinary Hugging Face folder; adapters are merged in, and also saved in ``adapter/``."""
         model = self.model
         if self.has_adapters:
             device = self.device

@@ -1,4 +1,4 @@
-"""Scoring as the ``forward`` of a module: log-probs and entropies of given tokens, never holding all logits at once."""
+"""Scoring as a module's ``forward``: log-probs and entropies of given tokens, without holding all logits at once."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,10 +22,10 @@ SCALES: Final[dict[str, Callable[[float], float]]] = {
     "logits_scaling": lambda value: 1.0 / value,  # Granite divides
     "logit_scale": lambda value: value,  # Cohere multiplies
 }
-"""Model settings by which some families scale the logits behind the head, and the factor each one means."""
+"""Config fields by which some families scale the head's logits, and the factor that each value means."""
 
 SOFT_CAP: Final = "final_logit_softcapping"
-"""The model setting by which Gemma 2 bounds its logits: cap * tanh(logits / cap)."""
+"""The config field by which Gemma 2 bounds its logits: cap * tanh(logits / cap)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def causal(model: Any) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class Head:
-    """From hidden states to logits: the output embedding, then a factor and a soft cap where the family has them."""
+    """From hidden states to logits: the output embedding, then the family's scaling and soft cap, if any."""
 
     embed: nn.Module
     scale: float = 1.0
@@ -52,7 +52,7 @@ class Head:
 
     @classmethod
     def of(cls, network: PreTrainedModel) -> "Head":
-        """The head of a model, with the quirks that its configuration names."""
+        """The head of a model, with the scaling and soft cap in its configuration."""
         config, scale = network.config.get_text_config(), 1.0
         for name, factor in SCALES.items():
             if value := getattr(config, name, None):
@@ -67,15 +67,15 @@ class Head:
         return torch.tanh(logits / self.cap) * self.cap if self.cap else logits
 
     def matrix(self, *, temperature: float) -> Float[Tensor, "vocabulary dim"]:
-        """The matrix that takes hidden states to logits over the temperature, float32 at least, detached.
+        """The matrix that maps hidden states to logits divided by the temperature; at least float32, detached.
 
         Raises:
-            EngineError: the head is more than a matrix.
+            EngineError: the head is not a plain matrix.
         """
         if self.cap or getattr(self.embed, "bias", None) is not None or hasattr(self.embed, "lora_A"):
             raise EngineError(
                 "this model's head has a soft cap, a bias or adapters, which scores computed from hidden states cannot "
-                "reproduce; choose a method that needs none (not nthr)"
+                "reproduce; choose a method that does not use them (not nthr)"
             )
         weight: Tensor = self.embed.weight.detach()  # type: ignore[operator]
         weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
@@ -87,7 +87,7 @@ class Scorer(nn.Module):
 
     .. math:: \log\pi_j = \log\operatorname{softmax}(z_{j-1} / T)_{x_j}, \qquad H_j = -\sum_v p_v \log p_v
 
-    The head is applied only to the hidden states before masked tokens, some thousands at a time, and (unless one piece
+    The head is applied only to the hidden states before masked tokens, a few thousand at a time, and (unless one piece
     holds them all) recomputed in the backward pass, so that memory does not grow with tokens x vocabulary.
 
     Args:
@@ -158,14 +158,14 @@ class Scorer(nn.Module):
         attention: Bool[Tensor, "rows tokens"],
         mask: Bool[Tensor, "rows tokens"],
     ) -> Float[Tensor, "masked dim"]:
-        """The states that the head sees before each masked token, row by row, float32 at least; no gradient."""
+        """The hidden states from which the head predicts each masked token, row by row; at least float32, detached."""
         with self.precision():
             hidden, _ = _hidden_before(causal(self.model), input_ids, attention, mask)
         return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
 
     @torch.no_grad()
     def check(self) -> None:
-        """Verify that the model's logits are its head applied to its hidden states; otherwise scores would be wrong.
+        """Verify that the model's logits are its head applied to its hidden states; otherwise scores are wrong.
 
         Raises:
             EngineError: they are not.
@@ -177,7 +177,7 @@ class Scorer(nn.Module):
             ours, theirs = Head.of(network)(hidden), network(input_ids=ids, use_cache=False).logits
         if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), atol=1e-2, rtol=1e-2):
             raise EngineError(
-                f"{type(network).__name__} computes its logits in a way that this version does not know; "
+                f"{type(network).__name__} computes its logits in a way that this version does not support; "
                 "use a model of a plain causal family (Qwen, Llama, Mistral, Gemma, ...)"
             )
 

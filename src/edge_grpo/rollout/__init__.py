@@ -1,1 +1,1 @@
-"""Engines: from prompt tokens to completions, and on from corrected completions."""
+"""Rollouts: engines that generate tokens, and the sampler that encodes prompts and grades completions."""

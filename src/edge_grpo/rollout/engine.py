@@ -30,9 +30,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Continuation:
-    """A rollout to go on with: ``injected_ids`` are put behind it, then the policy samples.
+    """A rollout to resume: ``injected_ids`` are appended, then the policy samples.
 
-    ``budget`` counts injected and sampled tokens together and must exceed the injected ones.
+    ``budget`` covers injected and sampled tokens together and must exceed the number of injected ones.
     """
 
     rollout: Rollout
@@ -43,50 +43,50 @@ class Continuation:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Samples completions. Token ids are never decoded and encoded again on the way.
+    """Samples completions. Token ids are never decoded and re-encoded along the way.
 
-    ``exact``: the log-probs and entropies it records are those of ``policy.score`` to float32 rounding, so that rows
-    which were sampled whole need not be scored again before the step's first update.
+    ``exact``: the recorded log-probs and entropies are those of ``policy.score`` to float32 rounding, so rows sampled
+    in full need not be scored again before the step's first update.
     """
 
     exact: bool
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
-        """One tuple of rollouts a request, one rollout a seed, in order.
+        """One tuple of rollouts per request, one rollout per seed, in order.
 
-        The draws of a rollout depend on its seed and the model's probabilities alone, not on its batch.
+        A rollout's draws depend only on its seed and the model's probabilities, not on its batch.
         """
         ...
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
-        """Continue rollouts behind injected tokens (``sampling.max_new_tokens`` is replaced by each budget).
+        """Append injected tokens to rollouts and sample on (each budget replaces ``sampling.max_new_tokens``).
 
-        The result's spans are the old ones relabelled as wrong prefix, the injected span, and the sampled one.
+        The result's spans are the old ones, relabelled as wrong prefix, then the injected one and the sampled one.
         """
         ...
 
     def sync(self, policy: Policy, version: int) -> None:
-        """Take over the policy's weights; called after a restore and after every update, before anything is sampled.
+        """Load the policy's weights; called after a restore and after every update, before anything is sampled.
 
         Args:
             policy: holds the weights.
-            version: the number of training steps that made them.
+            version: number of training steps that produced them.
         """
         ...
 
     def close(self) -> None:
-        """Release what the engine holds; nothing is sampled afterwards."""
+        """Release the engine's resources; nothing is sampled afterwards."""
         ...
 
 
 def inject(rollout: Rollout, token_ids: tuple[int, ...], *, finished: bool) -> Rollout:
-    """Put text behind a completion that was judged wrong.
+    """Append text to a completion that was graded wrong.
 
     The stop token of a finished completion is dropped first; what was sampled becomes the wrong prefix.
 
     Args:
-        rollout: the completion to go on with.
-        token_ids: the text, a stop token at its end where the completion shall end there.
+        rollout: the completion to extend.
+        token_ids: the text, ending with a stop token if the completion should end there.
         finished: whether the result ends with a stop token.
     """
     spans = list(rollout.spans)

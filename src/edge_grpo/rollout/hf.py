@@ -23,7 +23,7 @@ _UNIFORMS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class _Row:
-    """One completion being decoded: which prompt it continues, its seed, and how many tokens it may take."""
+    """One completion being decoded: the index of its prompt, its seed and its token budget."""
 
     prompt: int
     seed: int
@@ -32,7 +32,7 @@ class _Row:
 
 @dataclass
 class _Drawn:
-    """What the loop records: [rows, steps] tokens, log-probs and entropies, and each row's length and end."""
+    """What decoding records: per-token values, and each row's length and whether it ended with a stop token."""
 
     tokens: Int[Tensor, "rows steps"]
     logprobs: Float[Tensor, "rows steps"]
@@ -44,16 +44,16 @@ class _Drawn:
 class DecodeEngine:
     """Samples with the policy's own weights in this process.
 
-    A prompt is computed once for all its completions; rows leave the batch when they finish; each row's draws come from
-    its own stream of uniform numbers, so they do not depend on the batch (the logits do, by about 1e-7).
+    Each prompt is prefilled once for all its completions; rows leave the batch when they finish; each row's draws come
+    from its own stream of uniform numbers, so they do not depend on the batch (the logits do, by about 1e-7).
 
     Args:
         policy: the policy; its weights are shared, not copied.
-        stop_ids: tokens that end a completion; they are part of it.
+        stop_ids: tokens that end a completion and are part of it.
         pad_id: any valid token id, for the masked left padding of prompts.
-        max_rows: how many rows are decoded side by side.
+        max_rows: how many rows are decoded at once.
     Raises:
-        EngineError: there is no stop token, or the model cannot be decoded with a cache.
+        EngineError: no stop token, or the model cannot be decoded with a cache.
     """
 
     def __init__(self, policy: Policy, *, stop_ids: Iterable[int], pad_id: int, max_rows: int = 256) -> None:
@@ -70,10 +70,10 @@ class DecodeEngine:
 
     @torch.inference_mode()
     def _check(self) -> None:
-        """Verify on a few tokens that decoding with the cache gives the logits of a full pass.
+        """Verify on a few tokens that decoding with a cache gives the same logits as a full pass.
 
         Raises:
-            EngineError: it does not, or the family keeps no cache whose rows can be selected.
+            EngineError: it does not, or the model family has no cache whose rows can be selected.
         """
         prompts = ((0, 1, 2), (3, 4))
         longer = torch.tensor([[*prompts[0], 1]], device=self.policy.device)
@@ -102,7 +102,7 @@ class DecodeEngine:
         tolerance = (1e-3 if self.exact else 5e-2) * float(theirs.abs().max())
         if not float((ours - theirs).abs().max()) <= tolerance:
             raise EngineError(
-                f"model.path: {family} gives other logits with a cache than without one, so its samples would not be "
+                f"model.path: {family} gives different logits with and without a cache, so its samples would not be "
                 "the policy's; use a model of a plain causal family (Qwen, Llama, Mistral, Gemma, ...)"
             )
 
@@ -113,7 +113,7 @@ class DecodeEngine:
         """Nothing to release."""
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
-        """One tuple of rollouts a request (see :class:`edge_grpo.rollout.engine.Engine`)."""
+        """One tuple of rollouts per request (see :class:`edge_grpo.rollout.engine.Engine`)."""
         rows = [
             _Row(prompt, seed, sampling.max_new_tokens)
             for prompt, request in enumerate(requests)
@@ -128,7 +128,7 @@ class DecodeEngine:
         return results
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
-        """Continue rollouts behind injected tokens (see :class:`edge_grpo.rollout.engine.Engine`).
+        """Append injected tokens to rollouts and sample on (see :class:`edge_grpo.rollout.engine.Engine`).
 
         Raises:
             EngineError: a budget leaves no room for a sampled token.
@@ -139,7 +139,8 @@ class DecodeEngine:
             room = item.budget - len(item.injected_ids)
             if room < 1:
                 raise EngineError(
-                    f"a continuation with a budget of {item.budget} tokens injects {len(item.injected_ids)}"
+                    f"a continuation with a budget of {item.budget} tokens injects {len(item.injected_ids)}; leave "
+                    "room for at least one sampled token"
                 )
             rows.append(_Row(prompt, item.seed, room))
         prompts = [start.prompt_ids + start.completion_ids for start in starts]
@@ -152,7 +153,7 @@ class DecodeEngine:
     def _decode(
         self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling, segment: Segment
     ) -> list[tuple[Span, bool]]:
-        """Decode all rows in batches of rows with prompts of like length; results in the order of ``rows``."""
+        """Decode all rows, batched by prompt length; results in the order of ``rows``."""
         order = sorted(range(len(rows)), key=lambda i: (len(prompts[rows[i].prompt]), i))
         results: dict[int, tuple[Span, bool]] = {}
         for start in range(0, len(order), self.max_rows):
@@ -202,8 +203,8 @@ class DecodeEngine:
             any_ended, sound = torch.stack([ended.any(), logprob.isfinite().all()]).tolist()
             if not sound:
                 raise TrainingError(
-                    "the model's log-probs are not finite (NaN or inf). If it was whole at the start, begin a new run "
-                    "with a lower train.learning_rate; the last checkpoint is as it was"
+                    "the model's log-probs are not finite (NaN or inf). If they were finite at the start, begin a new "
+                    "run with a lower train.learning_rate; the last checkpoint is untouched"
                 )
             if any_ended:
                 drawn.lengths[alive[ended]] = step + 1
@@ -229,7 +230,7 @@ class DecodeEngine:
     def _prefill(
         self, prompts: Sequence[tuple[int, ...]]
     ) -> tuple[Float[Tensor, "prompts vocabulary"], DynamicCache, Int[Tensor, "prompts tokens"]]:
-        """Run every prompt once, padded on the left, and keep its last logits and cache."""
+        """Run every prompt once, padded on the left; returns the last logits, the cache and the attention mask."""
         width = max(len(prompt) for prompt in prompts)
         if min(len(prompt) for prompt in prompts) == 0:
             raise EngineError("an empty prompt cannot be continued; give the template at least one token")
@@ -251,15 +252,15 @@ class DecodeEngine:
 def draw(
     logits: Float[Tensor, "rows vocabulary"], noise: Float[Tensor, " rows"], sampling: Sampling
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    r"""Draw one token a row by inverting the cumulative distribution at a given uniform number.
+    r"""Draw one token per row by inverting the cumulative distribution at a given uniform number.
 
     .. math:: \text{token} = \min \{ v : \textstyle\sum_{w \le v} q_w > u \sum_w q_w \}
 
     where q is the softmax of logits / temperature, zero outside top-k and top-p.
 
     Args:
-        logits: raw, of the last position.
-        noise: uniform in [0, 1), one a row; not used at temperature 0, which takes the most likely token.
+        logits: raw, at the last position.
+        noise: uniform in [0, 1), one per row; unused at temperature 0, which takes the most likely token.
         sampling: temperature, top-p and top-k.
     Returns:
         token ids; their log-probability and the distribution's entropy in nats, both of softmax(logits / temperature)
@@ -275,9 +276,9 @@ def draw(
         cumulative = _truncate(probs, sampling).cumsum(-1, dtype=torch.float64)
         threshold = noise[:, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-        # A product rounded up to the whole mass would fall behind the last token that has any.
+        # A product rounded up to the total mass would land past the last token with nonzero mass.
         last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).squeeze(-1)
-        token = torch.minimum(token, last).clamp(max=probs.shape[-1] - 1)  # NaN would point behind the vocabulary
+        token = torch.minimum(token, last).clamp(max=probs.shape[-1] - 1)  # NaN would land past the vocabulary
     return token, logprobs.gather(-1, token[:, None]).squeeze(-1), entropy
 
 

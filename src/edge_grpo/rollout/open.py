@@ -1,4 +1,4 @@
-"""Opening an engine, and the sampler around it, from a run's settings: the one place that knows which engines exist."""
+"""Open an engine, and the sampler around it, from a run's settings: the one place that knows which engines exist."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ __all__ = ["open_engine", "open_sampler"]
 
 
 def open_engine(rollout: RolloutSettings, policy: Policy, stop_ids: tuple[int, ...]) -> Engine:
-    """The engine that ``rollout.engine.kind`` names; whoever opens it closes it.
+    """The engine named by ``rollout.engine.kind``; the caller closes it.
 
     Raises:
         EngineError: it cannot generate from this model.
@@ -28,12 +28,12 @@ def open_engine(rollout: RolloutSettings, policy: Policy, stop_ids: tuple[int, .
 
 @contextmanager
 def open_sampler(config: Config, *, policy: Policy | None = None, engine: Engine | None = None) -> Iterator[Sampler]:
-    """A sampler for the model, data, reward and rollout settings of a run; closed on leaving the block.
+    """A sampler for the model, data, reward and rollout settings of a run; closed on exit from the block.
 
     Args:
         config: the settings.
-        policy: the model if it is loaded already; otherwise ``config.model`` is loaded.
-        engine: your own engine in place of ``rollout.engine``; it stays open.
+        policy: the model, if already loaded; otherwise ``config.model`` is loaded.
+        engine: a custom engine in place of ``rollout.engine``; it stays open.
     Raises:
         EngineError: the model cannot be loaded, or the engine cannot generate from it.
         ConfigError: no stop token, or a reward function that cannot be imported.

@@ -23,7 +23,7 @@ __all__ = ["Grader", "Prompts", "Sampler", "TextTokenizer"]
 
 @runtime_checkable
 class Grader(Protocol):
-    """What grades completions: :class:`edge_grpo.rewards.builtin.Rewards`, or a stand-in."""
+    """Grades completions: :class:`edge_grpo.rewards.builtin.Rewards`, or a stand-in."""
 
     @property
     def part_names(self) -> Sequence[str]:
@@ -51,7 +51,7 @@ class TextTokenizer(Tokenizer, Protocol):
 
 @dataclass(frozen=True)
 class Prompts:
-    """Encoded problems, and what the rule for over-long prompts did to the others."""
+    """Encoded problems, and how many over-long prompts were skipped or truncated."""
 
     prompts: tuple[Prompt, ...]
     num_skipped: int = 0
@@ -67,8 +67,8 @@ class Sampler:
         tokenizer: the model's.
         data: template and rule for over-long prompts.
         stop_ids: tokens that end a completion; the first one closes injected text.
-        context: tokens that the model can hold; None = no known limit.
-        vocabulary: number of tokens that the model knows; None = unknown.
+        context: the model's context length in tokens; None = no known limit.
+        vocabulary: size of the model's vocabulary; None = unknown.
     """
 
     def __init__(
@@ -92,21 +92,21 @@ class Sampler:
 
     @property
     def stop_id(self) -> int:
-        """The token that closes injected text; a valid id for padding, too."""
+        """The token that closes injected text; also a valid padding id."""
         return self.stop_ids[0]
 
     # --- text to tokens -----------------------------------------------------------------------------------------------
 
     def encode(self, problems: Iterable[Problem], *, max_new_tokens: int, variants: int = 1) -> Prompts:
-        """The prompts of some problems.
+        """Encode problems as prompts.
 
         Args:
             problems: what to encode.
-            max_new_tokens: how many tokens must fit behind each prompt.
+            max_new_tokens: how many tokens must fit after each prompt.
             variants: how many phrasings of each problem are needed; above 1, all of them are encoded.
         Raises:
             DataError: a prompt is over-long and may be neither skipped nor cut, or a problem has too few phrasings.
-            ConfigError: the model cannot hold a prompt and its completion, or does not know one of its tokens.
+            ConfigError: a prompt and its completion exceed the model's context, or a token is not in its vocabulary.
         """
         encoded = encode_problems(self.tokenizer, problems, self.data)
         prompts = []
@@ -120,7 +120,7 @@ class Sampler:
         return Prompts(tuple(prompts), encoded.num_skipped, encoded.num_truncated)
 
     def check_fit(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> None:
-        """Refuse prompts that the model cannot hold, which would later produce nonsense or an index error.
+        """Reject prompts that do not fit the model and would later produce nonsense or an index error.
 
         Raises:
             ConfigError: a token is not in the model's vocabulary, or a prompt and its completion exceed the context.
@@ -139,11 +139,11 @@ class Sampler:
             )
 
     def encode_text(self, text: str, *, most: int) -> tuple[int, ...]:
-        """Token ids of text to inject; of a huge text only the first ones, but more than ``most``."""
+        """Token ids of text to inject; a huge text yields only its first ones, at least ``most`` + 1."""
         return encode_text(self.tokenizer, text, most=most)
 
     def encode_follow_up(self, text: str) -> tuple[int, ...]:
-        """Token ids of a further user turn behind an answer."""
+        """Token ids of another user turn after an answer."""
         return encode_follow_up(self.tokenizer, text, self.data)
 
     def texts(self, rollouts: Sequence[Rollout]) -> list[str]:
@@ -164,7 +164,7 @@ class Sampler:
         return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
-        """Continue rollouts behind injected tokens; not graded."""
+        """Append injected tokens to rollouts and sample on; not graded."""
         return self.engine.resume(continuations, sampling)
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
@@ -176,6 +176,6 @@ class Sampler:
 
         Args:
             policy: holds the weights.
-            version: the number of training steps that made them.
+            version: number of training steps that produced them.
         """
         self.engine.sync(policy, version)

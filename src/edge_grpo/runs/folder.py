@@ -1,4 +1,4 @@
-"""A run's folder: configuration, metrics, rollouts, checkpoints. Everything can be cut back to a step for resuming."""
+"""A run's folder: configuration, metrics, rollouts, checkpoints; all can be cut back to a step to resume from."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ _OWN = ("metrics.jsonl", "checkpoints", "rollouts", "events", "final")
 class RunFolder:
     """The files of one run.
 
-    ``config.yaml`` (resolved settings, their hash in the first line), ``metrics.jsonl`` (one object a step),
+    ``config.yaml`` (resolved settings, their hash in the first line), ``metrics.jsonl`` (one object per step),
     ``rollouts/step_000001.parquet``, ``checkpoints/``, ``final/``; trackers may add files of their own.
     """
 
@@ -32,11 +32,11 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
         self._lock: IO[str] | None = None
-        self.has_lock = True  # False where the file system knows no locks
+        self.has_lock = True  # False if the file system does not support locks
 
     @classmethod
     def create(cls, directory: str, tree: Mapping[str, Any], text: str, digest: str) -> "RunFolder":
-        """Make and lock the folder of a new run; if two processes try at once, one gets it.
+        """Create and lock the folder of a new run; if two processes try at once, one gets it.
 
         Args:
             directory: ``run.dir``; empty = the next free ``runs/<method>-<number>``.
@@ -44,8 +44,8 @@ class RunFolder:
             text: the same as YAML.
             digest: their hash.
         Raises:
-            ConfigError: the folder already holds a run, or cannot be made.
-            CheckpointError: another process is making a run in it.
+            ConfigError: the folder already holds a run, or cannot be created.
+            CheckpointError: another process is starting a run in it.
         """
         path = Path(directory).expanduser()
         if path.exists() and not path.is_dir():
@@ -70,7 +70,7 @@ class RunFolder:
         return folder
 
     def discard_unstarted(self) -> None:
-        """Remove what :meth:`create` made if the run ended before anything was written; call it while locked."""
+        """Remove what :meth:`create` wrote if the run ended before it wrote anything else; call it while locked."""
         metrics = self.path / "metrics.jsonl"
         if self.checkpoints.exists() or (metrics.exists() and metrics.stat().st_size):
             return
@@ -82,7 +82,7 @@ class RunFolder:
     def lock(self) -> None:
         """Keep other processes out of the folder until :meth:`close`, or until this process ends in any way.
 
-        Where the file system does not support locks, ``has_lock`` is False afterwards. Deleting the file ``.lock`` ends
+        If the file system does not support locks, ``has_lock`` is False afterwards. Deleting the file ``.lock`` ends
         the run that holds it before its next write.
 
         Raises:
@@ -122,7 +122,7 @@ class RunFolder:
         """The settings tree of an existing run and the hash it was saved with.
 
         Raises:
-            CheckpointError: there is no run.
+            CheckpointError: no run there.
         """
         try:
             text = (path / "config.yaml").read_text(encoding="utf-8")
@@ -173,10 +173,10 @@ class RunFolder:
                 )
 
     def write_metrics(self, row: Mapping[str, float]) -> dict[str, float | None]:
-        """Append one step's row; non-finite numbers become null, the only form in which JSON can hold them.
+        """Append one step's row; non-finite numbers become null, because JSON cannot hold them.
 
         Returns:
-            the row as it was written.
+            the row as written.
 
         Raises:
             CheckpointError: the disk is full or not writable, or the lock was deleted.
@@ -287,7 +287,7 @@ def rollout_rows(
 
 
 def _next_free(root: Path, name: str) -> Path:
-    """Make the first of ``name-1``, ``name-2``, ... that does not exist; two processes never get the same."""
+    """Create the first of ``name-1``, ``name-2``, ... that does not exist; two processes never get the same one."""
     root.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         path = root / f"{name}-{number}"
@@ -307,7 +307,9 @@ def _refuse_used(path: Path) -> None:
             "folder"
         )
     if taken := [name for name in _OWN if (path / name).exists()]:
-        raise ConfigError(f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them")
+        raise ConfigError(
+            f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them, so name another folder"
+        )
 
 
 def _metrics_row(line: bytes) -> dict[str, Any] | None:

@@ -8,17 +8,17 @@ __all__ = ["Tracker"]
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Receives one row of figures per step; a further tracker is one new file, plus a line in ``trackers/open.py``."""
+    """Receives one row of metrics per step; a new tracker takes one file, plus a line in ``trackers/open.py``."""
 
     def log(self, step: int, row: Mapping[str, float | None]) -> None:
-        """Record the figures of a step; None stands for a value that is not finite.
+        """Record the metrics of a step; None stands for a value that is not finite.
 
         Raises:
-            OSError: they could not be written; the run ends in one line and can be resumed.
+            OSError: they could not be written; the run ends with a one-line error and can be resumed.
         """
 
     def rewind(self, step: int | None) -> None:
         """Forget what was logged after ``step`` (None: everything); a resumed run logs these steps again."""
 
     def close(self) -> None:
-        """The run ended, well or not; everything logged must be stored by now."""
+        """End of the run, successful or not; everything logged must be stored when this returns."""

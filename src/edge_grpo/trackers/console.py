@@ -28,17 +28,17 @@ _COLUMNS = (
     ("held-out", "eval/accuracy", "{:.1%}"),
 )
 _SHOWN = 12
-_TROUBLE = (Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR)  # named in a line only where there are any
+_TROUBLE = (Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR)  # shown only where they occur
 
 
 @runtime_checkable
 class Display(Tracker, Protocol):
-    """A tracker for the user's eyes: it also shows messages, and how far the run is."""
+    """A tracker that the user watches: it also shows messages and progress."""
 
     def start(self, total: int, done: int, *, max_tokens: int = 0, tokens: int = 0) -> None:
         """A run starts, or resumes after ``done`` steps with ``tokens`` sampled tokens.
 
-        It ends after ``total`` steps, or with ``max_tokens`` tokens (0 = no bound).
+        It ends after ``total`` steps or ``max_tokens`` tokens (0 = no bound).
         """
 
     def say(self, message: str) -> None:
@@ -72,7 +72,7 @@ class PlainDisplay:
         self._pace = _Pace(0, 0, 0, 0)
 
     def start(self, total: int, done: int, *, max_tokens: int = 0, tokens: int = 0) -> None:
-        """Remember where the run stands, for the time left."""
+        """Remember where the run starts, to estimate the time left."""
         self._pace = _Pace(total, done, max_tokens, tokens)
 
     def say(self, message: str) -> None:
@@ -95,11 +95,11 @@ class PlainDisplay:
         """Nothing to do: printed lines stay."""
 
     def close(self) -> None:
-        """Nothing to clear away."""
+        """Nothing to clean up."""
 
 
 class LiveDisplay:
-    """A progress bar with the time left over a table of the last steps."""
+    """A progress bar with the time left, above a table of the last steps."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -119,7 +119,7 @@ class LiveDisplay:
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def start(self, total: int, done: int, *, max_tokens: int = 0, tokens: int = 0) -> None:
-        """Begin to draw."""
+        """Start drawing."""
         self._pace = _Pace(total, done, max_tokens, tokens)
         self._bar.update(self._task, total=1.0, completed=self._pace.share, step=str(self._pace))
         self._live.start()
@@ -158,7 +158,7 @@ class LiveDisplay:
 
 
 class _Pace:
-    """How far a run is, by steps or by sampled tokens, whichever ends it sooner; timed in this process."""
+    """Progress of a run in steps or sampled tokens, whichever ends it sooner; timed from the start of this process."""
 
     def __init__(self, total: int, done: int, max_tokens: int, tokens: float) -> None:
         self._total, self._step, self._max_tokens, self._tokens = total, done, max_tokens, tokens
@@ -178,13 +178,13 @@ class _Pace:
         self._step, self._tokens = step, self._tokens + (row.get("tokens") or 0)
 
     def left(self) -> float | None:
-        """Seconds to the end, unknown before the first step."""
+        """Seconds to the end; None before the first step."""
         gained = self.share - self._begun
         return (time.monotonic() - self._since) / gained * (1 - self.share) if gained > 0 else None
 
 
 def _known(row: Mapping[str, Any], name: str) -> bool:
-    """Whether there is a figure to show; a speed of 0 says only that nothing was sampled."""
+    """Whether there is a figure to show; a speed of 0 only means that nothing was sampled."""
     value = row.get(name)
     return value is not None and not math.isnan(value) and (value > 0 or name != "time/tokens_per_s")
 
@@ -200,7 +200,7 @@ def decoding(temperature: float) -> str:
 
 
 def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held_out: str = "") -> Table | Text:
-    """The table at the end of a run: first against last evaluation, first against last steps.
+    """The table at the end of a run: first versus last evaluation, first versus last steps.
 
     Args:
         rows: the run's metrics.
@@ -219,7 +219,7 @@ def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held
         best = max(row["eval/accuracy"] for row in evaluated)
         title = ", ".join(filter(None, ("held-out accuracy", held_out)))
         table.add_row(title, *(f"{row['eval/accuracy']:.1%}" for row in (first, last)))
-        table.add_row("  95 % interval", _interval(first), _interval(last))
+        table.add_row("  95% interval", _interval(first), _interval(last))
         table.add_row("  best evaluation", "", f"{best:.1%}")
     if trained:
         few = max(1, min(5, len(trained) // 2))
@@ -233,7 +233,7 @@ def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held
             ("mean reward of samples", "reward/before", "{:.2f}"),
             ("collapsed groups, sampled", "collapse/before", "{:.0%}"),
             ("collapsed groups, trained", "collapse/after", "{:.0%}"),
-            ("entropy (nats a token)", "entropy", "{:.3f}"),
+            ("entropy (nats per token)", "entropy", "{:.3f}"),
             ("completion length (tokens)", "length/sampled", "{:.1f}"),
             *((f"verdict {name}", f"verdict/{name}", "{:.1%}") for name in _TROUBLE),
         ):

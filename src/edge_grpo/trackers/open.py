@@ -1,4 +1,4 @@
-"""Which trackers a run has: the one place that knows all of them."""
+"""Open a run's trackers: the one place that knows all of them."""
 
 from collections.abc import Iterator
 from pathlib import Path

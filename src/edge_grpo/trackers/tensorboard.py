@@ -1,4 +1,4 @@
-"""TensorBoard events, written at once and in this thread, so that a full disk is an error where it happens."""
+"""TensorBoard events, written immediately and in this thread, so that a full disk raises where it happens."""
 
 import time
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ __all__ = ["TensorBoard"]
 
 
 class TensorBoard:
-    """A tracker that keeps the scalars of a run in one event file; made when the first row comes.
+    """A tracker that keeps the scalars of a run in one event file, created on the first row.
 
-    Every method raises OSError where the folder cannot be written.
+    Every method raises OSError if the folder cannot be written.
 
     Args:
         folder: where the file goes.
@@ -23,7 +23,7 @@ class TensorBoard:
         self._file: IO[bytes] | None = None
 
     def log(self, step: int, row: Mapping[str, float | None]) -> None:
-        """Append the figures of a step; None is left out."""
+        """Append the metrics of a step; None is left out."""
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - slow imports, needed here only
         from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
 
@@ -33,7 +33,7 @@ class TensorBoard:
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def rewind(self, step: int | None) -> None:
-        """Drop the events after ``step``, and a last record that a crash cut off; whole or not at all."""
+        """Drop the events after ``step``, and a last record cut off by a crash; atomic."""
         from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # noqa: PLC0415
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
@@ -62,7 +62,7 @@ class TensorBoard:
         return sorted(self.folder.glob("events.out.tfevents.*"))
 
     def _opened(self) -> IO[bytes]:
-        """The event file, at its end; a new one starts with its version."""
+        """The event file, opened for appending; a new one starts with the format version."""
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
 
         if files := self._files():

@@ -59,7 +59,7 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
 
 
 def _relations(groups: Sequence[Group]) -> dict[str, Int[Tensor, " rows"]]:
-    """The question of each row, the variant it stands and was sampled under, and the row it revises."""
+    """The question of each row, the variants it is trained and was sampled under, and the row it revises."""
     names = [("own", index) if group.family is None else ("family", group.family) for index, group in enumerate(groups)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     first_row: dict[tuple[Any, int], int] = {}
@@ -120,7 +120,7 @@ def scored(
 
 
 def mini_batches(family: Int[Tensor, " rows"], *, count: int, rng: random.Random) -> list[Int[Tensor, " chosen"]]:
-    """Row numbers of ``count`` mini-batches of whole families, in random order (in the given order if there is one).
+    """Row numbers of ``count`` mini-batches of whole families, in random order (in the given order if ``count`` is 1).
 
     Args:
         family: each row's family; without variants or revisions, its group.
@@ -136,10 +136,10 @@ def mini_batches(family: Int[Tensor, " rows"], *, count: int, rng: random.Random
 
 
 def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *, size: int) -> list[Tensor]:
-    """Split the rows of one update into micro-batches of at most ``size`` rows of similar length, longest first.
+    """Split the rows of one update into micro-batches of at most ``size`` rows of similar length.
 
-    A run that will not fit into memory thus fails at once; the order changes nothing else, because losses divide by
-    totals of the whole update.
+    Longest first, so that a run that does not fit in memory fails at once; the order changes nothing else, because
+    losses divide by totals of the whole update.
     """
     ranked = rows[lengths[rows].argsort(descending=True, stable=True)]
     return list(ranked.split(size)) if len(ranked) else []
@@ -148,7 +148,7 @@ def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *
 def group_micro_batches(
     rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], group: Int[Tensor, " rows"], *, size: int
 ) -> list[Tensor]:
-    """The same without splitting a group: whole groups of similar length up to ``size`` rows, a larger one alone."""
+    """The same without splitting groups: groups of similar length, up to ``size`` rows; a larger group stands alone."""
     longest = {name: int(lengths[rows[group[rows] == name]].max()) for name in group[rows].unique().tolist()}
     pieces: list[list[Tensor]] = []
     room = 0

@@ -46,7 +46,7 @@ def save(folder: Path, state: RunState, trained: Mapping[str, nn.Parameter], opt
     Args:
         folder: the run's ``checkpoints``.
         state: where the run stands.
-        trained: the trained parameters by name; frozen weights are read from the model's own folder again.
+        trained: the trained parameters by name; frozen weights are reloaded from the model folder.
         optimizer: its moments are saved per parameter.
         keep: how many checkpoints to keep.
     Raises:

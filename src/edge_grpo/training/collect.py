@@ -1,4 +1,4 @@
-"""Problems -> groups: sample, grade, correct, top up. The only stage of a step with a way back."""
+"""Problems -> groups: sample, grade, correct, top up. The only stage of a step that loops."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import Metrics, mean_of, share
 from edge_grpo.base.records import Group, Prompt, Rollout, Row, Segment, Strategy, Verdict
 from edge_grpo.base.rng import derive_seed, python_random
-from edge_grpo.data.prompts import draw_variants, wordings
+from edge_grpo.data.prompts import draw_variants, phrasings
 from edge_grpo.methods.base import Ask, Method, Repair
 from edge_grpo.rollout.engine import Continuation, Sampling, inject
 from edge_grpo.rollout.sampler import Sampler
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Collected:
-    """The groups of a step, how many prompts they used up, and the figures of the collection."""
+    """The groups of a step, how many prompts they used up, and the metrics of the collection."""
 
     groups: tuple[Group, ...]
     num_prompts: int
@@ -29,7 +29,7 @@ class Collected:
 
 
 def stream(items: Sequence[T], *, seed: int, start: int) -> Iterator[T]:
-    """Problems or pairs from position ``start`` on, epoch after epoch, each epoch in an order derived from ``seed``."""
+    """Problems or pairs from position ``start``, epoch after epoch, each in an order derived from ``seed``."""
     position = start
     while True:
         epoch, offset = divmod(position, len(items))
@@ -41,7 +41,7 @@ def stream(items: Sequence[T], *, seed: int, start: int) -> Iterator[T]:
 
 
 class Collector:
-    """Makes the groups of a step as the method asks; keeps no state between steps.
+    """Collects the groups of a step as the method asks; keeps no state between steps.
 
     Args:
         sampler: encodes, samples, continues and grades.
@@ -60,12 +60,12 @@ class Collector:
         """The groups of one step.
 
         Args:
-            problems: where prompts come from; no more are taken than are used.
+            problems: where prompts come from; only those used are consumed.
             step: the step's number; with the run's seed it determines every draw.
             num_groups: how many questions to collect, with one group each or a family of groups.
         Returns:
             groups of ``num_groups`` questions, or fewer if dynamic sampling ends without enough useful ones and may not
-            fill up. The method judges usefulness on all answers to a question at once, and on the revisions of each.
+            fill up. A question is useful if all its answers together are, or the revisions of any one of them.
         """
         top_up = self.method.needs.top_up
         families, skipped = self._round(take(problems, num_groups), step, 0, 0)
@@ -77,10 +77,10 @@ class Collector:
             missing = num_groups - useful
             more, more_skipped = self._round(take(problems, missing), step, number, asked)
             families, skipped, asked = families + more, skipped + more_skipped, asked + missing
-        every = [group for family in families for group in family]
+        sampled = [group for family in families for group in family]
         metrics: Metrics = {f"{name}/skipped": (skipped[name], 1.0) for name in sorted({"correction", *skipped})}
         if top_up.max_rounds == 0:
-            return Collected(tuple(every), asked, describe(every, every) | metrics)
+            return Collected(tuple(sampled), asked, describe(sampled, sampled) | metrics)
         ranked = sorted(families, key=lambda family: not self._useful(family))  # stable: useful ones first
         kept = [g for family in ranked[:num_groups] if top_up.fill or self._useful(family) for g in family]
         metrics |= {
@@ -88,7 +88,7 @@ class Collector:
             "dynamic/extra_completions": (_num_rows(families) - in_first, 1.0),
             "dynamic/useful": share(map(self._useful, families)),
         }
-        return Collected(tuple(kept), asked, describe(every, kept) | metrics)
+        return Collected(tuple(kept), asked, describe(sampled, kept) | metrics)
 
     def _useful(self, family: Sequence[Group]) -> bool:
         answers = [row for group in family if group.layer == 1 for row in group.rows]
@@ -100,12 +100,12 @@ class Collector:
     ) -> tuple[list[list[Group]], Counter[str]]:
         """Sample and grade one group per prompt, then carry out the method's plan; counts what had to be skipped.
 
-        Families are numbered from ``asked`` on, the number of questions asked earlier in the step.
+        Families are numbered from ``asked``, the number of questions already asked in this step.
         """
         drawn = [
             (family, *each)
             for family, item in enumerate(prompted, asked)
-            for each in enumerate(self._wordings(item, (step, number, family)))
+            for each in enumerate(self._phrasings(item, (step, number, family)))
         ]
         seeds = [
             derive_seed(self.seed, "sample", step, number, family - asked, variant * self.group_size + j)
@@ -140,17 +140,17 @@ class Collector:
             families.setdefault(group.family, []).append(group)
         return list(families.values()), skipped
 
-    def _wordings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
+    def _phrasings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
         """The prompts to sample from: the question itself, or as many variants as the method wants, drawn at random."""
         if self.method.needs.variants == 1:
             return [item]
-        texts = zip(wordings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
+        texts = zip(phrasings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
         rng = python_random(self.seed, "variants", *path)
         drawn = draw_variants(item.problem, list(texts), self.method.needs.variants, rng)
         return [Prompt(replace(item.problem, prompt=text), ids) for text, ids in drawn]
 
     def _revise(self, groups: Sequence[Group], asks: Sequence[Ask], path: tuple[int, int, int]) -> list[Group]:
-        """Sample the revisions that were asked for, one layer-2 group per answer; over-long prompts are skipped."""
+        """Sample the requested revisions, one layer-2 group per answer; over-long prompts are skipped."""
         fitting: list[tuple[Ask, Prompt]] = []
         for ask in asks:
             group = groups[ask.group]
@@ -221,7 +221,7 @@ def take(items: Iterator[T], count: int) -> list[T]:
 
 
 def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
-    """Figures of what was sampled (``groups``) and of what corrections and dynamic sampling left (``kept``).
+    """Metrics of what was sampled (``groups``) and of what corrections and dynamic sampling left (``kept``).
 
     ``accuracy``, ``reward/before``, ``collapse/before*``, ``verdict/*``, lengths and entropy describe the policy's own
     samples; ``reward/after`` and ``collapse/after*`` describe the result of corrections and dynamic sampling, before

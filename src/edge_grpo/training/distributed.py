@@ -1,4 +1,4 @@
-"""Everything that counts over processes goes through a ``World``; one process by default."""
+"""Every sum or decision across processes goes through a ``World``; one process by default."""
 
 from dataclasses import dataclass
 
@@ -17,5 +17,5 @@ class World:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is true on some process."""
+        """Whether the flag is true in any process."""
         return flag

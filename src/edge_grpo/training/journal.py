@@ -1,4 +1,4 @@
-"""What a run leaves behind: rows of figures, rollouts, checkpoints and the final model, in its folder and trackers."""
+"""What a run records: metrics, rollouts, checkpoints and the final model, in its folder and trackers."""
 
 import json
 import shutil
@@ -16,11 +16,11 @@ __all__ = ["Journal", "finished"]
 
 
 class Journal:
-    """Writes a run down and cuts it back to a checkpoint.
+    """Records a run, and rewinds the record to a checkpoint.
 
     Args:
         folder: the run's, locked.
-        trackers: further receivers of the figures.
+        trackers: other receivers of the metrics.
         display: shows them to the user.
     """
 
@@ -29,7 +29,7 @@ class Journal:
         self.trackers: tuple[Tracker, ...] = (*trackers, display)
 
     def restore(self, session: Session) -> None:
-        """Put a session, and everything written, back to the newest checkpoint, or to the start if there is none.
+        """Restore a session, and everything written, to the newest checkpoint, or to the start if there is none.
 
         Raises:
             CheckpointError: a file is damaged, or the disk is full or not writable.
@@ -46,7 +46,7 @@ class Journal:
             )
         checkpoint.prune(self.folder.checkpoints, keep=session.config.train.keep_checkpoints)
         if missing := self._rewind(state.step):
-            self.display.say(f"metrics.jsonl has no row of the steps {', '.join(map(str, missing))}")
+            self.display.say(f"metrics.jsonl has no rows for steps {', '.join(map(str, missing))}")
         self.display.say(f"resuming after step {state.step}")
 
     def _rewind(self, step: int | None) -> list[int]:
@@ -57,7 +57,7 @@ class Journal:
         return missing
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
-        """Write the figures of a step to ``metrics.jsonl`` first, then to every tracker.
+        """Write the metrics of a step to ``metrics.jsonl`` first, then to every tracker.
 
         Raises:
             CheckpointError: the disk is full or not writable, or the run's lock was deleted.
@@ -69,7 +69,7 @@ class Journal:
                 tracker.log(step, written)
 
     def write_rollouts(self, session: Session, lesson: Lesson) -> None:
-        """Write every completion of the step that was just taken."""
+        """Write every completion of the step just taken."""
         rows = [(group.problem, number, row) for number, group in enumerate(lesson.groups) for row in group.rows]
         texts = session.sampler.texts([row.rollout for *_, row in rows])
         corrected = iter(session.sampler.texts([row.first[0] for *_, row in rows if row.first]))
@@ -89,7 +89,7 @@ class Journal:
         checkpoint.save(self.folder.checkpoints, state, dict(session.policy.trained()), session.optimizer, keep=keep)
 
     def finish(self, session: Session) -> None:
-        """Write ``final/``: an ordinary Hugging Face folder, whole or absent.
+        """Write ``final/``: an ordinary Hugging Face folder, complete or absent.
 
         Raises:
             CheckpointError: the disk is full or not writable, or the run's lock was deleted.
@@ -101,13 +101,13 @@ class Journal:
             session.policy.save(draft)
             (draft / "progress.json").write_text(json.dumps({"step": session.step, "tokens": session.tokens}) + "\n")
             flush_tree(draft)
-            remove_tree(final)  # of fewer steps, where a finished run was extended
+            remove_tree(final)  # from fewer steps, if a finished run was extended
             draft.rename(final)
             flush(final.parent)
 
 
 def finished(folder: RunFolder) -> RunState | None:
-    """The state in which a run ended; None where ``final/`` is missing or older than the newest checkpoint.
+    """The state in which a run ended; None if ``final/`` is missing or older than the newest checkpoint.
 
     Raises:
         CheckpointError: the newest checkpoint is damaged.

@@ -27,12 +27,12 @@ from edge_grpo.training.update import is_over
 
 __all__ = ["Result", "resume", "train"]
 
-_BOUNDS = ("train.steps", "train.max_tokens")  # what ends a run; all that may change on resume
+_BOUNDS = ("train.steps", "train.max_tokens")  # what ends a run; nothing else may change on resume
 
 
 @dataclass(frozen=True)
 class Result:
-    """Where a run's files are, how many steps are done, and the signal that stopped it (0 = it is finished)."""
+    """Where a run's files are, how many steps are done, and the signal that stopped it (0 = finished)."""
 
     folder: Path
     steps: int
@@ -45,12 +45,12 @@ def train(
     """Train a model and leave a run folder behind.
 
     Args:
-        config: the settings, from :func:`edge_grpo.config.tree.load_config`. Local paths are kept as absolute ones.
-        method: a method of your own, in place of ``config.method``.
+        config: the settings, from :func:`edge_grpo.config.tree.load_config`. Local paths are stored as absolute ones.
+        method: a custom method, in place of ``config.method``.
         display: shows progress; None = nothing is shown.
-        engine: your own engine, in place of ``rollout.engine``; you open and close it.
+        engine: a custom engine, in place of ``rollout.engine``; the caller opens and closes it.
     Raises:
-        EdgeGrpoError: one of its kinds, with a message for the user.
+        EdgeGrpoError: a subclass, with a message for the user.
     """
     if config.data.pairs and config.train.max_tokens:
         raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
@@ -59,7 +59,7 @@ def train(
     with closing(folder):
         try:
             return _run(config, method or config.method, folder, display or Silent(), engine)
-        except BaseException:  # a signal while the model is loaded, too
+        except BaseException:  # even a signal while the model is loading
             folder.discard_unstarted()
             raise
 
@@ -72,16 +72,16 @@ def resume(
     display: Display | None = None,
     engine: Engine | None = None,
 ) -> Result:
-    """Go on with a run from its last checkpoint, or from its start if it has none; bit for bit on a CPU.
+    """Resume a run from its last checkpoint, or from the start if it has none; bit for bit on a CPU.
 
     Args:
         path: the run folder.
-        config: settings asked for now; only ``train.steps`` and ``train.max_tokens`` may differ, and only upwards.
-        method: the method object, if the run was started with one.
+        config: the settings to resume with; only ``train.steps`` and ``train.max_tokens`` may differ, and only upwards.
+        method: the custom method, if the run was started with one.
         display: shows progress.
-        engine: your own engine, if the run was started with one.
+        engine: a custom engine, if the run was started with one.
     Raises:
-        CheckpointError: no run there, its configuration was edited, or another setting was asked for.
+        CheckpointError: no run there, its configuration was edited, or another setting was changed.
     """
     root = Path(path).expanduser()
     display = display or Silent()
@@ -90,7 +90,7 @@ def resume(
         raise CheckpointError(f"{root}/config.yaml was edited after the run began; start a new run with these settings")
     if "class" in old["method"] and method is None:
         raise CheckpointError(
-            f"{root} trains a method of your own ({old['method']['class']}); use train.resume(method=...)"
+            f"{root} trains a custom method ({old['method']['class']}); resume it with training.loop.resume(method=...)"
         )
     started = parse_tree({**old, "method": {}} if method else old)
     config = config or started
@@ -98,16 +98,16 @@ def resume(
     known = {
         **_tree(started, None),
         "method": old["method"],
-    }  # settings that are newer than the run have their defaults
+    }  # settings added after the run began have their defaults
     refused = {name: pair for name, pair in changes(known, new).items() if name != "run.dir"}
     bounds = {name: refused.pop(name) for name in _BOUNDS if name in refused}
     if refused:
-        named = "; ".join(f"{name} was {was!r}, asked for {asked!r}" for name, (was, asked) in refused.items())
+        named = "; ".join(f"{name} was {was!r}, now {asked!r}" for name, (was, asked) in refused.items())
         may = " and ".join(_BOUNDS)
         raise CheckpointError(f"--resume: {named}. Only {may} may change; start a new run for other settings")
     for name, (was, asked) in bounds.items():
         if _height(name, asked) < _height(name, was):
-            raise CheckpointError(f"--resume: {name} was {was}, asked for {asked}; it may only be raised")
+            raise CheckpointError(f"--resume: {name} was {was}, now {asked}; it may only be raised")
     folder = RunFolder(root)
     with closing(folder):
         with saving(root, root):
@@ -118,7 +118,7 @@ def resume(
 
 
 def _height(name: str, bound: int) -> float:
-    """How late a bound ends a run: ``train.max_tokens`` 0 never does."""
+    """A bound as a number that can be compared: ``train.max_tokens`` 0 never ends a run."""
     return math.inf if name == "train.max_tokens" and bound == 0 else bound
 
 
@@ -131,7 +131,7 @@ def _tree(config: Config, method: Method | None) -> dict[str, Any]:
 
 
 def _legend(config: Config, *, evaluated: bool) -> Iterator[str]:
-    """What the figures of this run mean."""
+    """What the figures on the console mean."""
     pairs = bool(config.data.pairs)
     sampled = f"accuracy: training samples, {decoding(config.rollout.temperature)}"
     held_out = f"held-out: {decoding(config.eval.temperature)}" if evaluated else ""
@@ -141,7 +141,7 @@ def _legend(config: Config, *, evaluated: bool) -> Iterator[str]:
 
 
 def _run(config: Config, method: Method, folder: RunFolder, display: Display, engine: Engine | None) -> Result:
-    """One run from where it stands to its end, or to a signal."""
+    """Run from the newest checkpoint to the end, or until a signal."""
     done = finished(folder)
     if done and is_over(config.train, done.step, done.tokens):
         reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
@@ -172,10 +172,10 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display, en
 
 
 def _train(session: Session, journal: Journal, stop: Interruption) -> None:
-    """Step after step to the end of the run.
+    """Take steps until the run is over.
 
     Raises:
-        StepDropped: a signal came; of the step under way nothing has changed.
+        StepDropped: a signal arrived; the step under way has changed nothing.
     """
     config = session.config
     if session.step == 0 and session.evaluation_is_due and not any(journal.folder.rows()):

@@ -8,7 +8,7 @@ __all__ = ["decay", "learning_rate", "warm_up"]
 
 
 def warm_up(step: int, warmup_steps: int) -> float:
-    r"""The factor by which the rate is still reduced at a step, counted from 0.
+    r"""The warm-up factor of the learning rate at a step, counted from 0.
 
     .. math:: \min(1, (s + 1) / w)
     """
@@ -16,7 +16,7 @@ def warm_up(step: int, warmup_steps: int) -> float:
 
 
 def decay(progress: float, schedule: str, final: float) -> float:
-    r"""The factor by which the rate has come down.
+    r"""The decay factor of the learning rate.
 
     .. math:: f + (1 - f)\,d(x), \qquad d(x) = 1,\; 1 - x \text{ or } (1 + \cos \pi x) / 2
 
@@ -30,12 +30,12 @@ def decay(progress: float, schedule: str, final: float) -> float:
 
 
 def learning_rate(step: int, train: TrainSettings, *, tokens: int = 0) -> float:
-    r"""The rate of a step (counted from 0) before which ``tokens`` tokens were sampled.
+    r"""The learning rate of a step (counted from 0) that starts after ``tokens`` sampled tokens.
 
     .. math:: \eta_s = \eta \cdot \min(1, (s + 1) / w) \cdot (f + (1 - f)\,d(x)), \qquad
         x = \max\{(s - w) / (S - w),\; n / N\}
 
-    with w warm-up steps, S steps in all, n of N tokens where these are bounded, and f the final share.
+    with w warm-up steps, S steps in total, n of N tokens if these are bounded, and f the final factor.
 
     Example:
         >>> [learning_rate(s, TrainSettings(steps=4, learning_rate=1.0)) for s in range(4)]

@@ -46,7 +46,7 @@ class Session:
 
     Args:
         config: the settings.
-        method: what is trained with.
+        method: the training method.
         policy: the model.
         sampler: samples and grades with the policy's weights.
         source: gives the groups of a step.
@@ -118,14 +118,14 @@ class Session:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to train."""
+        """Whether the run has reached its last step or token."""
         return is_over(self.config.train, self.step, self.tokens)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     @property
     def evaluation_is_due(self) -> bool:
-        """Whether held-out problems are answered now; never where there are none."""
+        """Whether to evaluate on the held-out problems now; never if there are none."""
         settings = self.config.eval
         if not self.held_out:
             return False
@@ -134,7 +134,7 @@ class Session:
         return bool(settings.every and self.step % settings.every == 0) or (settings.at_end and self.is_over)
 
     def evaluate(self) -> dict[str, float]:
-        """Figures on the held-out problems with the current weights, and the seconds they took."""
+        """Metrics on the held-out problems with the current weights, and the seconds they took."""
         began = time.monotonic()
         row = heldout.figures(heldout.evaluate(self.sampler, self.held_out, heldout_draws(self.config)))
         return {**row, "time/eval_s": time.monotonic() - began}
@@ -163,7 +163,7 @@ class Session:
         )
 
     def take_over(self, state: RunState) -> None:
-        """Continue from ``state``, whose weights and moments are in place already; the sampler gets the weights."""
+        """Continue from ``state``, whose weights and moments are already loaded; the sampler is synced."""
         torch.set_num_threads(state.num_threads)
         self.step, self.cursor, self.tokens = state.step, state.cursor, state.tokens
         self.updater.skipped_in_a_row = state.skipped_in_a_row
@@ -182,9 +182,9 @@ def open_session(
 
     Args:
         config: the settings.
-        method: your own method, in place of ``config.method``.
-        engine: your own engine, in place of ``rollout.engine``; it stays open.
-        say: shows a line about data that was left out.
+        method: a custom method, in place of ``config.method``.
+        engine: a custom engine, in place of ``rollout.engine``; it stays open.
+        say: shows a line about skipped data.
     """
     method = method or config.method
     policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)
@@ -194,7 +194,7 @@ def open_session(
 
 
 def _check_finite(scored: Scored, signal: Signal) -> None:
-    """Stop before NaN or inf of a whole row spreads to the update and is skipped as a bad gradient, again and again."""
+    """Stop before a row of NaN or inf spoils the gradient, whose update would be skipped again and again."""
     trained = signal.keep[:, None] & signal.mask
     columns = {
         "the policy's log-probs": scored.old_logprobs,
@@ -205,6 +205,6 @@ def _check_finite(scored: Scored, signal: Signal) -> None:
     for name, values in columns.items():
         if values is not None and (bad := int((~values.isfinite() & trained).any(-1).sum())):
             raise TrainingError(
-                f"{name} are not finite (NaN or inf) in {bad} of {len(trained)} rows. If the model was intact at the "
-                "start, begin a new run with a lower train.learning_rate; the last checkpoint is as it was"
+                f"{name} are not finite (NaN or inf) in {bad} of {len(trained)} rows. If they were finite at the "
+                "start, begin a new run with a lower train.learning_rate; the last checkpoint is untouched"
             )

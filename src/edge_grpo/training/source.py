@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives the groups of a step; has no state, so the same step at the same position gives the same groups."""
+    """Provides the groups of a step; stateless, so the same step at the same position gives the same groups."""
 
     @property
     def num_items(self) -> int:
@@ -29,7 +29,7 @@ class Source(Protocol):
         ...
 
     def groups(self, step: int, cursor: int) -> Collected:
-        """The groups of a step, taken from position ``cursor`` of the data on."""
+        """The groups of a step, from position ``cursor`` of the data."""
         ...
 
 
@@ -80,7 +80,7 @@ def open_source(config: Config, method: Method, sampler: Sampler, say: Say) -> t
         config: the settings.
         method: asked for variants, corrections and whether it learns from stored pairs.
         sampler: the run's.
-        say: shows a line about data that was left out.
+        say: shows a line about skipped data.
     Raises:
         DataError: a file, row or field is missing or unusable, or nothing is left to train on.
         ConfigError: the method does not learn from stored pairs, or the model cannot hold the data.
@@ -92,7 +92,7 @@ def open_source(config: Config, method: Method, sampler: Sampler, say: Say) -> t
 def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
     prompts, held_out = _load_problems(config, sampler, say, variants=method.needs.variants)
     if not prompts:
-        raise DataError("no training problem is left; look at data.max_prompt_tokens and data.bad_rows")
+        raise DataError("no training problems are left; check data.max_prompt_tokens and data.bad_rows")
     rollout = config.rollout
     collector = Collector(
         sampler,
@@ -105,13 +105,13 @@ def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -
 
 
 def _open_pairs(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
-    """Stored pairs; problems, if there are any, are only evaluated on."""
+    """Stored pairs; problems, if any, are only evaluated on."""
     data, budget = config.data, config.rollout.max_new_tokens
     if not method.needs.stored_pairs:
         raise ConfigError("data.pairs: this method learns from its own samples; leave it empty, or set method=rpo")
     loaded = load_pairs(data.pairs, data.pair_fields, split=data.pairs_split, bad_rows=data.bad_rows)
     encoded = encode_pairs(sampler.tokenizer, loaded.pairs, data, stop_id=sampler.stop_id, max_new_tokens=budget)
-    _tell(say, "pairs", loaded.num_skipped, encoded.num_skipped, encoded.num_truncated)
+    _report_skipped(say, "pairs", loaded.num_skipped, encoded.num_skipped, encoded.num_truncated)
     held_out: tuple[Prompt, ...] = ()
     if data.path or data.eval_path:
         held_out = _load_problems(config, sampler, say)[1]
@@ -131,11 +131,11 @@ def _load_problems(
     sides = []
     for name, side, needed in zip(("training data", "held-out data"), loaded, (variants, 1), strict=True):
         encoded = sampler.encode(side.problems, max_new_tokens=config.rollout.max_new_tokens, variants=needed)
-        _tell(say, name, side.num_skipped, encoded.num_skipped, encoded.num_truncated)
+        _report_skipped(say, name, side.num_skipped, encoded.num_skipped, encoded.num_truncated)
         sides.append(encoded.prompts)
     return sides[0], sides[1]
 
 
-def _tell(say: Say, name: str, bad: int, over_long: int, cut: int) -> None:
+def _report_skipped(say: Say, name: str, bad: int, over_long: int, cut: int) -> None:
     if bad or over_long or cut:
         say(f"{name}: {bad} bad rows skipped, {over_long} over-long prompts skipped, {cut} cut")

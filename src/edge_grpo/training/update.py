@@ -1,4 +1,4 @@
-"""From batches to new weights: score, shape, and take optimizer updates whose gradients no batching can change."""
+"""From batches to new weights: score, shape, and take optimizer updates whose gradients do not depend on batching."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -58,7 +58,7 @@ class Updater:
         train: the settings.
         temperature: the rollout's; log-probs and entropies are computed at it.
         max_new_tokens: the completion budget, for losses that divide by it.
-        world: the processes that sum together.
+        world: the processes to sum over.
         reuse_sampled: reuse the engine's numbers for rows that were sampled whole (see ``Engine.exact``).
     """
 
@@ -149,7 +149,7 @@ class Updater:
             batch: the scored rollouts.
             signal: the method's.
             step: counted from 0; determines the learning rate and the order of mini-batches.
-            tokens: sampled before this step; they determine the rate, too, where they are bounded.
+            tokens: sampled before this step; they also determine the rate if ``train.max_tokens`` is set.
         Raises:
             TrainingError: gradients were not finite too many times in a row.
         """

@@ -12,7 +12,7 @@ from edge_grpo.runs import workdir as kept
 from edge_grpo.runs.durable import write_whole
 from edge_grpo.tune.space import Value
 
-__all__ = ["FILE", "State", "Trial", "append", "best_of", "mend", "read"]
+__all__ = ["FILE", "State", "Trial", "append", "best_of", "drop_partial_line", "read"]
 
 FILE = "trials.jsonl"
 State = Literal["finished", "failed", "late", "stopped"]
@@ -68,7 +68,7 @@ def read(folder: Path) -> list[Trial]:
     return [trials[number] for number in sorted(trials)]
 
 
-def mend(folder: Path) -> None:
+def drop_partial_line(folder: Path) -> None:
     """Remove a last line cut off by a kill; the caller must be the file's only writer.
 
     Raises:

@@ -123,7 +123,7 @@ class Study:
         """
         with kept.opened(self.folder):
             kept.check_identity(self.folder, self.identity, what="study")
-            record.mend(self.folder)
+            record.drop_partial_line(self.folder)
             yield
 
     def run(self, *, jobs: int = 1, on_trial: Callable[[Sequence[Trial], Trial], None]) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""Share-GRPO: re-pairing of answers and wordings, hierarchical advantage, loss with dual clip, rewards of texts."""
+"""Share-GRPO: re-pairing of answers and phrasings, hierarchical advantage, loss with dual clip, rewards of texts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,8 +33,8 @@ def statistics_of(sentence: str) -> Literal["answers", "rows"]:
 def arranged(case: Case, method: ShareGrpo, rewards: list[Any], lengths: list[Any]) -> tuple[list[Group], Tensor]:
     """The groups after re-pairing, and the place (b, i, j, k) of each row; an answer's tokens are its place."""
     groups = []
-    for b, wordings in enumerate(rewards):
-        for j, answers in enumerate(wordings):
+    for b, phrasings in enumerate(rewards):
+        for j, answers in enumerate(phrasings):
             rows = tuple(
                 Row(
                     Rollout((j,), (Span((b, j, k, *[0] * (lengths[b][j][k] - 1)), Segment.SAMPLED),), finished=True),
@@ -76,7 +76,7 @@ def shared_step(case: Case, rewards: list[Any], lengths: list[Any], width: int) 
 
 
 def in_order(values: Tensor, places: Tensor) -> Tensor:
-    """A value per row as a table over question, wording of the prompt, wording of the source, answer."""
+    """A value per row as a table over question, phrasing of the prompt, phrasing of the source, answer."""
     table = torch.zeros([int(n) + 1 for n in places.max(0).values], dtype=values.dtype)
     table[tuple(places.T)] = values
     return table
@@ -106,8 +106,8 @@ def rollout_repairing_and_advantage(case: Case) -> dict[str, Any]:
     weight, lengths = case.setting("format_weight", 0.1), case.value("response_length_b_j_k")
     width = case.value("max_response_length")
     rewards = [
-        [[boxed_style(text, truth, weight)["overall"] for text in answers] for answers in wordings]
-        for wordings, truth in zip(texts, truths, strict=True)
+        [[boxed_style(text, truth, weight)["overall"] for text in answers] for answers in phrasings]
+        for phrasings, truth in zip(texts, truths, strict=True)
     ]
     sizes(case, rewards)
     method, batch, places = shared_step(case, rewards, lengths, width)
