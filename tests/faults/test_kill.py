@@ -163,7 +163,7 @@ def test_a_run_beside_a_running_one_is_refused_and_harms_nothing(
             done = real(other)
             assert done.returncode == 2
             assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-            assert "holds a run already" in done.stderr or "another process trains in this folder" in done.stderr
+            assert "already holds a run" in done.stderr or "another process is training in this folder" in done.stderr
         process.send_signal(signal.SIGCONT)
         process.stdout.read()
     assert process.returncode == 0
