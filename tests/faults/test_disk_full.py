@@ -57,7 +57,7 @@ WRITTEN = [
     ("cut back", 1, "run"),
     ("rollouts", 3, "rollouts/step_000003.parquet"),
     ("metrics", 3, "metrics.jsonl"),
-    ("events", 4, "run"),
+    ("events", 4, "run (TensorBoard)"),
     ("checkpoint", 2, "checkpoints/step_000004"),
     ("whole draft", 2, "checkpoints/step_000004"),
     ("old checkpoint", 1, "checkpoints"),

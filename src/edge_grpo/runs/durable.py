@@ -84,11 +84,11 @@ def is_open_as(file: IO[str], name: Path) -> bool:
 
 
 @contextmanager
-def saving(path: Path, run: Path) -> Iterator[None]:
+def saving(path: Path | str, run: Path) -> Iterator[None]:
     """Turn the errors of a full or read-only disk while writing ``path`` into one line.
 
     Args:
-        path: the file or folder being written.
+        path: what is being written, for the message.
         run: the run's folder, to resume from once there is space again.
     Raises:
         CheckpointError: ``path`` could not be written.

@@ -51,8 +51,8 @@ class Journal:
 
     def _rewind(self, step: int | None) -> list[int]:
         missing = self.folder.cut_back(step)
-        with saving(self.folder.path, self.folder.path):
-            for tracker in self.trackers:
+        for tracker in self.trackers:
+            with saving(f"{self.folder.path} ({type(tracker).__name__})", self.folder.path):
                 tracker.rewind(step)
         return missing
 
@@ -64,8 +64,8 @@ class Journal:
         """
         written = self.folder.write_metrics({"step": step, **row})
         del written["step"]
-        with saving(self.folder.path, self.folder.path):
-            for tracker in self.trackers:
+        for tracker in self.trackers:
+            with saving(f"{self.folder.path} ({type(tracker).__name__})", self.folder.path):
                 tracker.log(step, written)
 
     def write_rollouts(self, session: Session, lesson: Lesson) -> None:
