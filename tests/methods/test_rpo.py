@@ -220,7 +220,7 @@ def test_a_tie_is_not_the_right_order() -> None:
 
 def test_smoothing_that_would_do_nothing_is_refused() -> None:
     for kind in ("hinge", "ipo"):
-        with pytest.raises(ValidationError, match=f"label_smoothing has no meaning with preference={kind}"):
+        with pytest.raises(ValidationError, match=f"label_smoothing does not apply to preference={kind}"):
             Rpo(preference=kind, label_smoothing=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="less than"):
         Rpo(preference="robust", label_smoothing=0.5)
