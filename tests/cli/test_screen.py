@@ -59,7 +59,7 @@ def test_an_empty_band_writes_no_file(command, model, judge):
         (["screen", "gone.jsonl"], "gone.jsonl: no such file"),
         (["screen", "d.jsonl", "--keep-rate", "1:0"], "--keep-rate: got '1:0', wanted LOW:HIGH"),
         (["screen", "d.jsonl", "--out", "./d.jsonl"], "--out: ./d.jsonl is the input file"),
-        (["screen", "d.jsonl", "--out", "gone/x.jsonl"], "--out: there is no folder"),
+        (["screen", "d.jsonl", "--out", "gone/x.jsonl"], "--out: no such folder"),
         (["screen", "d.jsonl", "--samples", "0"], "'--samples'"),
     ],
 )

@@ -176,7 +176,7 @@ def test_local_paths_become_absolute_and_everything_else_stays(tmp_path, monkeyp
         assert located(tree) == tree
     (tmp_path / "bundled").mkdir()
     assert located(to_tree(Config())) == to_tree(Config())
-    with pytest.raises(ConfigError, match=r"reward\.function: there is no file"):
+    with pytest.raises(ConfigError, match=r"reward\.function: no such file"):
         located(to_tree(load_config(None, ["reward.function=mine.py:reward"])))
 
 

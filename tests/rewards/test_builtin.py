@@ -317,7 +317,7 @@ def test_retrying_the_rows_of_a_hanging_reward_gives_up(custom: CustomReward) ->
     ("function", "message"),
     [
         ("mine", "want 'package.module:name'"),
-        ("mine.py:reward", "there is no file"),
+        ("mine.py:reward", "no such file"),
         ("~nobody-of-this-name/mine.py:reward", "reward.function: .* cannot be accessed"),
         ("no_such_module_here:reward", "No module named"),
         ("json:no_such_name", "no function 'no_such_name'"),

@@ -140,7 +140,7 @@ class Unwilling(Template):
 
 def test_workers_that_never_start_are_an_error() -> None:
     broken = GraderPool(workers=1, memory_mb=513, template=Unwilling(99), pauses_s=(0.0, 0.0))
-    message = r"1 grading processes with 513 MiB .* do not start .*\(BlockingIOError: no more processes\)"
+    message = r"1 grading processes with 513 MiB .* fail to start .*\(BlockingIOError: no more processes\)"
     with broken, pytest.raises(EngineError, match=message):
         broken.run(pow, [(2, 2)], 5.0)
 
@@ -364,7 +364,7 @@ def test_closing_at_any_moment_ends_cleanly() -> None:
                 failure = one.exception(timeout=30.0)
                 ends.append(len(one.result()) if failure is None else str(failure))
     own.close()
-    assert set(ends) <= {20, "reward: the grading processes were closed while answers were graded"}
+    assert set(ends) <= {20, "reward: the grading processes were closed while answers were being graded"}
 
 
 FORK = """
