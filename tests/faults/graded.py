@@ -1,7 +1,6 @@
-"""A reward function that gives what the built-in reward gives, and hits the command that waits for it.
+"""A reward function equal to the built-in reward, which signals the command while that waits for grades.
 
-``FAULT_GRADING`` in the environment holds the process, the file of notes and the hits as JSON. The function runs in a
-worker, so that the command is hit while it waits.
+``FAULT_GRADING`` in the environment holds the command's process, the file for notes and the hits, as JSON.
 """
 
 import json

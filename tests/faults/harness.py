@@ -2,8 +2,8 @@
 
 Started as a script it reads jobs, a JSON object per line, and answers each with an object: how the child ended. A job:
 
-- ``words``: the command line behind ``edge-grpo``. A run that a "grading" hit is wanted for is given the reward
-  function of ``graded.py``; one that a "shaping" hit is wanted for, the method of ``moments.py``.
+- ``words``: the command line after ``edge-grpo``. A "grading" hit adds the reward function of ``graded.py`` to a new
+  run, a "shaping" hit the method of ``moments.py``.
 - ``hits``: moments and what happens there: ``{"point": one of ``moments.POINTS``, "n": its n-th time, "signals": [9]}``
   (with ``gap_s`` seconds between them, sent by a thread); with SIGKILL, the file under way is left half-written.
   Without ``signals`` the operation fails with the ``error`` number given (28 = disk full).
@@ -36,7 +36,7 @@ GRADED = [
 
 
 def words_of(job: dict[str, Any]) -> list[str]:
-    """The command line of a job, with what its hits need handed in."""
+    """The command line of a job, with the reward function or method that its hits need."""
     words: list[str] = job["words"]
     points = {hit["point"] for hit in job.get("hits", [])}
     if words[0] != "train":
@@ -190,7 +190,7 @@ def main() -> None:
     import tensorboard.compat.proto.event_pb2  # noqa: F401
 
     add_watched_command()
-    gc.freeze()  # or every child walks through, and copies, all that was imported when it ends
+    gc.freeze()  # otherwise each child, on exit, walks over and copies everything imported
     for line in sys.stdin:
         answers.write(json.dumps(run(json.loads(line))) + "\n")
         answers.flush()

@@ -1,12 +1,12 @@
 """The moments of a training run, observed from outside: audit events, PyTorch's hooks and the lines on stdout.
 
-Nothing of the package is replaced. A moment is one of these (``POINTS``):
+No part of the package is patched. A moment (``POINTS``) is one of these:
 
-- opening, renaming or deleting a file of the run folder (:func:`sys.addaudithook`). At this moment whatever was
-  written before can be cut in half, which is what a kill in the middle of the write leaves behind;
-- a forward pass of the model, a backward pass, a step of the optimizer (PyTorch's global hooks);
-- a line about a step on stdout, which comes when its row has been written everywhere;
-- grading (``graded.py``, a reward function) and shaping (:class:`Watched`, a method), both handed in by the job.
+- a file of the run folder is opened, renamed or deleted (:func:`sys.addaudithook`). What was written just before can
+  be cut in half at this moment, as a kill in the middle of the write would leave it;
+- a forward pass, a backward pass or an optimizer step (PyTorch's global hooks);
+- a line about a step on stdout, which follows its row in every file;
+- grading and shaping, seen by a reward function (``graded.py``) and a method (:class:`Watched`) that the job hands in.
 """
 
 import io
@@ -33,8 +33,8 @@ from edge_grpo.models.scoring import Scorer, TokenScores
 
 __all__ = ["POINTS", "Lines", "Moments", "Watched"]
 
-# An audit event, the mode of an "open" (None = a file descriptor that is about to be flushed), and a path in the run
-# folder with N for every number: the event comes just before the operation.
+# An audit event, the mode of an "open" (None: opened by ``flush``, so that the file is complete), and a path in the run
+# folder with N for each number. The event precedes the operation.
 FILES = {
     ("open", None, ".config.yaml"): "config",
     ("open", None, ".metrics.jsonl"): "cut back",
@@ -66,7 +66,7 @@ ON_SHAPING: list[Callable[[], None]] = []
 @final
 @settings
 class Watched(EdgeGrpo):
-    """EDGE-GRPO, which tells when it is asked for the signal of a step."""
+    """EDGE-GRPO that reports when it is asked for the signal of a step."""
 
     kind: Literal["edge_grpo"] = "edge_grpo"
 
@@ -77,7 +77,7 @@ class Watched(EdgeGrpo):
 
 
 class Lines(io.TextIOWrapper):
-    """A stdout that tells of every line about a step before it is shown."""
+    """A stdout that reports each line about a step before it is printed."""
 
     on_step: Callable[[], None] = staticmethod(lambda: None)
 
@@ -88,11 +88,11 @@ class Lines(io.TextIOWrapper):
 
 
 class Moments:
-    """Counts the moments of this process and lets the wanted faults happen at theirs.
+    """Counts the moments of this process and injects the faults of a job.
 
     Args:
         wanted: the hits of a job.
-        log: descriptor of the file that notes what was reached.
+        log: descriptor of the file in which reached hits are noted.
         run: the run folder; None for a command without one.
         model: the model folder.
     """
@@ -102,10 +102,10 @@ class Moments:
         self.counts = dict.fromkeys(POINTS, 0)
         self.phase = "sampling" if run is None else "loading"
         self._model = None if model is None else str(model / "config.json")
-        self._busy = False  # while a fault is being made, which opens files of its own
+        self._busy = False  # while a fault is injected, which opens files itself
 
     def observe(self, stdout: Lines) -> None:
-        """Begin; there is no end, because the process ends."""
+        """Install the hooks, for as long as the process lives."""
         sys.addaudithook(self._audit)
         register_module_forward_pre_hook(self._before_forward)
         register_module_forward_hook(self._after_forward)
@@ -137,7 +137,7 @@ class Moments:
         self.passed(point, lambda: self._damage(point, Path(path)))
 
     def _before_forward(self, module: torch.nn.Module, args: object) -> None:
-        """In inference mode a model samples: in a step, or behind an update (and before the first row) held-out."""
+        """In inference mode the model samples: held-out after an update or before the first row, else a step."""
         if not (isinstance(module, GenerationMixin) and torch.is_inference_mode_enabled()):
             return
         if self.phase == "sampling":
@@ -164,13 +164,13 @@ class Moments:
     # --- what happens there -------------------------------------------------------------------------------------------
 
     def passed(self, point: str, damage: Callable[[], None] = lambda: None) -> None:
-        """Count a moment, and hit it where a job wants that."""
+        """Count a moment, and inject the faults that a job wants there."""
         self.counts[point] += 1
         for hit in self.wanted:
             if (hit["point"], hit["n"]) != (point, self.counts[point]):
                 continue
             if "error" in hit:
-                if point != "events":  # which has met its full disk already
+                if point != "events":  # its disk is full already
                     self._note(point)
                     raise OSError(hit["error"], os.strerror(hit["error"]))
             elif point in WITHIN or "gap_s" in hit:
@@ -192,7 +192,7 @@ class Moments:
         os.write(self.log, json.dumps({"reached": point, "at": time.monotonic()}).encode() + b"\n")
 
     def _damage(self, point: str, path: Path) -> None:
-        """Leave behind what a kill in the middle of the last write would have."""
+        """Leave the files as a kill in the middle of the last write would."""
         if point in ("config", "cut back", "rollouts"):
             _halve(path)
         elif point == "metrics":
@@ -216,7 +216,7 @@ class Moments:
         os.truncate(file, file.stat().st_size - 5)
 
     def _fill_events(self) -> None:
-        """From the row on that a job names, the open file of events is on a full disk: /dev/full."""
+        """At the row that a job names, put the open event file on a full disk: /dev/full."""
         if not any(
             hit["point"] == "events" and "error" in hit and hit["n"] == self.counts["metrics"] + 1
             for hit in self.wanted

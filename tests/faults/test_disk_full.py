@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_names_the_last_good_one_which_goes_on(
     newest = latest(run / "checkpoints")
     os.truncate(newest / "optimizer.safetensors", 9000)
     answer = command(["train", "--resume", str(run)])
-    check_told(answer, f"{newest}: damaged (optimizer.safetensors", f"delete {newest} to go on from step_00000")
+    check_told(answer, f"{newest}: damaged (optimizer.safetensors", f"delete {newest} to resume from step_00000")
     subprocess.run(["rm", "-r", str(newest)], check=True)
     answer = command(["train", "--resume", str(run)])
     assert answer["code"] == 0, answer["out"]

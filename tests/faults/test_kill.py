@@ -159,13 +159,15 @@ def test_a_run_beside_a_running_one_is_refused_and_harms_nothing(
         while not (run / "metrics.jsonl").exists() and time.monotonic() < end:
             time.sleep(0.05)
         process.send_signal(signal.SIGSTOP)
-        for other in (command, [*command[:2], "--resume", str(run)]):
-            done = real(other)
-            assert done.returncode == 2
-            assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-            assert "holds a run already" in done.stderr or "another process trains in this folder" in done.stderr
-        process.send_signal(signal.SIGCONT)
+        try:
+            refused = [real(other) for other in (command, [*command[:2], "--resume", str(run)])]
+        finally:
+            process.send_signal(signal.SIGCONT)
         process.stdout.read()
+    for done in refused:
+        assert done.returncode == 2
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert "already holds a run" in done.stderr or "another process is training in this folder" in done.stderr
     assert process.returncode == 0
     assert json.loads((run / "final/progress.json").read_text())["step"] == 4
     check_same(run, straight[0])

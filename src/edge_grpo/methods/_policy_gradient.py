@@ -19,6 +19,7 @@ from edge_grpo.methods._fields import Aggregation, Objectives, RatioLevel, Sampl
 from edge_grpo.methods.base import Needs, TopUp
 
 __all__ = [
+    "ClippedModifiers",
     "Modifiers",
     "acting_tokens",
     "entropy_bonus",
@@ -27,6 +28,7 @@ __all__ = [
     "mean_over",
     "near_policy",
     "needs_of",
+    "observe_clipped",
     "observe_clipping",
     "observe_drift",
     "reference_kl",
@@ -90,6 +92,19 @@ class Modifiers(Protocol):
     @property
     def top_up(self) -> TopUp:
         """Dynamic sampling; off by default."""
+
+
+@runtime_checkable
+class ClippedModifiers(Modifiers, Protocol):
+    """The settings of methods with PPO's clipped ratio."""
+
+    @property
+    def clip_low(self) -> float:
+        """How far below 1 the ratio may fall before its gradient vanishes."""
+
+    @property
+    def clip_high(self) -> float:
+        """How far above 1 it may rise."""
 
 
 def needs_of(method: Modifiers) -> Needs:
@@ -234,3 +249,10 @@ def observe_clipping(
     low = losses.clipped_low(log_w, x.advantages, clip_low=clip_low) & x.mask
     high = losses.clipped_high(log_w, x.advantages, clip_high=clip_high) & x.mask
     return {"clip/low": (float(low.sum()), count), "clip/high": (float(high.sum()), count)}
+
+
+def observe_clipped(x: LossInputs, method: ClippedModifiers) -> Metrics:
+    """Drift from the old policy and the reference, and the shares of clipped tokens."""
+    log_w = log_ratio(x, method.ratio_level)
+    clipping = observe_clipping(x, log_w, clip_low=method.clip_low, clip_high=method.clip_high)
+    return observe_drift(x, log_w, method) | clipping

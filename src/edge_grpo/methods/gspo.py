@@ -82,6 +82,4 @@ class Gspo(Method):
 
     def observe(self, x: LossInputs, totals: Totals) -> Metrics:
         """Drift from the old policy and the reference, and the shares of clipped tokens."""
-        log_w = pg.log_ratio(x, self.ratio_level)
-        clipping = pg.observe_clipping(x, log_w, clip_low=self.clip_low, clip_high=self.clip_high)
-        return pg.observe_drift(x, log_w, self) | clipping
+        return pg.observe_clipped(x, self)

@@ -54,7 +54,7 @@ def train(
     """
     if config.data.pairs and config.train.max_tokens:
         raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
-    tree = _tree(config, method)
+    tree = _tree(config, method, engine)
     folder = RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
     with closing(folder):
         try:
@@ -92,13 +92,20 @@ def resume(
         raise CheckpointError(
             f"{root} trains a custom method ({old['method']['class']}); resume it with training.loop.resume(method=...)"
         )
-    started = parse_tree({**old, "method": {}} if method else old)
+    rollout = dict(old.get("rollout", {}))
+    if "class" in (used := rollout.get("engine", {})):
+        if engine is None:
+            raise CheckpointError(
+                f"{root} samples with a custom engine ({used['class']}); resume it with "
+                "training.loop.resume(engine=...)"
+            )
+        del rollout["engine"]
+    started = parse_tree({**old, "rollout": rollout, **({"method": {}} if method else {})})
     config = config or started
-    new = _tree(config, method)
-    known = {
-        **_tree(started, None),
-        "method": old["method"],
-    }  # settings added after the run began have their defaults
+    new = _tree(config, method, engine)
+    known = _tree(started, None)  # settings added after the run began have their defaults
+    known["method"] = old["method"]
+    known["rollout"]["engine"] = used or known["rollout"]["engine"]
     refused = {name: pair for name, pair in changes(known, new).items() if name != "run.dir"}
     bounds = {name: refused.pop(name) for name in _BOUNDS if name in refused}
     if refused:
@@ -122,12 +129,19 @@ def _height(name: str, bound: int) -> float:
     return math.inf if name == "train.max_tokens" and bound == 0 else bound
 
 
-def _tree(config: Config, method: Method | None) -> dict[str, Any]:
+def _tree(config: Config, method: Method | None, engine: Engine | None = None) -> dict[str, Any]:
+    """The settings as the run folder keeps them; a custom method or engine by the name of its class."""
     tree = to_tree(config)
     if method is not None:
         own: dict[str, Any] = TypeAdapter(type(method)).dump_python(method, mode="json")
-        tree["method"] = {"class": f"{type(method).__module__}.{type(method).__qualname__}", **own}
+        tree["method"] = {"class": _class_of(method), **own}
+    if engine is not None:
+        tree["rollout"]["engine"] = {"class": _class_of(engine)}
     return located(tree)
+
+
+def _class_of(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _legend(config: Config, *, evaluated: bool) -> Iterator[str]:
