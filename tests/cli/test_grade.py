@@ -85,7 +85,7 @@ def test_a_custom_reward_sees_the_columns(command, tmp_path):
         ("wrong", 2.0, False),
     ]
     write(tmp_path / "rows.jsonl", [{"answer_text": "boom", "weight": 1}])
-    code, out, err = command(*words)  # every row has its verdict, also where none could be scored
+    code, out, err = command(*words)  # every row has its verdict, even if none could be scored
     assert (code, err) == (0, "")
     assert "1 rows could not be graded; the first: the function returned a int, want a list of 1" in out
     assert read(tmp_path / "out.jsonl")[0]["verdict"] == "error"

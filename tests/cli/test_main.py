@@ -1,4 +1,4 @@
-"""The command line: a mistake ends in one line on stderr and exit code 2."""
+"""The command line: a user error prints one line to stderr and exits with code 2."""
 
 import json
 import os
@@ -145,7 +145,9 @@ def test_resume_and_eval_from_another_folder(command, model, tmp_path, monkeypat
     code, out, err = command("train", *words)
     assert (code, err) == (0, "")
     assert "right or wrong: 'correct' of reward.function" in out
-    code, out, _ = command("train", "--resume", "r", *words, "train.steps=3")  # the same words, from the same folder
+    code, out, _ = command(
+        "train", "--resume", "r", *words, "train.steps=3"
+    )  # the same arguments, from the same folder
     assert code == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

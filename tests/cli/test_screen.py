@@ -10,7 +10,7 @@ SMALL = ["reward.workers=1", "rollout.max_new_tokens=6", "--samples", "4"]
 
 @pytest.fixture
 def judge(tmp_path):
-    """A reward that marks the first problems always correct and the last ones never."""
+    """A reward that always marks the first problems correct and never the last ones."""
     (tmp_path / "d.jsonl").write_text(
         "".join(json.dumps({"problem": f"Compute {i}+1.", "answer": i + 1, "level": i}) + "\n" for i in range(6))
     )

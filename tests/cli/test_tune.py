@@ -116,7 +116,7 @@ def test_the_space_of_the_repository():
 
 @pytest.mark.slow
 def test_ctrl_c_ends_trials_in_order_and_they_go_on(tmp_path, model):
-    """A real search with a tiny model, stopped in the midst of training."""
+    """A real search with a tiny model, stopped during training."""
     text = SPACE.replace("trials: 4", "trials: 2").replace(
         "[train.steps=1]",
         f"[train.steps=40, train.checkpoint_every=1000, model.path={model}, rollout.max_new_tokens=6, "

@@ -1,4 +1,4 @@
-"""Wrong settings: the names they stand for, and what was wanted."""
+"""Wrong settings: the intended names, and the values wanted."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pass rates, bands and the collapse they foretell."""
+"""Pass rates, bands and the collapse they predict."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def test_rates_leave_out_what_could_not_be_graded():
 
 
 def rate(problem, right, answers):
-    """Right ones earn 2, wrong ones 1."""
+    """Right answers earn 2, wrong ones 1."""
     counts = {(2.0, True): right, (1.0, False): answers - right}
     return Rate(problem, {key: count for key, count in counts.items() if count})
 

@@ -72,7 +72,7 @@ def test_what_the_grader_failed_on_counts_nowhere():
         ("cwwccww", [r"\frac{1}{2}", "3", "3", r"\frac{2}{4}", "0.5", "4", "4"], 1.0),  # one value, three spellings
         ("cww", ["x+1", "2", " x + 1"], 0.5),  # one spelling, graded both ways
         ("uu", [None, None], 0.0),
-        ("cuu", ["1", None, None], 1.0),  # who has no answer has no vote
+        ("cuu", ["1", None, None], 1.0),  # a sample without an answer has no vote
     ],
 )
 def test_the_majority(verdicts, said, value):

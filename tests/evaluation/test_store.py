@@ -1,4 +1,4 @@
-"""Answers are kept problem by problem, never asked for twice, and never mixed with those of another evaluation."""
+"""Answers are stored problem by problem, never sampled twice, and never mixed with those of another evaluation."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,7 +39,7 @@ class Watched:
 
 
 class Model:
-    """A model that can be asked, as the commands do it."""
+    """A model that answers as the commands query it."""
 
     def __init__(self, config, draws, sampler):
         self.config, self.draws, self.sampler = config, draws, sampler
@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    """Makes models to ask; closes them at the end."""
+    """Makes models to query; closes them at the end."""
     with ExitStack() as stack:
 
         def make(draws=DRAWS, *words, watch=unwatched):
@@ -110,7 +110,7 @@ def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path, cut_afte
     calls.clear()
     limit[0] = 99
     again = one.answers(tmp_path / "cut")
-    assert lost in calls, "what was under way is asked again"
+    assert lost in calls, "interrupted problems are answered again"
     assert len(done) + len(calls) == len([*range(2), *range(1), *range(4), *range(1)]), "and nothing else is"
     assert [replace(each, entropy=0.0) for each in again] == [replace(each, entropy=0.0) for each in whole]
 

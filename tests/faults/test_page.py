@@ -1,4 +1,4 @@
-"""docs/reliability.md names tests that exist, and every fault test of this folder stands in it."""
+"""docs/reliability.md names tests that exist, and lists every fault test in this folder."""
 
 import re
 from pathlib import Path

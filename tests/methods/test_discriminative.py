@@ -1,4 +1,4 @@
-"""What DisCO and DisCO-b share, and what tells them apart from policy gradients."""
+"""What DisCO and DisCO-b share, and what distinguishes them from policy gradients."""
 
 from dataclasses import replace
 

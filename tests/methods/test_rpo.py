@@ -34,7 +34,7 @@ def paired_step(seed: int = 3) -> Scored:
 
 
 def answers(batch: Scored, logprobs: Tensor) -> list[tuple[float, float, float, float, int]]:
-    """Of every pair: chosen and rejected by the policy and by the reference, and the chosen answer's length."""
+    """For every pair: chosen and rejected under the policy and the reference, and the chosen answer's length."""
     assert batch.ref_logprobs is not None
     found = []
     for name in batch.group.unique():
@@ -265,7 +265,7 @@ def game(policy: Tensor, reward: Tensor) -> Tensor:
 
 
 def maximin() -> tuple[Tensor, Tensor]:
-    """The policy that is best against the worst reward, by mirror-prox: look ahead, then step from the old place."""
+    """The policy that is best against the worst reward, by mirror-prox: look ahead, then step from the old point."""
     policy, reward = REFERENCE.log(), torch.zeros(5, dtype=torch.float64)
     for _ in range(3000):
         ahead = policy, reward
@@ -284,7 +284,7 @@ def test_the_likelihood_term_is_the_adversary() -> None:
     assert torch.allclose(direct, policy, atol=1e-6)
     implicit = BETA * (direct / REFERENCE).log()  # its own reward is the worst one, up to a constant
     assert torch.allclose(implicit - implicit.mean(), reward - reward.mean(), atol=1e-5)
-    assert torch.allclose(direct[3:], BASELINE[3:], atol=1e-6)  # no reward of an answer that no label tells of
+    assert torch.allclose(direct[3:], BASELINE[3:], atol=1e-6)  # no reward for an answer that no label covers
 
 
 def test_the_saddle_holds_against_any_other_policy_and_reward() -> None:

@@ -341,7 +341,7 @@ def test_a_file_that_does_not_import_is_an_error(tmp_path: Path) -> None:
 
 
 def documented(path: str) -> list[str]:
-    """The settings of the commands in a file that train with a custom reward."""
+    """The settings of a file's commands that train with a custom reward."""
     text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
     return re.findall(r"^ *edge-grpo train (.*\breward\.function=.*)$", text, re.M)
 

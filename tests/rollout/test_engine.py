@@ -1,4 +1,4 @@
-"""Injecting text behind a completion."""
+"""Injecting text after a completion."""
 
 from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.rollout.engine import inject

@@ -170,7 +170,7 @@ def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path: Path) ->
 
 
 def test_a_loser_discards_nothing_of_the_winners(tmp_path: Path) -> None:
-    """The winner has the lock and has written nothing yet."""
+    """The winner holds the lock and has written nothing yet."""
     (tmp_path / "run").mkdir()
     winner, _ = take_lock(tmp_path / "run/.lock")
     with winner:

@@ -1,4 +1,4 @@
-"""What a person sees: plain lines, a live table, and the table at the end."""
+"""What the user sees: plain lines, a live table, and the table at the end."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and bit for bit."""
+"""Checkpoints: complete or absent, and bit for bit."""
 
 import json
 import resource

@@ -218,7 +218,7 @@ def test_figures_tell_before_from_after() -> None:
 
 def test_a_method_that_names_nothing_new_ends_the_corrections() -> None:
     class Stubborn(Grpo):
-        """Asks for the same impossible repair for ever."""
+        """Requests the same impossible repair forever."""
 
         def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
             assert isinstance(rng, random.Random)

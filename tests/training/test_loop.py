@@ -1,4 +1,4 @@
-"""The loop end to end on a tiny random model: files, resume bit for bit, signals, a method of one's own."""
+"""The loop end to end on a tiny random model: files, resume bit for bit, signals, a custom method."""
 
 import json
 import os
@@ -34,7 +34,7 @@ Make = Callable[..., Config]
 
 
 class Said(Silent):
-    """Remembers what was said."""
+    """Records the messages shown."""
 
     def __init__(self) -> None:
         self.said = []
@@ -198,7 +198,7 @@ def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config: Make) -> No
     assert weights(again) == weights(straight)
     assert rows(again) == rows(straight)
     display = Said()
-    assert resume(again, display=display).steps == len(steps)  # finished: nothing is trained again
+    assert resume(again, display=display).steps == len(steps)  # finished: nothing is retrained
     assert display.said == [f"{again} is finished ({len(steps)} steps); raise train.max_tokens to train on"]
 
 
@@ -207,7 +207,7 @@ def test_a_bound_on_tokens_may_be_raised_on_resume(config: Make) -> None:
         return config("eval.every=0", "train.steps=4", f"train.max_tokens={tokens}", *more)
 
     folder = train(bound(1)).folder
-    for tokens, steps in ((2, 1), (0, 4)):  # 0: no bound, so that the steps end it
+    for tokens, steps in ((2, 1), (0, 4)):  # 0: no bound, so the steps end it
         assert resume(folder, bound(tokens)).steps == steps
     assert load_config(str(folder / "config.yaml")).train.max_tokens == 0
     with pytest.raises(CheckpointError, match=r"train\.max_tokens was 0, now 9; it may only be raised"):
@@ -278,7 +278,7 @@ def test_dynamic_sampling_without_a_useful_group_updates_nothing(config: Make, m
 @final
 @settings
 class Mine(Method):
-    """Rewards the mean, as simply as can be."""
+    """A minimal custom method: the reward against the batch mean."""
 
     kind: Literal["mine"] = "mine"
     weight: float = Field(default=1.0, gt=0)

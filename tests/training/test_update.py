@@ -1,4 +1,4 @@
-"""Updates: the schedule, skipping, the rollout's temperature everywhere, and a gradient that no batching changes."""
+"""Updates: the schedule, skipping, the rollout's temperature everywhere, and a gradient independent of batching."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -108,14 +108,14 @@ def test_policy_and_reference_are_scored_at_the_rollouts_temperature(temperature
 
 @dataclass
 class Seen:
-    """What a recording method was asked about: the totals and the loss of each micro-batch."""
+    """What a recording method saw: the totals and the loss of each micro-batch."""
 
     totals: list[LossInputs] = field(default_factory=list)
     loss: list[LossInputs] = field(default_factory=list)
 
 
 def recording(**needs: bool) -> tuple[Grpo, Seen]:
-    """GRPO with some needs, and what it will have been asked about."""
+    """GRPO with some needs, and a record of its calls."""
     declared, seen = Needs(**needs), Seen()
 
     class Recording(Grpo):
@@ -242,13 +242,13 @@ def test_rows_sampled_whole_need_no_scoring(temperature: float) -> None:
 
 
 class Asking(Grpo):
-    """Wants token scores and does not compute them."""
+    """Requires token scores but does not compute them."""
 
     needs = Needs(token_scores=True)
 
 
 class AskingForLogprobs(Asking):
-    """Computes log-probs from hidden states and adds which row of how many they belong to."""
+    """Computes log-probs from hidden states and adds the row number and the number of rows."""
 
     def token_scores(self, x: GroupHidden) -> Float[Tensor, " tokens"]:
         assert x.hidden.shape == (len(x.token_ids), x.head_weight.shape[1])

@@ -1,4 +1,4 @@
-"""How far a suggestion explores: the bound grows with the suggestions made, not with the initial trials before them."""
+"""How far a suggestion explores: the bound grows with the number of suggestions, not with the initial trials."""
 
 from pathlib import Path
 
