@@ -35,7 +35,7 @@ def test_a_fraction_of_a_success_widens_and_a_rounding_error_does_not():
     assert wilson(3 - 1e-15, 8) == wilson(3 + 1e-15, 8) == wilson(3, 8)
 
 
-def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
+def test_the_bootstrap_has_about_its_nominal_coverage():
     rng = random.Random(0)
     held = 0
     for _ in range(200):

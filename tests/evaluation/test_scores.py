@@ -110,7 +110,7 @@ def test_problems_can_be_left_out():
     assert (empty["problems"], empty["scores"]) == (0, {})
 
 
-def test_what_is_told_of_answers():
+def test_answers_are_described():
     answers = [answer("p", "correct", tokens=2, entropy=1.0), answer("q", "unparsed", tokens=6, finished=False)]
     told = scores_of([*answers, *sampled("p", "cw")], ["b"])["benchmarks"]["b"]
     assert told["greedy"] == {

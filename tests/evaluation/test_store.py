@@ -115,7 +115,7 @@ def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path, cut_afte
     assert [replace(each, entropy=0.0) for each in again] == [replace(each, entropy=0.0) for each in whole]
 
 
-def test_half_a_line_and_half_a_problem_are_asked_again(model, tmp_path):
+def test_a_partial_line_and_a_partial_problem_are_answered_again(model, tmp_path):
     one = model()
     whole = one.answers(tmp_path / "a")
     path = tmp_path / "a/answers.jsonl"
@@ -127,12 +127,12 @@ def test_half_a_line_and_half_a_problem_are_asked_again(model, tmp_path):
         assert len(read_answers(tmp_path / "a")[1]) == len(whole)
 
 
-def test_nothing_is_asked_twice(model, tmp_path):
+def test_nothing_is_answered_twice(model, tmp_path):
     model().answers(tmp_path / "a")
     model(watch=lambda _: pytest.fail("asked again")).answers(tmp_path / "a")
 
 
-def test_draws_do_not_depend_on_what_else_is_asked(model, tmp_path):
+def test_draws_do_not_depend_on_the_other_problems(model, tmp_path):
     one = model()
     all_answers = one.answers(tmp_path / "a")
     few = one.answers(tmp_path / "b", (Benchmark("one", "", PROBLEMS[3:5]),))

@@ -1,4 +1,4 @@
-"""A full or unwritable disk: one clear line, exit code 2, the last checkpoint intact, and the run resumes afterwards."""
+"""A full or unwritable disk: one clear line, exit code 2, the last checkpoint intact, and the run resumes later."""
 
 import errno
 import os

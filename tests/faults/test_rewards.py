@@ -163,6 +163,6 @@ def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch
     assert all(grade.seconds < 20.0 for grade in grades)
 
 
-def test_nothing_to_score_is_said_before_any_step(run):
+def test_nothing_to_score_is_reported_before_any_step(run):
     with pytest.raises(DataError, match="none of 6 completions could be scored; the first: the function returned None"):
         run("    return [None] * len(completions)\n")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in every phase: the step is dropped or finished, the exit code shows the signal, and resume is bit-exact."""
+"""SIGTERM and Ctrl-C in every phase: step dropped or finished, exit codes that name the signal, bit-exact resume."""
 
 import json
 import random

@@ -244,7 +244,7 @@ def test_settings_of_the_release() -> None:
     assert method.correction.max_new_tokens == method.correction.max_prompt_tokens == 256
 
 
-def test_the_control_is_named_where_its_old_setting_is_asked_for() -> None:
+def test_the_control_is_named_if_its_old_setting_is_used() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["method=edge_grpo", "method.correction.injected=likelihood_only"])
     (line,) = str(caught.value).splitlines()

@@ -64,7 +64,7 @@ def test_pairs_use_every_answer_as_evenly_as_their_number_allows(right: list[boo
 
 
 @pytest.mark.parametrize(("right", "wrong"), [(2, 2), (2, 4), (3, 6), (4, 6)])
-def test_no_pair_comes_twice_where_both_counts_have_a_common_divisor(right: int, wrong: int) -> None:
+def test_no_pair_is_repeated_where_both_counts_have_a_common_divisor(right: int, wrong: int) -> None:
     group = make_group([True] * right + [False] * wrong)
     group = replace(group, rows=tuple(replace(row, source=number) for number, row in enumerate(group.rows)))
     pairs = Rpo(max_pairs=right * wrong).arrange([group])

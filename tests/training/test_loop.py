@@ -178,7 +178,7 @@ def test_an_edited_configuration_is_refused(config: Make) -> None:
         train(wanted)
 
 
-def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config: Make) -> None:
+def test_a_run_older_than_a_setting_resumes_with_its_default(config: Make) -> None:
     folder = train(config("train.steps=1")).folder
     tree, _ = RunFolder.read_config(folder)
     del tree["model"]["trust_remote_code"]
@@ -300,7 +300,7 @@ class Mine(Method):
         return -total / totals.tokens * (float("nan") if self.poison else 1.0)
 
 
-def test_a_method_of_ones_own(config: Make) -> None:
+def test_a_custom_method(config: Make) -> None:
     wanted = config("train.steps=3", *NOT_EVALUATED, name="own")
     with pytest.raises(Crash):
         train(wanted, method=Mine(weight=2.0), display=CrashAfter(2))
@@ -313,7 +313,7 @@ def test_a_method_of_ones_own(config: Make) -> None:
     assert weights(result.folder) == weights(whole.folder)
 
 
-def test_the_example_of_ones_own_method_goes_on_when_called_again(
+def test_the_custom_method_example_resumes_when_rerun(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"model.path={model}", *SMALL[2:-1], "eval.every=0", "train.schedule=constant"]

@@ -209,7 +209,7 @@ def test_vectors_are_not_decayed() -> None:
     assert all(weight.dim() <= 1 for weight in vectors["params"])
 
 
-def test_entropy_is_told_apart_by_who_wrote_the_token() -> None:
+def test_entropy_is_split_by_the_origin_of_the_token() -> None:
     scored = make(tiny_policy()).score(batch())
     segment = scored.segment.clone()
     segment[0][scored.mask[0]] = int(Segment.INJECTED)
@@ -258,7 +258,7 @@ class AskingForLogprobs(Asking):
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_token_scores_are_asked_for_group_by_group_at_the_rollouts_temperature(temperature: float) -> None:
+def test_token_scores_are_computed_group_by_group_at_the_rollouts_temperature(temperature: float) -> None:
     policy = tiny_policy()
     scored = make(policy, AskingForLogprobs(), temperature=temperature, micro_batch_rows=3).score(batch())
     within = torch.tensor([0, 1, 2, 3] * 3)[:, None]
