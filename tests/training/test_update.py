@@ -269,7 +269,7 @@ def test_token_scores_are_computed_group_by_group_at_the_rollouts_temperature(te
 
 
 def test_token_scores_that_a_method_wants_and_does_not_compute_are_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"^Asking\.token_scores: .* write it$"):
+    with pytest.raises(ConfigError, match=r"^Asking\.token_scores: .* define it$"):
         make(tiny_policy(), Asking(), micro_batch_rows=3).score(batch())
 
 
