@@ -82,7 +82,7 @@ def finished(path: Path) -> dict[str, dict[str, float]]:
     path.write_text(whole, encoding="utf-8")
     first, *lines = whole.splitlines()
     if json.loads(first) != {"code": identity()}:
-        sys.exit(f"{path}: its draws come from other code; delete it or use another --draws FILE")
+        sys.exit(f"{path}: its draws were made by different code; delete it or use another --draws FILE")
     rows = [json.loads(line) for line in lines]
     return {row["key"]: row["values"] for row in rows}
 

@@ -1,4 +1,4 @@
-"""CPU-seconds until the command line answers, beside `import torch`.
+"""CPU-seconds until the command line answers, compared with `import torch`.
 
     .venv/bin/python benchmarks/startup.py
 

@@ -100,7 +100,7 @@ def _study(own: Path, arm: str, repeat: int, trials: int) -> list[str]:
     path = own / f"{_name(arm)}.yaml"
     text = yaml.safe_dump(tree, sort_keys=False)
     if _text(path) not in ("", text):
-        sys.exit(f"{path}: its studies are of another space; delete {own.parent} or use another --studies DIR")
+        sys.exit(f"{path}: its studies searched another space; delete {own.parent} or use another --studies DIR")
     path.write_text(text, encoding="utf-8")
     return ["tune", str(path), "--decomposed", decomposed, "--out", str(own / _name(arm))]
 

@@ -24,7 +24,7 @@ BRIEF = 2000  # characters
 def reward(
     completions: list[str], problems: list[Problem], finished: list[bool]
 ) -> list[float | Mapping[str, float] | None]:
-    """Reward a batch; ``finished`` (optional) tells which completions ended within their token budget."""
+    """Reward a batch; ``finished`` (optional) says which completions ended within their token budget."""
     entries: list[float | Mapping[str, float] | None] = []
     for text, problem, ended in zip(completions, problems, finished, strict=True):
         formatted, correct = grade_answer(text, problem.answers)

@@ -39,7 +39,7 @@ def command(monkeypatch, capsys, tmp_path):
         else:
             code = 0
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a stopped command leaves it to the system
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a stopped command leaves that to the system
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -1,4 +1,4 @@
-"""Processes by their parent or group, read from /proc, and a wait for what another process does."""
+"""Processes by parent or group, read from /proc, and waiting for what another process does."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -36,8 +36,8 @@ def gone(pid: int) -> bool:
 
 
 def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    """Wait for a condition; fail if it does not come true in time."""
+    """Wait for a condition; fail if it does not hold in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "this did not come true in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.01)

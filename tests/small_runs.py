@@ -1,4 +1,4 @@
-"""Small training runs that several test files make, cut off, resume and read."""
+"""Small training runs that several test files start, interrupt, resume and read."""
 
 import json
 import re
@@ -31,7 +31,7 @@ class Crash(Exception):
 
 
 class CrashAfter(Silent):
-    """Ends the process, as far as the run can see, when a step is logged."""
+    """Ends the process, as the run sees it, when a step is logged."""
 
     def __init__(self, step):
         self.step = step
@@ -55,7 +55,7 @@ def rollouts(folder):
 
 
 def resumed(one, two):
-    """The folders of a run in one piece and of the same run, cut off before its last row and resumed."""
+    """The folders of an uninterrupted run, and of the same run cut off before its last row and resumed."""
     straight = train(one).folder
     with pytest.raises(Crash):
         train(two, display=CrashAfter(2))

@@ -1,4 +1,4 @@
-"""The embedded default keeps its promises, and every method learns the built-in task. Minutes, therefore slow."""
+"""The embedded default works as documented, and every method learns the built-in task. Slow: takes minutes."""
 
 import json
 import statistics

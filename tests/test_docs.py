@@ -1,6 +1,6 @@
-"""README.md and docs/ say only what is true: every command, Python snippet, link and path in them is checked.
+"""Every command, Python snippet, link and path in README.md and docs/ is checked.
 
-How a fence is treated is read off its first line:
+The first line of a fence determines how it is checked:
 
 - ```` ```bash ````, ```` ```console ````, ```` ```sh ````: every command must be one that ``CHECKS`` knows.
   ``edge-grpo train CONFIG key=value`` must resolve with ``show-config``, and in the slow tests it trains one tiny step;
@@ -11,7 +11,7 @@ How a fence is treated is read off its first line:
 - ```` ```python parse-only ````: compiled, and its imports are resolved, those of ``examples`` too.
 - A fence without a language, or with another one (``yaml``, ``text``, ``json``), is not a command; ``yaml`` must parse.
 
-A word in capitals with an underscore, or one of ``PLACEHOLDERS``, stands for something of the reader's (``RUN_DIR``).
+A word in capitals with an underscore, or one of ``PLACEHOLDERS``, is for the reader to fill in (``RUN_DIR``).
 """
 
 import ast
@@ -140,7 +140,7 @@ def training_commands() -> list[Command]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder in which the paths of the documentation lead to the repository's files."""
+    """An empty working folder in which the documentation's paths resolve to the repository's files."""
     for name in ("configs", "docs", "examples", "README.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -277,7 +277,7 @@ def test_command(
     if program == "edge-grpo":
         edge_grpo(words, monkeypatch, capsys)
     else:
-        assert program in CHECKS, f"{command.block}: a command this test does not know: {shlex.join(command.words)}"
+        assert program in CHECKS, f"{command.block}: a command unknown to this test: {shlex.join(command.words)}"
         CHECKS[program](words)
 
 

@@ -1,4 +1,4 @@
-"""What only a GPU shows: bf16 autocast, gradient checkpointing, bf16 weights, LoRA, and resume there."""
+"""GPU-only behaviour: bf16 autocast, gradient checkpointing, bf16 weights, LoRA, and resume there."""
 
 import json
 

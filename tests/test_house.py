@@ -1,4 +1,4 @@
-"""House rules: what the layout, the documentation and the packaging promise, checked by machine."""
+"""House rules: what the layout, the documentation and the packaging promise, checked automatically."""
 
 import ast
 import re
@@ -248,7 +248,7 @@ def test_dependency_ranges_are_wide() -> None:
     for requirement in requirements()[""]:
         operators = {part.operator for part in requirement.specifier}
         assert ">=" in operators, f"{requirement}: no lower bound"
-        assert operators <= {">=", "<"}, f"{requirement}: a range with nothing cut out of it, please"
+        assert operators <= {">=", "<"}, f"{requirement}: wanted a range without exclusions"
 
 
 def test_ranges_admit_what_other_tools_pin() -> None:

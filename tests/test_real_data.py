@@ -110,7 +110,7 @@ def check_count(rows, count):
 
 
 def test_every_gold_answer_equals_itself_written_a_little_differently():
-    """Blanks around it and dollar signs: text alone does not decide these."""
+    """With whitespace around it and dollar signs: text alone does not decide these."""
     golds = dict.fromkeys(golds_of(row)[0] for name in SUITES for row in lines_of(name))
     assert [gold for gold in golds if "$" not in gold and not same_answer(f"$ {gold} $", gold)] == []
 

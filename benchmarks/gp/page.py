@@ -44,7 +44,7 @@ shares. Neither arm was tuned; $\\delta = 0.05$, $\\beta$ over the finite set of
 
 
 def _summary(rows: Rows, used: Gains) -> Iterator[str]:
-    """What came out, in words that follow from the draws."""
+    """The findings, worded according to the draws."""
     least = min(
         one[f"least_{count}"] for case in synthetic.CASES for one in _of(rows, case) for count in synthetic.COUNTS
     )

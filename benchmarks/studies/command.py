@@ -17,7 +17,7 @@ __all__ = ["Options", "run_study"]
 
 @dataclass(frozen=True)
 class Options:
-    """What a comparison is asked for.
+    """The options of a comparison.
 
     Attributes:
         out: the Markdown page to write.
@@ -44,7 +44,7 @@ def run_study(
 
     Args:
         study: trains what is missing and writes the page.
-        defaults: what applies where the command line says nothing.
+        defaults: used for options not given on the command line.
         description: one line for ``--help``.
         words: the command line; by default that of the process.
     """

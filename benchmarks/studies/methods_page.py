@@ -126,7 +126,7 @@ def _difference(one: Sequence[Measured], two: Sequence[Measured]) -> str:
 
 
 def _not_above_base(study: Study) -> str:
-    """The methods not shown to beat the untrained model, with figures that may tell why."""
+    """The methods not shown to beat the untrained model, with figures that may explain why."""
     lines = ["## Not above the untrained model", ""]
     for arm in study.arms:
         own = study.runs[arm.name]

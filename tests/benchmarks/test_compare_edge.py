@@ -52,6 +52,6 @@ def test_a_tiny_comparison_from_end_to_end(tmp_path):
     result = tmp_path / "runs/edge-lr0.0001-seed0/result.json"
     before = result.stat().st_mtime_ns
     json.loads(result.read_text())
-    compare(options, Silent())  # everything is on disk: nothing is trained again
+    compare(options, Silent())  # everything is on disk: nothing is retrained
     assert result.stat().st_mtime_ns == before
     assert out.read_text() == page

@@ -47,7 +47,7 @@ def test_finished_draws_are_kept_and_missing_ones_are_made(tmp_path, measures):
 def test_draws_of_other_code_are_never_mixed_in(tmp_path):
     path = tmp_path / "draws.jsonl"
     path.write_text(json.dumps({"code": "of yesterday"}) + "\n")
-    with pytest.raises(SystemExit, match="come from other code"):
+    with pytest.raises(SystemExit, match="made by different code"):
         decomposed_gp.finished(path)
 
 

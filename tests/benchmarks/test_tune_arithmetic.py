@@ -70,7 +70,7 @@ def test_only_missing_work_is_done(tmp_path):
     (tmp_path / "repeat-0" / "parts" / "fresh" / "results.json").unlink()
     assert measure(tmp_path, repeats=1, trials=3, run=second) == before
     assert [(words[0], Path(words[-1]).name) for words in second.calls] == [("tune", "sum"), ("eval", "fresh")]
-    with pytest.raises(SystemExit, match="its studies are of another space"):
+    with pytest.raises(SystemExit, match="its studies searched another space"):
         measure(tmp_path, repeats=1, trials=4, run=second)
 
 

@@ -122,7 +122,7 @@ def test_names_are_printed_verbatim(command, model, suite):
         (["eval", "--suite", "sums.jsonl", "--decontaminate", "gone.jsonl"], "gone.jsonl: no such file"),
         (["eval", "--suite", "sums.jsonl", "--samples", "-1"], "'--samples'"),
         (["eval", "--suite", "sums.jsonl", "--out", "sums.jsonl"], "--out: sums.jsonl cannot be written"),
-        (["compare-models", "./gone", "sums.jsonl"], "model.path: no folder './gone'"),
+        (["compare-models", "./gone", "sums.jsonl"], "model.path: no such folder: './gone'"),
         (["compare-models", "bundled"], "Missing argument 'B'"),
     ],
 )

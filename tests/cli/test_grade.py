@@ -85,7 +85,7 @@ def test_a_custom_reward_sees_the_columns(command, tmp_path):
         ("wrong", 2.0, False),
     ]
     write(tmp_path / "rows.jsonl", [{"answer_text": "boom", "weight": 1}])
-    code, out, err = command(*words)  # every row has its verdict, also where none could be scored
+    code, out, err = command(*words)  # every row has its verdict, even if none could be scored
     assert (code, err) == (0, "")
     assert "1 rows could not be graded; the first: the function returned a int, want a list of 1" in out
     assert read(tmp_path / "out.jsonl")[0]["verdict"] == "error"
@@ -144,10 +144,10 @@ def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_pa
     [
         (["none.jsonl"], "none.jsonl: no such file"),
         (["."], ".: is a folder"),
-        (["empty.jsonl"], "empty.jsonl: it has no rows"),
+        (["empty.jsonl"], "empty.jsonl: no rows"),
         (["rows.jsonl", "--out", "rows.jsonl"], "--out: rows.jsonl is the input file"),
         (["rows.jsonl", "--out", "link.jsonl"], "--out: link.jsonl is the input file"),
-        (["rows.jsonl", "--out", "no/where.jsonl"], "--out: there is no folder"),
+        (["rows.jsonl", "--out", "no/where.jsonl"], "--out: no such folder"),
         (["rows.jsonl", "--out", "."], "--out: . is not a regular file"),
         (["rows.jsonl", "reward.timeout=3"], "did you mean"),
         (["rows.jsonl", "reward.timeout_s=-3"], "reward.timeout_s"),
@@ -192,6 +192,6 @@ def test_an_interrupted_command_leaves_no_draft(command, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     write(tmp_path / "rows.jsonl", ROWS)
-    monkeypatch.setattr(module, "_told", stop)
+    monkeypatch.setattr(module, "_output_row", stop)
     assert command("rows.jsonl", "--out", "out.jsonl")[0] == 130
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -1,4 +1,4 @@
-"""The command line: a mistake ends in one line on stderr and exit code 2."""
+"""The command line: a user error prints one line to stderr and exits with code 2."""
 
 import json
 import os
@@ -69,7 +69,7 @@ MISTAKES = [
     (["train", "train.steps=x"], "train.steps: got 'x'"),
     (["train", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
     (["train", "rollout.group_size=1"], "rollout.group_size: got 1"),
-    (["train", "model.path=./nowhere"], "model.path: no folder './nowhere'"),
+    (["train", "model.path=./nowhere"], "model.path: no such folder: './nowhere'"),
     (["train", "data.path=nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["train", "data.path=bad.jsonl"], "bad.jsonl, row 2, field 'answer'"),
     (["train", "method=nope"], "method: 'nope' is not a method"),
@@ -78,7 +78,7 @@ MISTAKES = [
     (["train", "reward.function=nowhere.py:f"], "nowhere.py"),
     (["train", "data.max_prompt_tokens=3"], "data.max_prompt_tokens is 3"),
     (["train", "data.arithmetic.max_operand=2", "data.arithmetic.operands={2: 1}"], "only"),
-    (["eval", "--model", "./nowhere"], "model.path: no folder './nowhere'"),
+    (["eval", "--model", "./nowhere"], "model.path: no such folder: './nowhere'"),
     (["eval", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["eval", "--data", "empty.jsonl"], "empty.jsonl: no problems to read"),
     (["show-config", "a.b=1"], "a.b: no such setting"),
@@ -145,7 +145,9 @@ def test_resume_and_eval_from_another_folder(command, model, tmp_path, monkeypat
     code, out, err = command("train", *words)
     assert (code, err) == (0, "")
     assert "right or wrong: 'correct' of reward.function" in out
-    code, out, _ = command("train", "--resume", "r", *words, "train.steps=3")  # the same words, from the same folder
+    code, out, _ = command(
+        "train", "--resume", "r", *words, "train.steps=3"
+    )  # the same arguments, from the same folder
     assert code == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

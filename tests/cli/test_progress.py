@@ -23,6 +23,6 @@ def test_the_output_file_is_checked_in_advance(tmp_path, monkeypatch):
     assert target("new.jsonl", source="in.jsonl") == tmp_path / "new.jsonl"
     assert target("link.jsonl") == tmp_path / "real.jsonl"
     os.mkfifo(tmp_path / "pipe")
-    for out, message in (("in.jsonl", "is the input file"), ("pipe", "not a regular file"), ("no/x", "no folder")):
+    for out, message in (("in.jsonl", "is the input file"), ("pipe", "not a regular file"), ("no/x", "no such folder")):
         with pytest.raises(ConfigError, match=message):
             target(out, source="in.jsonl")

@@ -10,7 +10,7 @@ SMALL = ["reward.workers=1", "rollout.max_new_tokens=6", "--samples", "4"]
 
 @pytest.fixture
 def judge(tmp_path):
-    """A reward that marks the first problems always correct and the last ones never."""
+    """A reward that always marks the first problems correct and never the last ones."""
     (tmp_path / "d.jsonl").write_text(
         "".join(json.dumps({"problem": f"Compute {i}+1.", "answer": i + 1, "level": i}) + "\n" for i in range(6))
     )
@@ -59,7 +59,7 @@ def test_an_empty_band_writes_no_file(command, model, judge):
         (["screen", "gone.jsonl"], "gone.jsonl: no such file"),
         (["screen", "d.jsonl", "--keep-rate", "1:0"], "--keep-rate: got '1:0', wanted LOW:HIGH"),
         (["screen", "d.jsonl", "--out", "./d.jsonl"], "--out: ./d.jsonl is the input file"),
-        (["screen", "d.jsonl", "--out", "gone/x.jsonl"], "--out: there is no folder"),
+        (["screen", "d.jsonl", "--out", "gone/x.jsonl"], "--out: no such folder"),
         (["screen", "d.jsonl", "--samples", "0"], "'--samples'"),
     ],
 )

@@ -101,7 +101,7 @@ def test_mistakes_are_one_line(command, place, words, message):
     assert err.count("\n") == 1
 
 
-def test_where_nothing_works_the_reason_is_told(command, place):
+def test_if_nothing_works_the_reason_is_reported(command, place):
     (place / "stand_in.py").write_text("import sys; sys.exit('the disk is full')")
     code, _, err = command("tune", "s.yaml")
     assert code == 2
@@ -115,8 +115,8 @@ def test_the_space_of_the_repository():
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_trials_in_order_and_they_go_on(tmp_path, model):
-    """A real search with a tiny model, stopped in the midst of training."""
+def test_ctrl_c_stops_trials_cleanly_and_they_resume(tmp_path, model):
+    """A real search with a tiny model, stopped during training."""
     text = SPACE.replace("trials: 4", "trials: 2").replace(
         "[train.steps=1]",
         f"[train.steps=40, train.checkpoint_every=1000, model.path={model}, rollout.max_new_tokens=6, "

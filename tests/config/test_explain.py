@@ -1,4 +1,4 @@
-"""Wrong settings: the names they stand for, and what was wanted."""
+"""Wrong settings: the intended names, and the values wanted."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_setting_names_match_the_tree():
         assert set(setting_names(Config, cls)) == set(below(tree))
 
 
-def test_every_foreign_name_leads_to_a_setting():
+def test_every_trl_and_verl_name_leads_to_a_setting():
     known = set(setting_names(Config))
     assert {name: here for name, here in ELSEWHERE.items() if here not in known} == {}
     leaves = {name.rpartition(".")[2] for name in known} - {"seed"}  # of several seeds, it means the run's

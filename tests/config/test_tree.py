@@ -176,7 +176,7 @@ def test_local_paths_become_absolute_and_everything_else_stays(tmp_path, monkeyp
         assert located(tree) == tree
     (tmp_path / "bundled").mkdir()
     assert located(to_tree(Config())) == to_tree(Config())
-    with pytest.raises(ConfigError, match=r"reward\.function: there is no file"):
+    with pytest.raises(ConfigError, match=r"reward\.function: no such file"):
         located(to_tree(load_config(None, ["reward.function=mine.py:reward"])))
 
 
@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path, text, message)
     assert len(str(caught.value)) < 500
 
 
-def test_a_binary_file_and_a_folder_are_told_in_one_line(tmp_path):
+def test_a_binary_file_and_a_folder_are_reported_in_one_line(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "c.yaml", tmp_path):
         with pytest.raises(ConfigError, match=r": cannot be read \("):

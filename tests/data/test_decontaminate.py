@@ -1,4 +1,4 @@
-"""Which test texts occur in the training data."""
+"""Test texts that occur in the training data."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def test_a_text_shorter_than_a_gram_is_searched_whole_inside_longer_ones() -> No
     assert overlaps(["What is 1+1?"], ["what is 1 1 now", long]) == [Overlap(0, 0, 1.0)]
     assert overlaps(["What is 1+1?"], ["What is 1+2?", long]) == [Overlap(0, 1, 1.0)]
     assert overlaps(["Find x."], ["Find x.", long]) == [Overlap(0, 0, 1.0)]
-    assert overlaps(["Find x."], ["Find x and y, please."]) == []  # two words are too few to search for
+    assert overlaps(["Find x."], ["Find x and y, please."]) == []  # two words are too few for a search
 
 
 def test_the_share_counts_test_grams_in_one_training_text() -> None:

@@ -99,7 +99,7 @@ WRONG = {
     ),
     "no question": (
         {"prompt": [message("system", "x")], "chosen": "a", "rejected": "b"},
-        "field 'prompt': the prompt's messages have roles system; wanted user and assistant in alternation",
+        "field 'prompt': the prompt's messages have roles system; wanted alternating user and assistant",
     ),
     "two questions": (
         {"prompt": [USER, USER], "chosen": "a", "rejected": "b"},

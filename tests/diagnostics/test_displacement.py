@@ -1,4 +1,4 @@
-"""The measurement of displacement: always from the same weights, and figures that add up."""
+"""Measuring displacement: always from the same weights, with consistent figures."""
 
 import pytest
 import torch

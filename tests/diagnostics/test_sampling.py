@@ -1,4 +1,4 @@
-"""Answers for measurements: the same again, of the problems that were asked for."""
+"""Answers for measurements: reproducible, and to the requested problems."""
 
 import torch
 from support import tiny_policy

@@ -1,4 +1,4 @@
-"""Uplift: nothing moves between a model and itself, and figures by hand."""
+"""Uplift: a model against itself shows no change; figures match hand calculations."""
 
 import pytest
 import torch

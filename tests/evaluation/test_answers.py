@@ -1,4 +1,4 @@
-"""Answers: whom they belong to decides their draws, not where or beside whom they are asked."""
+"""Answers: draws depend on benchmark and problem, not on position or on the other problems."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ PROMPTS = [Prompt(PROBLEM.__class__(f"p{i}", "?", ("2",)), (10 + i, 11)) for i i
 
 
 class Remembering:
-    """An engine that remembers what it was asked."""
+    """An engine that records its requests."""
 
     exact = True
 

@@ -1,4 +1,4 @@
-"""Intervals cover what they should, as often as they claim."""
+"""Intervals have their nominal coverage."""
 
 import math
 import random
@@ -35,7 +35,7 @@ def test_a_fraction_of_a_success_widens_and_a_rounding_error_does_not():
     assert wilson(3 - 1e-15, 8) == wilson(3 + 1e-15, 8) == wilson(3, 8)
 
 
-def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
+def test_the_bootstrap_has_about_its_nominal_coverage():
     rng = random.Random(0)
     held = 0
     for _ in range(200):
@@ -48,7 +48,7 @@ def test_a_bootstrap_of_many_values_takes_little_memory():
     values = [float(i % 7) for i in range(100_000)]
     tracemalloc.start()
     try:
-        low, high = bootstrap(values, resamples=200)  # 160 MB of indices, were they drawn at once
+        low, high = bootstrap(values, resamples=200)  # 160 MB of indices if drawn at once
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -63,7 +63,7 @@ def test_equal_values_have_a_bootstrap_of_no_width():
 
 @pytest.mark.parametrize(("mean", "count"), [(0.02, 30), (0.05, 30), (0.02, 83), (0.3, 30)])
 def test_intervals_hold_their_mean_where_right_answers_are_rare_too(mean, count):
-    """Eight answers a problem; problems as different as they are on hard benchmarks."""
+    """Eight answers per problem; problems that vary in difficulty as on hard benchmarks."""
     rng = random.Random(1)
     held = 0
     for _ in range(150):

@@ -1,4 +1,4 @@
-"""Pass rates, bands and the collapse they foretell."""
+"""Pass rates, bands and the collapse they predict."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def test_rates_leave_out_what_could_not_be_graded():
 
 
 def rate(problem, right, answers):
-    """Right ones earn 2, wrong ones 1."""
+    """Right answers earn 2, wrong ones 1."""
     counts = {(2.0, True): right, (1.0, False): answers - right}
     return Rate(problem, {key: count for key, count in counts.items() if count})
 
@@ -48,7 +48,7 @@ def test_the_expected_collapse_is_without_bias():
         assert found.total == pytest.approx(found.all_wrong + found.all_right)
 
 
-def test_problems_with_too_few_answers_tell_nothing_of_large_groups():
+def test_problems_with_too_few_answers_say_nothing_about_large_groups():
     measured = [rate("a", 0, 8), rate("b", 1, 3)]
     assert expected_collapse(measured, 4).all_wrong == 1.0
     assert expected_collapse(measured, 2).all_wrong == pytest.approx((1 + 1 / 3) / 2)
@@ -93,7 +93,7 @@ def test_of_two_rows_with_one_id_the_measured_one_is_written(tmp_path):
     assert kept["a"] == rows[0]
 
 
-def test_a_row_with_half_a_character_is_written_as_it_was_read(tmp_path):
+def test_a_row_with_a_lone_surrogate_is_written_as_it_was_read(tmp_path):
     data = tmp_path / "d.jsonl"
     data.write_text(json.dumps({"problem": "é?", "answer": 2, "note": "\ud800"}) + "\n")
     out = tmp_path / "out.jsonl"

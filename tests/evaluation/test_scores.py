@@ -72,7 +72,7 @@ def test_what_the_grader_failed_on_counts_nowhere():
         ("cwwccww", [r"\frac{1}{2}", "3", "3", r"\frac{2}{4}", "0.5", "4", "4"], 1.0),  # one value, three spellings
         ("cww", ["x+1", "2", " x + 1"], 0.5),  # one spelling, graded both ways
         ("uu", [None, None], 0.0),
-        ("cuu", ["1", None, None], 1.0),  # who has no answer has no vote
+        ("cuu", ["1", None, None], 1.0),  # a sample without an answer has no vote
     ],
 )
 def test_the_majority(verdicts, said, value):
@@ -110,7 +110,7 @@ def test_problems_can_be_left_out():
     assert (empty["problems"], empty["scores"]) == (0, {})
 
 
-def test_what_is_told_of_answers():
+def test_answers_are_described():
     answers = [answer("p", "correct", tokens=2, entropy=1.0), answer("q", "unparsed", tokens=6, finished=False)]
     told = scores_of([*answers, *sampled("p", "cw")], ["b"])["benchmarks"]["b"]
     assert told["greedy"] == {

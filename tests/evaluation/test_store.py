@@ -1,4 +1,4 @@
-"""Answers are kept problem by problem, never asked for twice, and never mixed with those of another evaluation."""
+"""Answers are stored problem by problem, never sampled twice, and never mixed with those of another evaluation."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,7 +39,7 @@ class Watched:
 
 
 class Model:
-    """A model that can be asked, as the commands do it."""
+    """A model that answers as the commands query it."""
 
     def __init__(self, config, draws, sampler):
         self.config, self.draws, self.sampler = config, draws, sampler
@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    """Makes models to ask; closes them at the end."""
+    """Makes models to query; closes them at the end."""
     with ExitStack() as stack:
 
         def make(draws=DRAWS, *words, watch=unwatched):
@@ -110,12 +110,12 @@ def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path, cut_afte
     calls.clear()
     limit[0] = 99
     again = one.answers(tmp_path / "cut")
-    assert lost in calls, "what was under way is asked again"
+    assert lost in calls, "interrupted problems are answered again"
     assert len(done) + len(calls) == len([*range(2), *range(1), *range(4), *range(1)]), "and nothing else is"
     assert [replace(each, entropy=0.0) for each in again] == [replace(each, entropy=0.0) for each in whole]
 
 
-def test_half_a_line_and_half_a_problem_are_asked_again(model, tmp_path):
+def test_a_partial_line_and_a_partial_problem_are_answered_again(model, tmp_path):
     one = model()
     whole = one.answers(tmp_path / "a")
     path = tmp_path / "a/answers.jsonl"
@@ -127,12 +127,12 @@ def test_half_a_line_and_half_a_problem_are_asked_again(model, tmp_path):
         assert len(read_answers(tmp_path / "a")[1]) == len(whole)
 
 
-def test_nothing_is_asked_twice(model, tmp_path):
+def test_nothing_is_answered_twice(model, tmp_path):
     model().answers(tmp_path / "a")
     model(watch=lambda _: pytest.fail("asked again")).answers(tmp_path / "a")
 
 
-def test_draws_do_not_depend_on_what_else_is_asked(model, tmp_path):
+def test_draws_do_not_depend_on_the_other_problems(model, tmp_path):
     one = model()
     all_answers = one.answers(tmp_path / "a")
     few = one.answers(tmp_path / "b", (Benchmark("one", "", PROBLEMS[3:5]),))

@@ -1,4 +1,4 @@
-"""Suites: where benchmarks are looked for, and what is said of a wrong file."""
+"""Suites: where benchmarks are looked up, and how bad files are reported."""
 
 import json
 from pathlib import Path

@@ -102,7 +102,7 @@ def _clock_jumps(seconds: float) -> None:
 
 
 def child(job: dict[str, Any], log_name: str, out: int) -> None:
-    """Run the command as a process of its own would."""
+    """Run the command as a separate process would."""
     from moments import Lines, Moments
 
     os.setsid()
@@ -137,7 +137,7 @@ def child(job: dict[str, Any], log_name: str, out: int) -> None:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Fork a child for a job and say how it ended."""
+    """Fork a child for a job and report how it ended."""
     with tempfile.TemporaryFile() as out:
         descriptor, log = tempfile.mkstemp(prefix="edge-grpo-faults-")
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A full or unwritable disk: one clear line, exit code 2, the last checkpoint whole, and the run goes on afterwards."""
+"""A full or unwritable disk: one clear line, exit code 2, the last checkpoint intact, and the run resumes later."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ def mount(*words: object) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def mounted(folder: Path, *words: object) -> Iterator[None]:
-    """A mount on a folder, or a skipped test where this process may not mount."""
+    """A mount on a folder, or a skipped test if this process may not mount."""
     done = mount(*words, folder)
     if done.returncode:
         pytest.skip(f"cannot mount here: {done.stderr.strip()}")
@@ -32,7 +32,7 @@ def mounted(folder: Path, *words: object) -> Iterator[None]:
 
 
 def check_told(answer: dict[str, Any], *parts: str) -> None:
-    """The command ended with code 2 and one line that says where and what."""
+    """The command exited with code 2 and one line that says what went wrong, and where."""
     assert answer["code"] == 2, answer["out"]
     assert "Traceback" not in answer["out"]
     assert "Exception ignored" not in answer["out"]

@@ -1,4 +1,4 @@
-"""Random and hostile texts through extraction and the whole of grading: no crash, no error, no deadline missed."""
+"""Random and hostile texts through extraction and all of grading: no crash, no error, no deadline missed."""
 
 import json
 import random
@@ -85,7 +85,7 @@ ROWS = st.lists(st.tuples(ANSWERS, st.one_of(GOLDEN, ANSWERS), st.just(False)), 
 
 
 def random_answer(rng: random.Random) -> str:
-    """As the strategies above, but hardly ever the same twice."""
+    """Like the strategies above, but rarely the same twice."""
     kind = rng.randrange(6)
     if kind == 0:
         return "".join(rng.choices(PIECES, k=rng.randint(1, 25)))
@@ -106,7 +106,7 @@ def random_answer(rng: random.Random) -> str:
 
 
 def random_rows(seed: int) -> list[tuple[str, str, bool]]:
-    """Answers with a reference; every tenth is the reference itself in other blanks and signs, and must be right."""
+    """Answers with a reference; every tenth is the reference, respaced or in dollar signs, and must be right."""
     rng, rows = random.Random(seed), []
     for number in range(BATCH):
         gold = rng.choice(GOLDEN_TEXTS) if rng.random() < 0.8 else random_answer(rng)
@@ -126,7 +126,7 @@ def rewards():
 
 
 def check(rewards, rows, seen):
-    """Nine of ten answers stand in a box."""
+    """Nine in ten answers are boxed."""
     texts = [answer if n % 10 == 9 else f"so \\boxed{{{answer}}}." for n, (answer, *_) in enumerate(rows)]
     problems = [Problem(str(number), "?", (gold,)) for number, (_, gold, _) in enumerate(rows)]
     grades = rewards.grade(problems, texts, [True] * len(rows))
@@ -141,7 +141,7 @@ def check(rewards, rows, seen):
 
 
 def fuzz(rewards, *, examples, seeds):
-    """Hypothesis looks for the odd, the random rows for the many."""
+    """Hypothesis covers odd cases, the random rows volume."""
     seen = set()
     look = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     look(given(ROWS)(lambda rows: check(rewards, rows, seen)))()

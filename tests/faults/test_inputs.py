@@ -1,4 +1,4 @@
-"""Bad configurations, rows and models at the real command: one clear line, exit code 2, and no run folder is left."""
+"""Bad configurations, rows and models on the real command line: one clear line, exit code 2, no run folder left."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: resumed, the weights are the same bytes and no row is lost or doubled."""
+"""kill -9 at any moment: after resuming, the weights are the same bytes and no row is lost or duplicated."""
 
 import json
 import os
@@ -23,12 +23,12 @@ SLOW = [("grading", 5), ("metrics", 3), ("rollouts", 3)]
 
 
 def real(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run the installed command in a process of its own."""
+    """Run the installed command in a separate process."""
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 def go_on(command: Command, words: Words, folder: Path) -> None:
-    """Resume a killed run; one that was killed before it had a configuration is started again."""
+    """Resume a killed run, or restart one killed before it had a configuration."""
     started = (folder / "config.yaml").exists()
     answer = command(["train", "--resume", str(folder)] if started else words(folder))
     assert answer["code"] == 0, answer["out"]
@@ -91,7 +91,7 @@ def test_killed_at_twenty_random_moments(
 def test_every_moment_that_leaves_half_of_something(
     command: Command, words: Words, straight: Straight, counts: dict[str, int], tmp_path: Path
 ) -> None:
-    """The moments that the random ones have missed, each the last time that it is passed."""
+    """The moments that the random ones missed, each at its last occurrence."""
     folder, _ = straight
     missed = set(POINTS) - set(random.Random(SEED).sample(POINTS, AT_POINTS))
     assert missed
@@ -117,7 +117,7 @@ def test_killed_again_while_it_is_resumed(command: Command, words: Words, straig
 def test_a_finished_run_that_is_made_longer_and_killed_gets_its_new_model(
     command: Command, words: Words, straight: Straight, tmp_path: Path
 ) -> None:
-    """``final/`` of the shorter run must not be taken for that of the longer one."""
+    """``final/`` of the shorter run must not be mistaken for that of the longer one."""
     constant = ["train.schedule=constant", "eval.every=0"]
     assert command(words(tmp_path / "whole", *constant))["code"] == 0
     run = tmp_path / "run"

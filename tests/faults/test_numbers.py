@@ -43,13 +43,13 @@ def config(tiny: Path, tmp_path: Path) -> Callable[..., Config]:
 
 @pytest.fixture
 def whole(config: Callable[..., Config]) -> Callable[..., Path]:
-    """Makes an undisturbed run of the same settings."""
+    """Makes an uninterrupted run with the same settings."""
     return lambda *overrides: train(config(*overrides, name="whole")).folder
 
 
 @contextmanager
 def broken_model(when: Path, breaks: Callable[[nn.Module, Any], None]) -> Iterator[None]:
-    """Inside, every part of a model gives what ``breaks`` leaves of its output, from when a file exists."""
+    """Inside, ``breaks`` corrupts the output of every part of a model once a file exists."""
 
     def after(module: nn.Module, args: object, output: Any) -> None:
         if when.exists():
@@ -101,7 +101,7 @@ FACTORS: list[float] = []  # of the next losses
 @final
 @settings
 class Fragile(EdgeGrpo):
-    """EDGE-GRPO whose loss is multiplied by what ``FACTORS`` holds."""
+    """EDGE-GRPO whose loss is multiplied by the next of ``FACTORS``."""
 
     kind: Literal["edge_grpo"] = "edge_grpo"
 
@@ -128,7 +128,7 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_harm_nothing(
 
 
 def test_weights_that_are_not_finite_are_never_saved(config: Callable[..., Config]) -> None:
-    """An update that overflows in the last step, which no sampling follows."""
+    """An update that overflows in the last step, after which nothing is sampled."""
     steps: list[int] = []
 
     def overflow(optimizer: AdamW, args: object, more: object) -> None:
@@ -171,7 +171,7 @@ def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(
 
 
 def test_a_masked_vocabulary_is_no_fault(config: Callable[..., Config]) -> None:
-    """Single tokens may have a logit of -inf; the distribution is as good as any."""
+    """Individual tokens may have a logit of -inf; the distribution is still valid."""
     wanted = config()
     masked: list[int] = []
 
@@ -189,7 +189,7 @@ def test_a_masked_vocabulary_is_no_fault(config: Callable[..., Config]) -> None:
 def test_a_clock_that_jumps_changes_nothing(
     command: Command, words: Words, straight: Straight, tmp_path: Path, seconds: float
 ) -> None:
-    """Every look at the clock is an hour earlier, or a day later, than the one before."""
+    """Every reading of the clock is an hour earlier, or a day later, than the last."""
     run = tmp_path / "run"
     answer = command(words(run), clock=seconds)
     assert answer["code"] == 0, answer["out"]

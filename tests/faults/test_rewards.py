@@ -1,4 +1,4 @@
-"""Rewards that fail, in whole training runs: what is to blame is counted, the rest is as if nothing had happened."""
+"""Rewards that fail in whole training runs: the rows at fault are counted, the rest is unaffected."""
 
 import json
 import os
@@ -103,7 +103,7 @@ def test_a_reward_that_always_fails_ends_the_run_with_one_line(
 
 @pytest.fixture
 def killer():
-    """Kills one of this program's grading processes every so many seconds.
+    """Kills one of this program's grading processes at a fixed interval.
 
     It stops short of the attempts of one call, since on a busy machine every kill may hit the same one.
     """
@@ -163,6 +163,6 @@ def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch
     assert all(grade.seconds < 20.0 for grade in grades)
 
 
-def test_nothing_to_score_is_said_before_any_step(run):
+def test_nothing_to_score_is_reported_before_any_step(run):
     with pytest.raises(DataError, match="none of 6 completions could be scored; the first: the function returned None"):
         run("    return [None] * len(completions)\n")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in every phase: the step is dropped or finished, the exit code tells, and resume is bit-exact."""
+"""SIGTERM and Ctrl-C in every phase: step dropped or finished, exit codes that name the signal, bit-exact resume."""
 
 import json
 import random
@@ -88,7 +88,7 @@ def test_a_signal_at_the_start_leaves_no_run(command: Command, words: Words, tmp
 def test_a_second_signal_leaves_at_once_and_harms_no_checkpoint(
     command: Command, words: Words, straight: Straight, tmp_path: Path, point: str, n: int, second: int
 ) -> None:
-    """The first one waits for the end of what goes on; the second one, in the same moment, does not."""
+    """The first one waits for the current step; the second one, at the same moment, does not."""
     run = tmp_path / "run"
     answer = command(words(run), hits=[{"point": point, "n": n, "signals": [signal.SIGTERM, second]}])
     at_once = point == "evaluation"  # sent together, of which Python handles the lower number first
@@ -123,7 +123,7 @@ def test_two_signals_at_any_moment_never_hang(
         run, gap_s = tmp_path / str(number), rng.uniform(0.001, 0.3)
         hit = {"point": "sampling", "n": 1 + 33 * number, "signals": [signal.SIGTERM, signal.SIGINT], "gap_s": gap_s}
         answer = command(words(run), hits=[hit])
-        assert answer["code"] in (130, 143, -signal.SIGINT), answer["out"]  # the last: while Python ended itself
+        assert answer["code"] in (130, 143, -signal.SIGINT), answer["out"]  # the last: while Python was exiting
         assert "Traceback" not in answer["out"]
         assert answer["seconds"][1] < 20
         answer = command(["train", "--resume", str(run)] if (run / "config.yaml").exists() else words(run))

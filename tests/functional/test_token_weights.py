@@ -14,7 +14,7 @@ from edge_grpo.functional.relative import standardized_reward
 
 
 class Peak(TorchDispatchMode):
-    """Records the shape of the largest tensor that any operation returned, excluding views of the given ones."""
+    """Records the shape of the largest tensor that any operation returned, excluding views of the given tensors."""
 
     def __init__(self, *given: Tensor) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 class Case:
     """One computation of a golden file: its own settings and inputs over those of the file.
 
-    A handler reads ``setting``, ``value`` and ``tensor``; what it never asked for is reported as unknown.
+    A handler reads ``setting``, ``value`` and ``tensor``; what it never reads is reported as unknown.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Case:
         return self._get(self.hyperparameters, "hyperparameters", name, default)
 
     def value(self, name: str, default: Any = REQUIRED) -> Any:
-        """An input as it stands in the file."""
+        """An input as it appears in the file."""
         return self._get(self.inputs, "inputs", name, default)
 
     def tensor(self, name: str, default: Any = REQUIRED) -> Tensor:
@@ -52,7 +52,7 @@ class Case:
         return table.get(name, default)
 
     def unread(self) -> list[str]:
-        """Names that no one asked for, remarks left out."""
+        """Names that were never read, remarks excluded."""
         tables = {"hyperparameters": self.hyperparameters, "inputs": self.inputs}
         named = {where: table for where, table in tables.items() if isinstance(table, dict)}
         names = [f"{where}.{name}" for where, table in named.items() for name in table if not name.startswith("_")]
@@ -84,7 +84,7 @@ def load(path: Path) -> list[Case]:
 
 
 def merged(name: str, content: dict[str, Any], part: dict[str, Any]) -> Any:
-    """A case's own table added to the file's; anything but tables replaces it."""
+    """A case's own table merged into the file's; anything else replaces it."""
     shared, own = content.get(name, {}), part.get(name, {})
     return {**shared, **own} if isinstance(shared, dict) and isinstance(own, dict) else own or shared
 
@@ -119,7 +119,7 @@ def plain(result: Any) -> Any:
 
 
 def differences(case: Case, got: Any) -> list[str]:
-    """Where ``got`` is not what the case expects, one line each."""
+    """Where ``got`` differs from what the case expects, one line each."""
     return list(_compare("expected", plain(got), case.expected, case.tolerance, case.tolerance_for))
 
 

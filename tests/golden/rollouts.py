@@ -1,4 +1,4 @@
-"""Rollouts of a golden file as the product would hold them."""
+"""Rollouts of a golden file as the package represents them."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def scored_rollouts(
     sampling: Tensor | None = None,
     ref: Tensor | None = None,
 ) -> Scored:
-    """Finished, scorable rollouts that the policy sampled, a family a group; log-probs that are not given are 0."""
+    """Finished, scorable rollouts that the policy sampled, one family per group; missing log-probs are 0."""
     flags = torch.ones(len(mask), dtype=torch.bool)
     nothing = torch.zeros_like(entropy)
     return Scored(

@@ -1,4 +1,4 @@
-"""The runner itself: it must not pass what it did not check."""
+"""The runner itself: it must not pass anything it did not check."""
 
 import json
 import math
@@ -15,7 +15,7 @@ Writer = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Writer:
-    """Writes a small golden file of which any part can be replaced."""
+    """Writes a small golden file, any part of which can be replaced."""
 
     def writer(**changes: Any) -> Path:
         content = {

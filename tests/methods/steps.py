@@ -1,4 +1,4 @@
-"""Made-up steps for the tests of methods: random scores, rubbish in padding, and an update in micro-batches."""
+"""Made-up steps for the tests of methods: random scores, garbage in padding, and an update in micro-batches."""
 
 from dataclasses import replace
 
@@ -72,7 +72,7 @@ def _segments(place: Tensor) -> Tensor:
 
 
 def current(batch: Scored, *, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropy at other weights than the batch was scored with."""
+    """Log-probabilities and entropy at weights other than those that scored the batch."""
     generator = torch.Generator().manual_seed(seed)
     shape, dtype = batch.mask.shape, batch.entropy.dtype
     moved = batch.old_logprobs.nan_to_num(0.0) + 0.6 * (torch.rand(shape, generator=generator, dtype=dtype) - 0.5)
@@ -80,7 +80,7 @@ def current(batch: Scored, *, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def with_rubbish(batch: Scored, filler: float) -> Scored:
-    """The same step with ``filler`` wherever no completion token stands."""
+    """The same step with ``filler`` wherever there is no completion token."""
     names = ("sampling_logprobs", "old_logprobs", "entropy", "ref_logprobs")
     columns: dict[str, Tensor] = {name: getattr(batch, name) for name in (*names, "token_scores", "sampling_entropy")}
     return replace(batch, **{name: torch.where(batch.mask, column, filler) for name, column in columns.items()})

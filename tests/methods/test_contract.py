@@ -1,4 +1,4 @@
-"""What every method promises, checked over every member of the union and over its settings switched on."""
+"""The contract of every method, checked for each member of the union and with its optional settings enabled."""
 
 import dataclasses
 from typing import Any
@@ -29,7 +29,7 @@ EVERYTHING = {
 
 
 def switched_on(kind: str, **more: Any) -> dict[str, Any]:
-    """The method with every setting above that it has."""
+    """The method with all of the settings above that it supports."""
     return {"kind": kind, **{key: value for key, value in {**EVERYTHING, **more}.items() if accepts(kind, key, value)}}
 
 

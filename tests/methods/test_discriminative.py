@@ -1,4 +1,4 @@
-"""What DisCO and DisCO-b share, and what tells them apart from policy gradients."""
+"""What DisCO and DisCO-b share, and what distinguishes them from policy gradients."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def gradient(method: Disco | DiscoB, *, moved: bool = True) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_four_updates_a_step_come_with_the_method(cls: type[Disco] | type[DiscoB]) -> None:
+def test_the_method_defaults_to_four_updates_per_step(cls: type[Disco] | type[DiscoB]) -> None:
     assert cls.train_defaults == {"mini_batches": 4}
     assert cls().needs.whole_groups
     assert cls().needs.forward_totals
@@ -37,7 +37,7 @@ def test_four_updates_a_step_come_with_the_method(cls: type[Disco] | type[DiscoB
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_right_and_wrong_are_flags_whatever_the_rewards(cls: type[Disco] | type[DiscoB]) -> None:
+def test_right_and_wrong_are_flags_regardless_of_rewards(cls: type[Disco] | type[DiscoB]) -> None:
     batch = make_step()
     other = replace(batch, reward=-7 * batch.reward)
     assert torch.equal(cls().signal(batch).advantages, cls().signal(other).advantages)

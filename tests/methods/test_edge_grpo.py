@@ -30,7 +30,7 @@ def edge(**correction: Any) -> EdgeGrpo:
 
 
 def apply(group: Group, repairs: list[Repair], rng: random.Random, *, reflection: float) -> Group:
-    """The group after repairs: injections end right (references at 97 %), reflections with a given chance."""
+    """The group after repairs: injections end up right (references at 97 %), reflections with a given chance."""
     rows = list(group.rows)
     chance = {REFLECT: reflection, ANSWER: 1.0, REFERENCE: 0.97}
     for repair in repairs:
@@ -42,14 +42,14 @@ def apply(group: Group, repairs: list[Repair], rng: random.Random, *, reflection
 
 
 def collect(method: EdgeGrpo, group: Group, seed: int, *, reflection: float = 0.05) -> Group:
-    """Repairs until the method wishes no more."""
+    """Repairs until the method requests no more."""
     rng = random.Random(seed)
     for _ in range(20):
         repairs = method.plan([group], rng)
         if not repairs:
             return group
         group = apply(group, repairs, rng, reflection=reflection)
-    raise AssertionError("plan does not come to an end")
+    raise AssertionError("plan does not terminate")
 
 
 # --- correction -----------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_settings_of_the_release() -> None:
     assert method.correction.max_new_tokens == method.correction.max_prompt_tokens == 256
 
 
-def test_the_control_is_named_where_its_old_setting_is_asked_for() -> None:
+def test_the_control_is_named_if_its_old_setting_is_used() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["method=edge_grpo", "method.correction.injected=likelihood_only"])
     (line,) = str(caught.value).splitlines()

@@ -38,7 +38,7 @@ def test_supervision_matched_control_is_grpo_plus_likelihood() -> None:
     assert (gradient[batch.corrected] != 0).sum() == injected_right(batch)[batch.corrected].sum()
 
 
-def test_the_control_trains_first_rollouts_beside_corrected_ones() -> None:
+def test_the_control_trains_first_rollouts_alongside_corrected_ones() -> None:
     method = GrpoMatched()
     group = make_group([True, False, True], strategies=[NONE, NONE, ANSWER])
     (arranged,) = method.arrange([group])

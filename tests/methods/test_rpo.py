@@ -34,7 +34,7 @@ def paired_step(seed: int = 3) -> Scored:
 
 
 def answers(batch: Scored, logprobs: Tensor) -> list[tuple[float, float, float, float, int]]:
-    """Of every pair: chosen and rejected by the policy and by the reference, and the chosen answer's length."""
+    """For every pair: chosen and rejected under the policy and the reference, and the chosen answer's length."""
     assert batch.ref_logprobs is not None
     found = []
     for name in batch.group.unique():
@@ -64,7 +64,7 @@ def test_pairs_use_every_answer_as_evenly_as_their_number_allows(right: list[boo
 
 
 @pytest.mark.parametrize(("right", "wrong"), [(2, 2), (2, 4), (3, 6), (4, 6)])
-def test_no_pair_comes_twice_where_both_counts_have_a_common_divisor(right: int, wrong: int) -> None:
+def test_no_pair_is_repeated_where_both_counts_have_a_common_divisor(right: int, wrong: int) -> None:
     group = make_group([True] * right + [False] * wrong)
     group = replace(group, rows=tuple(replace(row, source=number) for number, row in enumerate(group.rows)))
     pairs = Rpo(max_pairs=right * wrong).arrange([group])
@@ -220,7 +220,7 @@ def test_a_tie_is_not_the_right_order() -> None:
 
 def test_smoothing_that_would_do_nothing_is_refused() -> None:
     for kind in ("hinge", "ipo"):
-        with pytest.raises(ValidationError, match=f"label_smoothing has no meaning with preference={kind}"):
+        with pytest.raises(ValidationError, match=f"label_smoothing does not apply to preference={kind}"):
             Rpo(preference=kind, label_smoothing=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="less than"):
         Rpo(preference="robust", label_smoothing=0.5)
@@ -265,7 +265,7 @@ def game(policy: Tensor, reward: Tensor) -> Tensor:
 
 
 def maximin() -> tuple[Tensor, Tensor]:
-    """The policy that is best against the worst reward, by mirror-prox: look ahead, then step from the old place."""
+    """The policy that is best against the worst reward, by mirror-prox: look ahead, then step from the old point."""
     policy, reward = REFERENCE.log(), torch.zeros(5, dtype=torch.float64)
     for _ in range(3000):
         ahead = policy, reward
@@ -284,7 +284,7 @@ def test_the_likelihood_term_is_the_adversary() -> None:
     assert torch.allclose(direct, policy, atol=1e-6)
     implicit = BETA * (direct / REFERENCE).log()  # its own reward is the worst one, up to a constant
     assert torch.allclose(implicit - implicit.mean(), reward - reward.mean(), atol=1e-5)
-    assert torch.allclose(direct[3:], BASELINE[3:], atol=1e-6)  # no reward of an answer that no label tells of
+    assert torch.allclose(direct[3:], BASELINE[3:], atol=1e-6)  # no reward for an answer that no label covers
 
 
 def test_the_saddle_holds_against_any_other_policy_and_reward() -> None:

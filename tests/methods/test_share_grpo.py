@@ -19,7 +19,7 @@ def answer(token: int, reward: float, prompt: int, *, verdict: Verdict | None = 
 
 
 def family(rewards: list[list[float]], number: int = 0) -> list[Group]:
-    """A question with one group for each of its variants; an answer's tokens tell it apart."""
+    """A question with one group for each of its variants; an answer's tokens identify it."""
     problem = Problem(f"p{number}", "?", ("1",))
     groups = []
     for j, own in enumerate(rewards):
@@ -169,7 +169,7 @@ def test_micro_batches_of_repaired_rows_change_nothing(size: int, settings: dict
     signal = method.signal(batch)
     assert 0 < signal.keep.sum() < len(signal.keep)
     logprobs, entropy = current(batch)
-    logprobs = torch.where(torch.arange(len(logprobs))[:, None] % 4 == 0, logprobs + 1.5, logprobs)  # so far off
+    logprobs = torch.where(torch.arange(len(logprobs))[:, None] % 4 == 0, logprobs + 1.5, logprobs)  # off by this much
     rows = torch.arange(len(batch.group))
     mixed = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(2))]  # families apart
     whole = run_update(method, batch, signal, logprobs, entropy, [rows])

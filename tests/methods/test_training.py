@@ -1,4 +1,4 @@
-"""Every method in a run of its own: it trains, resumes bit for bit, and trains adapters."""
+"""Every method in its own run: it trains, resumes bit for bit, and trains adapters."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def learning(model, tmp_path):
     return make
 
 
-# Those with a way of their own through the loop; the runs of the others wait for the slow set.
+# Those with their own path through the loop; the others run in the slow set.
 SEAMS = ("edge_grpo", "mgrpo", "unlikeliness", "nthr", "share_grpo", "disco", "gpg", "rpo")
 KINDS = [kind if kind in SEAMS else pytest.param(kind, marks=pytest.mark.slow) for kind in METHODS]
 

@@ -82,7 +82,7 @@ def test_stop_tokens_are_collected_from_all_sources(folder):
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all"])
 def test_a_missing_folder_is_rejected(path):
-    with pytest.raises(EngineError, match="no folder"):
+    with pytest.raises(EngineError, match="no such folder"):
         load_policy(ModelSettings(path=path))
 
 

@@ -317,7 +317,7 @@ def test_retrying_the_rows_of_a_hanging_reward_gives_up(custom: CustomReward) ->
     ("function", "message"),
     [
         ("mine", "want 'package.module:name'"),
-        ("mine.py:reward", "there is no file"),
+        ("mine.py:reward", "no such file"),
         ("~nobody-of-this-name/mine.py:reward", "reward.function: .* cannot be accessed"),
         ("no_such_module_here:reward", "No module named"),
         ("json:no_such_name", "no function 'no_such_name'"),
@@ -341,7 +341,7 @@ def test_a_file_that_does_not_import_is_an_error(tmp_path: Path) -> None:
 
 
 def documented(path: str) -> list[str]:
-    """The settings of the commands in a file that train with a custom reward."""
+    """The settings of a file's commands that train with a custom reward."""
     text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
     return re.findall(r"^ *edge-grpo train (.*\breward\.function=.*)$", text, re.M)
 

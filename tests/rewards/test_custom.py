@@ -75,5 +75,5 @@ def test_paths_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with Rewards(RewardSettings(function=module, memory_mb=1024)) as rewards:
         (grade,) = rewards.grade([Problem("a", "?", ("1",))], [r"\boxed{1}"], [True])
     assert (grade.reward, grade.correct) == (4.0, True)
-    with pytest.raises(ConfigError, match=r"there is no file 'judges/strict\.py'"):
+    with pytest.raises(ConfigError, match=r"no such file: 'judges/strict\.py'"):
         locate("judges/strict.py:reward")

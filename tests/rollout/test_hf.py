@@ -25,7 +25,7 @@ def make_requests(lengths=(6, 11, 8), samples=5):
 
 
 def uncached(policy, request, seed, sampling):
-    """The same draws from a full forward pass a token."""
+    """The same draws from one full forward pass per token."""
     from edge_grpo.base.rng import uniforms
 
     ids, drawn = list(request.prompt_ids), []

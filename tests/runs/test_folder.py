@@ -170,7 +170,7 @@ def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path: Path) ->
 
 
 def test_a_loser_discards_nothing_of_the_winners(tmp_path: Path) -> None:
-    """The winner has the lock and has written nothing yet."""
+    """The winner holds the lock and has written nothing yet."""
     (tmp_path / "run").mkdir()
     winner, _ = take_lock(tmp_path / "run/.lock")
     with winner:
@@ -204,7 +204,7 @@ def test_a_file_system_without_locks_is_known(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts"])
-def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path: Path, make: Make, name: str) -> None:
+def test_write_errors_say_how_to_resume(tmp_path: Path, make: Make, name: str) -> None:
     folder = make(tmp_path / "run")
     if name == "metrics.jsonl":
         (folder.path / name).mkdir()

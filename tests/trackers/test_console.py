@@ -1,4 +1,4 @@
-"""What a person sees: plain lines, a live table, and the table at the end."""
+"""What the user sees: plain lines, a live table, and the table at the end."""
 
 import io
 import re
@@ -110,7 +110,7 @@ def test_tables_fit_80_columns_and_say_how_answers_were_drawn():
 PAIRS = {"tokens": 0, "time/tokens_per_s": 0.0, "rewards/accuracies": 0.75, "rewards/margins": 0.5, "logps/chosen": -7}
 
 
-def test_a_run_on_stored_pairs_shows_how_they_are_told_apart():
+def test_a_run_on_stored_pairs_shows_its_pair_accuracy():
     steps = [{"step": step, **PAIRS} for step in (1, 2)]
     plain, live = show(PlainDisplay, steps), show(LiveDisplay, steps, force_terminal=True, color_system=None)
     assert re.search(r"^step 2/10  pairs 75\.0%  left \d", plain, re.M)

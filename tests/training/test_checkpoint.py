@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and bit for bit."""
+"""Checkpoints: complete or absent, and bit for bit."""
 
 import json
 import resource
@@ -30,7 +30,7 @@ def trained_policy(steps: int = 2) -> tuple[Policy, AdamW]:
     return policy, optimizer
 
 
-def test_round_trip_is_bit_exact_and_training_goes_on_the_same(tmp_path: Path) -> None:
+def test_round_trip_is_bit_exact_and_training_continues_identically(tmp_path: Path) -> None:
     policy, optimizer = trained_policy()
     path = save(tmp_path, HERE, dict(policy.trained()), optimizer, keep=2)
     other = tiny_policy()
@@ -135,7 +135,7 @@ def test_something_else_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None
         latest(tmp_path / "checkpoints")
 
 
-def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_an_old_checkpoint_that_cannot_be_removed_is_reported_and_the_new_one_is_complete(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     save(tmp_path, RunState(1, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1)
     (tmp_path / ".old_step_000001").write_text("in the way")
@@ -159,7 +159,7 @@ def test_progress_is_plain_json(tmp_path: Path) -> None:
     assert not list(path.glob("*.pt"))
 
 
-def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="could not be written"):
@@ -174,7 +174,7 @@ def test_saving_the_same_step_again_keeps_the_whole_checkpoint(tmp_path: Path) -
     assert (path / "weights.safetensors").stat().st_ino == before
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, unlimited[1]))

@@ -141,7 +141,7 @@ def test_a_text_that_does_not_fit_is_skipped_and_counted() -> None:
 
 
 @pytest.mark.parametrize("continued", ["\n\\boxed{2}", "\n\\boxed{7}"])
-def test_balanced_goes_on_until_half_is_right(continued: str) -> None:
+def test_balanced_continues_until_half_is_right(continued: str) -> None:
     method = EdgeGrpo(correction=Correction(amount="balanced", reflect=1, answer=0, reference=0))
     collector = make(method, ["\\boxed{3}"], group_size=8, continued=continued)
     (made,) = collector.collect(prompts(), step=0, num_groups=1).groups
@@ -165,7 +165,7 @@ def test_dynamic_sampling_draws_until_enough_groups_are_useful() -> None:
     assert figures["collapse/after"] == 0.0  # of what is trained
 
 
-def test_questions_of_further_rounds_are_families_of_their_own() -> None:
+def test_questions_of_further_rounds_form_their_own_families() -> None:
     made = make(Grpo(top_up=TopUp(max_rounds=2)), ["no"], group_size=2)
     collected = made.collect(prompts(), step=0, num_groups=3)
     assert [g.family for g in collected.groups] == [0, 1, 2], "as many as were wanted"
@@ -218,7 +218,7 @@ def test_figures_tell_before_from_after() -> None:
 
 def test_a_method_that_names_nothing_new_ends_the_corrections() -> None:
     class Stubborn(Grpo):
-        """Asks for the same impossible repair for ever."""
+        """Requests the same impossible repair forever."""
 
         def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
             assert isinstance(rng, random.Random)
@@ -259,7 +259,7 @@ def test_figures_are_about_answers_but_tokens_about_everything() -> None:
     assert figures["tokens"] == 6 * (len(encode_text(TOKENIZER, "\\boxed{2}")) + 1)
 
 
-def test_revisions_have_seeds_of_their_own() -> None:
+def test_revisions_have_their_own_seeds() -> None:
     made = make(mgrpo(), ["x"], group_size=2)
     made.collect(prompts(), step=0, num_groups=2)
     made.collect(prompts(), step=1, num_groups=2)

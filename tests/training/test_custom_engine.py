@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
-def test_a_run_with_a_custom_engine_is_told_of_its_weights_and_resumes_with_it(model: Path, tmp_path: Path) -> None:
+def test_a_run_syncs_a_custom_engine_and_resumes_with_it(model: Path, tmp_path: Path) -> None:
     def config(name: str, *words: str) -> Config:
         return load_config(None, [f"model.path={model}", *SMALL, *STEPS, f"run.dir={tmp_path / name}", *words])
 

@@ -19,7 +19,7 @@ from edge_grpo.training.source import StoredPairs
 
 
 class Recorder(Silent):
-    """Remembers what it was told."""
+    """Records what is logged."""
 
     def __init__(self) -> None:
         self.said, self.logged, self.rewound = [], [], []

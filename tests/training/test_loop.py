@@ -1,4 +1,4 @@
-"""The loop end to end on a tiny random model: files, resume bit for bit, signals, a method of one's own."""
+"""The loop end to end on a tiny random model: files, resume bit for bit, signals, a custom method."""
 
 import json
 import os
@@ -34,7 +34,7 @@ Make = Callable[..., Config]
 
 
 class Said(Silent):
-    """Remembers what was said."""
+    """Records the messages shown."""
 
     def __init__(self) -> None:
         self.said = []
@@ -178,7 +178,7 @@ def test_an_edited_configuration_is_refused(config: Make) -> None:
         train(wanted)
 
 
-def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config: Make) -> None:
+def test_a_run_older_than_a_setting_resumes_with_its_default(config: Make) -> None:
     folder = train(config("train.steps=1")).folder
     tree, _ = RunFolder.read_config(folder)
     del tree["model"]["trust_remote_code"]
@@ -198,7 +198,7 @@ def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config: Make) -> No
     assert weights(again) == weights(straight)
     assert rows(again) == rows(straight)
     display = Said()
-    assert resume(again, display=display).steps == len(steps)  # finished: nothing is trained again
+    assert resume(again, display=display).steps == len(steps)  # finished: nothing is retrained
     assert display.said == [f"{again} is finished ({len(steps)} steps); raise train.max_tokens to train on"]
 
 
@@ -207,7 +207,7 @@ def test_a_bound_on_tokens_may_be_raised_on_resume(config: Make) -> None:
         return config("eval.every=0", "train.steps=4", f"train.max_tokens={tokens}", *more)
 
     folder = train(bound(1)).folder
-    for tokens, steps in ((2, 1), (0, 4)):  # 0: no bound, so that the steps end it
+    for tokens, steps in ((2, 1), (0, 4)):  # 0: no bound, so the steps end it
         assert resume(folder, bound(tokens)).steps == steps
     assert load_config(str(folder / "config.yaml")).train.max_tokens == 0
     with pytest.raises(CheckpointError, match=r"train\.max_tokens was 0, now 9; it may only be raised"):
@@ -278,7 +278,7 @@ def test_dynamic_sampling_without_a_useful_group_updates_nothing(config: Make, m
 @final
 @settings
 class Mine(Method):
-    """Rewards the mean, as simply as can be."""
+    """A minimal custom method: the reward against the batch mean."""
 
     kind: Literal["mine"] = "mine"
     weight: float = Field(default=1.0, gt=0)
@@ -300,7 +300,7 @@ class Mine(Method):
         return -total / totals.tokens * (float("nan") if self.poison else 1.0)
 
 
-def test_a_method_of_ones_own(config: Make) -> None:
+def test_a_custom_method(config: Make) -> None:
     wanted = config("train.steps=3", *NOT_EVALUATED, name="own")
     with pytest.raises(Crash):
         train(wanted, method=Mine(weight=2.0), display=CrashAfter(2))
@@ -313,7 +313,7 @@ def test_a_method_of_ones_own(config: Make) -> None:
     assert weights(result.folder) == weights(whole.folder)
 
 
-def test_the_example_of_ones_own_method_goes_on_when_called_again(
+def test_the_custom_method_example_resumes_when_rerun(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"model.path={model}", *SMALL[2:-1], "eval.every=0", "train.schedule=constant"]

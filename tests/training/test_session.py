@@ -26,7 +26,7 @@ Make = Callable[..., Session]
 
 
 class Synced(DecodeEngine):
-    """An engine that remembers whose weights it was given."""
+    """An engine that records whose weights it was given."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy, stop_ids=[2], pad_id=2)
@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(model: Path) -> Iterator[Make]:
-    """Makes sessions around an engine of one's own."""
+    """Makes sessions around a custom engine."""
     with ExitStack() as stack:
 
         def build(*overrides: str, method: Method | None = None) -> Session:

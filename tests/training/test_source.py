@@ -1,4 +1,4 @@
-"""The groups of a step: stored pairs as they are, problems that are told when left out."""
+"""The groups of a step: stored pairs unchanged, skipped problems reported."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ SPLIT = ["eval.size=2", "rollout.max_new_tokens=6"]
 
 
 def opened(*words: str) -> tuple[Source, Sequence[Prompt], list[str]]:
-    """The source of a configuration, its held-out problems, and what was said."""
+    """The source of a configuration, its held-out problems, and the messages shown."""
     said: list[str] = []
     config = load_config(None, [*SPLIT, *words])
     sampler = tiny_sampler(ENGINE, lambda *_: True, data=config.data, context=512)

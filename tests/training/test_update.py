@@ -1,4 +1,4 @@
-"""Updates: the schedule, skipping, the rollout's temperature everywhere, and a gradient that no batching changes."""
+"""Updates: the schedule, skipping, the rollout's temperature everywhere, and a gradient independent of batching."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -108,14 +108,14 @@ def test_policy_and_reference_are_scored_at_the_rollouts_temperature(temperature
 
 @dataclass
 class Seen:
-    """What a recording method was asked about: the totals and the loss of each micro-batch."""
+    """What a recording method saw: the totals and the loss of each micro-batch."""
 
     totals: list[LossInputs] = field(default_factory=list)
     loss: list[LossInputs] = field(default_factory=list)
 
 
 def recording(**needs: bool) -> tuple[Grpo, Seen]:
-    """GRPO with some needs, and what it will have been asked about."""
+    """GRPO with some needs, and a record of its calls."""
     declared, seen = Needs(**needs), Seen()
 
     class Recording(Grpo):
@@ -209,7 +209,7 @@ def test_vectors_are_not_decayed() -> None:
     assert all(weight.dim() <= 1 for weight in vectors["params"])
 
 
-def test_entropy_is_told_apart_by_who_wrote_the_token() -> None:
+def test_entropy_is_split_by_the_origin_of_the_token() -> None:
     scored = make(tiny_policy()).score(batch())
     segment = scored.segment.clone()
     segment[0][scored.mask[0]] = int(Segment.INJECTED)
@@ -242,13 +242,13 @@ def test_rows_sampled_whole_need_no_scoring(temperature: float) -> None:
 
 
 class Asking(Grpo):
-    """Wants token scores and does not compute them."""
+    """Requires token scores but does not compute them."""
 
     needs = Needs(token_scores=True)
 
 
 class AskingForLogprobs(Asking):
-    """Computes log-probs from hidden states and adds which row of how many they belong to."""
+    """Computes log-probs from hidden states and adds the row number and the number of rows."""
 
     def token_scores(self, x: GroupHidden) -> Float[Tensor, " tokens"]:
         assert x.hidden.shape == (len(x.token_ids), x.head_weight.shape[1])
@@ -258,7 +258,7 @@ class AskingForLogprobs(Asking):
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_token_scores_are_asked_for_group_by_group_at_the_rollouts_temperature(temperature: float) -> None:
+def test_token_scores_are_computed_group_by_group_at_the_rollouts_temperature(temperature: float) -> None:
     policy = tiny_policy()
     scored = make(policy, AskingForLogprobs(), temperature=temperature, micro_batch_rows=3).score(batch())
     within = torch.tensor([0, 1, 2, 3] * 3)[:, None]
@@ -269,7 +269,7 @@ def test_token_scores_are_asked_for_group_by_group_at_the_rollouts_temperature(t
 
 
 def test_token_scores_that_a_method_wants_and_does_not_compute_are_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"^Asking\.token_scores: .* write it$"):
+    with pytest.raises(ConfigError, match=r"^Asking\.token_scores: .* define it$"):
         make(tiny_policy(), Asking(), micro_batch_rows=3).score(batch())
 
 

@@ -1,4 +1,4 @@
-"""How far a suggestion explores: the bound grows with the suggestions made, not with the initial trials before them."""
+"""How far a suggestion explores: the bound grows with the number of suggestions, not with the initial trials."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ initial: 3
 SCORES = {27: (0.412, 0.675), 28: (0.091, 0.7), 11: (-0.501, 0.275), 8: (0.457, 0.2), 24: (0.989, 0.6)}
 
 
-def test_suggestions_are_counted_from_the_first_behind_the_initial_trials(tmp_path: Path) -> None:
+def test_suggestions_are_counted_from_the_first_after_the_initial_trials(tmp_path: Path) -> None:
     space = space_of(tmp_path, TEXT)
     trials = [
         Trial(number, {"train.passes": passes}, "finished", {"3": one, "4": two}, one + two, 1.0)

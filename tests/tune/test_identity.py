@@ -19,7 +19,7 @@ def identity(folder, text, **options):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with everything that a study may refer to."""
+    """A folder with everything a study may refer to."""
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "one")
     save_tiny(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""The page: every panel, every trial, the next one; no external resources; no text taken for markup."""
+"""The page: every panel, every trial, the next one; no external resources; no text interpreted as markup."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Posteriors of the parts and the whole: the proven properties hold in every draw."""
+"""Posteriors of the parts and the whole: the proven properties hold for every draw."""
 
 import math
 

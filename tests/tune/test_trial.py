@@ -117,7 +117,7 @@ def test_all_trials_are_evaluated_alike(tmp_path, place, monkeypatch):
 
 @pytest.mark.parametrize("missing", [("checkpoints",), ("checkpoints", "final")])
 def test_a_retrained_trial_is_evaluated_again(tmp_path, place, missing):
-    """As if its line and its scores had been deleted, and it had been trained again."""
+    """As if its line and scores had been deleted and it had been retrained."""
     write_task(tmp_path, place, suite(place, "short"))
     assert run(tmp_path) == 0
     answers = tmp_path / "answers" / "answers.jsonl"

@@ -14,7 +14,7 @@ __all__ = ["Interruption", "StepDropped", "Terminated", "terminable"]
 
 
 class Terminated(SystemExit):
-    """Exit on a signal that nothing else handles; everything open is closed on the way out of the command."""
+    """Exit on a signal that nothing else handles; everything open is closed on exit."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)

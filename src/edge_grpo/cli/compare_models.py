@@ -43,7 +43,9 @@ def compare_models(
             continue
         config = config_for(settings, name)
         if not Path(name).expanduser().exists() and name != "bundled" and "/" not in name:
-            raise ConfigError(f"compare-models: no folder '{name}'; give a model or a folder of edge-grpo eval")
+            raise ConfigError(
+                f"compare-models: no such folder: '{name}'; give a model or a folder written by edge-grpo eval"
+            )
         console.print(f"evaluating {name}", markup=False, highlight=False)
         benchmarks = benchmarks_of(config, suite, data_dir)
         found = ask(config, benchmarks, draws_of(config, samples), out="", kind="eval", console=console)

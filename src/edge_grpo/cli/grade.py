@@ -97,14 +97,14 @@ def grade(
     fields = _Fields(text_field, gold_field, config.data.fields.prompt, bool(config.reward.function))
     count = sum(1 for _ in _rows(source, fields, config))
     if not count:
-        raise DataError(f"{source}: it has no rows to grade")
+        raise DataError(f"{source}: no rows to grade")
     tally, began = _Tally(), time.monotonic()
     with Rewards(config.reward) as rewards, _whole_file(path) as written, ProgressBar("rows") as progress:
         for chunk in _chunks(_rows(source, fields, config)):
             for row, one in zip(chunk, _grades(rewards, chunk), strict=True):
                 tally.add(one)
                 if written is not None:
-                    written.write(json.dumps(_told(row, one, rewards)) + "\n")
+                    written.write(json.dumps(_output_row(row, one, rewards)) + "\n")
             progress(len(tally.seconds), count)
         decided = dict(rewards.decided)
     console = Console()
@@ -216,15 +216,15 @@ def _grades(rewards: "Rewards", chunk: list[_Row]) -> list[Grade]:
     return [Grade(Verdict.ERROR, 0.0, note=row.bad) if row.bad else next(found) for row in chunk]
 
 
-def _told(row: _Row, one: Grade, rewards: "Rewards") -> dict[str, object]:
+def _output_row(row: _Row, one: Grade, rewards: "Rewards") -> dict[str, object]:
     """The object written for a row; unscorable rows have no reward."""
-    told: dict[str, object] = {
+    output: dict[str, object] = {
         "verdict": one.verdict.value,
         "reward": one.reward if one.scorable else None,
         "formatted": not row.bad and rewards.formatted(row.text),
         "seconds": round(one.seconds, 6),
     }
-    return told | ({"note": one.note} if one.note else {})
+    return output | ({"note": one.note} if one.note else {})
 
 
 @contextmanager

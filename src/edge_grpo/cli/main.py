@@ -42,7 +42,7 @@ _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])  # click's;
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends in one clear line on stderr and exit code 2, a signal in 128 + its number."""
+    """Entry point: a user error prints one line to stderr and exits with 2; a signal exits with 128 + its number."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     atexit.register(gc.freeze)  # else the last collection walks all of torch, 0.3 s
@@ -94,4 +94,4 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """RL post-training of language models with advantage collapse cured and shown."""
+    """RL post-training of language models that measures and fixes advantage collapse."""

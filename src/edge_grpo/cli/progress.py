@@ -14,7 +14,7 @@ __all__ = ["ProgressBar", "target"]
 
 
 class ProgressBar:
-    """Progress: a bar in a terminal, otherwise a line now and then; a context manager.
+    """Progress: a bar in a terminal, otherwise an occasional line; a context manager.
 
     Args:
         noun: what is counted, in the plural.
@@ -60,5 +60,5 @@ def target(out: str, *, source: str | Path = "") -> Path | None:
     if source and path.exists() and Path(source).expanduser().exists() and path.samefile(Path(source).expanduser()):
         raise ConfigError(f"--out: {out} is the input file; name another one")
     if not path.parent.is_dir():
-        raise ConfigError(f"--out: there is no folder {path.parent}; create it first")
+        raise ConfigError(f"--out: no such folder: {path.parent}; create it first")
     return path

@@ -85,7 +85,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "default_local_dir": "run.dir",
     "report_to": "run.tensorboard",
 }
-"""The names here of settings in TRL and verl; docs/guide.md shows the table."""
+"""TRL and verl setting names, and what they are called here; docs/guide.md has the table."""
 
 _WANTED: Final[dict[str, str]] = {
     "greater_than_equal": "at least {ge:g}",
@@ -205,7 +205,7 @@ def setting_names(root: type, method: type | None = None, prefix: str = "") -> I
 
 
 def _where(item: Mapping[str, Any]) -> list[Any]:
-    """The parts of a setting's name, without those by which pydantic labels the types it tried."""
+    """The parts of a setting's name, without pydantic's labels for the types it tried."""
     where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
     if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
         del where[1]
@@ -215,7 +215,7 @@ def _where(item: Mapping[str, Any]) -> list[Any]:
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
-    """What an unknown name may stand for: another package's name, a setting in another section, or a typo."""
+    """What an unknown name may mean: another package's name, a setting in another section, or a typo."""
     section, _, leaf = name.rpartition(".")
     translated = ELSEWHERE.get(leaf)
     if translated in known:

@@ -1,4 +1,4 @@
-"""The sections of a run's settings without a lighter home; importing them imports no model code."""
+"""The sections of a run's settings that no other package defines; importing them imports no model code."""
 
 from typing import Final, Literal
 

@@ -97,7 +97,7 @@ def _pair(row: Mapping[str, object], names: PairFieldNames, default_id: str) -> 
     roles = [role for role, _ in rest]
     if not rest or roles != ["user", "assistant"] * (len(rest) // 2) + ["user"]:
         found = ", ".join(role for role, _ in turns)
-        wanted = "wanted user and assistant in alternation, user first and last"
+        wanted = "wanted alternating user and assistant, user first and last"
         raise BadRowError(f"field '{where}': the prompt's messages have roles {found}; {wanted}")
     *earlier, prompt = (text for _, text in rest)
     return Pair(row_id(row, names.id, default_id), prompt, chosen, rejected, tuple(earlier), system[1])

@@ -180,7 +180,7 @@ def _answer(value: object, name: str) -> str:
 
 
 def _variants(value: object, name: str, prompt: str) -> tuple[str, ...]:
-    """Other phrasings, without duplicates or the question's own."""
+    """Other phrasings, without duplicates or the original."""
     if value is None:
         return ()
     if not isinstance(value, list | tuple):

@@ -220,7 +220,7 @@ def _render(tokenizer: Tokenizer, turns: list[dict[str, str]], data: DataSetting
 
 
 def phrasings(problem: Problem) -> tuple[str, ...]:
-    """All phrasings of a question, its own first.
+    """All phrasings of a question, the original first.
 
     Example:
         >>> phrasings(Problem("1", "Compute 1+1.", ("2",), variants=("What is 1+1?",)))
@@ -243,13 +243,13 @@ def check_count(problem: Problem, count: int) -> None:
 
 
 def draw_variants(problem: Problem, forms: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """Draw ``count`` distinct forms of a question, in random order; its own need not be among them.
+    """Draw ``count`` distinct phrasings of a question, in random order; the original need not be among them.
 
     Raises:
         DataError: there are fewer.
 
     Source:
-        Yao et al. 2025, R1-ShareVL, arXiv:2505.16673; as in the release, forms are redrawn at every visit.
+        Yao et al. 2025, R1-ShareVL, arXiv:2505.16673; as in the release, phrasings are redrawn at every visit.
     """
     check_count(problem, count)
     return rng.sample(forms, count)

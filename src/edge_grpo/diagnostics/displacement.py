@@ -121,7 +121,7 @@ def _gwhes(policy: Policy, batch: Batch, config: Config) -> float:
 
 
 def report(found: Sequence[Displacement]) -> list[str]:
-    """A measurement in words, one figure per line; 95% intervals over questions (normal)."""
+    """A measurement as text, one figure per line; 95% intervals over questions (normal)."""
     lines = [f"{len(found)} questions with right and wrong answers"]
     for arm in ARMS:
         values = torch.tensor([one.change[arm] for one in found], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Answers sampled from a model outside a training run, for measurements per question."""
+"""Answers sampled from a model outside a training run, for per-question measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def sample(config: Config, policy: Policy, *, num_problems: int, held_out: bool 
         config: data, rollout and reward; ``train.seed`` determines questions and draws.
         policy: the model.
         num_problems: how many questions; data with fewer is repeated.
-        held_out: take the evaluation problems, in order and once at most.
+        held_out: take the evaluation problems, in order, at most once each.
     Raises:
         EdgeGrpoError: as training would.
     """

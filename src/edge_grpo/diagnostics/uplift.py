@@ -67,7 +67,7 @@ def measure(config: Config, *, before: str, after: str, num_problems: int) -> Up
 
 
 def report(found: Uplift) -> list[str]:
-    """A measurement in words, one figure per line."""
+    """A measurement as text, one figure per line."""
     problems, samples = found.correct.shape
     lines = [f"{problems} problems, {samples} answers each"]
     for k in (1, *pass_sizes(samples)):

@@ -46,7 +46,7 @@ class Draws:
 
 
 def draws_of(config: Config, samples: int | None = None) -> Draws:
-    """How ``edge-grpo eval`` answers: greedily, and as ``eval`` says, where temperature 0 means the rollout's.
+    """How ``edge-grpo eval`` answers: greedily, and as set in ``eval``, where temperature 0 means the rollout's.
 
     Args:
         config: the settings.
@@ -119,7 +119,7 @@ class Answer:
 
     @property
     def scorable(self) -> bool:
-        """False if the grader failed; such an answer counts nowhere."""
+        """False if the grader failed; such an answer is excluded everywhere."""
         return self.verdict != Verdict.ERROR
 
 

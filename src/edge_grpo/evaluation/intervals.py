@@ -50,7 +50,7 @@ def bootstrap(values: Sequence[float], *, resamples: int = _RESAMPLES) -> Interv
 
     .. math:: \Big[Q_{2.5\,\%},\; Q_{97.5\,\%}\Big] \text{ of } \bar x^*
 
-    It knows nothing of values it never saw: where all values are equal, its width is 0.
+    It cannot account for values it never saw: where all values are equal, its width is 0.
 
     Args:
         values: at least one. Memory stays bounded however many there are.

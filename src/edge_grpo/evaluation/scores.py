@@ -51,8 +51,8 @@ def values_of(answers: Iterable[Answer]) -> dict[str, dict[Name, float]]:
     whether the most common answer is right (see :func:`majority`).
 
     Args:
-        answers: from any benchmarks; those on which the grader failed count nowhere, and a problem left with fewer
-            than j samples has no pass@j.
+        answers: from any benchmarks; those on which the grader failed are excluded, and a problem left with fewer
+        than j samples has no pass@j.
 
     Returns:
         metric -> (benchmark, problem) -> value, in the order of the answers.

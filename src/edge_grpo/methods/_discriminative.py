@@ -39,15 +39,15 @@ Penalty = Literal["multiplier", "squared"]
 class Discriminative(Protocol):
     """The settings of both methods, documented here once.
 
-    The drift per token of each optimizer update, estimated over all its rows, is to stay below ``delta`` nats; what
-    exceeds it is priced with ``beta``. It is exactly zero at the first update of a step: with ``train.mini_batches=1``
-    the limit does nothing. Right and wrong are the graders' flags, whatever the rewards; unscorable rows take no part.
+    ``delta`` (nats) limits the drift per token of each optimizer update, estimated over all its rows; ``beta``
+    penalises the excess. The drift is exactly zero at the first update of a step: with ``train.mini_batches=1`` the
+    limit does nothing. Right and wrong are the grader's flags, regardless of rewards; unscorable rows are excluded.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4 (squared); the official training scripts for ``delta`` 1e-4,
         ``beta`` 1000, ``kl_estimator`` (``kl_type=kl`` is k1, ``low_var_kl`` k3), four updates per step, and the
-        multiplier, with which the published figures were made. They take all sums over 32 rows at a time, here it is
-        the whole update; they draw no further prompts.
+        multiplier, used for the published figures. They sum over 32 rows at a time (here: over the whole update) and do
+        not resample prompts.
     """
 
     @property
@@ -60,7 +60,7 @@ class Discriminative(Protocol):
 
     @property
     def beta(self) -> float:
-        """Price of a nat beyond the limit."""
+        """Penalty per nat beyond the limit."""
 
     @property
     def kl_estimator(self) -> Estimator:
@@ -72,7 +72,7 @@ class Discriminative(Protocol):
 
 
 def is_mixed(group: Group) -> bool:
-    """Whether a group has a right and a wrong answer."""
+    """Whether a group has both right and wrong answers."""
     return len({row.grade.correct for row in group.rows if row.grade.scorable}) == 2
 
 
@@ -105,14 +105,14 @@ def classes(x: LossInputs) -> tuple[Bool[Tensor, " rows"], Bool[Tensor, " rows"]
 
 
 def scores(x: LossInputs, kind: Score) -> Float[Tensor, " rows"]:
-    """The rows' scores under the policy now."""
+    """The rows' scores under the current policy."""
     if kind == "log_likelihood":
         return discriminative.log_likelihood_score(x.logprobs, x.mask)
     return discriminative.likelihood_ratio_score(log_ratio(x.logprobs, x.old_logprobs, x.mask), x.mask)
 
 
 def drift(x: LossInputs, estimator: Estimator) -> Float[Tensor, "rows tokens"]:
-    """Divergence of the policy before the step's updates from the policy now at each token, nats."""
+    """Divergence of the policy before the step's updates from the current one at each token, nats."""
     estimate = discriminative.old_kl_k1 if estimator == "k1" else discriminative.old_kl_k3
     return estimate(log_ratio(x.logprobs, x.old_logprobs, x.mask), x.mask)
 
@@ -124,12 +124,12 @@ def count_groups_and_drift(x: LossInputs, method: Discriminative) -> dict[str, f
 
 
 def mean_drift(totals: Totals) -> float:
-    """Drift over the whole update, before it, nats per token."""
+    """Drift over the whole update, measured before it, nats per token."""
     return totals.extra["kl"] / max(totals.tokens, 1.0)
 
 
 def drift_penalty(x: LossInputs, totals: Totals, method: Discriminative) -> Float[Tensor, ""]:
-    """This micro-batch's share of the price of too much drift."""
+    """This micro-batch's share of the drift penalty."""
     share = mean_over_tokens(drift(x, method.kl_estimator), x.mask, tokens=totals.tokens)
     limit = {"total": mean_drift(totals), "delta": method.delta, "beta": method.beta}
     if method.penalty == "multiplier":

@@ -31,7 +31,7 @@ __all__ = [
 
 @settings
 class Guidance:
-    r"""Guided error correction: which wrong rollouts are corrected, how, and what injected text weighs.
+    r"""Guided error correction: which wrong rollouts are corrected, how, and the weight of injected text.
 
     A wrong rollout draws ``reflect`` (append ``reflect_phrase``, let the policy continue), ``answer`` (append
     ``answer_phrase``, in which ``{answer}`` stands for the reference answer) or ``reference`` (the worked solution
@@ -39,14 +39,13 @@ class Guidance:
     are added; prompts of ``max_prompt_tokens`` or more are not corrected.
 
     ``amount``: ``all`` wrong rollouts, ``balanced`` (only as many as bring the group nearest to half right, so that it
-    never collapses), or ``none``. ``guard``, for ``all``: one wrong rollout, drawn at random, stays as it is, so that
-    no group can become all right. ``likelihood_weight``: weight of injected tokens where they are learned by
-    likelihood.
+    never collapses), or ``none``. ``guard``, for ``all``: one wrong rollout, drawn at random, is left alone, so that no
+    group can become all right. ``likelihood_weight``: weight of injected tokens where they are trained by likelihood.
 
     Source:
         Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848; probabilities, phrases and budgets of the official training
-        code, which corrects all and has no guard. ``likelihood_weight`` is this project's: about the share of a group
-        that is injected.
+        code, which corrects all of them and has no guard. ``likelihood_weight`` is this project's: about the share of a
+        group that is injected.
     """
 
     amount: Literal["all", "balanced", "none"] = "all"
@@ -93,9 +92,8 @@ def plan_repairs(groups: Sequence[Group], rng: random.Random, guidance: Guidance
     """Which wrong rollouts to correct and how.
 
     With ``amount="all"`` every wrong row draws its strategy once, in the first call; a repair that the collector had to
-    skip is not tried again. With ``"balanced"`` further rows follow until half the group is right, a reflected one
-    counting as its new grade says, or no untouched wrong row is left; the collector stops when a whole round was
-    skipped.
+    skip is not retried. With ``"balanced"``, further rows follow until half the group is right (reflected rows count by
+    their new grade) or no untouched wrong row is left; the collector stops when a whole round was skipped.
     """
     begun = any(row.strategy is not Strategy.NONE for group in groups for row in group.rows)
     if guidance.amount == "none" or (guidance.amount == "all" and begun):
@@ -158,7 +156,7 @@ def entropy_driven(
 
 
 def imitated(batch: Scored, weight: float) -> Float[Tensor, "rows tokens"]:
-    """``weight`` on the injected tokens of rows that ended right."""
+    """``weight`` on the injected tokens of rows that ended up right."""
     injected = batch.segment == int(Segment.INJECTED)
     chosen = batch.mask & injected & (batch.correct & batch.scorable)[:, None]
     return weight * chosen.to(batch.entropy.dtype)

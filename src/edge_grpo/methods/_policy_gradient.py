@@ -1,7 +1,7 @@
 """What policy-gradient methods share: their common settings, and the pieces of signal, loss and metrics made from them.
 
-A method declares the settings of ``Modifiers`` itself and calls these functions by name; none of them sees more of a
-method than these settings.
+A method declares the settings of ``Modifiers`` itself and calls these functions by name; they see nothing of a method
+beyond these settings.
 """
 
 from typing import Protocol, runtime_checkable
@@ -42,7 +42,7 @@ class Modifiers(Protocol):
     """The settings that every policy-gradient method has, documented here once; TRL's names in brackets.
 
     Source:
-        The defaults are those of TRL 1.16.0 unless the method says otherwise; each modifier's paper stands with its
+        The defaults are those of TRL 1.16.0 unless the method says otherwise; each modifier's paper is cited at its
         function in ``functional``.
     """
 
@@ -169,7 +169,7 @@ def spread(
 
 
 def log_ratio(x: LossInputs, level: RatioLevel) -> Float[Tensor, "rows tokens"]:
-    """Logarithm of the ratio w between the policy now and before the step's updates, nats, per token or sequence."""
+    """Log-ratio, log w, of the current policy to the policy before the step's updates, nats, per token or sequence."""
     per_token = losses.log_ratio(x.logprobs, x.old_logprobs, x.mask)
     return losses.sequence_log_ratio(per_token, x.mask) if level == "sequence" else per_token
 

@@ -27,7 +27,7 @@ RewardValues = Literal["signed", "run"]
 
 Xiong et al. 2025, arXiv:2504.11343, eq. 4 to 6 (``signed``, and mean over rows). Official code: rewards 1 and 0
 (``run`` with ``reward.format_weight=0``), mean over tokens, KL without bias correction and bounded by 10, and KL and
-entropy weights of 0.001, which the paper does not name.
+entropy weights of 0.001, which the paper does not mention.
 """
 
 Rejected = Literal["dropped", "zero_advantage"]

@@ -23,8 +23,8 @@ __all__ = ["Ask", "Method", "Needs", "Repair", "TopUp"]
 class Repair:
     """A request to the collector: correct row ``row`` of the ``group``-th group.
 
-    ``REFLECT``: append ``text`` and let the policy continue. ``ANSWER``: append ``text`` and stop. ``REFERENCE``: put
-    ``text`` in place of the completion. At most ``budget`` tokens are added, so that no completion exceeds
+    ``REFLECT``: append ``text`` and let the policy continue. ``ANSWER``: append ``text`` and stop. ``REFERENCE``:
+    replace the completion with ``text``. At most ``budget`` tokens are added, so that no completion exceeds
     ``rollout.max_new_tokens + budget``; a text that does not fit is skipped and counted, never cut.
     """
 
@@ -39,9 +39,9 @@ class Repair:
 class Ask:
     """A request to the collector: sample ``count`` revisions of row ``row`` of the ``group``-th group.
 
-    The row's prompt and completion (without its stop token) are followed by a user turn that says ``phrase``; what is
-    sampled then becomes a group of its own in layer 2, whose ``parent`` is the row. A prompt that grows too long for
-    the model is skipped and counted, never cut.
+    The row's prompt and completion (without its stop token) are followed by a user turn that says ``phrase``; the
+    samples form their own group in layer 2, whose ``parent`` is the row. A prompt that grows too long for the model is
+    skipped and counted, never cut.
     """
 
     group: int
@@ -54,9 +54,9 @@ class Ask:
 class TopUp:
     """Dynamic sampling: draw further prompts while too few groups are useful.
 
-    After the first round, missing groups are sampled again, at most ``max_rounds`` times (0 = off), until
-    ``min_share`` of ``rollout.prompts_per_step`` groups are useful. Groups that are not useful fill the places still
-    empty if ``fill``, and are dropped otherwise.
+    After the first round, missing groups are sampled again, at most ``max_rounds`` times (0 = off), until ``min_share``
+    of ``rollout.prompts_per_step`` groups are useful. Groups that are not useful fill the remaining slots if ``fill``,
+    and are dropped otherwise.
     Source: Yu et al. 2025, DAPO, arXiv:2503.14476, section 3.2; the paper sets no bound on the rounds.
     """
 
@@ -97,7 +97,7 @@ class Method(ABC):
 
     kind: str
     train_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Defaults of the ``train`` section that come with the kind; explicit user settings win.
+    """Defaults of the ``train`` section for this kind; explicit user settings win.
 
     They apply where a configuration names the method, not to a method passed in code.
     """
@@ -108,35 +108,35 @@ class Method(ABC):
         return Needs()
 
     def useful(self, group: Group) -> bool:
-        """Whether a question counts for dynamic sampling; asked after corrections, with all its answers."""
+        """Whether a question counts for dynamic sampling; called after corrections, with all its answers."""
         return not group.collapsed
 
     def plan(self, groups: Sequence[Group], rng: random.Random) -> Sequence[Repair | Ask]:
-        """Which rows to correct or to revise, and how; asked again after each round until the list is empty.
+        """Which rows to correct or revise, and how; called again after each round until it returns nothing.
 
-        Rows that were corrected or revised already must not be named again. Never called in evaluation.
+        Rows already corrected or revised must not be returned again. Never called in evaluation.
         """
         return []
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
-        """The groups as they will be trained, rows dropped, copied or paired anew; asked once, after collection."""
+        """The groups as they will be trained, with rows dropped, copied or re-paired; called once, after collection."""
         return list(groups)
 
     def token_scores(self, x: GroupHidden) -> Float[Tensor, " tokens"]:
-        """A number for every completion token of one group, from hidden states; arrives as ``Scored.token_scores``.
+        """A number for every completion token of one group, from hidden states; passed on as ``Scored.token_scores``.
 
         Raises:
             ConfigError: ``needs.token_scores`` is true, but the method does not define this hook.
         """
         name = type(self).__name__
-        raise ConfigError(f"{name}.token_scores: needs.token_scores is true, but the method is missing; write it")
+        raise ConfigError(f"{name}.token_scores: needs.token_scores is true, but the hook is not defined; define it")
 
     @abstractmethod
     def signal(self, batch: Scored) -> Signal:
         """Advantages, masks and weights of a whole step."""
 
     def totals(self, x: LossInputs) -> dict[str, float]:
-        """Further sums that ``loss`` needs over an update; arrive as ``Totals.extra``."""
+        """Further sums that ``loss`` needs over an update; passed as ``Totals.extra``."""
         return {}
 
     @abstractmethod

@@ -28,7 +28,7 @@ class Bnpo(Method):
 
     Source:
         TRL 1.16.0, ``loss_type="bnpo"``, which averages over each micro-batch, so that its value changes with the
-        micro-batch size; here all tokens of the update count once. With one micro-batch an update both are the same,
+        micro-batch size; here all tokens of the update count once. With one micro-batch per update both are the same,
         and both are DAPO's loss with equal half-widths. The Beta normalisation of rewards in the paper of that name
         (Xiao et al. 2025, arXiv:2506.02864) is in neither.
     """

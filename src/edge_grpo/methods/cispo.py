@@ -63,7 +63,7 @@ class Cispo(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Log-likelihood weighted with the capped ratio, and KL, mean over all tokens, minus the entropy bonus."""
+        """Log-likelihood weighted by the capped ratio, and KL, mean over all tokens, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = cispo_loss(x.logprobs, log_w, x.advantages, x.mask, cap=self.cap)
         surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)

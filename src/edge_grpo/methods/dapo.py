@@ -21,7 +21,7 @@ __all__ = ["Dapo"]
 @final
 @settings
 class Dapo(Method):
-    r"""GRPO with a wider clip above, a mean over tokens, and prompts drawn again while groups are collapsed.
+    r"""GRPO with a wider upper clip, a mean over tokens, and prompts resampled while groups are collapsed.
 
     .. math::
         -\frac{1}{N} \sum_{i,t} \min(w_{i,t} A_i,\;
@@ -30,10 +30,10 @@ class Dapo(Method):
 
     Source:
         Yu et al. 2025, DAPO, arXiv:2503.14476, eq. 8 to 12; half-widths of section 4.1, no KL term (section 2.3). The
-        paper sets no bound on dynamic sampling; 10 rounds are the bound of verl's DAPO recipe. A group counts as useful
-        when its rewards differ. ``mask_unfinished`` is the paper's overlong filtering; its soft punishment of overlong
-        answers is a reward, not part of the method here. TRL 1.16.0, ``loss_type="dapo"``: same loss, no dynamic
-        sampling.
+        paper sets no bound on dynamic sampling; the bound of 10 rounds comes from verl's DAPO recipe. A group counts as
+        useful when its rewards differ. ``mask_unfinished`` is the paper's overlong filtering; its soft punishment of
+        overlong answers is a reward, not part of the method here. TRL 1.16.0, ``loss_type="dapo"``: same loss, no
+        dynamic sampling.
     """
 
     kind: Literal["dapo"] = "dapo"

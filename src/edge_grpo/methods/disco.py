@@ -21,7 +21,7 @@ __all__ = ["Disco"]
 @final
 @settings
 class Disco(Method):
-    r"""Discriminative constrained optimization: right answers over the hardest wrong ones, drift held below a limit.
+    r"""Discriminative constrained optimization: right answers over the hardest wrong ones, with limited drift.
 
     .. math::
         -\frac{1}{Q} \sum_{q \text{ mixed}} \Big[ \operatorname{mean}_{P_q} s - \tau \log \operatorname{mean}_{N_q}
@@ -49,11 +49,11 @@ class Disco(Method):
 
     @property
     def needs(self) -> Needs:
-        """Whole groups to compare their two classes; the drift of the whole update, which decides the price of more."""
+        """Whole groups, to compare their two classes; the drift of the whole update, which sets the penalty."""
         return Needs(whole_groups=True, forward_totals=self.beta > 0, top_up=self.top_up)
 
     def useful(self, group: Group) -> bool:
-        """Whether a group has a right and a wrong answer."""
+        """Whether a group has both right and wrong answers."""
         return disc.is_mixed(group)
 
     def signal(self, batch: Scored) -> Signal:
@@ -65,7 +65,7 @@ class Disco(Method):
         return disc.count_groups_and_drift(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Minus the contrast, averaged over all groups of the update, plus the price of too much drift."""
+        """Minus the contrast, averaged over all groups of the update, plus the drift penalty."""
         right, wrong = disc.classes(x)
         contrast = right_over_hard_wrong(disc.scores(x, self.score), x.group, right, wrong, tau=self.tau)
         return -contrast / max(totals.extra["groups"], 1.0) + disc.drift_penalty(x, totals, self)

@@ -21,7 +21,7 @@ __all__ = ["DiscoB"]
 @final
 @settings
 class DiscoB(Method):
-    r"""DisCO's basic form: right answers over the mean wrong one, drift held below a limit.
+    r"""DisCO's basic form: right answers over the mean wrong one, with limited drift.
 
     .. math::
         -\frac{1}{Q} \sum_{q \text{ mixed}} \Big[ \operatorname{mean}_{P_q} s - \operatorname{mean}_{N_q} s \Big]
@@ -47,11 +47,11 @@ class DiscoB(Method):
 
     @property
     def needs(self) -> Needs:
-        """Whole groups to compare their two classes; the drift of the whole update, which decides the price of more."""
+        """Whole groups, to compare their two classes; the drift of the whole update, which sets the penalty."""
         return Needs(whole_groups=True, forward_totals=self.beta > 0, top_up=self.top_up)
 
     def useful(self, group: Group) -> bool:
-        """Whether a group has a right and a wrong answer."""
+        """Whether a group has both right and wrong answers."""
         return disc.is_mixed(group)
 
     def signal(self, batch: Scored) -> Signal:
@@ -63,7 +63,7 @@ class DiscoB(Method):
         return disc.count_groups_and_drift(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Minus the contrast, averaged over all groups of the update, plus the price of too much drift."""
+        """Minus the contrast, averaged over all groups of the update, plus the drift penalty."""
         right, wrong = disc.classes(x)
         contrast = right_over_wrong(disc.scores(x, self.score), x.group, right, wrong)
         return -contrast / max(totals.extra["groups"], 1.0) + disc.drift_penalty(x, totals, self)

@@ -1,4 +1,4 @@
-"""EDGE-GRPO: guided error correction makes the rewards of a group differ, entropy-driven advantages weigh them."""
+"""EDGE-GRPO: guided error correction makes the rewards of a group differ, entropy-driven advantages weight them."""
 
 import random
 from collections.abc import Sequence
@@ -29,18 +29,17 @@ EntropyAdvantage = edge.EntropyAdvantage
 
 def _without_the_control(injected: object) -> object:
     if injected == "likelihood_only":
-        raise ValueError("this is a method of its own: set method=grpo_matched and drop this setting")
+        raise ValueError("this is a separate method: set method=grpo_matched and drop this setting")
     return injected
 
 
 @settings
 class Correction(edge.Guidance):
-    """Guided error correction, and how the injected text is learned from.
+    """Guided error correction, and how injected text is trained on.
 
-    ``injected``: tokens that nobody sampled are trained as if ``on_policy``; or by ``likelihood``, out of the
-    policy-gradient term and weighed with ``likelihood_weight``, in rows that ended right. ``wrong_prefix``: the wrong
-    attempt in front of an injection gets the row's advantage if ``credited``, but nothing positive if
-    ``no_positive_credit``.
+    ``injected``: injected tokens are trained as if ``on_policy``, or by ``likelihood`` (left out of the policy-gradient
+    term, weighted by ``likelihood_weight``, only in rows that ended up right). ``wrong_prefix``: the wrong attempt
+    before an injection gets the row's advantage if ``credited``, but never a positive one if ``no_positive_credit``.
 
     Source:
         Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848; the official training code trains injected tokens as if
@@ -103,7 +102,7 @@ class EdgeGrpo(Method):
         return edge.plan_repairs(groups, rng, self.correction)
 
     def signal(self, batch: Scored) -> Signal:
-        """Group-normalised rewards over the rows' relative entropy, with injected text treated as the settings say."""
+        """Group-normalised rewards over the rows' relative entropy, with injected text treated as configured."""
         on_policy = self.correction.injected == "on_policy"
         raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
         signal = pg.spread(

@@ -23,7 +23,7 @@ __all__ = ["Gpg"]
 @final
 @settings
 class Gpg(Method):
-    r"""Group policy gradient: no ratio, no clip, no reference, and a mean that collapsed groups do not make smaller.
+    r"""Group policy gradient: no ratio, no clip, no reference, and a mean that collapsed groups do not shrink.
 
     .. math::
         -\frac{\alpha}{N} \sum_{i,t} A_i \log \pi_{i,t}, \qquad A_i = r_i - \operatorname{mean}_g r, \qquad
@@ -36,9 +36,9 @@ class Gpg(Method):
     so ``train.passes`` and ``train.mini_batches`` above 1 have no correction.
 
     Source:
-        Chu et al. 2025, GPG, arXiv:2504.02546 (F_norm = 1, alpha, and prompts drawn again while fewer than 0.6 of the
+        Chu et al. 2025, GPG, arXiv:2504.02546 (F_norm = 1, alpha, and prompts resampled while fewer than 0.6 of the
         groups are useful; the release's script: 0.5). Official code: alpha for each micro-batch, every round draws as
-        many prompts as the first, the 20th round is an error; its trainers for images have ``aggregation="rows"``.
+        many prompts as the first, the 20th round is an error; its image trainers have ``aggregation="rows"``.
     """
 
     kind: Literal["gpg"] = "gpg"
@@ -65,7 +65,7 @@ class Gpg(Method):
         return pg.needs_of(self)
 
     def signal(self, batch: Scored) -> Signal:
-        """The centred reward times alpha; collapsed groups have none."""
+        """The centred reward times alpha; collapsed groups get none."""
         scaled = {"none": adv.group_centered, "group": adv.group_normalized, "batch": adv.batch_scaled}[self.scale]
         raw = scaled(batch.reward, batch.group, batch.scorable)
         keep = comparable(batch.group, batch.scorable)
@@ -82,7 +82,7 @@ class Gpg(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Weighted log-likelihood and KL, averaged as ``aggregation`` says, minus the entropy bonus."""
+        """Weighted log-likelihood and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = policy_gradient_loss(x.logprobs, x.advantages, x.mask)
         surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)

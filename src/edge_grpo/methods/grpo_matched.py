@@ -1,4 +1,4 @@
-"""The supervision-matched control of EDGE-GRPO: the same injections, learned by likelihood beside plain GRPO."""
+"""The supervision-matched control of EDGE-GRPO: the same injections, trained by likelihood alongside plain GRPO."""
 
 import random
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ class GrpoMatched(Method):
         \operatorname{clip}(w_{i,t}, 1 - \epsilon, 1 + \epsilon) A_i)
         - \frac{\omega}{|K|} \sum_{i \in K} \frac{1}{m_i} \sum_{t \text{ injected}} \log \pi_{i,t}
 
-    The policy-gradient term sees rollouts and rewards as first sampled. Corrected rows join beside them as likelihood
-    rows, with K those that ended right, :math:`m_i` their injected tokens and :math:`\omega` the
+    The policy-gradient term sees rollouts and rewards as first sampled. Corrected rows are added as likelihood rows,
+    with K those that ended up right, :math:`m_i` their injected tokens and :math:`\omega` the
     ``correction.likelihood_weight``. Drawn reflections, which inject no supervision, are not carried out. ``eda``:
     EDGE-GRPO's entropy-driven advantage, off by default.
 
     Source:
         This project: the control with equal supervision for Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848. Where it
-        matches EDGE-GRPO, the gain is that of the supervision, not of the way it is used.
+        matches EDGE-GRPO, the gain comes from the supervision, not from how it is used.
     """
 
     kind: Literal["grpo_matched"] = "grpo_matched"
@@ -72,12 +72,12 @@ class GrpoMatched(Method):
         return pg.needs_of(self)
 
     def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
-        """The injections that EDGE-GRPO would make, by the same draws."""
+        """The injections that EDGE-GRPO would make, from the same draws."""
         repairs = edge.plan_repairs(groups, rng, self.correction)
         return [repair for repair in repairs if repair.strategy is not Strategy.REFLECT]
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
-        """Corrected rows become two: as first sampled and, behind the group, as corrected."""
+        """Each corrected row becomes two: as first sampled and, after the group, as corrected."""
         return [
             replace(group, rows=(*map(_as_sampled, group.rows), *(row for row in group.rows if row.first)))
             for group in groups
@@ -88,7 +88,7 @@ class GrpoMatched(Method):
         return not group.collapsed_before
 
     def signal(self, batch: Scored) -> Signal:
-        """Group-normalised rewards of the rows as first sampled; corrected rows have a likelihood weight alone."""
+        """Group-normalised rewards of the rows as first sampled; corrected rows have only a likelihood weight."""
         compared = batch.scorable & ~batch.corrected
         raw = pg.group_advantages(batch, compared, scale=self.scale, objectives=self.objectives)
         signal = pg.spread(

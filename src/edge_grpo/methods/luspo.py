@@ -21,7 +21,7 @@ __all__ = ["Luspo"]
 @final
 @settings
 class Luspo(Method):
-    r"""GSPO with each row weighed by its length, so that long rows are not diluted.
+    r"""GSPO with each row weighted by its length, so that long rows are not diluted.
 
     .. math::
         -\frac{1}{R} \sum_i n_i \min(s_i A_i,\; \operatorname{clip}(s_i, 1 - \epsilon, 1 + \epsilon) A_i),

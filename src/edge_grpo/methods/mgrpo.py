@@ -30,8 +30,8 @@ __all__ = ["Mgrpo"]
 LAYERS = (1, 2)
 
 
-def _said(phrase: str) -> str:
-    """The phrase, if it says something that a tokenizer can read."""
+def _checked_phrase(phrase: str) -> str:
+    """The phrase, unless it is empty or no tokenizer accepts it."""
     if wrong := lone_surrogate(phrase) or ("" if phrase.strip() else "wanted some text"):
         raise ValueError(wrong)
     return phrase
@@ -47,18 +47,18 @@ class Mgrpo(Method):
         \min(w_{i,t} A_i,\; \operatorname{clip}(w_{i,t}, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A_i)
 
     with :math:`R_k` the kept rows of the layer in the update. A revision sees question, answer and a phrase drawn from
-    ``phrases``, which tells nothing about the answer; only the revision is trained, never the answer copied into its
+    ``phrases``, which reveals nothing about the answer; only the revision is trained, never the answer copied into its
     prompt.
 
-    ``revisions``: how many of each answer, all under one phrase. ``lambda2``: weight of the second layer.
-    ``l2_grouping``: revisions are compared with those of the same answer (``per_response``) or of the question.
-    ``l2_filter``, after advantages were computed: nothing is dropped (``none``); the revisions of an answer are dropped
-    where none is right (``group_any_success``); wrong revisions lose their tokens too (``sample_success``, which learns
-    from successes alone). ``std``, ``std_eps``: what a centred reward is divided by.
+    ``revisions``: how many per answer, all with one phrase. ``lambda2``: weight of the second layer. ``l2_grouping``:
+    revisions are compared with those of the same answer (``per_response``) or of the question. ``l2_filter``, applied
+    to computed advantages: nothing is dropped (``none``); the revisions of an answer are dropped if none is right
+    (``group_any_success``); wrong revisions are masked too (``sample_success``, which learns from successes alone).
+    ``std``, ``std_eps``: what a centred reward is divided by.
 
     Source:
         Ding et al. 2025, MGRPO, arXiv:2506.04746; no official code was found and its full text was not available: the
-        objective is that of the abstract and of secondary sources. This project's, as a documented choice: grouping by
+        objective is that of the abstract and of secondary sources. This project's documented choices: grouping by
         answer, the filter, lambda2 1, one optimizer step for both layers (sampled by one policy), number of revisions,
         phrases, and a plain k3 KL. GRPO's clip of 0.2 and KL weight 0.
     """
@@ -68,7 +68,7 @@ class Mgrpo(Method):
     clip_high: f.ClipHigh = 0.2
     delta: f.RatioCap = None
     revisions: f.Count = 4
-    phrases: tuple[Annotated[str, AfterValidator(_said)], ...] = Field(default=REVISION_PHRASES, min_length=1)
+    phrases: tuple[Annotated[str, AfterValidator(_checked_phrase)], ...] = Field(default=REVISION_PHRASES, min_length=1)
     lambda2: f.NonNegative = 1.0
     l2_grouping: Literal["per_response", "per_question"] = "per_response"
     l2_filter: Literal["none", "group_any_success", "sample_success"] = "group_any_success"
@@ -102,7 +102,7 @@ class Mgrpo(Method):
     # --- collection ---------------------------------------------------------------------------------------------------
 
     def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Ask]:
-        """Revisions of every answer that could be graded, all asked for in the first call."""
+        """Revisions of every answer that could be graded, all requested in the first call."""
         if any(group.layer == 2 for group in groups):
             return []
         return [
@@ -115,7 +115,7 @@ class Mgrpo(Method):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def signal(self, batch: Scored) -> Signal:
-        """Each layer's rewards relative to its own groups; the filter comes after that."""
+        """Each layer's rewards relative to its own groups, then filtered."""
         first, second = ((batch.layer == layer) & batch.scorable for layer in LAYERS)
         pool = batch.group if self.l2_grouping == "per_response" else batch.family
         raw = where_mask(self.standing(batch.reward, batch.group, first), first)
@@ -130,7 +130,7 @@ class Mgrpo(Method):
     def standing(
         self, reward: Float[Tensor, " rows"], group: Int[Tensor, " rows"], counted: Bool[Tensor, " rows"]
     ) -> Float[Tensor, " rows"]:
-        """Reward relative to the counted rows of the group, scaled as the settings say."""
+        """Reward relative to the counted rows of the group, scaled as configured."""
         if self.std == "none":
             return relative_reward(reward, group, counted)
         return standardized_reward(reward, group, counted, eps=self.std_eps, ddof=1 if self.std == "sample" else 0)

@@ -1,4 +1,4 @@
-"""NTHR: tokens of wrong answers that look like tokens of right ones are punished less."""
+"""NTHR: tokens of wrong answers that look like tokens of right ones are penalised less."""
 
 from dataclasses import replace
 from typing import Literal, final
@@ -25,7 +25,7 @@ __all__ = ["Nthr"]
 @final
 @settings
 class Nthr(Method):
-    r"""GRPO with Negative Token Hidden Reward, against the displacement of likely right answers.
+    r"""GRPO with Negative Token Hidden Reward, to counter the displacement of likely right answers.
 
     .. math::
         -\frac{1}{N} \sum_{i,t} \min(w_{i,t} \hat A_{i,t},\; \operatorname{clip}(w_{i,t}) \hat A_{i,t}), \qquad
@@ -46,8 +46,8 @@ class Nthr(Method):
     Source:
         Deng et al. 2025, NTHR, arXiv:2505.18830, eq. 7 and 8, lemma 4.2 (population deviation) and its training set-up
         (beta, eta, clip, KL weight, restricted vocabulary, dynamic sampling). No official code was found.
-        ``include_self`` follows the formula; the text speaks of "other" right answers. The bound on dynamic sampling is
-        that of verl's DAPO recipe.
+        ``include_self`` follows the formula; the text mentions "other" right answers. The bound on dynamic sampling
+        comes from verl's DAPO recipe.
     """
 
     kind: Literal["nthr"] = "nthr"

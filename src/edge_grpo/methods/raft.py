@@ -22,12 +22,12 @@ __all__ = ["Raft"]
 @final
 @settings
 class Raft(Method):
-    r"""Reward-ranked fine-tuning: maximise the likelihood of the right answers, forget the others.
+    r"""Reward-ranked fine-tuning: maximise the likelihood of the right answers, ignore the others.
 
     .. math:: -\frac{1}{|K|} \sum_{i \in K} \frac{1}{n_i} \sum_t r_i \log \pi_{i,t}, \qquad K = \{i : r_i > 0\}
 
-    A right answer weighs 1 unless ``reward_values`` is ``run``. There is neither ratio nor clip: the later updates of a
-    step are off-policy without a correction. ``accept``, ``rejected`` and ``reward_values``: see ``_rewarded``.
+    A right answer weighs 1 unless ``reward_values`` is ``run``. There is neither ratio nor clip: later updates of a
+    step are off-policy and uncorrected. ``accept``, ``rejected`` and ``reward_values``: see ``_rewarded``.
 
     Source:
         Dong et al. 2023, RAFT, arXiv:2304.06767; Xiong et al. 2025, arXiv:2504.11343, eq. 1 (the rows with the best
@@ -62,7 +62,7 @@ class Raft(Method):
         return pg.needs_of(self)
 
     def useful(self, group: Group) -> bool:
-        """Whether the group holds an answer to learn from."""
+        """Whether the group has an answer to learn from."""
         return any(rewarded.is_positive(row.grade, self.reward_values) for row in group.rows)
 
     def signal(self, batch: Scored) -> Signal:
@@ -78,7 +78,7 @@ class Raft(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Weighted log-likelihood and KL, averaged as ``aggregation`` says, minus the entropy bonus."""
+        """Weighted log-likelihood and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = policy_gradient_loss(x.logprobs, x.advantages, x.mask) * pg.sampler_weights(x, self)
         values = surrogate + self.beta * pg.reference_kl(x, log_w, self)

@@ -28,8 +28,8 @@ class RaftPp(Method):
         -\frac{1}{|K|} \sum_{i \in K} \frac{1}{n_i} \sum_t r_i \min(w_{i,t}, 1 + \epsilon_{high}),
         \qquad K = \{i : r_i > 0\}
 
-    No advantage is negative, so the clip has no lower side and no dual one. ``clip_high`` of 0.28 (clip-higher) keeps
-    more entropy; a very large one is the ratio without a clip, which the paper finds to be worse than plain RAFT.
+    No advantage is negative, so there is neither a lower clip nor a dual one. ``clip_high`` of 0.28 (clip-higher) keeps
+    more entropy; a very large one amounts to an unclipped ratio, which the paper finds worse than plain RAFT.
     ``accept``, ``rejected`` and ``reward_values``: see ``_rewarded``.
 
     Source:
@@ -65,7 +65,7 @@ class RaftPp(Method):
         return pg.needs_of(self)
 
     def useful(self, group: Group) -> bool:
-        """Whether the group holds an answer to learn from."""
+        """Whether the group has an answer to learn from."""
         return any(rewarded.is_positive(row.grade, self.reward_values) for row in group.rows)
 
     def signal(self, batch: Scored) -> Signal:
@@ -81,7 +81,7 @@ class RaftPp(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Surrogate clipped above, and KL, averaged as ``aggregation`` says, minus the entropy bonus."""
+        """Surrogate clipped above, and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = clipped_loss(log_w, x.advantages, x.mask, clip_low=1.0, clip_high=self.clip_high)
         surrogate = surrogate * pg.sampler_weights(x, self)

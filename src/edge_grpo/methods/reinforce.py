@@ -36,7 +36,7 @@ class Reinforce(Method):
     Source:
         Xiong et al. 2025, arXiv:2504.11343, eq. 4 and 5 (the printed eq. 5 has the reward on the clipped branch alone;
         eq. 4 and the code have it on both); clip and four updates per step of its scripts. Official code,
-        ``policy_loss=plusplus``: mean over tokens, and a dual clip of 3, which the paper does not name.
+        ``policy_loss=plusplus``: mean over tokens, and a dual clip of 3, which the paper does not mention.
     """
 
     kind: Literal["reinforce"] = "reinforce"
@@ -79,7 +79,7 @@ class Reinforce(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Clipped surrogate and KL, averaged as ``aggregation`` says, minus the entropy bonus."""
+        """Clipped surrogate and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta

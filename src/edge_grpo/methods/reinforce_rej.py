@@ -31,8 +31,8 @@ class ReinforceRej(Method):
         K = \{i : \min_{g(i)} r < \max_{g(i)} r\}
 
     ``remove``: groups that are ``all_right``, ``all_wrong`` or ``both`` are rejected. ``center`` and ``scale`` subtract
-    the group's mean reward and divide by its standard deviation; a group of equal rewards that is not rejected is not
-    divided. ``delta=3`` is the release's dual clip. ``rejected`` and ``reward_values``: see ``_rewarded``.
+    the group's mean reward and divide by its standard deviation; a kept group of equal rewards is not divided.
+    ``delta=3`` is the release's dual clip. ``rejected`` and ``reward_values``: see ``_rewarded``.
 
     Source:
         Xiong et al. 2025, arXiv:2504.11343, eq. 4 and 5 and the ablation; clip and four updates per step of its
@@ -72,7 +72,7 @@ class ReinforceRej(Method):
         return pg.needs_of(self)
 
     def useful(self, group: Group) -> bool:
-        """Whether the group is not rejected."""
+        """Whether the group is kept."""
         grades = [row.grade for row in group.rows if row.grade.scorable]
         if len({rewarded.grade_value(grade, self.reward_values) for grade in grades}) > 1:
             return True
@@ -93,7 +93,7 @@ class ReinforceRej(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Clipped surrogate and KL, averaged as ``aggregation`` says, minus the entropy bonus."""
+        """Clipped surrogate and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta

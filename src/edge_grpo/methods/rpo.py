@@ -39,19 +39,19 @@ class Pairs:
 @final
 @settings
 class Rpo(Method):
-    r"""Regularized preference optimization: a pairwise loss, and the likelihood of the chosen answer against drift.
+    r"""Regularized preference optimization: a pairwise loss, plus the chosen answer's likelihood to limit drift.
 
     .. math::
         \frac{1}{B} \sum_p \big[ -\log \sigma(\beta D_p) - \beta \eta \log \pi(y_w) \big], \qquad
         D = \log \frac{\pi(y_w)}{\pi_{ref}(y_w)} - \log \frac{\pi(y_l)}{\pi_{ref}(y_l)}
 
-    with log-probabilities of whole answers. Pairs are stored (``data.pairs``), or made of sampled groups: right answers
-    against wrong ones, every answer as evenly as ``max_pairs`` per group allows; ``top_up`` samples further groups
-    until enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an answer and
-    weighed with ``eta`` alone; the same ``eta`` means something else there, about ``beta * eta * length``.
+    with log-probabilities of whole answers. Pairs are stored (``data.pairs``), or formed from sampled groups: right
+    answers against wrong ones, using every answer as evenly as ``max_pairs`` per group allows; ``top_up`` samples
+    further groups until enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an
+    answer and weighted by ``eta`` alone; the same ``eta`` means something else there, about ``beta * eta * length``.
     ``preference``: the pairwise loss; ``label_smoothing`` is for ``sigmoid`` and ``robust``. ``per_token``: means in
     place of sums of an answer's token log-probs everywhere. ``rpo_alpha``: a further likelihood term, averaged over all
-    chosen tokens of the update; beside ``eta`` it counts the same thing twice.
+    chosen tokens of the update; combined with ``eta`` it counts the same thing twice.
 
     Source:
         Liu et al. 2024, RPO, arXiv:2405.16436; ``beta``, ``eta`` and the summed form of the official
@@ -74,7 +74,7 @@ class Rpo(Method):
     @model_validator(mode="after")
     def _smoothing_has_a_meaning(self) -> "Rpo":
         if self.label_smoothing and self.preference in ("hinge", "ipo"):
-            raise ValueError(f"label_smoothing has no meaning with preference={self.preference}; leave it at 0")
+            raise ValueError(f"label_smoothing does not apply to preference={self.preference}; leave it at 0")
         return self
 
     @property
@@ -83,7 +83,7 @@ class Rpo(Method):
         return Needs(reference=True, whole_groups=True, stored_pairs=True, top_up=self.top_up)
 
     def useful(self, group: Group) -> bool:
-        """Whether a pair can be made of it."""
+        """Whether the group can yield a pair."""
         return all(_split(group))
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
@@ -99,7 +99,7 @@ class Rpo(Method):
         return [(right[k % len(right)], wrong[(k + k // rounds) % len(wrong)]) for k in numbers]
 
     def signal(self, batch: Scored) -> Signal:
-        """Tokens of chosen answers are marked 1, of rejected ones -1; rows outside of pairs are dropped."""
+        """Tokens of chosen answers are marked 1, of rejected ones -1; unpaired rows are dropped."""
         graded = batch.scorable & batch.mask.any(-1)
         chosen, rejected = graded & batch.correct, graded & ~batch.correct
         keep = preference.is_paired(batch.group, chosen, rejected)
@@ -187,7 +187,7 @@ class Rpo(Method):
 
 
 def _split(group: Group) -> tuple[list[Row], list[Row]]:
-    """Right and wrong answers; those that could not be graded, or hold no token, are neither."""
+    """Right and wrong answers; those that could not be graded, or have no tokens, are neither."""
     rows = [row for row in group.rows if row.grade.scorable and row.rollout.completion_ids]
     return [row for row in rows if row.grade.correct], [row for row in rows if not row.grade.correct]
 

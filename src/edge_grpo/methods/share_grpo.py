@@ -35,18 +35,18 @@ class ShareGrpo(Method):
     for answer k, sampled under variant j of question b and trained under variant i; both log-probs of the ratio w are
     taken under variant i.
 
-    ``num_variants``: variants drawn of each question, with ``rollout.group_size`` answers to each.
-    ``every_variant``: each answer is trained under all of them, or (false) under its own only. ``parts``: the two
-    terms of the advantage, or the one of the ``family`` or of the ``variant`` alone. ``statistics``: mean and deviation
-    of the question over its distinct ``answers``, or over all the ``rows`` in which these stand. ``weighting``: every
-    token weighs the same (``tokens``), or every row (``answers``). ``delta``: the dual clip c. A term is 0 where all
-    rewards are equal, and the term of a variant where it has a single answer.
+    ``num_variants``: variants drawn of each question, with ``rollout.group_size`` answers to each. ``every_variant``:
+    each answer is trained under all of them, or (false) under its own only. ``parts``: the two terms of the advantage,
+    or only that of the ``family`` or of the ``variant``. ``statistics``: mean and deviation of the question over its
+    distinct ``answers``, or over all the ``rows`` in which they occur. ``weighting``: every token weighs the same
+    (``tokens``), or every row (``answers``). ``delta``: the dual clip c. A term is 0 where all rewards are equal, and
+    the term of a variant where it has a single answer.
 
     Source:
         Yao et al. 2025, Share-GRPO (R1-ShareVL), arXiv:2505.16673; settings of its release, without images. The
         release: means over tokens of a micro-batch, a deviation over the duplicated ``rows`` (``statistics=answers`` is
         unbiased), a rounding error in place of 0 for equal rewards, NaN for a single answer. ``weighting=answers`` is
-        eq. 8 of the paper, as reported second-hand. As there, nothing corrects for the change of the prompt.
+        eq. 8 of the paper, as reported second-hand. As there, nothing corrects for the change of prompt.
     """
 
     kind: Literal["share_grpo"] = "share_grpo"
@@ -95,7 +95,7 @@ class ShareGrpo(Method):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def signal(self, batch: Scored) -> Signal:
-        """Standing among all answers to the question, plus standing among the answers to the row's own variant."""
+        """The row's reward relative to all answers to the question, plus relative to those to its own variant."""
         own = batch.source == batch.variant
         answers = batch.scorable & own  # each answer once
         counted = answers if self.statistics == "answers" else batch.scorable
@@ -117,7 +117,7 @@ class ShareGrpo(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Dual-clipped surrogate and KL, averaged as ``weighting`` says, minus the entropy bonus."""
+        """Dual-clipped surrogate and KL, averaged according to ``weighting``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = dual_clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
@@ -145,6 +145,6 @@ def _with_answers_of(family: Sequence[Group], group: Group) -> Group:
 
 
 def _under(row: Row, prompt: tuple[int, ...]) -> Row:
-    """The same answer behind another prompt, under which nobody sampled it."""
+    """The same answer after another prompt, under which it was not sampled."""
     spans = tuple(replace(span, logprobs=(), entropies=()) for span in row.rollout.spans)
     return replace(row, rollout=replace(row.rollout, prompt_ids=prompt, spans=spans))

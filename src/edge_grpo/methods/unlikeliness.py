@@ -34,8 +34,8 @@ class Unlikeliness(Method):
         A_i = \frac{r'_i - \operatorname{mean}_g r'}{\operatorname{std}_g r' + \epsilon_\sigma}, \qquad
         r'_i = r_i \Big(1 - b \frac{a_i}{n}\Big)
 
-    with rank 0 for the least likely of a group's n answers, right and wrong. ``penalty``: b. ``likelihood``: ranks go
-    by the ``mean`` or the ``sum`` of a row's log-probs. ``first_rank``: the least likely answer's rank, 0 or 1.
+    with rank 0 for the least likely of a group's n answers, right and wrong. ``penalty``: b. ``likelihood``: ranks by
+    the ``mean`` or the ``sum`` of a row's log-probs. ``first_rank``: the least likely answer's rank, 0 or 1.
     ``reward_values``: r is 1 or 0 for ``correct`` or not, or the ``run``'s own reward. ``std_eps``: added to the
     deviation.
 
@@ -47,7 +47,7 @@ class Unlikeliness(Method):
         He et al. 2025, "Rewarding the Unlikely", arXiv:2506.02355. b, ``std_eps``, two passes, clip 0.2, KL weight 0.1
         (without bias correction, bounded by 10), mean over tokens, filter and ``first_rank`` 0 of the official code;
         summaries of the paper give ``first_rank`` 1. Official code: skips updates with a gradient norm above 20,
-        averages KL by tokens.
+        averages KL over tokens.
     """
 
     kind: Literal["unlikeliness"] = "unlikeliness"
@@ -86,7 +86,7 @@ class Unlikeliness(Method):
     # --- collection ---------------------------------------------------------------------------------------------------
 
     def value(self, row: Row) -> float:
-        """The reward of a row as the settings want it."""
+        """The reward of a row, as configured."""
         return float(row.grade.correct) if self.reward_values == "correct" else row.grade.reward
 
     def useful(self, group: Group) -> bool:
@@ -94,7 +94,7 @@ class Unlikeliness(Method):
         return len({self.value(row) for row in group.rows if row.grade.scorable}) > 1
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
-        """The groups and rows that are trained; groups of which nothing is left are dropped."""
+        """The groups and rows that are trained; emptied groups are dropped."""
         chosen = [group for group in groups if self.useful(group) or not self.drop_uniform]
         kept = [(group, self._rows(group)) for group in chosen]
         return [replace(group, rows=rows) for group, rows in kept if rows]
@@ -128,7 +128,7 @@ class Unlikeliness(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Clipped surrogate and KL, averaged as ``aggregation`` says, minus the entropy bonus."""
+        """Clipped surrogate and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta

@@ -21,13 +21,13 @@ __all__ = ["Vespo"]
 @final
 @settings
 class Vespo(Method):
-    r"""Policy gradient weighted with a gamma-shaped function of a whole row's ratio.
+    r"""Policy gradient weighted by a gamma-shaped function of a whole row's ratio.
 
     .. math::
         -\frac{1}{N} \sum_{i,t} \operatorname{sg}(\phi_i) \, A_i \log \pi_{i,t}, \qquad
         \phi = W^{k} e^{\lambda (1 - W)}, \quad W = \prod_t w_{i,t}
 
-    A sampler correction enters the row's ratio, not the loss, and is by token only.
+    A sampler correction enters the row's ratio, not the loss, and is per token only.
 
     Source:
         Variational sEquence-level Soft Policy Optimization, 2026, arXiv:2602.10693; (k, lambda) = (2, 3) for positive
@@ -70,7 +70,7 @@ class Vespo(Method):
         return pg.acting_tokens(x, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
-        """Log-likelihood weighted with the row's weight, and KL, mean over all tokens, minus the entropy bonus."""
+        """Log-likelihood weighted by the row's weight, and KL, mean over all tokens, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         phi = vespo_weight(
             log_w,

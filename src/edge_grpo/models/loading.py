@@ -202,7 +202,9 @@ def resolve(path: str) -> str:
     if path.startswith((".", "/", "~")) or Path(path).exists():
         folder = Path(path).expanduser()
         if not folder.is_dir():
-            raise EngineError(f"model.path: no folder '{path}'; give a Hugging Face folder, a hub name, or '{BUNDLED}'")
+            raise EngineError(
+                f"model.path: no such folder: '{path}'; give a Hugging Face folder, a hub name, or '{BUNDLED}'"
+            )
         return str(folder)
     return path
 

@@ -30,7 +30,7 @@ SOFT_CAP: Final = "final_logit_softcapping"
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Log-probability and entropy in nats; ``[i, j]`` is about token j given those before it, 0 off the mask."""
+    """Log-probability and entropy in nats; ``[i, j]`` is about token j given those before it, 0 outside the mask."""
 
     logprobs: Float[Tensor, "rows tokens"]
     entropy: Float[Tensor, "rows tokens"]
@@ -177,8 +177,8 @@ class Scorer(nn.Module):
             ours, theirs = Head.of(network)(hidden), network(input_ids=ids, use_cache=False).logits
         if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), atol=1e-2, rtol=1e-2):
             raise EngineError(
-                f"{type(network).__name__} computes its logits in a way that this version does not support; "
-                "use a model of a plain causal family (Qwen, Llama, Mistral, Gemma, ...)"
+                f"{type(network).__name__} computes its logits in an unsupported way; "
+                "use a standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
             )
 
 

@@ -190,7 +190,7 @@ class Rewards:
         return self._grade_math(problems, completions, strict=strict)
 
     def _check_scored(self, grades: Sequence[Grade], *, by_function: bool) -> None:
-        """Raise if every row failed: a reward that always fails must not pass for bad luck.
+        """Raise if every row failed: a reward that always fails must not be mistaken for bad luck.
 
         A few rows, such as a step's repairs, may all fail if the reward has worked before.
         """

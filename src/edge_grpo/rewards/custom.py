@@ -48,7 +48,7 @@ def locate(path: str) -> str:
     except (OSError, RuntimeError, ValueError) as error:  # no such user, an unreadable folder, odd characters
         raise ConfigError(f"reward.function: {place!r} cannot be accessed: {error}") from None
     if not found:
-        raise ConfigError(f"reward.function: there is no file {place!r} (looked for {file})")
+        raise ConfigError(f"reward.function: no such file: {place!r} (looked for {file})")
     return f"{file}:{name}"
 
 

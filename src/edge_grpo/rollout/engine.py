@@ -59,7 +59,7 @@ class Engine(Protocol):
         ...
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
-        """Append injected tokens to rollouts and sample on (each budget replaces ``sampling.max_new_tokens``).
+        """Append injected tokens to rollouts and continue sampling (each budget replaces ``sampling.max_new_tokens``).
 
         The result's spans are the old ones, relabelled as wrong prefix, then the injected one and the sampled one.
         """

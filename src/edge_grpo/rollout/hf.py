@@ -96,14 +96,14 @@ class DecodeEngine:
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise EngineError(
-                f"model.path: {family} cannot be decoded with a cache in this process ({reason}); use a model of a "
-                "plain causal family (Qwen, Llama, Mistral, Gemma, ...)"
+                f"model.path: {family} cannot be decoded with a cache in this process ({reason}); use a "
+                "standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
             ) from error
         tolerance = (1e-3 if self.exact else 5e-2) * float(theirs.abs().max())
         if not float((ours - theirs).abs().max()) <= tolerance:
             raise EngineError(
                 f"model.path: {family} gives different logits with and without a cache, so its samples would not be "
-                "the policy's; use a model of a plain causal family (Qwen, Llama, Mistral, Gemma, ...)"
+                "the policy's; use a standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
             )
 
     def sync(self, policy: Policy, version: int) -> None:
@@ -128,7 +128,7 @@ class DecodeEngine:
         return results
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
-        """Append injected tokens to rollouts and sample on (see :class:`edge_grpo.rollout.engine.Engine`).
+        """Append injected tokens to rollouts and continue sampling (see :class:`edge_grpo.rollout.engine.Engine`).
 
         Raises:
             EngineError: a budget leaves no room for a sampled token.

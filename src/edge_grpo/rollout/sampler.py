@@ -164,7 +164,7 @@ class Sampler:
         return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
-        """Append injected tokens to rollouts and sample on; not graded."""
+        """Append injected tokens to rollouts and continue sampling; not graded."""
         return self.engine.resume(continuations, sampling)
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:

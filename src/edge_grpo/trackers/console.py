@@ -195,7 +195,7 @@ def _clock(seconds: float) -> str:
 
 
 def decoding(temperature: float) -> str:
-    """How completions are drawn, in words."""
+    """How completions are drawn, as text."""
     return f"temperature {temperature:g}" if temperature else "greedy"
 
 

@@ -148,7 +148,7 @@ def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *
 def group_micro_batches(
     rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], group: Int[Tensor, " rows"], *, size: int
 ) -> list[Tensor]:
-    """The same without splitting groups: groups of similar length, up to ``size`` rows; a larger group stands alone."""
+    """The same without splitting groups: groups of similar length, up to ``size`` rows; a larger group gets its own."""
     longest = {name: int(lengths[rows[group[rows] == name]].max()) for name in group[rows].unique().tolist()}
     pieces: list[list[Tensor]] = []
     room = 0

@@ -64,8 +64,8 @@ class Collector:
             step: the step's number; with the run's seed it determines every draw.
             num_groups: how many questions to collect, with one group each or a family of groups.
         Returns:
-            groups of ``num_groups`` questions, or fewer if dynamic sampling ends without enough useful ones and may not
-            fill up. A question is useful if all its answers together are, or the revisions of any one of them.
+            groups of ``num_groups`` questions, or fewer if dynamic sampling ends without enough useful ones and does
+            not fill up. A question is useful if all its answers together are, or the revisions of any one of them.
         """
         top_up = self.method.needs.top_up
         families, skipped = self._round(take(problems, num_groups), step, 0, 0)

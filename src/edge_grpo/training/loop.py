@@ -1,4 +1,4 @@
-"""The training loop: collect, prepare, learn, log; a run can be stopped anywhere and resumed without a trace."""
+"""The training loop: collect, prepare, learn, log; a run can be stopped anywhere and resumed exactly."""
 
 import math
 import time
@@ -189,7 +189,7 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
     """Take steps until the run is over.
 
     Raises:
-        StepDropped: a signal arrived; the step under way has changed nothing.
+        StepDropped: a signal arrived; the current step has changed nothing.
     """
     config = session.config
     if session.step == 0 and session.evaluation_is_due and not any(journal.folder.rows()):

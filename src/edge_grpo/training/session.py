@@ -194,7 +194,7 @@ def open_session(
 
 
 def _check_finite(scored: Scored, signal: Signal) -> None:
-    """Stop before a row of NaN or inf spoils the gradient, whose update would be skipped again and again."""
+    """Stop before NaN or inf in a row reaches the gradient: every such update would be skipped."""
     trained = signal.keep[:, None] & signal.mask
     columns = {
         "the policy's log-probs": scored.old_logprobs,

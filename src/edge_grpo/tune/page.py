@@ -210,7 +210,7 @@ def _gaussian(belief: Belief, name: str, points: Sequence[Point]) -> Gaussian:
 
 
 def _counted(belief: Belief, name: str) -> list[float]:
-    """The values that the trials count with."""
+    """The scores with which the trials enter the belief."""
     values = belief.values[belief.names.index(name)] if name in belief.names else belief.weights @ belief.values
     counted: list[float] = values.tolist()
     return counted

@@ -51,7 +51,7 @@ def load_space(path: str) -> Space:
     ``base``, ``suite`` and ``data_dir`` are looked up next to the file, then in the current folder.
 
     Raises:
-        ConfigError: something is wrong with it, in one line.
+        ConfigError: the file is invalid, with the reason in one line.
     """
     tree = read_yaml(path)
     for name in ("space", "objective"):

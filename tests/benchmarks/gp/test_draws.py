@@ -1,4 +1,4 @@
-"""Draws repeat, and the i-th observation has the same noise wherever it looks."""
+"""Draws are reproducible, and the i-th observation has the same noise at every point."""
 
 import pytest
 import torch

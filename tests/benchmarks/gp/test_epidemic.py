@@ -20,7 +20,7 @@ def test_preventing_contacts_prevents_infections():
     assert (days[:, 1] > days[:, 2]).all()
     shares, duration = torch.tensor([0.06, 0.16, 0.42, 0.19, 0.17]), torch.tensor([6.0, 5.0, 4.5, 6.0, 8.0])
     assert (days[:, 0] <= 1000 * shares * duration * 1.001).all(), "nobody is infected twice"
-    alone = 1000 * 1e-4 * shares.double() * duration.double()  # those infected on day 0, and nobody else
+    alone = 1000 * 1e-4 * shares.double() * duration.double()  # only those infected on day 0
     torch.testing.assert_close(days[:, 2], alone, rtol=0.06, atol=0)
 
 

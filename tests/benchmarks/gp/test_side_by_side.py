@@ -1,4 +1,4 @@
-"""Commands side by side: all end, their time counts, a failure is named, a signal leaves none behind."""
+"""Commands in parallel: all end, their time is recorded, a failure is reported, a signal leaves none running."""
 
 import os
 import signal

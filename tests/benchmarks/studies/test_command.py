@@ -15,7 +15,7 @@ DEFAULTS = Options(out="page.md", folder="runs/x", seeds=5)
 
 
 def asked(*words):
-    """The options that these words give."""
+    """The options parsed from these words."""
     found = []
     run_study(lambda options, _: found.append(options), DEFAULTS, "A study.", words)
     return found[0]

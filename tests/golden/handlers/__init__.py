@@ -1,4 +1,4 @@
-"""Which function computes which kind, and which kinds wait for their method."""
+"""The function that computes each kind, and the kinds whose method is not built yet."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +38,7 @@ HANDLERS: dict[str, Handler] = {
     **decomposed_gp.HANDLERS,
 }
 
-# Kinds whose method is not built yet. A kind moves from here into its handler file together with its method.
+# Kinds whose method is not built yet. A kind moves from here into its handler file along with its method.
 PENDING: dict[str, str] = {
     "share_grpo.image_transforms": "Share-GRPO with images",
 }

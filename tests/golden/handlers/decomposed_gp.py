@@ -47,7 +47,7 @@ def composed(case: Case) -> dict[str, Any]:
         "square_sum": lambda f: f[0] ** 2 + f[1] ** 2 / 2 - f[2],
     }
     points, name = case.tensor("Xs"), case.value("composition")
-    case.value("weights_X"), case.value("weights_Xs")  # all ones, of no account here
+    case.value("weights_X"), case.value("weights_Xs")  # all ones, irrelevant here
     composition = compositions[name]
     parts = Decomposed(parts_of(case, points.shape[1]), case.tensor("X"), case.tensor("y_sub")).parts_at(points)
     bounds, step, delta = case.value("lipschitz"), case.value("t"), case.value("delta")

@@ -21,7 +21,7 @@ ESTIMATORS: dict[str, Any] = {"kl": "k1", "k1": "k1", "low_var_kl": "k3", "k3": 
 
 
 def make_method(case: Case) -> Disco | DiscoB:
-    """The method that the release's names describe."""
+    """The method for the release's names."""
     name = re.fullmatch(r"(discob?)(logl|lratio)", squeezed(case.variant))
     assert name, f"unknown variant '{case.variant}'"
     tau = case.setting("tau", None)
@@ -35,7 +35,7 @@ def make_method(case: Case) -> Disco | DiscoB:
 
 
 def micro_batch(case: Case, method: Disco | DiscoB, logprobs: Tensor, rows: Tensor) -> tuple[LossInputs, Totals]:
-    """Some rows as an update of their own, as in the release, whose micro-batches know nothing of each other."""
+    """Some rows as a separate update, as in the release, whose micro-batches are independent."""
     mask = case.tensor("mask").bool()
     reward = case.tensor("reward")
     batch = scored_rollouts(

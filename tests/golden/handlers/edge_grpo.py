@@ -89,7 +89,7 @@ class Rank:
 def entropy_driven_advantage(case: Case) -> dict[str, Any]:
     ranks = [Rank(content, case) for content in case.value("ranks")]
     size, scale = case.setting("num_generations"), case.setting("scale_rewards", True)
-    case.setting("num_iterations", 1)  # shows only in old_per_token_logps
+    case.setting("num_iterations", 1)  # only visible in old_per_token_logps
     width = max(rank.mask.shape[1] for rank in ranks)
     rewards = case.tensor("rewards")
     group = torch.arange(len(rewards)) // size
@@ -131,7 +131,7 @@ STOP = 256  # the byte tokenizer's
 
 
 class Bytes:
-    """A tokenizer with a token a byte and the chat template of the files."""
+    """A tokenizer with one token per byte and the chat template of the files."""
 
     chat_template = "<u>...<a>"
 
@@ -153,15 +153,15 @@ class Bytes:
 
 
 def text_of(rollout: Rollout) -> str:
-    """What a completion says; a stop token anywhere but at the end is an error."""
+    """The text of a completion; a stop token anywhere but at the end is an error."""
     ids = rollout.completion_ids
     return bytes(ids[:-1] if rollout.finished else ids).decode(errors="replace")
 
 
 class ScriptedEngine:
-    """Samples the first texts of a file, and its continuations behind them; ``endless`` texts never stop by themselves.
+    """Samples the first texts of a file, then its continuations; ``endless`` texts never stop on their own.
 
-    Either is cut to its budget.
+    Both are cut to their budgets.
     """
 
     exact = True
@@ -272,7 +272,7 @@ def guided_error_correction(case: Case) -> dict[str, Any]:
     nothing = torch.zeros(batch.mask.shape)
     signal = method.signal(scored(batch, old_logprobs=nothing, entropy=nothing, ref_logprobs=None))
     (group,) = groups
-    # What the file's description asks of a correct implementation beyond its numbers.
+    # What the file's description requires of a correct implementation beyond its numbers.
     injected = batch.segment == int(Segment.INJECTED)
     assert torch.equal(injected.any(-1), batch.corrected)
     assert all(row.first is not None or row.rollout is engine.sampled[i] for i, row in enumerate(group.rows))

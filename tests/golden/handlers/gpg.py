@@ -1,4 +1,4 @@
-"""GPG: resampling, the factor alpha and the losses of its trainers. The rounds and ranks of the release live here."""
+"""GPG: resampling, the factor alpha and the losses of its trainers; simulates the rounds and ranks of the release."""
 
 import re
 from dataclasses import replace
@@ -36,7 +36,7 @@ def as_group(answers: list[list[float]], place: Place) -> Group:
 
 
 class Rounds:
-    """Rounds of sampling until enough groups are useful, seen from one rank, as the release arranges them."""
+    """Rounds of sampling until enough groups are useful, from the view of one rank, as in the release."""
 
     def __init__(self, case: Case, method: Gpg) -> None:
         rounds, least = case.value("rounds"), case.setting("min_inverse_alpha")
@@ -109,7 +109,7 @@ def step(case: Case) -> dict[str, Any]:
 
 
 def total_loss(method: Gpg, batch: Scored, signal: Signal, logprobs: Tensor) -> Tensor:
-    """The loss of a batch that is an update by itself."""
+    """The loss of a batch that forms a whole update."""
     x = inputs(batch, signal, logprobs)
     return method.loss(x, Totals(float(len(x.mask)), float(x.mask.sum()), 1))
 
@@ -120,7 +120,7 @@ def inputs(batch: Scored, signal: Signal, logprobs: Tensor) -> LossInputs:
 
 
 def trainer(case: Case) -> str:
-    """Which of the release's trainers a case is about."""
+    """The trainer of the release that a case tests."""
     names = {
         "gpgstd": "std",
         "visual": "visual",
@@ -174,7 +174,7 @@ def loss(case: Case) -> dict[str, Any]:
 
 
 def advantages_of(case: Case, group: Tensor, *, scaled: bool) -> Tensor:
-    """The given advantages, or those that the named rule makes of the rewards."""
+    """The given advantages, or those that the named rule derives from the rewards."""
     if "advantages" in case.inputs:
         return case.tensor("advantages")
     rule, eps = case.setting("advantage", None), case.setting("std_eps", 1e-4)

@@ -43,7 +43,7 @@ def group_advantage(case: Case) -> dict[str, Any]:
     flat_group = (group_deviation <= 1e-8) & (group_size(group, scorable) > 1)
     batch_deviation = masked_std(rewards, scorable)
     everything = torch.ones_like(rewards)
-    plain_sum = rewards.nan_to_num(0.0)  # the EDGE-GRPO release knows no unscored rows
+    plain_sum = rewards.nan_to_num(0.0)  # the EDGE-GRPO release has no unscored rows
     for key in case.expected:
         if match := re.fullmatch(r"trl_sum_then_normalize_(group|batch|none)", key):
             scaled, flat = {
@@ -70,7 +70,7 @@ def group_advantage(case: Case) -> dict[str, Any]:
 
 
 def make_method(loss_type: str, case: Case, *, high: float | None) -> Clipped | Cispo | Sapo | Vespo:
-    """The method that TRL's settings describe."""
+    """The method for TRL's settings."""
     shared = {
         "ratio_level": case.setting("importance_sampling_level", "token"),
         "beta": case.setting("beta", 0.0),
@@ -176,7 +176,7 @@ def loss(case: Case) -> dict[str, Any]:
 def clip_metrics(
     method: Clipped, ratio: Tensor, advantages: Tensor, mask: Tensor, *, by_row: bool
 ) -> dict[str, Tensor]:
-    """Clip shares: over rows where the ratio belongs to rows, over tokens otherwise."""
+    """Clip shares: over rows if the ratio is per row, over tokens otherwise."""
     capped = ratio if method.delta is None else ratio.clamp(max=math.log(method.delta))
     low = losses.clipped_low(capped, advantages, clip_low=method.clip_low).to(ratio.dtype)
     high = losses.clipped_high(capped, advantages, clip_high=method.clip_high).to(ratio.dtype)

@@ -1,4 +1,4 @@
-"""Multi-Layer GRPO: advantages of both layers, filters, the two losses, what became of the answers."""
+"""Multi-Layer GRPO: advantages of both layers, filters, both losses, and transitions between right and wrong."""
 
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,7 @@ class Step:
         self.batch: Scored = replace(batch, correct=correct, **relations)
 
     def table(self, name: str) -> Tensor:
-        """A value per token; a reference that is not given says what the policy says."""
+        """A value per token; a missing reference equals the policy."""
         values = torch.zeros(self.mask.shape, dtype=self.dtype)
         lines = [rollout["logp_new"] if rollout.get(name) is None else rollout[name] for rollout in self.rollouts]
         values[self.mask] = tensor([value for line in lines for value in line], self.dtype)
@@ -134,7 +134,7 @@ def method_of(case: Case) -> Mgrpo:
 
 
 def with_single_rows(method: Mgrpo, batch: Scored) -> Signal:
-    """The signal, where rollouts without another one to be compared with stay in the counts, as in the files."""
+    """The signal, where rollouts with nothing to compare with still count, as in the files."""
     signal = method.signal(batch)
     return replace(signal, keep=(batch.layer == 1) | method.passing(batch))
 

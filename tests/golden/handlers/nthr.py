@@ -32,7 +32,7 @@ GROUP = {"rewards", "mask", "tokens", "hidden", "logits_old", "logp_new", "logp_
 
 
 class Question:
-    """One group of the file, its tokens in one line, padding left out."""
+    """One group of the file, its tokens flattened, without padding."""
 
     def __init__(self, content: dict[str, Any], dtype: torch.dtype) -> None:
         assert set(content) <= GROUP, f"unknown inputs of a group: {set(content) - GROUP}"
@@ -55,7 +55,7 @@ class Question:
         self.correct = self.rewards > 0
 
     def scores(self, anchors: Tensor, vocabulary: Tensor | None) -> Tensor:
-        """Token scores where the logits are given and not the product of a matrix and the hidden states."""
+        """Token scores where the logits are given instead of computed from a matrix and the hidden states."""
         return token_weights.token_scores(
             self.hidden, self.ids, self.logits.T, anchors[self.row], vocabulary=vocabulary, head_input=self.eye
         )
@@ -70,7 +70,7 @@ class Question:
         return torch.eye(len(self.ids), dtype=self.hidden.dtype)
 
     def lines(self, values: Tensor) -> list[Tensor]:
-        """A value per token as one tensor a response."""
+        """A value per token as one tensor per response."""
         return list(values.split(self.lengths))
 
 
@@ -226,7 +226,7 @@ def update(method: Nthr, batch: Scored, questions: list[Question], rows: Tensor,
 
 
 def cut(table: Tensor, q: Question) -> list[Tensor]:
-    """The rows of a padded table as long as the responses are."""
+    """The rows of a padded table, cut to the lengths of the responses."""
     return [line[1 : length + 1] for line, length in zip(table, q.lengths, strict=True)]
 
 

@@ -77,7 +77,7 @@ class Release:
         return self.shaper
 
     def _signal(self) -> Signal:
-        """The method's signal; a prompt with one answer keeps its reward, which the product refuses or drops."""
+        """The method's signal; a prompt with one answer keeps its reward, which the package rejects or drops."""
         batch = self.batch
         paired = group_size(batch.group, batch.scorable) > 1
         advantages = batch.reward / (1 + 1e-6) if self.case.setting("adv_estimator") == "grpo" else batch.reward.clone()
@@ -107,7 +107,7 @@ class Release:
         )
 
     def totals(self, x: LossInputs) -> Totals:
-        """Totals of a micro-batch by itself, with the release's epsilon."""
+        """Totals of a single micro-batch, with the release's epsilon."""
         extra = {name: count + self.eps for name, count in self.method.totals(x).items()}
         return Totals(float(len(x.mask)), float(x.mask.sum()) + self.eps, 1, extra)
 
@@ -124,7 +124,7 @@ class Release:
         return bare.loss(x, self.totals(x))
 
     def total(self, x: LossInputs) -> Tensor:
-        """The loss of the actor, whose policy term is by tokens: ``loss_agg_mode`` reaches the other two alone."""
+        """The loss of the actor, whose policy term is averaged over tokens: ``loss_agg_mode`` affects only the rest."""
         if self.aggregation == "tokens":
             return self.loss(x)
         total = self.policy_loss(x) - self.weights["entropy_coef"] * self.aggregated(x.entropy, x.mask)
@@ -137,7 +137,7 @@ class Release:
         return pg.reference_kl(x, pg.log_ratio(x, self.method.ratio_level), self.method)
 
     def aggregated(self, values: Tensor, mask: Tensor) -> Tensor:
-        """The release's mean, as ``loss_agg_mode`` says."""
+        """The release's mean, according to ``loss_agg_mode``."""
         if self.aggregation == "tokens":
             return self.mean(values, mask)
         return (where_mask(values, mask).sum(-1) / (mask.sum(-1) + self.eps)).mean()

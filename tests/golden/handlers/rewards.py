@@ -25,7 +25,7 @@ def rewards_of(names: list[str], text: str, golds: Sequence[str | float]) -> lis
 
 
 def text_and_golds(case: Case) -> tuple[str, list[str | float]]:
-    """The completion and its reference answers; long ones are put together from parts (golds under ``documented``)."""
+    """The completion and its reference answers; long ones are assembled from parts (golds under ``documented``)."""
     text, parts = case.value("text", None), case.value("text_parts", None)
     gold = case.value("gold")
     gold_parts = case.value("gold_parts", case.documented.get("gold_parts"))
@@ -40,7 +40,7 @@ def grader(case: Case) -> dict[str, Any]:
 
 
 def grader_robustness(case: Case) -> dict[str, Any]:
-    """In a worker with the deadline and memory of a training run, which nothing exceeds: what is late is wrong."""
+    """In a worker with the deadline and memory of a training run, neither of which is exceeded: late means wrong."""
     text, golds = text_and_golds(case)
     (outcome,) = pool().run(grade_answer, [(text, golds)], DEFAULTS.timeout_s)
     assert outcome.seconds <= DEFAULTS.timeout_s + 1.0, f"took {outcome.seconds:.1f} s"

@@ -28,7 +28,7 @@ KNOWN = {"beta", "eta", "loss_type", "label_smoothing", "rpo_alpha"}
 
 
 def make_method(settings: Mapping[str, Any], **further: Any) -> Rpo:
-    """The method that the release's names describe; smoothing is ignored by its losses that know none."""
+    """The method for the release's names; its losses without smoothing ignore that setting."""
     assert set(settings) <= KNOWN, f"unknown settings: {set(settings) - KNOWN}"
     kind = meaning(settings.get("loss_type") or "sigmoid", LOSSES, "loss_type")
     smoothing = settings.get("label_smoothing") or 0.0
@@ -91,10 +91,10 @@ def rewards(method: Rpo, pairs: Pairs) -> dict[str, Tensor]:
 
 
 def from_logits(case: Case, method: Rpo, padding: int) -> dict[str, Any]:
-    """What both forms have in common."""
+    """What both forms share."""
     ids, mask = case.tensor("input_ids").long(), case.tensor("response_mask_shifted").bool()
     labels = case.tensor("labels").long()
-    assert torch.equal(labels[:, 1:] != padding, mask), "labels and mask are about the same tokens"
+    assert torch.equal(labels[:, 1:] != padding, mask), "labels and mask cover the same tokens"
     assert torch.equal(labels[:, 1:][mask], ids[:, 1:][mask]), "labels are the tokens"
     logits = case.tensor("policy_logits").requires_grad_()
     logprobs, _ = logprobs_and_entropy(logits[:, :-1], ids[:, 1:], temperature=1.0)

@@ -31,7 +31,7 @@ def statistics_of(sentence: str) -> Literal["answers", "rows"]:
 
 
 def arranged(case: Case, method: ShareGrpo, rewards: list[Any], lengths: list[Any]) -> tuple[list[Group], Tensor]:
-    """The groups after re-pairing, and the place (b, i, j, k) of each row; an answer's tokens are its place."""
+    """The groups after re-pairing, and the indices (b, i, j, k) of each row; an answer's tokens encode its indices."""
     groups = []
     for b, phrasings in enumerate(rewards):
         for j, answers in enumerate(phrasings):
@@ -54,7 +54,7 @@ def arranged(case: Case, method: ShareGrpo, rewards: list[Any], lengths: list[An
 
 
 def shared_step(case: Case, rewards: list[Any], lengths: list[Any], width: int) -> tuple[ShareGrpo, Scored, Tensor]:
-    """The rows of a step in the order of the groups, and their places."""
+    """The rows of a step in the order of the groups, and their indices."""
     method = ShareGrpo(
         num_variants=len(rewards[0]),
         statistics=statistics_of(case.setting("std", RELEASE)),

@@ -56,7 +56,7 @@ class Release:
         )
 
     def advantages_of(self, method: Unlikeliness, rewards: Tensor) -> Tensor:
-        """What the method makes of the step; answers that are alone, which it leaves out, keep their reward."""
+        """The method's advantages; lone answers, which it drops, keep their reward."""
         signal = method.signal(self.batch)
         return torch.where(signal.keep, signal.row_advantages, rewards / (1 + method.std_eps))
 
@@ -70,7 +70,7 @@ class Release:
         return loss_inputs(self.batch, self.signal, rows, width, logprobs=logprobs[rows], entropy=entropy)
 
     def losses(self, x: LossInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Policy loss, KL (always by tokens in the release), and their sum, of a micro-batch by itself."""
+        """Policy loss, KL (always by tokens in the release), and their sum, of a single micro-batch."""
         totals = Totals(float(len(x.mask)), float(x.mask.sum()), 1)
         policy = replace(self.method, beta=0.0).loss(x, totals)
         if not self.method.needs.reference:

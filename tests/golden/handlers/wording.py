@@ -1,4 +1,4 @@
-"""What the words of the files mean: they describe, so they are read tolerantly, and refused only where they differ."""
+"""The meaning of descriptive words in the files: matched loosely, and rejected only on a real difference."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def meaning(word: Any, known: Mapping[str, T], what: str, *, begins: bool = False) -> T:
-    """The entry of that name, or whose name the word begins with; case, spaces, hyphens, underscores do not count."""
+    """The entry of that name, or whose name starts the word; case, spaces, hyphens and underscores are ignored."""
     plain = squeezed(word)
     for name in known:
         if plain == squeezed(name) or (begins and plain.startswith(squeezed(name))):
@@ -32,7 +32,7 @@ def aggregation(word: Any) -> Literal["tokens", "rows"]:
 
 
 def require_unbiased(sentence: Any) -> None:
-    """Refuse a deviation that does not divide by n - 1."""
+    """Reject a deviation that does not divide by n - 1."""
     plain = str(sentence).lower().replace(" ", "")
     sound = any(word in plain for word in ("unbiased", "n-1", "sample", "ddof=1", "ddof1", "bessel"))
     if not sound or "population" in plain or "biased" in plain.replace("unbiased", ""):
@@ -40,7 +40,7 @@ def require_unbiased(sentence: Any) -> None:
 
 
 def is_scaled(rule: str) -> bool:
-    """Whether an advantage rule in words divides by a deviation."""
+    """Whether a described advantage rule divides by a deviation."""
     named = re.search(r"\b(std|stddev|deviation|sigma)", rule.lower())
     denied = re.search(r"\b(no|not|without)\b[^,;/]*\b(std|stddev|deviation|sigma)", rule.lower())
     return bool(named and not denied)

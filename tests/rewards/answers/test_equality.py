@@ -1,4 +1,4 @@
-"""Verdicts of the release's grader, our deviations from it, and what must not be evaluated."""
+"""Verdicts of the release's grader, our deviations from it, and what must never be evaluated."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_equal_answers_are_found_equal(answer: str, gold: str) -> None:
     assert same_answer(answer, gold)
 
 
-# The rules argued for in docs/grading.md: the release finds these equal. At most three such rules are allowed.
+# The rules justified in docs/grading.md: the release finds these equal. At most three such rules are allowed.
 DEVIATIONS = {
     "a unit is dropped only after a number": [("a+b", "c+b"), (r"\text{Mon}", r"\text{Monday}")],
     "braces keep what they group": [(r"\frac{a+1}{b}", r"a+\frac{1}{b}"), ("2^{n-1}", "2^n-1")],

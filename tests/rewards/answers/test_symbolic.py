@@ -1,4 +1,4 @@
-r"""Equality of expressions, parsed without executing them and never computed beyond a bound."""
+r"""Equality of expressions, parsed without being executed or computed beyond a bound."""
 
 import time
 

@@ -19,7 +19,7 @@ from edge_grpo.base.errors import EngineError
 from edge_grpo.rewards.workers.pool import ATTEMPTS, Ending, GraderPool
 from edge_grpo.rewards.workers.template import Template
 
-NEVER = (9, 9**9)  # pow(9, 9**9): one big-integer computation in C, deaf to alarms and threads
+NEVER = (9, 9**9)  # pow(9, 9**9): one big-integer computation in C, immune to alarms and threads
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_closing_ends_what_runs_and_the_pool_may_be_used_again() -> None:
 
 
 class Unwilling(Template):
-    """Refuses the first so many requests, then starts workers like any other."""
+    """Rejects the first few requests, then starts workers normally."""
 
     def __init__(self, refusals: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Unwilling(Template):
 
 def test_workers_that_never_start_are_an_error() -> None:
     broken = GraderPool(workers=1, memory_mb=513, template=Unwilling(99), pauses_s=(0.0, 0.0))
-    message = r"1 grading processes with 513 MiB .* do not start .*\(BlockingIOError: no more processes\)"
+    message = r"1 grading processes with 513 MiB .* fail to start .*\(BlockingIOError: no more processes\)"
     with broken, pytest.raises(EngineError, match=message):
         broken.run(pow, [(2, 2)], 5.0)
 
@@ -180,7 +180,7 @@ BUSY = "pool.run(eval, [(\"(print('busy', flush=True), 9**9**9)\",)] * 2, 600.0)
 
 
 def started(script: subprocess.Popen[str]) -> None:
-    """Wait until both workers are in a computation that only killing them ends."""
+    """Wait until both workers are in a computation that only a kill ends."""
     assert script.stdout is not None
     assert [script.stdout.readline() for _ in range(4)] == ["main runs\n", "32\n", "busy\n", "busy\n"]
 
@@ -364,7 +364,7 @@ def test_closing_at_any_moment_ends_cleanly() -> None:
                 failure = one.exception(timeout=30.0)
                 ends.append(len(one.result()) if failure is None else str(failure))
     own.close()
-    assert set(ends) <= {20, "reward: the grading processes were closed while answers were graded"}
+    assert set(ends) <= {20, "reward: the grading processes were closed while answers were being graded"}
 
 
 FORK = """

@@ -1,4 +1,4 @@
-"""One worker: deadlines that hold against anything a call does, and replies that are data."""
+"""One worker: deadlines that hold whatever a call does, and replies that are plain data."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def worker() -> Iterator[Worker]:
 
 
 def deaf(seconds: float) -> None:
-    """What a user's reward may do, knowingly or by a library: take the alarm for itself."""
+    """What a user's reward may do, directly or through a library: take over the alarm."""
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0.0)
     time.sleep(seconds)

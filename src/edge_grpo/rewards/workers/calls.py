@@ -24,7 +24,7 @@ class Ending(StrEnum):
     DONE = "done"
     LATE = "late"  # killed at its deadline
     CRASHED = "crashed"  # out of memory, or the process died
-    KILLED = "killed"  # from outside, by a person or the kernel's out-of-memory killer, in every attempt
+    KILLED = "killed"  # from outside, by a user or the kernel's out-of-memory killer, in every attempt
     RAISED = "raised"  # the function raised an exception
 
 

@@ -1,12 +1,12 @@
-"""Worker processes that can be killed: every symbolic grading and every user's reward runs in one, under a deadline.
+"""Worker processes that can be killed: symbolic grading and custom rewards run there, under a deadline.
 
 Only killing a process ends a big-integer computation; alarms and threads do not. Facts about this pool:
 
 - Workers are forked from a template process that has imported sympy and math-verify but no torch, so replacing a killed
   worker takes tens of milliseconds. They start with the first call that needs one.
 - The deadline of a call counts from when a worker takes it: waiting in the queue and starting a worker are not counted.
-  The worker's own timer ends it; half a second later the parent does. All clocks are monotonic, so setting the
-  machine's clock changes nothing.
+  The worker's own timer ends it; half a second later the parent does. All clocks are monotonic, so changing the system
+  clock has no effect.
 - A call whose worker dies before the deadline is retried in a fresh one; all attempts share the deadline. Being killed
   from outside (SIGKILL, which no answer can send) is not the call's fault and earns more retries; three crashes end it.
 - Several threads may share a pool; each gets its own outcomes. In a forked child a pool starts workers of its own.
@@ -77,7 +77,7 @@ class GraderPool:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers, whatever they do. The next call starts new ones; a running call raises."""
+        """Kill the workers, whatever they are doing. The next call starts new ones; a running call raises."""
         with self._lock:
             crew, self._crew = self._crew, None
         if crew is not None:
@@ -106,7 +106,7 @@ class GraderPool:
             futures = [crew.submit(function, arguments, timeout_s) for arguments in calls]
             return [future.result() for future in futures]
         except CancelledError:
-            raise EngineError("reward: the grading processes were closed while answers were graded") from None
+            raise EngineError("reward: the grading processes were closed while answers were being graded") from None
         except EngineError:
             for future in futures:
                 future.cancel()
@@ -208,8 +208,8 @@ class _Crew:
                 raise CancelledError
             return worker
         raise EngineError(
-            f"reward: {self._size} grading processes with {self._memory_mb} MiB each do not start or keep dying "
-            f"({reason}). Raise reward.memory_mb, or find out what kills processes on this machine."
+            f"reward: {self._size} grading processes with {self._memory_mb} MiB each fail to start or keep dying "
+            f"({reason}). Raise reward.memory_mb, or find out what is killing processes on this machine."
         )
 
     def _give_back(self, worker: Worker) -> None:

@@ -37,7 +37,7 @@ Setup = tuple[int, list[str], list[str]]  # a worker's first message: its addres
 class Template:
     """The parent's handle on a template process, which starts with the first fork; safe to share between threads.
 
-    The next fork replaces a template that was killed; the workers it left behind live on.
+    The next fork replaces a template that was killed; the workers it left behind keep running.
 
     Source:
         Own design. Like ``multiprocessing.forkserver``, but it never imports the main program, so scripts need no
@@ -63,7 +63,7 @@ class Template:
             reports: where the template writes the worker's exit code.
 
         Raises:
-            OSError: the template could not be started, or died at this very moment.
+            OSError: the template could not be started, or died at that moment.
         """
         with self._lock:
             if self._running is None or wait([self._running[1]], 0):  # it never writes: readable means closed
@@ -157,7 +157,7 @@ def main(control_fd: int) -> None:
 
 
 def _fork(fds: list[int], workers: dict[int, Connection], ours: list[socket.socket]) -> None:
-    """Fork a worker that holds its own connection alone: any other would keep alive what its owner has closed."""
+    """Fork a worker that holds its own connection alone: another copy would keep open what its owner has closed."""
     for fd in fds:
         os.set_inheritable(fd, False)
     calls, reports = (Connection(fd) for fd in fds)

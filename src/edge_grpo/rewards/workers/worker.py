@@ -36,8 +36,8 @@ class Worker:
         StartError: the process died before it was ready, or was not ready after two minutes.
 
     Source:
-        Own design: each worker has connections of its own, so a killed process holds no shared lock, and all clocks
-        are monotonic, so setting the machine's clock changes no deadline.
+        Own design: each worker has connections of its own, so a killed process holds no shared lock, and all clocks are
+        monotonic, so changing the system clock affects no deadline.
     """
 
     def __init__(self, memory_mb: int, template: Template = SHARED) -> None:
@@ -107,7 +107,7 @@ class Worker:
         return self._exit_code
 
     def kill(self) -> None:
-        """End the process, whatever it does; from any thread, and without effect if it has ended."""
+        """End the process, whatever it is doing; from any thread, and without effect if it has ended."""
         with self._lock:
             if self._calls.closed or self.exit_code is not None:
                 return
