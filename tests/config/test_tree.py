@@ -201,7 +201,7 @@ DEEP = "[" * 1000 + "]" * 1000
         ("a: &a [*a]\n", "a: no such setting"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path, text, message):
+def test_an_unreadable_file_is_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(write(tmp_path, text))
     assert "\n" not in str(caught.value)
@@ -235,7 +235,7 @@ def test_merged_sections_may_be_refined(tmp_path):
         ("train." + "b" * 10**5 + "=1", r"\(100006 characters\): no such setting"),
     ],
 )
-def test_a_value_on_the_command_line_never_floods_its_message(text, message):
+def test_a_long_value_is_shortened_in_its_message(text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(None, [text])
     assert "\n" not in str(caught.value)

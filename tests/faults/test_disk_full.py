@@ -90,7 +90,7 @@ def test_a_file_size_limit_while_a_checkpoint_is_written(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
-def test_a_disk_that_becomes_full_at_some_time(
+def test_a_disk_that_fills_up_during_a_run(
     command: Command, words: Words, straight: Straight, tmp_path: Path, share: float
 ) -> None:
     disk = tmp_path / "disk"
@@ -104,7 +104,7 @@ def test_a_disk_that_becomes_full_at_some_time(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["checkpoints", "rollouts", "."])
-def test_a_part_that_is_read_only(
+def test_a_read_only_part_of_a_run_folder_is_one_line(
     command: Command, words: Words, straight: Straight, tmp_path: Path, part: str
 ) -> None:
     run = tmp_path / "run"
@@ -118,7 +118,7 @@ def test_a_part_that_is_read_only(
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_names_the_last_good_one_which_goes_on(
+def test_a_damaged_checkpoint_names_the_last_intact_one_which_resumes(
     command: Command, words: Words, straight: Straight, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -25,7 +25,7 @@ GOOD = b'{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?", "answer": "4"}\
         ("\0", "not YAML"),
     ],
 )
-def test_a_configuration_that_cannot_be_read(command: Command, tmp_path: Path, text: str, message: str) -> None:
+def test_an_unreadable_configuration_is_one_line(command: Command, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     check_told(command(["train", str(tmp_path / "c.yaml"), f"run.dir={tmp_path / 'run'}"]), "c.yaml", message)
     assert not (tmp_path / "run").exists()
@@ -55,7 +55,7 @@ def damage_model(folder: Path, damage: str) -> None:
         ("cut off", "cannot load a model"),
     ],
 )
-def test_a_model_folder_that_is_not_whole(
+def test_an_incomplete_model_folder_is_rejected(
     command: Command, tiny: Path, tmp_path: Path, damage: str, message: str
 ) -> None:
     shutil.copytree(tiny, tmp_path / "model")
@@ -74,7 +74,7 @@ def test_a_model_folder_that_is_not_whole(
         (json.dumps({"problem": "1+1 " * 2_500_000, "answer": "2"}).encode(), "its prompt has at least 6"),
     ],
 )
-def test_a_row_that_is_none_is_named_or_left_out(
+def test_an_unusable_row_is_named_or_skipped(
     command: Command, tiny: Path, tmp_path: Path, line: bytes, message: str
 ) -> None:
     file = tmp_path / "rows.jsonl"

@@ -88,7 +88,7 @@ def test_killed_at_twenty_random_moments(
 
 
 @pytest.mark.slow
-def test_every_moment_that_leaves_half_of_something(
+def test_killed_at_every_moment_that_leaves_something_half_written(
     command: Command, words: Words, straight: Straight, counts: dict[str, int], tmp_path: Path
 ) -> None:
     """The moments that the random ones missed, each at its last occurrence."""
@@ -114,7 +114,7 @@ def test_killed_again_while_it_is_resumed(command: Command, words: Words, straig
 
 
 @pytest.mark.slow
-def test_a_finished_run_that_is_made_longer_and_killed_gets_its_new_model(
+def test_a_finished_run_that_is_extended_and_killed_gets_its_new_model(
     command: Command, words: Words, straight: Straight, tmp_path: Path
 ) -> None:
     """``final/`` of the shorter run must not be mistaken for that of the longer one."""
@@ -134,7 +134,7 @@ def test_a_finished_run_that_is_made_longer_and_killed_gets_its_new_model(
 
 
 @pytest.mark.slow
-def test_the_real_command_in_a_process_of_its_own(words: Words, straight: Straight, tmp_path: Path) -> None:
+def test_the_real_command_in_its_own_process(words: Words, straight: Straight, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [str(Path(sys.executable).parent / "edge-grpo"), *words(run)]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
@@ -149,7 +149,7 @@ def test_the_real_command_in_a_process_of_its_own(words: Words, straight: Straig
 
 
 @pytest.mark.slow
-def test_a_run_beside_a_running_one_is_refused_and_harms_nothing(
+def test_a_second_run_in_one_folder_is_refused_and_harms_nothing(
     words: Words, straight: Straight, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -73,7 +73,7 @@ def scoring(module: nn.Module) -> bool:
 
 @pytest.mark.parametrize("value", [NAN, INF])
 @pytest.mark.parametrize("what", ["policy", "reference"])
-def test_scores_that_are_not_finite_end_the_run_before_the_update(
+def test_non_finite_scores_end_the_run_before_the_update(
     config: Callable[..., Config], whole: Callable[..., Path], what: str, value: float
 ) -> None:
     words = ["method=edge_grpo"] if what == "policy" else ["method=grpo", "method.beta=0.1"]
@@ -110,7 +110,7 @@ class Fragile(EdgeGrpo):
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_gradients_that_are_not_finite_are_skipped_counted_and_harm_nothing(
+def test_non_finite_gradients_are_skipped_and_counted_and_harm_nothing(
     config: Callable[..., Config], value: float
 ) -> None:
     FACTORS[:] = [1.0, value]
@@ -127,7 +127,7 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_harm_nothing(
     assert resume(wanted.run.dir, method=Fragile()).steps == 3
 
 
-def test_weights_that_are_not_finite_are_never_saved(config: Callable[..., Config]) -> None:
+def test_non_finite_weights_are_never_saved(config: Callable[..., Config]) -> None:
     """An update that overflows in the last step, after which nothing is sampled."""
     steps: list[int] = []
 
@@ -151,7 +151,7 @@ def test_weights_that_are_not_finite_are_never_saved(config: Callable[..., Confi
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(
+def test_non_finite_logits_end_the_run_and_the_last_checkpoint_resumes(
     config: Callable[..., Config], whole: Callable[..., Path], value: float
 ) -> None:
     wanted = config()
@@ -170,7 +170,7 @@ def test_logits_that_are_not_finite_end_the_run_and_the_last_checkpoint_goes_on(
     assert weights(resume(run).folder) == weights(whole())
 
 
-def test_a_masked_vocabulary_is_no_fault(config: Callable[..., Config]) -> None:
+def test_a_masked_vocabulary_is_not_an_error(config: Callable[..., Config]) -> None:
     """Individual tokens may have a logit of -inf; the distribution is still valid."""
     wanted = config()
     masked: list[int] = []

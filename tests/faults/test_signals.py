@@ -52,7 +52,7 @@ def test_a_signal_drops_the_step_or_waits_for_its_end(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_last_things_are_written_lets_them_be_finished(
+def test_a_signal_during_the_final_writes_lets_them_finish(
     command: Command, words: Words, straight: Straight, tmp_path: Path, number: int
 ) -> None:
     for point, n in (("checkpoint", 2), ("final", 1), ("final draft", 1)):
@@ -85,7 +85,7 @@ def test_a_signal_at_the_start_leaves_no_run(command: Command, words: Words, tmp
         ("final", 1),
     ],
 )
-def test_a_second_signal_leaves_at_once_and_harms_no_checkpoint(
+def test_a_second_signal_exits_at_once_and_harms_no_checkpoint(
     command: Command, words: Words, straight: Straight, tmp_path: Path, point: str, n: int, second: int
 ) -> None:
     """The first one waits for the current step; the second one, at the same moment, does not."""
@@ -132,7 +132,7 @@ def test_two_signals_at_any_moment_never_hang(
 
 
 @pytest.mark.slow
-def test_sigterm_ends_other_commands_in_order(command: Command, tiny: Path) -> None:
+def test_sigterm_ends_other_commands_cleanly(command: Command, tiny: Path) -> None:
     words = ["eval", "--model", str(tiny), "eval.size=40", "rollout.max_new_tokens=40"]
     for number in (signal.SIGTERM, signal.SIGINT):
         answer = command(words, hits=[{"point": "sampling", "n": 20, "signals": [number]}])

@@ -72,7 +72,7 @@ def test_hostile_answers_do_not_affect_other_rows(built_in: Rewards) -> None:
 
 
 @pytest.mark.parametrize("call", ["thread", "asyncio.to_thread", "inside a loop"])
-def test_eight_hanging_rows_at_once_wherever_it_is_called_from(call: str) -> None:
+def test_eight_hanging_rows_at_once_from_any_caller(call: str) -> None:
     hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx %d}"
     rows = [(hanging % number, problem(r"\pi")) for number in range(8)]
     rows += [(f"\\boxed{{{number}+x}}", problem(f"x+{number % 5}")) for number in range(10)]

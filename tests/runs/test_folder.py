@@ -63,7 +63,7 @@ def test_cutting_back_keeps_what_came_before(tmp_path: Path, make: Make) -> None
 
 
 @pytest.mark.parametrize("damage", [b'{"step": 1, "lo', b"\xff\xfe", b"[1]", b'{"loss": 1.0}', b"[" * 9999, b"\0" * 40])
-def test_a_damaged_line_is_lost_silently_only_at_the_end(tmp_path: Path, make: Make, damage: bytes) -> None:
+def test_a_damaged_line_is_only_skipped_at_the_end(tmp_path: Path, make: Make, damage: bytes) -> None:
     folder = make(tmp_path / "run")
     for step in range(3):
         folder.write_metrics({"step": step})
@@ -150,7 +150,7 @@ def _try_to_create(path: Path, start, done, results):
         folder.close()
 
 
-def test_of_runs_that_start_at_once_in_one_folder_one_goes_on(tmp_path: Path) -> None:
+def test_of_runs_started_at_once_in_one_folder_one_continues(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for number in range(5):
         path, start, done, results = tmp_path / str(number), context.Barrier(5), context.Event(), context.Queue()
@@ -193,7 +193,7 @@ def test_a_deleted_lock_ends_the_run_before_its_next_write(tmp_path: Path, make:
     assert [row["step"] for row in folder.rows()] == [0, 1]
 
 
-def test_a_file_system_without_locks_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

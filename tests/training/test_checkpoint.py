@@ -74,7 +74,7 @@ def damaged(path: Path, damage: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "missing"])
-def test_damage_is_told_with_the_last_good_one(tmp_path: Path, name: str, damage: str) -> None:
+def test_damage_is_reported_with_the_last_intact_checkpoint(tmp_path: Path, name: str, damage: str) -> None:
     policy, optimizer = trained_policy()
     paths = [
         save(tmp_path / "run", RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=4)
@@ -122,7 +122,7 @@ def test_the_millionth_step_is_the_newest(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step_1000000"]
 
 
-def test_something_else_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None:
+def test_something_else_in_place_of_a_folder_is_one_line(tmp_path: Path) -> None:
     policy, optimizer = trained_policy(0)
     (tmp_path / "step_000003").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"step_000003: could not be written"):

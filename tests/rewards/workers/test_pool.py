@@ -214,7 +214,7 @@ def test_an_idle_worker_exits_with_its_program_even_without_a_template(tmp_path:
     until(lambda: not members(script.pid))
 
 
-def test_a_call_whose_workers_die_is_a_crash_and_takes_one_deadline(pool: GraderPool) -> None:
+def test_a_call_whose_workers_die_is_a_crash_within_one_deadline(pool: GraderPool) -> None:
     code = "import os, time; time.sleep(0.15); os._exit(1)"
     start = time.perf_counter()
     (short,) = pool.run(exec, [(code,)], 0.4)
@@ -378,7 +378,7 @@ print("parent", pool.run(pow, [(2, 6)], 5.0)[0].value, flush=True)
 """
 
 
-def test_a_forked_child_has_workers_of_its_own_and_leaves_its_parents_alone(tmp_path: Path) -> None:
+def test_a_forked_child_has_its_own_workers_and_leaves_its_parents_alone(tmp_path: Path) -> None:
     script = start_script(tmp_path, FORK)
     out, err = script.communicate(timeout=60)
     assert (out.split("\n")[2:], err, script.returncode) == (["child 16", "status 0", "parent 64", ""], "", 0)
