@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_base_model_leaves_many_groups_collapsed_for_both_reasons():
+def test_the_base_model_leaves_many_groups_collapsed_for_both_reasons() -> None:
     with open_sampler(load_config()) as sampler:
         prompts = sampler.encode(problems(ArithmeticSettings(), count=1000), max_new_tokens=96).prompts
         collector = Collector(sampler, Grpo(), sampling=Sampling(96), group_size=8, seed=0)
@@ -33,7 +34,7 @@ def test_the_base_model_leaves_many_groups_collapsed_for_both_reasons():
     assert figures["collapse/before_all_right"] > 0
 
 
-def test_the_demo_raises_held_out_accuracy_and_holds_it(tmp_path):
+def test_the_demo_raises_held_out_accuracy_and_holds_it(tmp_path: Path) -> None:
     written = rows(train(load_config(None, [f"run.dir={tmp_path / 'run'}"])).folder)
     accuracy = [row["eval/accuracy"] for row in written if "eval/accuracy" in row]
     assert len(accuracy) == 7
@@ -46,7 +47,7 @@ def test_the_demo_raises_held_out_accuracy_and_holds_it(tmp_path):
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_every_method_learns_the_built_in_task(tmp_path, kind):
+def test_every_method_learns_the_built_in_task(tmp_path: Path, kind) -> None:
     words = [f"method={kind}", "train.steps=40", "train.learning_rate=2e-4", "eval.every=0", "eval.size=100"]
     updates = ["train.mini_batches=2"] if kind in ("gspo", "cispo", "sapo", "luspo", "vespo") else []
     words.append("train.max_tokens=40000")

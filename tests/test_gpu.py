@@ -1,6 +1,7 @@
 """GPU-only behaviour: bf16 autocast, gradient checkpointing, bf16 weights, LoRA, and resume there."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 @pytest.mark.parametrize("extra", [[], ["model.dtype=bfloat16"], ["model.lora.rank=4"], ["model.dtype=float32"]])
-def test_a_run_on_a_gpu(tmp_path, extra):
+def test_a_run_on_a_gpu(tmp_path: Path, extra) -> None:
     model = save_tiny(tmp_path / "model")
     words = ["train.steps=3", "rollout.max_new_tokens=16", "rollout.prompts_per_step=4", "eval.size=8", "eval.every=0"]
     result = train(load_config(None, [f"model.path={model}", *words, *extra, f"run.dir={tmp_path / 'run'}"]))
@@ -25,13 +26,13 @@ def test_a_run_on_a_gpu(tmp_path, extra):
     assert resume(result.folder).steps == 3
 
 
-def test_the_bundled_model_learns_on_a_gpu(tmp_path):
+def test_the_bundled_model_learns_on_a_gpu(tmp_path: Path) -> None:
     result = train(load_config(None, ["train.steps=30", "eval.every=0", f"run.dir={tmp_path / 'run'}"]))
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["eval/accuracy"] > rows[0]["eval/accuracy"] + 0.2
 
 
-def test_recomputed_layers_and_logits_give_the_plain_gradient(tmp_path):
+def test_recomputed_layers_and_logits_give_the_plain_gradient(tmp_path: Path) -> None:
     model = str(save_tiny(tmp_path / "model"))
     ids = torch.arange(40, device="cuda").reshape(2, 20) + 5
     mask = torch.ones_like(ids, dtype=torch.bool)

@@ -52,7 +52,9 @@ def make_model(folder, lines):
     tokenizer.save_pretrained(folder)
 
 
-def test_the_papers_configuration_trains_on_competition_problems(tmp_path, monkeypatch, capsys):
+def test_the_papers_configuration_trains_on_competition_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = DATA.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1000
     make_model(tmp_path / "model", lines)
@@ -94,7 +96,7 @@ def golds_of(row):
     return tuple(row.get("answers") or [row["answer"]])
 
 
-def test_every_gold_answer_is_graded_as_correct_against_itself():
+def test_every_gold_answer_is_graded_as_correct_against_itself() -> None:
     rows = [row for name, count in SUITES.items() for row in check_count(lines_of(name), count)]
     problems = [Problem(str(number), "?", golds_of(row)) for number, row in enumerate(rows)]
     assert len(problems) == 2560
@@ -109,13 +111,13 @@ def check_count(rows, count):
     return rows
 
 
-def test_every_gold_answer_equals_itself_written_a_little_differently():
+def test_every_gold_answer_equals_itself_written_a_little_differently() -> None:
     """With whitespace around it and dollar signs: text alone does not decide these."""
     golds = dict.fromkeys(golds_of(row)[0] for name in SUITES for row in lines_of(name))
     assert [gold for gold in golds if "$" not in gold and not same_answer(f"$ {gold} $", gold)] == []
 
 
-def test_reference_solutions_are_graded_as_by_the_official_grader():
+def test_reference_solutions_are_graded_as_by_the_official_grader() -> None:
     """The official grader accepts 970 of 1,000 (README of the data)."""
     rows = lines_of("deepscaler_hard_1k")
     problems = [Problem(str(number), "?", golds_of(row)) for number, row in enumerate(rows)]

@@ -1,6 +1,7 @@
 """The comparison of EDGE-GRPO's parts: the arms match their titles, share all other settings, and resume."""
 
 import json
+from pathlib import Path
 
 import pytest
 from compare_edge import ARMS, compare
@@ -14,7 +15,7 @@ from edge_grpo.trackers.console import Silent
 METHODS = {arm.name: load_config(None, words(arm, [])).method for arm in ARMS}
 
 
-def test_the_arms_match_their_titles():
+def test_the_arms_match_their_titles() -> None:
     assert METHODS["grpo"].kind == METHODS["grpo-dynamic"].kind == "grpo"
     assert METHODS["grpo-dynamic"].needs.top_up.max_rounds == 3
     assert METHODS["edge"] == load_config().method
@@ -29,7 +30,7 @@ def test_the_arms_match_their_titles():
     assert not METHODS["matched"].eda.enabled
 
 
-def test_no_arm_is_tuned_alone():
+def test_no_arm_is_tuned_alone() -> None:
     jobs = [job(arm, rate, 0, "f", ["train.steps=3"]) for arm in ARMS for rate in RATES]
     trees = [load_config(None, list(each.overrides)) for each in jobs]
     for name in ("rollout", "data", "reward", "model", "eval"):
@@ -41,7 +42,7 @@ def test_no_arm_is_tuned_alone():
 
 
 @pytest.mark.slow
-def test_a_tiny_comparison_from_end_to_end(tmp_path):
+def test_a_tiny_comparison_from_end_to_end(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "model")
     tiny = (f"model.path={model}", "train.steps=1", "rollout.max_new_tokens=6", "rollout.prompts_per_step=2")
     out = tmp_path / "page.md"

@@ -1,6 +1,7 @@
 """The evidence for decomposed processes: finished draws are kept, and every number on the page comes from them."""
 
 import json
+from pathlib import Path
 
 import decomposed_gp
 import pytest
@@ -12,7 +13,7 @@ JOBS = [Job("regression", "near", None, 2), Job("regret", "near", 5.0, 2)]
 
 
 @pytest.fixture
-def measures(monkeypatch):
+def measures(monkeypatch: pytest.MonkeyPatch):
     """Recorded draws, the third of which is interrupted."""
     made = []
 
@@ -26,7 +27,7 @@ def measures(monkeypatch):
     return made
 
 
-def test_finished_draws_are_kept_and_missing_ones_are_made(tmp_path, measures):
+def test_finished_draws_are_kept_and_missing_ones_are_made(tmp_path: Path, measures) -> None:
     path = tmp_path / "folder" / "draws.jsonl"
     with pytest.raises(KeyboardInterrupt):
         decomposed_gp.measure(path, JOBS)
@@ -44,14 +45,14 @@ def test_finished_draws_are_kept_and_missing_ones_are_made(tmp_path, measures):
     assert len(measures) == 5
 
 
-def test_draws_of_other_code_are_never_mixed_in(tmp_path):
+def test_draws_of_other_code_are_never_mixed_in(tmp_path: Path) -> None:
     path = tmp_path / "draws.jsonl"
     path.write_text(json.dumps({"code": "of yesterday"}) + "\n")
     with pytest.raises(SystemExit, match="made by different code"):
         decomposed_gp.finished(path)
 
 
-def test_times_are_in_a_table():
+def test_times_are_in_a_table() -> None:
     section = "\n".join(decomposed_gp.timing(1, observations=20, num_candidates=30))
     assert "20 observations, 30 candidates" in section
     rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| posterior")]
@@ -82,7 +83,7 @@ def written(**changed):
     return page(rows, ["\n## In use"], ["\n## Time"], gains).splitlines()
 
 
-def test_every_number_of_the_page_comes_from_the_draws():
+def test_every_number_of_the_page_comes_from_the_draws() -> None:
     lines = written()
     assert "| near | 2 | 0.0e+00 | 5.0e-01 | none | 5.0e-01 |" in lines
     assert "| near | 3 | 2.000 | 1.500 | +25.0 % (0.0 to +50.0) | 50 % (9 to 91) | 1 of 2 |" in lines
@@ -94,7 +95,7 @@ def test_every_number_of_the_page_comes_from_the_draws():
     assert lines.index("## In use") < lines.index("## Time")
 
 
-def test_the_summary_follows_from_the_draws():
+def test_the_summary_follows_from_the_draws() -> None:
     lines = written()
     assert "- Variance: in no draw is it larger with the parts, at any point (smallest difference 0.0e+00)." in lines
     assert "- Error, near: reduced by 25.0 to 25.0 % with the parts." in lines
@@ -105,11 +106,11 @@ def test_the_summary_follows_from_the_draws():
     assert "| arithmetic, fresh | **better** | no difference shown |" in lines
 
 
-def test_a_variance_that_grew_is_reported():
+def test_a_variance_that_grew_is_reported() -> None:
     (line,) = [line for line in written(near=regression(least=-1e-9)) if line.startswith("| near | 2 |")]
     assert line == "| near | 2 | -1.0e-09 | 5.0e-01 | **some** | 5.0e-01 |"
     assert any(line.startswith("- Variance: **it is larger") for line in written(near=regression(least=-1e-9)))
 
 
-def test_what_rounds_to_zero_has_no_sign():
+def test_what_rounds_to_zero_has_no_sign() -> None:
     assert [signed(value, 1) for value in (0.04, -0.04, 0.06, -0.06)] == ["0.0", "0.0", "+0.1", "-0.1"]

@@ -45,7 +45,7 @@ def after(word, calls):
     return [words[words.index(word) + 1] for words in calls]
 
 
-def test_every_arm_of_every_repeat_is_searched_and_judged(tmp_path):
+def test_every_arm_of_every_repeat_is_searched_and_judged(tmp_path: Path) -> None:
     run = StandIn()
     found = measure(tmp_path, repeats=2, trials=3, run=run)
     assert [sorted(repeat) for repeat in found] == [sorted(ARMS)] * 2
@@ -63,7 +63,7 @@ def test_every_arm_of_every_repeat_is_searched_and_judged(tmp_path):
     assert tune_arithmetic.seconds(tmp_path) == 8 * 1.5  # two at a time
 
 
-def test_only_missing_work_is_done(tmp_path):
+def test_only_missing_work_is_done(tmp_path: Path) -> None:
     first, second = StandIn(), StandIn()
     before = measure(tmp_path, repeats=1, trials=3, run=first)
     (tmp_path / "repeat-0" / "sum" / "best.yaml").unlink()
@@ -74,13 +74,13 @@ def test_only_missing_work_is_done(tmp_path):
         measure(tmp_path, repeats=1, trials=4, run=second)
 
 
-def test_what_is_compared_has_a_name_and_a_sign():
+def test_what_is_compared_has_a_name_and_a_sign() -> None:
     found = gains(repeats())
     assert found["arithmetic, fresh", 5.0] == pytest.approx([0.1, -0.1])
     assert found["arithmetic, chosen", 1.0] == pytest.approx([0.0, 0.0])
 
 
-def test_no_trial_was_scored_on_the_fresh_problems(tmp_path):
+def test_no_trial_was_scored_on_the_fresh_problems(tmp_path: Path) -> None:
     suite = tune_arithmetic._suite(tmp_path)
     space = load_space(str(tune_arithmetic.SPACE))
     for scored in benchmarks_of(space.objective, load_config(None)):
@@ -121,7 +121,7 @@ def repeats():
     ]
 
 
-def test_the_tables_match_the_trials():
+def test_the_tables_match_the_trials() -> None:
     text = "\n".join(section(repeats(), 3000.0))
     lines = text.splitlines()
     assert "all four. 64 trials: 63 finished, 1 late; training and evaluation took 10 s (median)," in lines

@@ -30,11 +30,11 @@ SHORT = BaseSettings(steps=20, batch_size=8)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory):
     return make_base(tmp_path_factory.mktemp("base") / "one", SHORT)
 
 
-def test_twenty_steps_run_twice_give_the_same_bytes(made, tmp_path):
+def test_twenty_steps_run_twice_give_the_same_bytes(made, tmp_path: Path) -> None:
     torch.rand(3)  # the global generator does not matter
     again = make_base(tmp_path / "two", SHORT)
     names = sorted(file.name for file in made.iterdir())
@@ -45,12 +45,12 @@ def test_twenty_steps_run_twice_give_the_same_bytes(made, tmp_path):
     assert sum(file.stat().st_size for file in made.iterdir()) < 4 * 2**20
 
 
-def test_another_seed_gives_another_model(made, tmp_path):
+def test_another_seed_gives_another_model(made, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other", dataclasses.replace(SHORT, seed=1, steps=1))
     assert (other / "model.safetensors").read_bytes() != (made / "model.safetensors").read_bytes()
 
 
-def test_the_global_generator_is_left_unchanged(tmp_path):
+def test_the_global_generator_is_left_unchanged(tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -59,7 +59,7 @@ def test_the_global_generator_is_left_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_tokenizer_round_trip_after_saving(made, text):
+def test_tokenizer_round_trip_after_saving(made, text) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made)
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert len(ids) == len(text.encode())
@@ -67,7 +67,7 @@ def test_tokenizer_round_trip_after_saving(made, text):
     assert tuple(ids) == encode_text(build_tokenizer(), text)
 
 
-def test_the_saved_model_and_tokenizer_agree(made):
+def test_the_saved_model_and_tokenizer_agree(made) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made)
     model = AutoModelForCausalLM.from_pretrained(made)
     assert len(tokenizer) == model.config.vocab_size == model.get_input_embeddings().weight.shape[0]
@@ -84,7 +84,7 @@ def test_the_saved_model_and_tokenizer_agree(made):
     assert logits.shape == (1, len(prompt), len(tokenizer))
 
 
-def test_a_second_turn_built_from_tokens_matches_the_chat_template():
+def test_a_second_turn_built_from_tokens_matches_the_chat_template() -> None:
     tokenizer = build_tokenizer()
     turns = [("user", "1+1?"), ("assistant", "\\boxed{3}"), ("user", "Sure?")]
     whole = tokenizer.apply_chat_template(
@@ -95,7 +95,7 @@ def test_a_second_turn_built_from_tokens_matches_the_chat_template():
     assert list(parts + encode_follow_up(tokenizer, "Sure?", data)) == whole
 
 
-def test_examples_train_only_on_right_answers():
+def test_examples_train_only_on_right_answers() -> None:
     base, tokenizer = BaseSettings(), build_tokenizer()
     draw, rng = _Drawer(base, tokenizer), python_random(5)
     seen = {"plain": 0, "corrected": 0, "second turn": 0}
@@ -112,7 +112,7 @@ def test_examples_train_only_on_right_answers():
     assert min(seen.values()) > 20
 
 
-def test_supervised_loss_is_the_mean_over_targets(made):
+def test_supervised_loss_is_the_mean_over_targets(made) -> None:
     model = AutoModelForCausalLM.from_pretrained(made)
     examples = [Example((1, 4, 80), (90, 2)), Example((1, 4), (90, 91, 92, 2))]
     with torch.no_grad():
@@ -125,20 +125,20 @@ def test_supervised_loss_is_the_mean_over_targets(made):
     torch.testing.assert_close(alone[0], -(logits[2, 90] + logits[3, 2]) / 2)
 
 
-def test_a_non_empty_folder_is_left_alone(tmp_path):
+def test_a_non_empty_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(ConfigError, match="choose a new or empty folder"):
         make_base(tmp_path, SHORT)
 
 
-def test_impossible_shares_are_rejected():
+def test_impossible_shares_are_rejected() -> None:
     with pytest.raises(ValueError, match="exceed 1"):
         BaseSettings(corrected=0.6, second_turn=0.6)
     with pytest.raises(ValueError, match=r"no probability for \[2\]"):
         BaseSettings(careful={3: 0.1, 4: 0.1, 5: 0.1, 6: 0.1})
 
 
-def test_the_bundled_model_is_small_and_has_this_tokenizer():
+def test_the_bundled_model_is_small_and_has_this_tokenizer() -> None:
     folder = Path(make.__file__).parent / "base_model"
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 4 * 2**20
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -16,7 +16,7 @@ SMALL = ["reward.workers=1", "rollout.max_new_tokens=6"]
 
 
 @pytest.fixture
-def suite(tmp_path):
+def suite(tmp_path: Path):
     (tmp_path / "sums.jsonl").write_text(
         "".join(json.dumps({"problem": f"Compute {i}+1.", "answer": [i + 1, f"{i + 1}.0"]}) + "\n" for i in range(4))
     )
@@ -33,7 +33,7 @@ def results(folder):
     return json.loads((Path(folder) / "results.json").read_text())
 
 
-def test_a_suite_gives_a_table_and_json_and_resumes(command, model, suite):
+def test_a_suite_gives_a_table_and_json_and_resumes(command, model, suite) -> None:
     words = ["eval", "--suite", suite, "--model", model, "--samples", "2", "--out", "e", *SMALL]
     code, out, err = command(*words)
     assert (code, err) == (0, "")
@@ -56,7 +56,7 @@ def test_a_suite_gives_a_table_and_json_and_resumes(command, model, suite):
     assert "e holds another evaluation (eval.top_p was 1.0, is 0.5)" in err
 
 
-def test_the_default_folder_is_found_again(command, model, suite):
+def test_the_default_folder_is_found_again(command, model, suite) -> None:
     words = ["eval", "--suite", suite, "--model", model, *SMALL]
     assert command(*words)[0] == 0
     (folder,) = Path("runs/eval").iterdir()
@@ -66,7 +66,7 @@ def test_the_default_folder_is_found_again(command, model, suite):
     assert len(list(Path("runs/eval").iterdir())) == 2
 
 
-def test_overlaps_with_training_data_are_listed_and_excluded(command, model, suite):
+def test_overlaps_with_training_data_are_listed_and_excluded(command, model, suite) -> None:
     words = ["eval", "--suite", suite, "--model", model, "--out", "e", *SMALL]
     code, out, _ = command(*words, "--decontaminate", "train.jsonl")
     assert code == 0
@@ -88,7 +88,7 @@ def test_overlaps_with_training_data_are_listed_and_excluded(command, model, sui
     assert results("e")["decontaminated"]["benchmarks"]["Long"]["problems"] == 1
 
 
-def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_path):
+def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(model, other)
     words = ["--suite", suite, *SMALL]
@@ -107,7 +107,7 @@ def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_p
     assert "no problems in common" in err
 
 
-def test_names_are_printed_verbatim(command, model, suite):
+def test_names_are_printed_verbatim(command, model, suite) -> None:
     Path("suite.yaml").write_text('benchmarks: {"MATH[/i]": sums.jsonl, "a[red]b": sums.jsonl}')
     code, out, err = command("eval", "--suite", suite, "--model", model, "--out", "e", *SMALL)
     assert (code, err) == (0, "")
@@ -126,7 +126,7 @@ def test_names_are_printed_verbatim(command, model, suite):
         (["compare-models", "bundled"], "Missing argument 'B'"),
     ],
 )
-def test_a_mistake_is_reported_in_one_line(command, suite, words, message):
+def test_a_mistake_is_reported_in_one_line(command, suite, words, message) -> None:
     code, _, err = command(*words)
     assert code == 2
     assert message in err
@@ -134,7 +134,7 @@ def test_a_mistake_is_reported_in_one_line(command, suite, words, message):
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_resumes_without_repeating_answers(model, tmp_path):
+def test_a_killed_evaluation_resumes_without_repeating_answers(model, tmp_path: Path) -> None:
     lines = (json.dumps({"problem": f"Compute {i}+{i % 7}.", "answer": i + i % 7}) + "\n" for i in range(60))
     (tmp_path / "sums.jsonl").write_text("".join(lines))
     program = Path(sys.executable).with_name("edge-grpo")

@@ -1,6 +1,7 @@
 """``edge-grpo grade``: the verdicts of training for a file, its table, its output, and bad rows."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ ROWS = [
 
 
 @pytest.fixture(name="command")
-def grade_command(command, monkeypatch):
+def grade_command(command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
     return lambda *words: command("grade", *map(str, words))
 
@@ -34,7 +35,7 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_table_and_the_output(command, tmp_path):
+def test_the_table_and_the_output(command, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", ROWS)
     code, out, err = command("rows.jsonl", "--out", "out.jsonl", "reward.workers=1")
     assert (code, err) == (0, "")
@@ -56,7 +57,7 @@ def test_the_table_and_the_output(command, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 
-def test_they_are_the_verdicts_of_training(command, tmp_path):
+def test_they_are_the_verdicts_of_training(command, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", ROWS[:5])
     words = ["reward.format=think", "reward.format_weight=0.25", "reward.accuracy_weight=3"]
     command("rows.jsonl", "--out", "out.jsonl", *words)
@@ -67,7 +68,7 @@ def test_they_are_the_verdicts_of_training(command, tmp_path):
     assert [(row["verdict"], row["reward"]) for row in found] == [(one.verdict.value, one.reward) for one in wanted]
 
 
-def test_a_custom_reward_sees_the_columns(command, tmp_path):
+def test_a_custom_reward_sees_the_columns(command, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def reward(completions, problems, finished):\n"
         "    return [{'x': p.meta['weight'] + len(p.prompt), 'correct': f}\n"
@@ -112,7 +113,9 @@ def test_a_custom_reward_sees_the_columns(command, tmp_path):
     ],
     ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else "",
 )
-def test_a_bad_row_stops_the_command_before_grading(command, tmp_path, monkeypatch, line, message):
+def test_a_bad_row_stops_the_command_before_grading(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line, message
+) -> None:
     monkeypatch.setattr(module, "_grades", lambda *_: pytest.fail("graded"))
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "1", "gold": 1}\n' + line + b"\n")
     code, out, err = command("rows.jsonl", "--out", "out.jsonl")
@@ -122,7 +125,7 @@ def test_a_bad_row_stops_the_command_before_grading(command, tmp_path, monkeypat
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_path):
+def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_path: Path) -> None:
     lines = ['{"text": "\\\\boxed{1}", "gold": 1}', "oops", "", '{"text": "\\\\boxed{2}", "gold": 1}']
     (tmp_path / "rows.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
     code, out, _ = command("rows.jsonl", "data.bad_rows=skip", "--out", "out.jsonl")
@@ -154,7 +157,7 @@ def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_pa
         (["rows.jsonl", "reward.function=none.py:f"], "none.py"),
     ],
 )
-def test_mistakes_are_one_line(command, tmp_path, words, said):
+def test_mistakes_are_one_line(command, tmp_path: Path, words, said) -> None:
     write(tmp_path / "rows.jsonl", ROWS[:1])
     (tmp_path / "empty.jsonl").write_text("\n \n")
     (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
@@ -165,7 +168,7 @@ def test_mistakes_are_one_line(command, tmp_path, words, said):
     assert (tmp_path / "rows.jsonl").read_text() == before
 
 
-def test_late_rows_and_rows_of_ten_megabytes(command, tmp_path):
+def test_late_rows_and_rows_of_ten_megabytes(command, tmp_path: Path) -> None:
     hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
     rows = [{"text": hanging, "gold": r"\pi"}, {"text": "x " * 5_000_000 + r"\boxed{3}", "gold": "3"}]
     write(tmp_path / "rows.jsonl", rows)
@@ -178,7 +181,7 @@ def test_late_rows_and_rows_of_ten_megabytes(command, tmp_path):
     assert long["verdict"] == "correct"
 
 
-def test_chunks_are_short_and_keep_the_order(monkeypatch):
+def test_chunks_are_short_and_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [module._Row(Problem(str(n), "", ("1",)), "x" * n, finished=True) for n in range(10)]
     monkeypatch.setattr(module, "CHUNK_ROWS", 4)
     monkeypatch.setattr(module, "CHUNK_CHARACTERS", 10)
@@ -187,7 +190,7 @@ def test_chunks_are_short_and_keep_the_order(monkeypatch):
     assert [len(chunk) for chunk in chunks] == [4, 3, 2, 1]
 
 
-def test_an_interrupted_command_leaves_no_draft(command, tmp_path, monkeypatch):
+def test_an_interrupted_command_leaves_no_draft(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_):
         raise KeyboardInterrupt
 

@@ -28,11 +28,11 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory):
     return str(save_tiny(tmp_path_factory.mktemp("model")))
 
 
-def test_train_then_eval_then_resume(command, model, tmp_path):
+def test_train_then_eval_then_resume(command, model, tmp_path: Path) -> None:
     code, out, err = command("train", f"model.path={model}", *TINY, "run.dir=run")
     assert (code, err) == (0, "")
     assert "step 2/2" in out
@@ -58,7 +58,7 @@ def test_train_then_eval_then_resume(command, model, tmp_path):
     assert saved[0]["verdict"] in ("unparsed", "wrong")
 
 
-def test_unnamed_runs_are_numbered(command, model):
+def test_unnamed_runs_are_numbered(command, model) -> None:
     code, out, _ = command("train", f"model.path={model}", *TINY, "train.steps=0", "eval.at_start=false")
     assert code == 0
     assert "runs/edge_grpo-1" in out
@@ -98,7 +98,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words)[:50] for words, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path, words, message):
+def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path: Path, words, message) -> None:
     (tmp_path / "bad.jsonl").write_text('{"problem": "a", "answer": "1"}\n{"problem": "b", "answer": null}\n')
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "full").mkdir()
@@ -113,14 +113,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path, words, message
     assert not list((tmp_path / "runs").glob("*"))  # a mistake leaves no run folder behind
 
 
-def test_a_corrected_command_may_use_the_same_folder(command, model, tmp_path):
+def test_a_corrected_command_may_use_the_same_folder(command, model, tmp_path: Path) -> None:
     words = ["train", f"model.path={model}", *TINY, "train.steps=1", "eval.at_start=false", "run.dir=r"]
     assert command(*words, "data.path=typo.jsonl")[0] == 2
     assert not (tmp_path / "r").exists()
     assert command(*words)[0] == 0
 
 
-def test_eval_of_a_run_uses_its_settings(command, model):
+def test_eval_of_a_run_uses_its_settings(command, model) -> None:
     words = ["train", f"model.path={model}", *TINY, "train.steps=1", "eval.at_start=false", "run.dir=r"]
     assert command(*words)[0] == 0
     code, out, _ = command("eval", "--model", "r/final")
@@ -135,7 +135,7 @@ def test_eval_of_a_run_uses_its_settings(command, model):
     assert f"{model} on held-out problems" in out
 
 
-def test_resume_and_eval_from_another_folder(command, model, tmp_path, monkeypatch):
+def test_resume_and_eval_from_another_folder(command, model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model").symlink_to(model)
     rows = [json.dumps({"problem": f"Compute {i}+1.", "answer": i + 1}) for i in range(6)]
     (tmp_path / "d.jsonl").write_text("\n".join(rows))
@@ -162,7 +162,7 @@ def test_resume_and_eval_from_another_folder(command, model, tmp_path, monkeypat
     assert "data.path was" in err
 
 
-def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch):
+def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def unreachable(*words, **options):
@@ -178,30 +178,30 @@ def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch):
     assert "Retry" not in out + err
 
 
-def test_help_is_help(command):
+def test_help_is_help(command) -> None:
     code, out, _ = command("--help")
     assert code == 0
     assert "train" in out
 
 
-def test_the_version_is_printed(command):
+def test_the_version_is_printed(command) -> None:
     assert command("--version") == (0, f"edge-grpo {__version__}\n", "")
 
 
-def test_the_package_runs_as_a_module(tmp_path):
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "edge_grpo", "--version"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"edge-grpo {__version__}\n", "")
 
 
-def test_show_config_is_a_configuration(command, tmp_path):
+def test_show_config_is_a_configuration(command, tmp_path: Path) -> None:
     code, out, _ = command("show-config", "method=dapo", "train.steps=3")
     assert code == 0
     (tmp_path / "c.yaml").write_text(out)
     assert command("show-config", "c.yaml")[1] == out
 
 
-def test_methods_lists_every_kind(command):
+def test_methods_lists_every_kind(command) -> None:
     from edge_grpo.methods import METHODS
 
     code, out, _ = command("methods")
@@ -241,7 +241,7 @@ def wait_for_step(folder, step, process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_process_resumes_to_the_same_bytes(model, tmp_path, number):
+def test_a_killed_process_resumes_to_the_same_bytes(model, tmp_path: Path, number) -> None:
     words = [f"model.path={model}", *TINY, "train.steps=12", "train.checkpoint_every=5"]
     whole = spawn("train", *words, "run.dir=whole", cwd=tmp_path)
     assert finish(whole)[0] == 0

@@ -1,6 +1,7 @@
 """Progress on stderr, and the check of output files."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -8,14 +9,14 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.cli.progress import ProgressBar, target
 
 
-def test_without_a_terminal_progress_is_printed_as_lines(capsys):
+def test_without_a_terminal_progress_is_printed_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBar("rows", every_s=-1.0) as progress:
         progress(2, 9)
         progress(9, 9)
     assert capsys.readouterr().err == "2 of 9 rows\n9 of 9 rows\n"
 
 
-def test_the_output_file_is_checked_in_advance(tmp_path, monkeypatch):
+def test_the_output_file_is_checked_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_text("")
     (tmp_path / "link.jsonl").symlink_to("real.jsonl")

@@ -23,7 +23,7 @@ def message_for(*words):
     return str(caught.value)
 
 
-def test_setting_names_match_the_tree():
+def test_setting_names_match_the_tree() -> None:
     def below(tree, prefix=""):
         for name, value in tree.items():
             yield prefix + name
@@ -35,14 +35,14 @@ def test_setting_names_match_the_tree():
         assert set(setting_names(Config, cls)) == set(below(tree))
 
 
-def test_every_trl_and_verl_name_leads_to_a_setting():
+def test_every_trl_and_verl_name_leads_to_a_setting() -> None:
     known = set(setting_names(Config))
     assert {name: here for name, here in ELSEWHERE.items() if here not in known} == {}
     leaves = {name.rpartition(".")[2] for name in known} - {"seed"}  # of several seeds, it means the run's
     assert leaves & set(ELSEWHERE) == set()
 
 
-def test_the_guide_shows_the_whole_table():
+def test_the_guide_shows_the_whole_table() -> None:
     text = GUIDE.read_text(encoding="utf-8").partition("## Coming from TRL or verl")[2].partition("\n## ")[0]
     shown = {}
     for here, elsewhere in re.findall(r"^\| `([\w.]+)`[^|]* \| ([^|]+) \|$", text, re.M):
@@ -65,12 +65,12 @@ def test_the_guide_shows_the_whole_table():
         ("correction.reflect=1", "'method.correction.reflect'"),
     ],
 )
-def test_an_unknown_name_is_searched_for_in_all_sections(word, meant):
+def test_an_unknown_name_is_searched_for_in_all_sections(word, meant) -> None:
     name = word.partition("=")[0]
     assert message_for(word) == f"{name}: no such setting (did you mean {meant}?)"
 
 
-def test_only_settings_of_the_chosen_method_are_suggested():
+def test_only_settings_of_the_chosen_method_are_suggested() -> None:
     assert "clip_low" in message_for("epsilon=0.1")
     assert "clip_low" not in message_for("method=vespo", "epsilon=0.1")
     assert "method.clip_low" not in set(setting_names(Config, Vespo))
@@ -103,7 +103,7 @@ def test_only_settings_of_the_chosen_method_are_suggested():
         ("method.correction.reflect=0.9", "method.correction: reflect + answer + reference is 1.4"),
     ],
 )
-def test_a_wrong_value_says_what_was_wanted(word, message):
+def test_a_wrong_value_says_what_was_wanted(word, message) -> None:
     assert message in message_for(word)
 
 
@@ -127,11 +127,11 @@ def test_a_wrong_value_says_what_was_wanted(word, message):
         ),
     ],
 )
-def test_a_setting_with_several_types_is_explained_in_one_line(given, lines):
+def test_a_setting_with_several_types_is_explained_in_one_line(given, lines) -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Config).validate_python({"method": {"kind": "nthr", **given}})
     assert explain_all(caught.value.errors(), Config, Nthr).splitlines() == lines
 
 
-def test_the_default_is_that_of_the_chosen_method():
+def test_the_default_is_that_of_the_chosen_method() -> None:
     assert "(the default is 0.28)" in message_for("method=dapo", "method.clip_high=-1")

@@ -1,5 +1,7 @@
 """The settings tree: defaults, overrides, round trip, hash, and messages that say what to do."""
 
+from pathlib import Path
+
 import pytest
 
 from edge_grpo.base.errors import ConfigError
@@ -16,13 +18,13 @@ def write(tmp_path, text):
     return str(file)
 
 
-def test_no_value_at_all_is_the_embedded_default():
+def test_no_value_at_all_is_the_embedded_default() -> None:
     assert load_config() == Config()
     assert Config().method == EdgeGrpo()
     assert Config().model.path == "bundled"
 
 
-def test_names_that_scripts_rely_on():
+def test_names_that_scripts_rely_on() -> None:
     tree = to_tree(Config())
     for name in [
         "model.path",
@@ -44,26 +46,26 @@ def test_names_that_scripts_rely_on():
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_a_word_selects_a_method_and_yaml_round_trips(kind, tmp_path):
+def test_a_word_selects_a_method_and_yaml_round_trips(kind, tmp_path: Path) -> None:
     config = load_config(None, [f"method={kind}"])
     assert config.method == METHODS[kind]()
     assert load_config(write(tmp_path, to_yaml(to_tree(config)))) == config
 
 
-def test_file_then_overrides(tmp_path):
+def test_file_then_overrides(tmp_path: Path) -> None:
     file = write(tmp_path, "method: grpo\ntrain: {steps: 3, learning_rate: 1e-5}\n")
     config = load_config(file, ["train.steps=7", "method.clip_low=0.1", "rollout.stop=[x]"])
     assert config.method == Grpo(clip_low=0.1)
     assert (config.train.steps, config.train.learning_rate, config.rollout.stop) == (7, 1e-5, ("x",))
 
 
-def test_a_method_word_drops_the_files_method_section(tmp_path):
+def test_a_method_word_drops_the_files_method_section(tmp_path: Path) -> None:
     file = write(tmp_path, "method: {kind: edge_grpo, correction: {reflect: 1.0, answer: 0.0, reference: 0.0}}\n")
     assert load_config(file, ["method=grpo", "method.beta=0.1"]).method == Grpo(beta=0.1)
     assert load_config(file).method.correction.reflect == 1.0
 
 
-def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest():
+def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest() -> None:
     method = load_config(None, ["method=dapo", "method.top_up.max_rounds=2"]).method
     assert method.top_up.max_rounds == 2
     assert method.top_up.fill == Dapo().top_up.fill
@@ -95,7 +97,7 @@ def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest():
         ("data.arithmetic.operands={1: 1.0}", "data.arithmetic"),
     ],
 )
-def test_mistakes_are_explained_in_one_line(override, message):
+def test_mistakes_are_explained_in_one_line(override, message) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, [override])
     assert message in str(caught.value)
@@ -103,12 +105,12 @@ def test_mistakes_are_explained_in_one_line(override, message):
     assert "pydantic" not in str(caught.value)
 
 
-def test_an_override_below_a_plain_value_is_explained(tmp_path):
+def test_an_override_below_a_plain_value_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'train\.steps' is a value, not a section"):
         load_config(write(tmp_path, "train: {steps: 3}"), ["train.steps.x=1"])
 
 
-def test_every_mistake_is_named():
+def test_every_mistake_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_tree({"train": {"steps": "x", "sede": 1}})
     assert len(str(caught.value).splitlines()) == 2
@@ -118,12 +120,12 @@ def test_every_mistake_is_named():
     ("text", "message"),
     [("- 1\n", "holds list"), ("a: [", "not YAML"), ("\tx: 1", "not YAML"), ("method: 3\n", "method")],
 )
-def test_files_that_are_no_configuration(tmp_path, text, message):
+def test_files_that_are_no_configuration(tmp_path: Path, text, message) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, text))
 
 
-def test_missing_and_unreadable_files(tmp_path):
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such configuration file"):
         load_config(str(tmp_path / "nowhere.yaml"))
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -135,14 +137,14 @@ def test_missing_and_unreadable_files(tmp_path):
     assert load_config(str(tmp_path / "empty.yaml")) == Config()
 
 
-def test_the_hash_knows_every_setting_but_the_folder():
+def test_the_hash_knows_every_setting_but_the_folder() -> None:
     tree = to_tree(Config())
     assert config_hash(tree) == config_hash(to_tree(load_config(None, ["run.dir=/elsewhere"])))
     assert config_hash(tree) != config_hash(to_tree(load_config(None, ["train.seed=1"])))
     assert config_hash(tree) != config_hash(to_tree(load_config(None, ["method=grpo"])))
 
 
-def test_changes_are_named_by_dotted_path():
+def test_changes_are_named_by_dotted_path() -> None:
     assert changes({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == {
         "a.c": (2, 4),
         "d": (3, None),
@@ -150,7 +152,7 @@ def test_changes_are_named_by_dotted_path():
     }
 
 
-def test_local_paths_become_absolute_and_everything_else_stays(tmp_path, monkeypatch):
+def test_local_paths_become_absolute_and_everything_else_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home/model").mkdir(parents=True)
     for name in ("d.jsonl", "e.jsonl", "mine.py", "judge.py"):
         (tmp_path / "home" / name).write_text("")
@@ -201,21 +203,21 @@ DEEP = "[" * 1000 + "]" * 1000
         ("a: &a [*a]\n", "a: no such setting"),
     ],
 )
-def test_an_unreadable_file_is_one_line(tmp_path, text, message):
+def test_an_unreadable_file_is_one_line(tmp_path: Path, text, message) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(write(tmp_path, text))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
-def test_a_binary_file_and_a_folder_are_reported_in_one_line(tmp_path):
+def test_a_binary_file_and_a_folder_are_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "c.yaml", tmp_path):
         with pytest.raises(ConfigError, match=r": cannot be read \("):
             load_config(str(path))
 
 
-def test_merged_sections_may_be_refined(tmp_path):
+def test_merged_sections_may_be_refined(tmp_path: Path) -> None:
     file = write(tmp_path, "eval: &some {every: 3}\nrun: {}\ntrain: {steps: 2}\n")
     assert load_config(file).eval.every == 3
     file = write(tmp_path, "rollout: {<<: {group_size: 4, top_k: 3}, top_k: 5}\n")
@@ -235,14 +237,14 @@ def test_merged_sections_may_be_refined(tmp_path):
         ("train." + "b" * 10**5 + "=1", r"\(100006 characters\): no such setting"),
     ],
 )
-def test_a_long_value_is_shortened_in_its_message(text, message):
+def test_a_long_value_is_shortened_in_its_message(text, message) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(None, [text])
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 
 
-def test_many_mistakes_are_cut_off(tmp_path):
+def test_many_mistakes_are_cut_off(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\nand 80 more$") as caught:
         load_config(write(tmp_path, "".join(f"wrong_{i}: 1\n" for i in range(100))))
     assert len(str(caught.value).splitlines()) == 21

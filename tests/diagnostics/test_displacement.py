@@ -25,7 +25,7 @@ def one():
     return found
 
 
-def test_a_question_leaves_the_weights_alone_and_gives_the_same_twice():
+def test_a_question_leaves_the_weights_alone_and_gives_the_same_twice() -> None:
     first, again = one(), one()
     assert first == again
     assert (first.num_right, first.num_answers) == (2, 4)
@@ -33,7 +33,7 @@ def test_a_question_leaves_the_weights_alone_and_gives_the_same_twice():
     assert 0 <= first.selected <= 1
 
 
-def test_the_report_by_hand():
+def test_the_report_by_hand() -> None:
     found = [
         Displacement("a", 1, 4, 2.0, 0.5, {"GRPO": -0.1, "NTHR": 0.1, "right answers alone": 0.3}),
         Displacement("b", 2, 4, -1.0, 0.0, {"GRPO": 0.3, "NTHR": 0.3, "right answers alone": 0.5}),
@@ -46,7 +46,7 @@ def test_the_report_by_hand():
     assert "the 1 questions with the highest GWHES include 100.0% of the 1 with the lowest gain (chance: 50.0%)" in told
 
 
-def test_nothing_to_compare_is_an_error():
+def test_nothing_to_compare_is_an_error() -> None:
     config = load_config(None, ["rollout.max_new_tokens=1", "data.arithmetic.size=4", "reward.workers=1"])
     with pytest.raises(DataError, match="right and wrong answers"):
         measure(config, num_problems=2, display=Silent())

@@ -11,7 +11,7 @@ CONFIG = load_config(
 )
 
 
-def test_training_problems_go_round_and_held_out_ones_do_not():
+def test_training_problems_go_round_and_held_out_ones_do_not() -> None:
     policy = tiny_policy()
     assert len(sample(CONFIG, policy, num_problems=7).groups) == 7
     held_out = sample(CONFIG, policy, num_problems=4, held_out=True)
@@ -19,7 +19,7 @@ def test_training_problems_go_round_and_held_out_ones_do_not():
     assert sample(CONFIG, policy, num_problems=4, held_out=True) == held_out
 
 
-def test_summed_log_probs_are_those_of_the_engine():
+def test_summed_log_probs_are_those_of_the_engine() -> None:
     policy = tiny_policy()
     drawn = sample(CONFIG, policy, num_problems=2)
     batch = drawn.batch(drawn.groups)

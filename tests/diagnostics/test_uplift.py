@@ -1,5 +1,7 @@
 """Uplift: a model against itself shows no change; figures match hand calculations."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from support import save_tiny
@@ -14,7 +16,7 @@ def config():
     return load_config(None, words)
 
 
-def test_a_model_against_itself(config, tmp_path):
+def test_a_model_against_itself(config, tmp_path: Path) -> None:
     folder = str(save_tiny(tmp_path / "model"))
     found = measure(config, before=folder, after=folder, num_problems=3)
     assert found.correct.shape == (3, 4)
@@ -22,7 +24,7 @@ def test_a_model_against_itself(config, tmp_path):
     assert torch.equal(found.correct, found.correct_after)
 
 
-def test_the_report_by_hand():
+def test_the_report_by_hand() -> None:
     found = Uplift(
         correct=torch.tensor([[True, False, True, False]]),
         before=torch.tensor([[-1.0, -2.0, -3.0, -4.0]]),

@@ -23,7 +23,7 @@ def run(*words, num_problems=4):
     return evaluate(sampler, prompts, heldout_draws(config))
 
 
-def test_unscorable_answers_are_left_out_not_wrong():
+def test_unscorable_answers_are_left_out_not_wrong() -> None:
     row = figures(run())
     assert row["eval/problems"] == 3
     assert row["eval/accuracy"] == pytest.approx(2 / 3)
@@ -32,7 +32,7 @@ def test_unscorable_answers_are_left_out_not_wrong():
     assert row["eval/length"] == 3
 
 
-def test_several_samples_give_pass_at_k():
+def test_several_samples_give_pass_at_k() -> None:
     answers = run("eval.samples=4", "eval.temperature=1")
     row = figures(answers)
     assert len(answers) == 16
@@ -42,22 +42,22 @@ def test_several_samples_give_pass_at_k():
     assert row["eval/accuracy_low"] < 2 / 3 < row["eval/accuracy_high"]
 
 
-def test_at_temperature_0_samples_are_drawn_at_the_rollouts_and_accuracy_stays_greedy():
+def test_at_temperature_0_samples_are_drawn_at_the_rollouts_and_accuracy_stays_greedy() -> None:
     answers = run("eval.samples=2")
     assert [answer.decoding for answer in answers] == ["greedy"] * 4 + ["sampled"] * 8
     assert figures(answers)["eval/problems"] == 3
 
 
-def test_greedy_evaluation_repeats():
+def test_greedy_evaluation_repeats() -> None:
     assert run() == run()
 
 
-def test_no_problem_at_all_is_an_error():
+def test_no_problem_at_all_is_an_error() -> None:
     with pytest.raises(DataError, match="no problem"):
         run(num_problems=0)
 
 
-def test_nothing_scorable_is_nan():
+def test_nothing_scorable_is_nan() -> None:
     row = figures([answer for answer in run() if not answer.scorable])
     assert row["eval/accuracy"] != row["eval/accuracy"]
     assert row["eval/problems"] == 0

@@ -13,7 +13,7 @@ def greedy(flags, benchmark="b"):
     return [answer(f"p{i}", "correct" if flag else "wrong", benchmark=benchmark) for i, flag in enumerate(flags)]
 
 
-def test_the_difference_is_b_minus_a_problem_by_problem():
+def test_the_difference_is_b_minus_a_problem_by_problem() -> None:
     a, b = greedy([1, 0, 0, 0, 1, 0, 1, 0]), greedy([1, 1, 1, 0, 0, 0, 1, 0])
     paired = compare(a, b)
     d = paired.differences["b"]["pass@1/greedy"]
@@ -23,13 +23,13 @@ def test_the_difference_is_b_minus_a_problem_by_problem():
     assert (reverse.value, reverse.a_ahead, reverse.b_ahead) == (-d.value, d.b_ahead, d.a_ahead)
 
 
-def test_pairing_is_narrower_than_two_means():
+def test_pairing_is_narrower_than_two_means() -> None:
     flags = [1, 0] * 100
     d = compare(greedy(flags), greedy([1, *flags[1:-1], 1])).differences["b"]["pass@1/greedy"]
     assert d.high - d.low < 0.05  # each mean alone: 0.14
 
 
-def test_averages_are_over_the_problems_and_over_the_benchmarks():
+def test_averages_are_over_the_problems_and_over_the_benchmarks() -> None:
     a = greedy([0] * 2, "s") + greedy([0] * 8, "l")
     b = greedy([1, 0], "s") + greedy([1] + [0] * 7, "l")
     found = compare(a, b).differences
@@ -38,7 +38,7 @@ def test_averages_are_over_the_problems_and_over_the_benchmarks():
     assert found["macro"]["pass@1/greedy"].value == pytest.approx((1 / 2 + 1 / 8) / 2)
 
 
-def test_only_common_problems_and_metrics_count_whatever_their_order():
+def test_only_common_problems_and_metrics_count_whatever_their_order() -> None:
     a = greedy([1, 1, 0]) + sampled("p0", "cc") + sampled("p1", "cw")
     b = [*reversed(greedy([0, 1, 0, 1])), *sampled("p1", "cc"), *sampled("p0", "ww")]
     paired = compare(a, b)
@@ -49,19 +49,19 @@ def test_only_common_problems_and_metrics_count_whatever_their_order():
     assert "avg@2" not in compare(a, greedy([0, 1, 0])).differences["b"]
 
 
-def test_nothing_in_common_is_an_error():
+def test_nothing_in_common_is_an_error() -> None:
     with pytest.raises(DataError, match="no problems in common"):
         compare(greedy([1]), greedy([1], "other"))
     with pytest.raises(DataError, match="no metric in common"):
         compare(greedy([1]), sampled("p0", "cc"))
 
 
-def test_problems_of_one_name_but_other_words_are_no_pair():
+def test_problems_of_one_name_but_other_words_are_no_pair() -> None:
     a, b = greedy([1, 0]), greedy([1, 0])
     assert compare(a, [b[0], replace(b[1], prompt="another?")]).num_problems == 1
 
 
-def test_evaluations_made_in_different_ways_are_not_compared():
+def test_evaluations_made_in_different_ways_are_not_compared() -> None:
     one = {"weights": "a", "problems": {"b": "1"}, "eval": {"samples": 8, "temperature": 1.0}, "data": {}, "reward": {}}
     check_alike(one, {**one, "weights": "b", "problems": {"c": "2"}})
     with pytest.raises(ConfigError, match=r"evaluated differently \(eval.temperature is 1.0 and 0.2\)"):

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 from evaluation.test_scores import sampled
@@ -12,7 +13,7 @@ from edge_grpo.data.settings import DataSettings
 from edge_grpo.evaluation.pass_rates import Rate, expected_collapse, in_band, load_rows, parse_band, rates, write_rows
 
 
-def test_rates_leave_out_what_could_not_be_graded():
+def test_rates_leave_out_what_could_not_be_graded() -> None:
     found = rates([*sampled("p", "cwcw"), *sampled("q", "ewww"), *sampled("r", "eeee")])
     assert [(rate.problem, rate.right, rate.answers) for rate in found] == [("p", 2, 4), ("q", 0, 3)]
     assert found[0].value == 0.5
@@ -24,7 +25,7 @@ def rate(problem, right, answers):
     return Rate(problem, {key: count for key, count in counts.items() if count})
 
 
-def test_both_ends_of_a_band_are_in_it():
+def test_both_ends_of_a_band_are_in_it() -> None:
     measured = [rate(str(c), c, 8) for c in range(9)]
     assert [one.right for one in in_band(measured, parse_band("0:0.125"))] == [0, 1]
     assert [one.right for one in in_band(measured, parse_band("0.25:0.75"))] == [2, 3, 4, 5, 6]
@@ -32,12 +33,12 @@ def test_both_ends_of_a_band_are_in_it():
 
 
 @pytest.mark.parametrize("text", ["", "0.5", "0.5:", "1:0", "-1:1", "0:2", "a:b", "nan:1", "0:1:2"])
-def test_a_wrong_band_is_named(text):
+def test_a_wrong_band_is_named(text) -> None:
     with pytest.raises(ConfigError, match="--keep-rate: got"):
         parse_band(text)
 
 
-def test_the_expected_collapse_is_without_bias():
+def test_the_expected_collapse_is_without_bias() -> None:
     rng = random.Random(0)
     true = [rng.random() ** 3 for _ in range(4000)]
     measured = [rate(str(i), sum(rng.random() < p for _ in range(16)), 16) for i, p in enumerate(true)]
@@ -48,14 +49,14 @@ def test_the_expected_collapse_is_without_bias():
         assert found.total == pytest.approx(found.all_wrong + found.all_right)
 
 
-def test_problems_with_too_few_answers_say_nothing_about_large_groups():
+def test_problems_with_too_few_answers_say_nothing_about_large_groups() -> None:
     measured = [rate("a", 0, 8), rate("b", 1, 3)]
     assert expected_collapse(measured, 4).all_wrong == 1.0
     assert expected_collapse(measured, 2).all_wrong == pytest.approx((1 + 1 / 3) / 2)
     assert math.isnan(expected_collapse([], 2).total)
 
 
-def test_a_group_collapses_where_rewards_are_equal_not_where_all_are_wrong():
+def test_a_group_collapses_where_rewards_are_equal_not_where_all_are_wrong() -> None:
     unparsed_or_wrong = Rate("a", {(0.0, False): 4, (1.0, False): 4})
     found = expected_collapse([unparsed_or_wrong], 8)
     assert (found.total, found.all_wrong, found.all_right) == (0.0, 0.0, 0.0)
@@ -66,7 +67,7 @@ def test_a_group_collapses_where_rewards_are_equal_not_where_all_are_wrong():
     assert (found.total, found.all_wrong, found.all_right) == (1.0, 1 / 6, 1 / 6)
 
 
-def test_kept_rows_are_as_they_were(tmp_path):
+def test_kept_rows_are_as_they_were(tmp_path: Path) -> None:
     given = [
         {"problem": "1+1?", "answer": 2.0, "answers": ["2", 2], "nested": {"a": [1]}, "solution": "é\u2028"},
         {"problem": "2+2?", "answer": ["4", "four"], "correctness_rate": 0.9},
@@ -84,7 +85,7 @@ def test_kept_rows_are_as_they_were(tmp_path):
         write_rows(tmp_path / "gone/out.jsonl", [], rows)
 
 
-def test_of_two_rows_with_one_id_the_measured_one_is_written(tmp_path):
+def test_of_two_rows_with_one_id_the_measured_one_is_written(tmp_path: Path) -> None:
     data = tmp_path / "d.jsonl"
     rows = [{"id": "a", "problem": "1+1?", "answer": 2}, {"id": "a", "problem": "9*9?", "answer": 81}]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -93,7 +94,7 @@ def test_of_two_rows_with_one_id_the_measured_one_is_written(tmp_path):
     assert kept["a"] == rows[0]
 
 
-def test_a_row_with_a_lone_surrogate_is_written_as_it_was_read(tmp_path):
+def test_a_row_with_a_lone_surrogate_is_written_as_it_was_read(tmp_path: Path) -> None:
     data = tmp_path / "d.jsonl"
     data.write_text(json.dumps({"problem": "é?", "answer": 2, "note": "\ud800"}) + "\n")
     out = tmp_path / "out.jsonl"

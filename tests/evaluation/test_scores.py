@@ -37,7 +37,7 @@ def sampled(problem, verdicts, said=None, benchmark="b"):
     ]
 
 
-def test_every_metric_of_a_problem():
+def test_every_metric_of_a_problem() -> None:
     values = values_of([answer("p", "correct"), *sampled("p", "ccwwwu")])
     p = ("b", "p")
     assert set(values) == {"pass@1/greedy", "pass@1/sampled", "avg@6", "pass@2", "pass@4", "pass@6", "maj@6"}
@@ -49,13 +49,13 @@ def test_every_metric_of_a_problem():
     assert values["maj@6"] == {p: 1.0}  # two say 1, the others differ
 
 
-def test_greedy_alone_has_one_metric_and_samples_alone_have_no_greedy():
+def test_greedy_alone_has_one_metric_and_samples_alone_have_no_greedy() -> None:
     assert set(values_of([answer("p", "wrong")])) == {"pass@1/greedy"}
     assert "pass@1/greedy" not in values_of(sampled("p", "cw"))
     assert set(values_of(sampled("p", "c"))) == {"pass@1/sampled", "avg@1", "maj@1"}
 
 
-def test_what_the_grader_failed_on_counts_nowhere():
+def test_what_the_grader_failed_on_counts_nowhere() -> None:
     values = values_of([answer("p", "error"), *sampled("p", "cewe"), *sampled("q", "eeee"), *sampled("r", "cwtw")])
     assert "pass@1/greedy" not in values
     assert values["avg@4"] == {("b", "p"): 0.5, ("b", "r"): 0.25}
@@ -75,11 +75,11 @@ def test_what_the_grader_failed_on_counts_nowhere():
         ("cuu", ["1", None, None], 1.0),  # a sample without an answer has no vote
     ],
 )
-def test_the_majority(verdicts, said, value):
+def test_the_majority(verdicts, said, value) -> None:
     assert majority(sampled("p", verdicts, said)) == value
 
 
-def test_benchmarks_and_both_averages():
+def test_benchmarks_and_both_averages() -> None:
     answers = [answer(f"p{i}", "correct" if i < 3 else "wrong", benchmark="small") for i in range(4)]
     answers += [answer(f"p{i}", "correct" if i < 5 else "wrong", benchmark="large", tokens=8) for i in range(20)]
     found = scores_of(answers, ["small", "large"])
@@ -95,7 +95,7 @@ def test_benchmarks_and_both_averages():
     assert "averages" not in scores_of(answers, ["small"])
 
 
-def test_a_benchmark_without_right_answers_still_widens_the_average():
+def test_a_benchmark_without_right_answers_still_widens_the_average() -> None:
     answers = [answer(f"p{i}", "wrong", benchmark="s") for i in range(4)]
     answers += [answer(f"p{i}", "correct" if i % 2 else "wrong", benchmark="l") for i in range(40)]
     macro = scores_of(answers, ["s", "l"])["averages"]["macro"]["scores"]["pass@1/greedy"]
@@ -103,14 +103,14 @@ def test_a_benchmark_without_right_answers_still_widens_the_average():
     assert macro["value"] - macro["low"] == pytest.approx((0.5 - wilson(20, 40)[0]) / 2)
 
 
-def test_problems_can_be_left_out():
+def test_problems_can_be_left_out() -> None:
     answers = [answer("p", "correct"), answer("q", "wrong")]
     assert scores_of(answers, ["b"], without={("b", "q")})["benchmarks"]["b"]["scores"]["pass@1/greedy"]["value"] == 1.0
     empty = scores_of(answers, ["b"], without={("b", "p"), ("b", "q")})["benchmarks"]["b"]
     assert (empty["problems"], empty["scores"]) == (0, {})
 
 
-def test_answers_are_described():
+def test_answers_are_described() -> None:
     answers = [answer("p", "correct", tokens=2, entropy=1.0), answer("q", "unparsed", tokens=6, finished=False)]
     told = scores_of([*answers, *sampled("p", "cw")], ["b"])["benchmarks"]["b"]
     assert told["greedy"] == {

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support import save_tiny
@@ -59,7 +60,7 @@ def unwatched(requests):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory):
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
@@ -78,7 +79,7 @@ def model(folder):
         yield make
 
 
-def test_every_problem_gets_a_greedy_and_some_sampled_answers(model, tmp_path):
+def test_every_problem_gets_a_greedy_and_some_sampled_answers(model, tmp_path: Path) -> None:
     seen = []
     answers = model().answers(tmp_path / "a", progress=lambda *each: seen.append(each))
     assert [(each.benchmark, each.problem) for each in answers[::3]] == [
@@ -93,7 +94,7 @@ def test_every_problem_gets_a_greedy_and_some_sampled_answers(model, tmp_path):
 
 
 @pytest.mark.parametrize("cut_after", [0, 1, 3, 5])
-def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path, cut_after):
+def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path: Path, cut_after) -> None:
     whole = model().answers(tmp_path / "whole")
     calls, limit = [], [cut_after]
 
@@ -115,7 +116,7 @@ def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path, cut_afte
     assert [replace(each, entropy=0.0) for each in again] == [replace(each, entropy=0.0) for each in whole]
 
 
-def test_a_partial_line_and_a_partial_problem_are_answered_again(model, tmp_path):
+def test_a_partial_line_and_a_partial_problem_are_answered_again(model, tmp_path: Path) -> None:
     one = model()
     whole = one.answers(tmp_path / "a")
     path = tmp_path / "a/answers.jsonl"
@@ -127,12 +128,12 @@ def test_a_partial_line_and_a_partial_problem_are_answered_again(model, tmp_path
         assert len(read_answers(tmp_path / "a")[1]) == len(whole)
 
 
-def test_nothing_is_answered_twice(model, tmp_path):
+def test_nothing_is_answered_twice(model, tmp_path: Path) -> None:
     model().answers(tmp_path / "a")
     model(watch=lambda _: pytest.fail("asked again")).answers(tmp_path / "a")
 
 
-def test_draws_do_not_depend_on_the_other_problems(model, tmp_path):
+def test_draws_do_not_depend_on_the_other_problems(model, tmp_path: Path) -> None:
     one = model()
     all_answers = one.answers(tmp_path / "a")
     few = one.answers(tmp_path / "b", (Benchmark("one", "", PROBLEMS[3:5]),))
@@ -151,7 +152,9 @@ def test_draws_do_not_depend_on_the_other_problems(model, tmp_path):
          "problems.two"),
     ],
 )  # fmt: skip
-def test_answers_of_different_evaluations_are_never_mixed(model, tmp_path, draws, words, benchmarks, named):
+def test_answers_of_different_evaluations_are_never_mixed(
+    model, tmp_path: Path, draws, words, benchmarks, named
+) -> None:
     model().answers(tmp_path / "a")
     before = (tmp_path / "a/answers.jsonl").read_bytes()
     with pytest.raises(ConfigError, match="holds another evaluation") as error:
@@ -160,7 +163,9 @@ def test_answers_of_different_evaluations_are_never_mixed(model, tmp_path, draws
     assert (tmp_path / "a/answers.jsonl").read_bytes() == before
 
 
-def test_an_edited_reward_function_is_another_evaluation(model, tmp_path, monkeypatch):
+def test_an_edited_reward_function_is_another_evaluation(
+    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge = tmp_path / "judge.py"
     judge.write_text("def reward(completions, problems):\n    return [1.0 for _ in problems]\n")
     one = model(DRAWS, f"reward.function={judge}:reward")
@@ -173,14 +178,14 @@ def test_an_edited_reward_function_is_another_evaluation(model, tmp_path, monkey
     assert code == one.identity([])["reward"]["code"] != ""
 
 
-def test_what_a_reward_may_read_of_a_problem_counts(model):
+def test_what_a_reward_may_read_of_a_problem_counts(model) -> None:
     one = model()
     problems = tuple(replace(problem, meta={"level": 1}) for problem in PROBLEMS)
     before, after = (one.identity([each]) for each in (BENCHMARKS[0], Benchmark("one", "", problems)))
     assert before["problems"] != after["problems"]
 
 
-def test_a_folder_in_use_is_refused(model, tmp_path):
+def test_a_folder_in_use_is_refused(model, tmp_path: Path) -> None:
     refused = []
 
     def watch(_):
@@ -193,7 +198,7 @@ def test_a_folder_in_use_is_refused(model, tmp_path):
     assert refused
 
 
-def test_only_a_finished_evaluation_is_read(model, tmp_path):
+def test_only_a_finished_evaluation_is_read(model, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no evaluation"):
         read_answers(tmp_path)
     model().answers(tmp_path / "a")
@@ -217,7 +222,7 @@ def drawn(*words, samples=None):
     return draws.samples, draws.temperature, draws.max_new_tokens
 
 
-def test_samples_come_from_the_option_or_from_the_eval_section():
+def test_samples_come_from_the_option_or_from_the_eval_section() -> None:
     assert drawn() == (0, 1.0, 96)
     assert drawn(samples=4) == (4, 1.0, 96)
     assert drawn("eval.samples=8") == (8, 1.0, 96)
@@ -227,7 +232,7 @@ def test_samples_come_from_the_option_or_from_the_eval_section():
     assert drawn("rollout.temperature=0.5", "rollout.max_new_tokens=9", samples=2) == (2, 0.5, 9)
 
 
-def test_screening_draws_as_training_does():
+def test_screening_draws_as_training_does() -> None:
     config = load_config(None, ["eval.temperature=0.3", "eval.top_p=0.5", "eval.max_new_tokens=7", "rollout.top_k=9"])
     draws = training_draws(config, 4)
     assert (draws.greedy, draws.samples, draws.temperature, draws.top_p, draws.top_k) == (False, 4, 1.0, 1.0, 9)

@@ -21,7 +21,7 @@ def rows(path, *answers, **columns):
 
 
 @pytest.fixture
-def suite(tmp_path):
+def suite(tmp_path: Path):
     def write(text):
         path = tmp_path / "suite.yaml"
         path.write_text(text)
@@ -30,13 +30,13 @@ def suite(tmp_path):
     return write
 
 
-def test_a_data_file_is_one_benchmark(tmp_path):
+def test_a_data_file_is_one_benchmark(tmp_path: Path) -> None:
     rows(tmp_path / "mine.jsonl", "1", 2)
     (one,) = load_suite(str(tmp_path / "mine.jsonl"), DataSettings())
     assert (one.name, [problem.answers for problem in one.problems]) == ("mine", [("1",), ("2",)])
 
 
-def test_the_first_source_that_is_there_is_used(tmp_path, suite, monkeypatch):
+def test_the_first_source_that_is_there_is_used(tmp_path: Path, suite, monkeypatch: pytest.MonkeyPatch) -> None:
     path = suite("benchmarks:\n  A: [gone.jsonl, here.jsonl]\n  B: {path: here.jsonl, fields: {answer: all}}\n")
     rows(tmp_path / "here.jsonl", "1", all=["1", "1.0"])
     one, two = load_suite(path, DataSettings())
@@ -47,7 +47,7 @@ def test_the_first_source_that_is_there_is_used(tmp_path, suite, monkeypatch):
     assert load_suite(path, DataSettings(), data_dir="elsewhere")[0].problems[0].answers == ("5",)
 
 
-def test_a_hub_dataset_is_tried_where_no_file_is(suite, monkeypatch):
+def test_a_hub_dataset_is_tried_where_no_file_is(suite, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load_dataset(name, split):
@@ -61,7 +61,7 @@ def test_a_hub_dataset_is_tried_where_no_file_is(suite, monkeypatch):
     assert one.problems[0].answers == ("2", "two")
 
 
-def test_the_suite_of_the_papers_benchmarks_reads_local_files(tmp_path):
+def test_the_suite_of_the_papers_benchmarks_reads_local_files(tmp_path: Path) -> None:
     names = {"AIME24": "aime24", "AMC23": "amc23", "MATH500": "math500", "Minerva": "minerva",
              "OlympiadBench": "olympiad_bench"}  # fmt: skip
     for name in names.values():
@@ -83,14 +83,14 @@ def test_the_suite_of_the_papers_benchmarks_reads_local_files(tmp_path):
         ("benchmark: {A: a.jsonl}", "suite.yaml: has no 'benchmarks:' section"),
     ],
 )
-def test_a_wrong_suite_is_one_line(suite, text, message):
+def test_a_wrong_suite_is_one_line(suite, text, message) -> None:
     with pytest.raises(ConfigError) as error:
         load_suite(suite(text), DataSettings())
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_nowhere_is_named(tmp_path, suite):
+def test_what_is_nowhere_is_named(tmp_path: Path, suite) -> None:
     with pytest.raises(DataError, match=r"suite\.yaml: benchmark 'A': no such file: .*gone\.jsonl; .* --data-dir"):
         load_suite(suite("benchmarks: {A: gone.jsonl}"), DataSettings())
     with pytest.raises(ConfigError, match=r"nosuite\.yaml: no such"):

@@ -150,13 +150,13 @@ def fuzz(rewards, *, examples, seeds):
     return len(seen)
 
 
-def test_some_inputs(rewards):
+def test_some_inputs(rewards) -> None:
     assert fuzz(rewards, examples=1, seeds=2) >= 2 * BATCH
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_twenty_thousand_inputs(rewards):
+def test_twenty_thousand_inputs(rewards) -> None:
     before = rewards.decided.get(How.WORKER, 0)
     assert fuzz(rewards, examples=60, seeds=440) >= 20_000  # different ones
     assert rewards.decided[How.WORKER] - before >= 10_000  # that went through every stage

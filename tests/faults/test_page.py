@@ -13,13 +13,13 @@ def names_of(path):
     return set(re.findall(r"^def (test_\w+)\(", path.read_text(encoding="utf-8"), re.M))
 
 
-def test_every_test_that_the_page_names_exists():
+def test_every_test_that_the_page_names_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
     assert len(named) > 30
     assert [pair for pair in named if pair[1] not in names_of(ROOT / pair[0])] == []
 
 
-def test_every_fault_test_is_listed_on_the_page():
+def test_every_fault_test_is_listed_on_the_page() -> None:
     for name in ("kill", "signals", "disk_full", "numbers", "inputs"):
         missing = {test for test in names_of(HERE / f"test_{name}.py") if test not in PAGE}
         allowed = {

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from processes import children
@@ -37,12 +38,12 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory):
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
-def run(model, tmp_path):
+def run(model, tmp_path: Path):
     def go(body, name="run", *words):
         (tmp_path / f"{name}.py").write_text(HEAD + body)
         settings = [*SMALL, "train.steps=2", "eval.every=0", f"reward.function={tmp_path / name}.py:reward", *words]
@@ -56,7 +57,7 @@ def run(model, tmp_path):
     [(SOME_RAISE, "error"), (SOME_ARE_NAN, "error"), (SOME_DIE, "timeout")],
     ids=["raises", "returns NaN", "kills its process"],
 )
-def test_a_reward_that_fails_on_some_rows_costs_those_rows(run, body, verdict):
+def test_a_reward_that_fails_on_some_rows_costs_those_rows(run, body, verdict) -> None:
     found = rows(run(body))[1:]
     assert [row["step"] for row in found] == [1, 2]
     assert 0 < max(row[f"verdict/{verdict}"] for row in found) < 1
@@ -68,7 +69,7 @@ def all_finite(row):
 
 
 @pytest.mark.slow
-def test_a_reward_that_never_returns_for_some_rows_costs_those_rows(run):
+def test_a_reward_that_never_returns_for_some_rows_costs_those_rows(run) -> None:
     found = rows(run(SOME_HANG, "run", "reward.function_timeout_s=4", "reward.timeout_s=0.3"))[1:]
     assert [row["step"] for row in found] == [1, 2]
     assert 0 < max(row["verdict/timeout"] for row in found) < 1
@@ -85,8 +86,8 @@ def test_a_reward_that_never_returns_for_some_rows_costs_those_rows(run):
     ],
 )
 def test_a_reward_that_always_fails_ends_the_run_with_one_line(
-    model, tmp_path, monkeypatch, capsys, body, timeout_s, said
-):
+    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], body, timeout_s, said
+) -> None:
     (tmp_path / "mine.py").write_text(HEAD + body)
     words = [f"model.path={model}", f"run.dir={tmp_path / 'run'}", *SMALL, "eval.every=0"]
     words += [f"reward.function_timeout_s={timeout_s}", f"reward.timeout_s={timeout_s}"]
@@ -127,7 +128,7 @@ def killer():
     threads[0].join()
 
 
-def test_workers_killed_during_a_run_change_no_weight(run, killer):
+def test_workers_killed_during_a_run_change_no_weight(run, killer) -> None:
     undisturbed = run(SOUND, "one")
     killed = killer(0.4)
     disturbed = run(SOUND, "two")
@@ -136,7 +137,7 @@ def test_workers_killed_during_a_run_change_no_weight(run, killer):
     assert rows(undisturbed) == rows(disturbed)
 
 
-def test_workers_killed_during_grading_change_no_verdict(killer):
+def test_workers_killed_during_grading_change_no_verdict(killer) -> None:
     elements = [f"{n}, {n + 1}, {n + 2}" for n in range(60)]  # compared by math-verify
     texts = [rf"\boxed{{\{{{one}\}}}}" for one in elements]
     problems = [Problem(str(n), "?", (rf"\{{{n + 2 + (n % 3 == 0)},{n + 1},{n}\}}",)) for n in range(60)]
@@ -150,7 +151,7 @@ def test_workers_killed_during_grading_change_no_verdict(killer):
 
 
 @pytest.mark.parametrize("jump_s", [-1e6, 1e6])
-def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch):
+def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
     texts = [hanging, r"\boxed{1+x}", r"\boxed{2+x}"]
     problems = [Problem(str(n), "?", ("x+1",)) for n in range(3)]
@@ -163,6 +164,6 @@ def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch
     assert all(grade.seconds < 20.0 for grade in grades)
 
 
-def test_nothing_to_score_is_reported_before_any_step(run):
+def test_nothing_to_score_is_reported_before_any_step(run) -> None:
     with pytest.raises(DataError, match="none of 6 completions could be scored; the first: the function returned None"):
         run("    return [None] * len(completions)\n")

@@ -3,6 +3,7 @@
 import json
 import re
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -26,12 +27,12 @@ def page_of(kind):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory):
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
-def learning(model, tmp_path):
+def learning(model, tmp_path: Path):
     """A configuration under which a random model earns rewards that differ, so that every method trains."""
 
     def make(kind, name, *overrides):
@@ -51,7 +52,7 @@ KINDS = [kind if kind in SEAMS else pytest.param(kind, marks=pytest.mark.slow) f
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_method_trains_and_resumes_bit_for_bit(learning, model, kind):
+def test_every_method_trains_and_resumes_bit_for_bit(learning, model, kind) -> None:
     straight, again = resumed(learning(kind, "one"), learning(kind, "two"))
     assert weights(again) == weights(straight) != (model / "model.safetensors").read_bytes()
     assert rows(again) == rows(straight)
@@ -64,14 +65,14 @@ def test_every_method_trains_and_resumes_bit_for_bit(learning, model, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", METHODS)
-def test_every_method_trains_adapters(learning, kind):
+def test_every_method_trains_adapters(learning, kind) -> None:
     lora = ("model.lora.rank=2", "train.steps=2")
     folder = train(learning(kind, "run", *lora)).folder
     assert any(tensor.abs().max() > 0 for name, tensor in load_file(folder / ADAPTER).items() if "lora_B" in name)
     AutoModelForCausalLM.from_pretrained(folder / "final")
 
 
-def test_stored_pairs_train_and_resume_bit_for_bit(learning, model, tmp_path):
+def test_stored_pairs_train_and_resume_bit_for_bit(learning, model, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     lines = [{"prompt": f"Say {i}.", "chosen": f"{i}!", "rejected": f"{i + 1}, no"} for i in range(7)]
     file.write_text("\n".join(map(json.dumps, lines)))

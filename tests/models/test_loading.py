@@ -1,6 +1,7 @@
 """Models from disk: adapters, stop tokens, and clear errors."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from edge_grpo.models.loading import fingerprint, load_policy, load_tokenizer, s
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory):
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
@@ -38,7 +39,7 @@ def batch(rows=3, width=9):
     return ids, attention, mask
 
 
-def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weights(folder, tmp_path):
+def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weights(folder, tmp_path: Path) -> None:
     policy = load_policy(ModelSettings(path=str(folder), device="cpu", lora=LoraSettings(rank=2)), reference=True)
     assert policy.has_adapters
     assert policy.reference is None
@@ -60,7 +61,7 @@ def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weigh
     assert (tmp_path / "final/adapter/adapter_model.safetensors").exists()
 
 
-def test_saved_weights_reload_bit_for_bit(folder, tmp_path):
+def test_saved_weights_reload_bit_for_bit(folder, tmp_path: Path) -> None:
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     policy.save(tmp_path / "out")
     again = load_policy(ModelSettings(path=str(tmp_path / "out"), device="cpu"))
@@ -68,7 +69,7 @@ def test_saved_weights_reload_bit_for_bit(folder, tmp_path):
         assert torch.equal(one, two), name
 
 
-def test_stop_tokens_are_collected_from_all_sources(folder):
+def test_stop_tokens_are_collected_from_all_sources(folder) -> None:
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     eos = policy.tokenizer.eos_token_id
     policy.model.generation_config.eos_token_id = [eos, 9]
@@ -81,17 +82,17 @@ def test_stop_tokens_are_collected_from_all_sources(folder):
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all"])
-def test_a_missing_folder_is_rejected(path):
+def test_a_missing_folder_is_rejected(path) -> None:
     with pytest.raises(EngineError, match="no such folder"):
         load_policy(ModelSettings(path=path))
 
 
-def test_a_folder_without_a_model_is_rejected(tmp_path):
+def test_a_folder_without_a_model_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"model\.path"):
         load_policy(ModelSettings(path=str(tmp_path)))
 
 
-def test_pickled_weights_are_rejected(folder, tmp_path):
+def test_pickled_weights_are_rejected(folder, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     torch.save(tiny_model().state_dict(), tmp_path / "pytorch_model.bin")
@@ -99,7 +100,9 @@ def test_pickled_weights_are_rejected(folder, tmp_path):
         load_policy(ModelSettings(path=str(tmp_path)))
 
 
-def test_code_in_a_model_folder_is_not_run_unless_trusted(folder, tmp_path, monkeypatch):
+def test_code_in_a_model_folder_is_not_run_unless_trusted(
+    folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     copied(folder, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -120,7 +123,7 @@ def test_code_in_a_model_folder_is_not_run_unless_trusted(folder, tmp_path, monk
     assert (tmp_path / "ran").exists()
 
 
-def test_a_tokenizer_that_needs_code_names_the_setting(folder, tmp_path):
+def test_a_tokenizer_that_needs_code_names_the_setting(folder, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
     config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -129,19 +132,19 @@ def test_a_tokenizer_that_needs_code_names_the_setting(folder, tmp_path):
         load_tokenizer(str(tmp_path))
 
 
-def test_cuda_without_a_gpu_is_rejected(folder, monkeypatch):
+def test_cuda_without_a_gpu_is_rejected(folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"model\.device"):
         load_policy(ModelSettings(path=str(folder), device="cuda"))
 
 
-def test_lora_targets_that_match_no_layer_are_rejected(folder):
+def test_lora_targets_that_match_no_layer_are_rejected(folder) -> None:
     with pytest.raises(ConfigError, match=r"model\.lora\.targets"):
         load_policy(ModelSettings(path=str(folder), lora=LoraSettings(rank=2, targets=("nowhere",))))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "sizes", "config"])
-def test_damaged_folders_are_reported_in_one_line(folder, tmp_path, damage):
+def test_damaged_folders_are_reported_in_one_line(folder, tmp_path: Path, damage) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -167,7 +170,9 @@ NORM = "model.layers.0.input_layernorm.weight"
         (lambda held: [held.pop(name) for name in list(held)[3:]], r"lack the weights .* and \d+ more"),
     ],
 )
-def test_missing_misshapen_and_broken_weights_are_rejected_by_name(folder, tmp_path, change, message, capfd):
+def test_missing_misshapen_and_broken_weights_are_rejected_by_name(
+    folder, tmp_path: Path, change, message, capfd: pytest.CaptureFixture[str]
+) -> None:
     copied(folder, tmp_path)
     damage_weights(tmp_path, change)
     with pytest.raises(EngineError, match=message) as caught:
@@ -176,7 +181,7 @@ def test_missing_misshapen_and_broken_weights_are_rejected_by_name(folder, tmp_p
     assert capfd.readouterr().err == ""
 
 
-def test_unexpected_weights_are_reported_and_ignored(folder, tmp_path, caplog):
+def test_unexpected_weights_are_reported_and_ignored(folder, tmp_path: Path, caplog) -> None:
     copied(folder, tmp_path)
     damage_weights(tmp_path, lambda held: held.update({"value_head.weight": torch.zeros(7)}))
     load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
@@ -184,7 +189,9 @@ def test_unexpected_weights_are_reported_and_ignored(folder, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("damage", ["no shard", "config", "a list", "generation", "tokenizer"])
-def test_other_damage_is_reported_in_one_line(folder, tmp_path, damage, capfd):
+def test_other_damage_is_reported_in_one_line(
+    folder, tmp_path: Path, damage, capfd: pytest.CaptureFixture[str]
+) -> None:
     copied(folder, tmp_path)
     if damage == "no shard":
         (tmp_path / "model.safetensors").unlink()
@@ -200,13 +207,13 @@ def test_other_damage_is_reported_in_one_line(folder, tmp_path, damage, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_folder_without_tokenizer_files_is_rejected(tmp_path):
+def test_a_folder_without_tokenizer_files_is_rejected(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path)
     with pytest.raises(EngineError, match="tokenizer"):
         load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
 
 
-def test_all_dropout_is_disabled(folder, tmp_path):
+def test_all_dropout_is_disabled(folder, tmp_path: Path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -218,7 +225,7 @@ def test_all_dropout_is_disabled(folder, tmp_path):
     assert torch.equal(one, two)
 
 
-def test_a_model_without_stop_tokens_is_rejected(folder):
+def test_a_model_without_stop_tokens_is_rejected(folder) -> None:
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     policy.tokenizer.eos_token = None
     policy.model.generation_config.eos_token_id = None
@@ -228,7 +235,7 @@ def test_a_model_without_stop_tokens_is_rejected(folder):
         stop_token_ids(policy)
 
 
-def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path):
+def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path: Path) -> None:
     copied(folder, tmp_path)
     before = fingerprint(ModelSettings(path=str(tmp_path)))
     assert before == fingerprint(ModelSettings(path=str(folder)))
@@ -238,7 +245,7 @@ def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path):
     assert fingerprint(ModelSettings(path=str(tmp_path))) != before
 
 
-def test_the_fingerprint_of_a_hub_model_is_its_commit(monkeypatch):
+def test_the_fingerprint_of_a_hub_model_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def published(path, **_):
         assert path == "me/model"
         return SimpleNamespace(_commit_hash="abc")
@@ -247,7 +254,7 @@ def test_the_fingerprint_of_a_hub_model_is_its_commit(monkeypatch):
     assert fingerprint(ModelSettings(path="me/model")) == "abc"
 
 
-def test_an_unreachable_hub_model_has_no_fingerprint(monkeypatch):
+def test_an_unreachable_hub_model_has_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_, **__):
         raise OSError("We couldn't connect\nand more")
 

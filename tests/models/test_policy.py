@@ -17,7 +17,7 @@ def batch(rows=3, width=9):
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
-def test_scores_are_those_of_the_full_logits(kind):
+def test_scores_are_those_of_the_full_logits(kind) -> None:
     policy = tiny_policy(kind, dtype=torch.float64)
     ids, attention, mask = batch()
     scores = policy.score(ids, attention, mask, temperature=0.7)
@@ -30,7 +30,7 @@ def test_scores_are_those_of_the_full_logits(kind):
     assert (scores.logprobs[~mask] == 0).all()
 
 
-def test_chunks_change_neither_value_nor_gradient():
+def test_chunks_change_neither_value_nor_gradient() -> None:
     ids, attention, mask = batch()
     found = []
     for at_once in (2**25, 600):
@@ -43,7 +43,7 @@ def test_chunks_change_neither_value_nor_gradient():
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
-def test_padding_content_does_not_matter():
+def test_padding_content_does_not_matter() -> None:
     policy = tiny_policy(dtype=torch.float64)
     ids, attention, mask = batch()
     other = torch.where(attention, ids, torch.full_like(ids, 99))
@@ -51,7 +51,7 @@ def test_padding_content_does_not_matter():
     assert torch.equal(first, second)
 
 
-def test_the_reference_stays_where_it_was():
+def test_the_reference_stays_where_it_was() -> None:
     policy = tiny_policy(reference=True)
     ids, attention, mask = batch()
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_the_reference_stays_where_it_was():
         tiny_policy().score_reference(ids, attention, mask, temperature=1.0)
 
 
-def test_a_model_whose_logits_are_not_head_times_hidden_is_refused():
+def test_a_model_whose_logits_are_not_head_times_hidden_is_refused() -> None:
     model = tiny_model()
 
     def double(model, args, output):

@@ -42,7 +42,7 @@ def uncached(policy, request, seed, sampling):
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 @pytest.mark.parametrize("sampling", [Sampling(20), Sampling(20, 0.7, 0.9, 8), Sampling(20, 0.0)])
-def test_cached_decode_equals_uncached(kind, sampling):
+def test_cached_decode_equals_uncached(kind, sampling) -> None:
     engine = make_engine(kind)
     requests = make_requests()
     for request, rollouts in zip(requests, engine.sample(requests, sampling), strict=True):
@@ -57,7 +57,7 @@ def test_cached_decode_equals_uncached(kind, sampling):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_recorded_numbers_are_the_policys(temperature):
+def test_recorded_numbers_are_the_policys(temperature) -> None:
     engine = make_engine()
     for rollouts in engine.sample(make_requests(), Sampling(24, temperature)):
         for rollout in rollouts:
@@ -70,7 +70,7 @@ def test_recorded_numbers_are_the_policys(temperature):
             assert scores.entropy[mask].tolist() == pytest.approx(span.entropies, abs=2e-5)
 
 
-def test_draws_depend_on_the_seed_alone():
+def test_draws_depend_on_the_seed_alone() -> None:
     requests = make_requests()
     together = make_engine().sample(requests, Sampling(16))
     for max_rows in (1, 4):
@@ -82,7 +82,7 @@ def test_draws_depend_on_the_seed_alone():
     assert len({rollout.completion_ids for rollout in together[0]}) > 1
 
 
-def test_budget_ends_a_row_unfinished():
+def test_budget_ends_a_row_unfinished() -> None:
     for rollouts in make_engine().sample(make_requests(), Sampling(3)):
         for rollout in rollouts:
             ids = rollout.completion_ids
@@ -91,7 +91,7 @@ def test_budget_ends_a_row_unfinished():
             assert not any(token in STOPS for token in ids[:-1])
 
 
-def test_resume_drops_the_stop_token_and_labels_the_spans():
+def test_resume_drops_the_stop_token_and_labels_the_spans() -> None:
     engine = make_engine()
     rollouts = [rollout for group in engine.sample(make_requests(), Sampling(12)) for rollout in group]
     injected = (30, 31, 32)
@@ -111,7 +111,7 @@ def test_resume_drops_the_stop_token_and_labels_the_spans():
         assert len(new.spans[-1].logprobs) == len(new.spans[-1].token_ids)
 
 
-def test_resume_equals_sampling_from_the_longer_prompt():
+def test_resume_equals_sampling_from_the_longer_prompt() -> None:
     engine = make_engine()
     rollout = engine.sample(make_requests(), Sampling(2))[0][0]
     if rollout.finished:
@@ -123,7 +123,7 @@ def test_resume_equals_sampling_from_the_longer_prompt():
     assert resumed.spans[-1].token_ids == fresh.completion_ids
 
 
-def test_no_room_and_no_stop_token_are_errors():
+def test_no_room_and_no_stop_token_are_errors() -> None:
     engine = make_engine()
     rollout = engine.sample(make_requests(), Sampling(2))[0][0]
     with pytest.raises(EngineError, match="budget of 2"):
@@ -134,7 +134,7 @@ def test_no_room_and_no_stop_token_are_errors():
         engine.sample([Request((), (1,))], Sampling(2))
 
 
-def test_draw_inverts_the_cumulative_distribution():
+def test_draw_inverts_the_cumulative_distribution() -> None:
     logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).expand(5, 4)
     noise = torch.tensor([0.0, 0.09, 0.11, 0.5, 0.999999])
     token, logprob, entropy = draw(logits, noise, Sampling(1))
@@ -154,7 +154,7 @@ def test_draw_inverts_the_cumulative_distribution():
         (Sampling(1, 1.0, 1.0, 99), {0, 1, 2, 3}),
     ],
 )
-def test_truncation_keeps_the_likeliest(sampling, allowed):
+def test_truncation_keeps_the_likeliest(sampling, allowed) -> None:
     logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).expand(200, 4)
     noise = torch.linspace(0, 1 - 1e-9, 200, dtype=torch.float64)
     token, logprob, _ = draw(logits, noise, sampling)
@@ -162,14 +162,14 @@ def test_truncation_keeps_the_likeliest(sampling, allowed):
     assert set(logprob.exp().mul(10).round().int().tolist()) == {i + 1 for i in allowed}  # before truncation
 
 
-def test_impossible_tokens_are_never_drawn():
+def test_impossible_tokens_are_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(101, 5)
     token, _, entropy = draw(logits, torch.linspace(0, 1, 101, dtype=torch.float64), Sampling(1))
     assert set(token.tolist()) == {1, 3}
     assert torch.isfinite(entropy).all()
 
 
-def test_a_model_that_overflowed_ends_the_run_in_words():
+def test_a_model_that_overflowed_ends_the_run_in_words() -> None:
     engine = make_engine()
     with torch.no_grad():
         for weight in engine.policy.model.parameters():
@@ -196,7 +196,9 @@ NAN, INF = float("nan"), float("inf")
         ([-INF] * 4, False),
     ],
 )
-def test_the_logprob_of_the_drawn_token_is_finite_exactly_where_the_distribution_is_one(row, sound, temperature, top_p):
+def test_the_logprob_of_the_drawn_token_is_finite_exactly_where_the_distribution_is_one(
+    row, sound, temperature, top_p
+) -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0], row])
     token, logprob, entropy = draw(logits, torch.tensor([0.3, 0.6]), Sampling(9, temperature, top_p, 0))
     assert logprob.isfinite().tolist() == [True, sound]
@@ -208,7 +210,7 @@ def test_the_logprob_of_the_drawn_token_is_finite_exactly_where_the_distribution
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature, value):
+def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature, value) -> None:
     engine = make_engine()
 
     def poison(model, args, output):

@@ -1,5 +1,7 @@
 """The sampler: prompts that fit, graded completions in order, and weights handed to the engine."""
 
+from pathlib import Path
+
 import pytest
 from support import PROBLEM, tiny_policy, tiny_sampler
 
@@ -17,7 +19,7 @@ def sampler():
     return tiny_sampler(engine, lambda problem, text: problem.id == "p", context=60)
 
 
-def test_prompts_that_do_not_fit_are_refused(sampler):
+def test_prompts_that_do_not_fit_are_refused(sampler) -> None:
     sampler.vocabulary = 300
     sampler.check_fit([(1, 2, 3)], 57)
     with pytest.raises(ConfigError, match=r"token 99999, but the model has 300; use the tokenizer that belongs"):
@@ -26,13 +28,13 @@ def test_prompts_that_do_not_fit_are_refused(sampler):
         sampler.check_fit([(1, 2, 3)], 58)
 
 
-def test_variants_are_encoded_where_they_are_needed(sampler):
+def test_variants_are_encoded_where_they_are_needed(sampler) -> None:
     assert sampler.encode([PROBLEM], max_new_tokens=1).prompts[0].variant_ids == ()
     with pytest.raises(DataError, match="1 phrasings of the question, 2 wanted"):
         sampler.encode([PROBLEM], max_new_tokens=1, variants=2)
 
 
-def test_completions_come_graded_and_in_order(sampler):
+def test_completions_come_graded_and_in_order(sampler) -> None:
     other = PROBLEM.__class__("q", "?", ("1",))
     prompts = [Prompt(PROBLEM, (5, 6)), Prompt(other, (7, 8, 9))]
     one, two = sampler.sample(prompts, [(1, 2), (3,)], Sampling(4))
@@ -43,7 +45,7 @@ def test_completions_come_graded_and_in_order(sampler):
     )
 
 
-def test_a_sampler_closes_its_own_engine_and_not_yours(tmp_path):
+def test_a_sampler_closes_its_own_engine_and_not_yours(tmp_path: Path) -> None:
     class Closing(DecodeEngine):
         closed = 0
 
@@ -60,7 +62,7 @@ def test_a_sampler_closes_its_own_engine_and_not_yours(tmp_path):
         assert own.context == 512
 
 
-def test_a_model_without_a_cache_is_refused_in_one_line():
+def test_a_model_without_a_cache_is_refused_in_one_line() -> None:
     policy = tiny_policy()
 
     def without_cache(model, args, more):

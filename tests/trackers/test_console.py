@@ -34,7 +34,7 @@ def show(display_class, rows, *, width=160, **console):
     return out.getvalue()
 
 
-def test_plain_lines_hold_everything_that_was_promised():
+def test_plain_lines_hold_everything_that_was_promised() -> None:
     text = show(PlainDisplay, [{"step": 0, **EVALUATED}, ROW | EVALUATED])
     for word in ("step 3/10", "reward 1.25", "accuracy 25.0%", "entropy 0.500", "collapse 50%", "after 12%"):
         assert word in text
@@ -43,7 +43,7 @@ def test_plain_lines_hold_everything_that_was_promised():
     assert "[bold]x[/bold]" in text  # text is never read as markup
 
 
-def test_verdicts_that_mean_trouble_are_shown():
+def test_verdicts_that_mean_trouble_are_shown() -> None:
     text = show(PlainDisplay, [ROW | {"verdict/timeout": 0.25, "verdict/error": 0.0, "verdict/unparsed": 0.5}])
     assert "timeout 25%" in text
     assert "unparsed 50%" in text
@@ -53,19 +53,19 @@ def test_verdicts_that_mean_trouble_are_shown():
     assert "verdict timeout" in out.getvalue()
 
 
-def test_unknown_figures_are_left_out():
+def test_unknown_figures_are_left_out() -> None:
     text = show(PlainDisplay, [ROW | {"entropy": float("nan"), "reward/before": None}])
     assert "entropy" not in text
     assert "reward" not in text
 
 
-def test_the_live_table_shows_the_last_steps():
+def test_the_live_table_shows_the_last_steps() -> None:
     text = show(LiveDisplay, [ROW | {"step": step} for step in range(1, 20)], force_terminal=True)
     assert "collapse" in text
     assert "19" in text
 
 
-def test_the_last_table_compares_first_and_last():
+def test_the_last_table_compares_first_and_last() -> None:
     out = io.StringIO()
     rows = [
         {"step": 0, **EVALUATED},
@@ -93,7 +93,7 @@ WIDEST = {
 }
 
 
-def test_tables_fit_80_columns_and_say_how_answers_were_drawn():
+def test_tables_fit_80_columns_and_say_how_answers_were_drawn() -> None:
     live = show(LiveDisplay, [ROW, WIDEST], width=80, force_terminal=True, color_system=None)
     assert re.search(r"step +reward +accuracy +entropy +collapse +after +tokens/s +held-out", live)
     assert re.search(r"99999 +-12\.25 +100\.0% +10\.500 +100% +100% +123456 +100\.0%", live)
@@ -110,7 +110,7 @@ def test_tables_fit_80_columns_and_say_how_answers_were_drawn():
 PAIRS = {"tokens": 0, "time/tokens_per_s": 0.0, "rewards/accuracies": 0.75, "rewards/margins": 0.5, "logps/chosen": -7}
 
 
-def test_a_run_on_stored_pairs_shows_its_pair_accuracy():
+def test_a_run_on_stored_pairs_shows_its_pair_accuracy() -> None:
     steps = [{"step": step, **PAIRS} for step in (1, 2)]
     plain, live = show(PlainDisplay, steps), show(LiveDisplay, steps, force_terminal=True, color_system=None)
     assert re.search(r"^step 2/10  pairs 75\.0%  left \d", plain, re.M)
@@ -131,7 +131,7 @@ def test_a_run_on_stored_pairs_shows_its_pair_accuracy():
         ({"max_tokens": 10**6, "tokens": 200}, ["1:10", "1:00"]),  # steps end it
     ],
 )
-def test_the_time_left_follows_what_ends_the_run(monkeypatch, bound, wanted):
+def test_the_time_left_follows_what_ends_the_run(monkeypatch: pytest.MonkeyPatch, bound, wanted) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     out = io.StringIO()
@@ -144,7 +144,7 @@ def test_the_time_left_follows_what_ends_the_run(monkeypatch, bound, wanted):
     assert re.findall(r"left ([\d:]+)", out.getvalue()) == wanted
 
 
-def test_a_run_without_rows_has_a_summary():
+def test_a_run_without_rows_has_a_summary() -> None:
     out = io.StringIO()
     Console(file=out).print(summary([]))
     assert "nothing was trained" in out.getvalue()

@@ -33,7 +33,7 @@ def make():
     return collate(groups, parts=("format", "accuracy"), weights=(1.0, 0.5), pad_id=99)
 
 
-def test_every_token_knows_what_it_is():
+def test_every_token_knows_what_it_is() -> None:
     batch = make()
     assert batch.input_ids[0].tolist() == [1, 2, 3, 5, 6, 7, 8, 9, 99]
     assert batch.segment[0].tolist() == [0, 0, 0, 4, 4, 2, 2, 3, 0]
@@ -45,7 +45,7 @@ def test_every_token_knows_what_it_is():
     assert all(math.isnan(logprobs[i]) for i in (0, 1, 2, 5, 6, 8))
 
 
-def test_every_row_knows_what_it_is():
+def test_every_row_knows_what_it_is() -> None:
     batch = make()
     assert batch.group.tolist() == [0, 0, 1, 1]
     assert batch.reward.tolist() == [2.0, 1.0, 2.0, 0.0]
@@ -57,7 +57,7 @@ def test_every_row_knows_what_it_is():
     assert batch.reward_weights.tolist() == [1.0, 0.5]
 
 
-def test_mini_batches_are_whole_groups_and_cover_all():
+def test_mini_batches_are_whole_groups_and_cover_all() -> None:
     group = torch.tensor([3, 1, 3, 2, 1, 2, 0])
     parts = mini_batches(group, count=3, rng=random.Random(0))
     assert sorted(torch.cat(parts).tolist()) == list(range(7))
@@ -69,14 +69,14 @@ def test_mini_batches_are_whole_groups_and_cover_all():
     assert whole.tolist() == list(range(7))
 
 
-def test_micro_batches_put_like_lengths_together_longest_first():
+def test_micro_batches_put_like_lengths_together_longest_first() -> None:
     lengths = torch.tensor([5, 9, 2, 7, 3])
     parts = micro_batches(torch.tensor([0, 1, 2, 3, 4]), lengths, size=2)
     assert [part.tolist() for part in parts] == [[1, 3], [0, 4], [2]]
     assert micro_batches(torch.tensor([], dtype=torch.long), lengths, size=2) == []
 
 
-def test_loss_inputs_cut_and_clear_dropped_rows():
+def test_loss_inputs_cut_and_clear_dropped_rows() -> None:
     batch = make()
     zeros = torch.zeros(batch.mask.shape)
     full = scored(batch, old_logprobs=zeros, entropy=zeros, ref_logprobs=None)
@@ -90,7 +90,7 @@ def test_loss_inputs_cut_and_clear_dropped_rows():
     assert x.ref_logprobs is None
 
 
-def test_families_and_parents_are_rows_of_the_batch():
+def test_families_and_parents_are_rows_of_the_batch() -> None:
     two = (row(1.0), row(2.0))
     groups = [
         Group(PROBLEM, two, family=7),
@@ -109,7 +109,7 @@ def test_families_and_parents_are_rows_of_the_batch():
     assert batch.source.tolist() == [0] * 8 + [1, 0, 0]
 
 
-def test_whole_groups_stay_together():
+def test_whole_groups_stay_together() -> None:
     group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     lengths = torch.tensor([3, 9, 2, 5, 4, 7, 7, 1])
     parts = group_micro_batches(torch.tensor([7, 6, 5, 4, 3, 2, 1, 0]), lengths, group, size=2)

@@ -27,7 +27,7 @@ parts = {{"3": round(0.9 - rate / 4, 4), "4": round(rate * (1 - clip), 4)}}
 
 
 @pytest.fixture
-def stand_in(tmp_path, monkeypatch):
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Replace the trial process by one that finishes at once, after running some optional lines."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "_POLL_S", 0.01)

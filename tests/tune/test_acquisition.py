@@ -9,14 +9,14 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.acquisition import beta_box, beta_finite, confidence_bound
 
 
-def test_the_width_over_finitely_many_candidates_follows_its_formula():
+def test_the_width_over_finitely_many_candidates_follows_its_formula() -> None:
     assert beta_finite(7, 6) == pytest.approx(18.04572332707232, abs=1e-12)  # tests/golden, decomposed_gp_case1
     assert beta_finite(12, 5, parts=2) - beta_finite(12, 5) == pytest.approx(2 * math.log(2))
     assert beta_finite(7, 6, scale=5) == pytest.approx(beta_finite(7, 6) / 5)
     assert beta_finite(7, 7) > beta_finite(7, 6)
 
 
-def test_the_width_over_a_box_follows_its_formula():
+def test_the_width_over_a_box_follows_its_formula() -> None:
     d, t, delta = 2, 3, 0.1
     first = 2 * math.log(2 * t**2 * math.pi**2 / (3 * delta))
     second = 2 * d * math.log(t**2 * d * 0.5 * math.sqrt(math.log(4 * d * 2.0 / delta)))
@@ -25,7 +25,7 @@ def test_the_width_over_a_box_follows_its_formula():
 
 
 @pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"scale": 0.0}, {"step": 0}])
-def test_arguments_out_of_range_are_rejected(wrong):
+def test_arguments_out_of_range_are_rejected(wrong) -> None:
     options = {"step": 1, **wrong}
     with pytest.raises(ConfigError, match="wanted step >= 1, 0 < delta < 1 and scale > 0"):
         beta_finite(3, **options)
@@ -43,7 +43,7 @@ def test_arguments_out_of_range_are_rejected(wrong):
         beta_box(1, 1, a=0.001)
 
 
-def test_minimising_is_maximising_the_negative():
+def test_minimising_is_maximising_the_negative() -> None:
     mean, deviation = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.5, 0.1, 1.0])
     assert confidence_bound(mean, deviation, 4.0).tolist() == [2.0, pytest.approx(2.2), 2.5]
     lowest = confidence_bound(mean, deviation, 4.0, maximize=False)

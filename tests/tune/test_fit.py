@@ -28,7 +28,7 @@ def likelihood(prior, points, values):
     return float(Decomposed([make_part(prior, dims=points.shape[1])], points, values[None]).log_marginal_likelihood)
 
 
-def test_many_observations_recover_the_prior_that_generated_them():
+def test_many_observations_recover_the_prior_that_generated_them() -> None:
     truth = part("rbf", lengthscale=0.1, variance=4.0, mean=7.0, noise=0.04)
     points = draw(0, 120, 1)
     values = sampled(truth, points)
@@ -42,7 +42,7 @@ def test_many_observations_recover_the_prior_that_generated_them():
     assert likelihood(found, points, values) > likelihood(PriorSettings(kernel=RBF, mean=7.0), points, values) + 20
 
 
-def test_an_irrelevant_dimension_gets_a_long_lengthscale():
+def test_an_irrelevant_dimension_gets_a_long_lengthscale() -> None:
     points = draw(1, 60, 2)
     found = fit_prior(points, torch.sin(9 * points[:, 0]) + 0.05 * draw(2, 60), kernel=RBF)
     relevant, other = found.kernel.lengthscale
@@ -50,7 +50,7 @@ def test_an_irrelevant_dimension_gets_a_long_lengthscale():
 
 
 @pytest.mark.parametrize("known", [None, 0.09])
-def test_fits_are_equivariant_to_the_units_of_points_and_values(known):
+def test_fits_are_equivariant_to_the_units_of_points_and_values(known) -> None:
     points, stretch = draw(3, 25, 2), torch.tensor([1000.0, 0.01], dtype=torch.float64)
     values = torch.sin(5 * points[:, 0]) + points[:, 1] + 0.1 * draw(4, 25)
     one = fit_prior(points, values, kernel=RQ, noise=known)
@@ -68,7 +68,7 @@ def test_fits_are_equivariant_to_the_units_of_points_and_values(known):
         assert far.noise == pytest.approx(2500 * one.noise, rel=0.05)
 
 
-def test_fits_are_deterministic_and_leave_the_global_generator_alone():
+def test_fits_are_deterministic_and_leave_the_global_generator_alone() -> None:
     points = draw(6, 12, 1)
     values = torch.cos(8 * points[:, 0])
     torch.manual_seed(5)
@@ -80,7 +80,7 @@ def test_fits_are_deterministic_and_leave_the_global_generator_alone():
     assert fit_prior(points, values) == first
 
 
-def test_each_part_is_fitted_independently_of_the_others():
+def test_each_part_is_fitted_independently_of_the_others() -> None:
     points, values = draw(7, 15, 1), draw(8, 3, 15)
     kernels, noises = (RBF, RQ, StationarySettings(type="matern32")), (0.01, None, 0.02)
     together = fit_parts(points, values, kernels=kernels, noises=noises)
@@ -91,7 +91,7 @@ def test_each_part_is_fitted_independently_of_the_others():
     assert len(fit_parts(points, values[:2])) == 2
 
 
-def test_a_sum_kernel_separates_its_terms_and_yields_the_aggregate():
+def test_a_sum_kernel_separates_its_terms_and_yields_the_aggregate() -> None:
     wave = part("rbf", lengthscale=0.5, variance=1.0, noise=0.001)
     rough = part("matern32", lengthscale=0.04, variance=0.2, noise=0.001)
     points = torch.linspace(0, 1, 80, dtype=torch.float64)[:, None]
@@ -106,7 +106,7 @@ def test_a_sum_kernel_separates_its_terms_and_yields_the_aggregate():
     torch.testing.assert_close(one.mean, Decomposed([whole], points, values[None]).whole_at(points[:5]).mean)
 
 
-def test_a_start_far_from_the_data_fits_as_well_as_a_near_one():
+def test_a_start_far_from_the_data_fits_as_well_as_a_near_one() -> None:
     points = draw(17, 30, 1)
     values = torch.sin(9 * points[:, 0]) + 0.05 * draw(18, 30)
     near = fit_prior(points, values, kernel=RQ, noise=0.001)
@@ -116,7 +116,7 @@ def test_a_start_far_from_the_data_fits_as_well_as_a_near_one():
         assert likelihood(far, points, values) > likelihood(near, points, values) - 1.0
 
 
-def test_noise_far_below_the_values_is_raised_to_a_usable_level():
+def test_noise_far_below_the_values_is_raised_to_a_usable_level() -> None:
     points = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
     values = 1e4 * torch.sin(4 * points[:, 0])
     part = fit_part(points, values, kernel=RBF, noise=1e-9)
@@ -126,14 +126,14 @@ def test_noise_far_below_the_values_is_raised_to_a_usable_level():
     assert fit_prior(points, values, kernel=RBF, noise=50.0 + float(values.var())).noise == 50.0 + float(values.var())
 
 
-def test_known_noise_determines_how_much_the_kernel_explains():
+def test_known_noise_determines_how_much_the_kernel_explains() -> None:
     points, values = draw(31, 30, 1), draw(32, 30)
     rough, smooth = (fit_prior(points, values, kernel=RBF, noise=noise) for noise in (0.01, 1.0))
     assert rough.kernel.variance > 2 * smooth.kernel.variance
     assert rough.kernel.lengthscale[0] < smooth.kernel.lengthscale[0]
 
 
-def test_two_observations_give_a_sane_prior():
+def test_two_observations_give_a_sane_prior() -> None:
     points = draw(9, 2, 3)
     found = fit_prior(points, torch.tensor([0.2, 0.5], dtype=torch.float64))
     assert all(0.001 < scale < 100 for scale in found.kernel.lengthscale)
@@ -141,7 +141,7 @@ def test_two_observations_give_a_sane_prior():
     assert math.isfinite(likelihood(found, points, torch.tensor([0.2, 0.5], dtype=torch.float64)))
 
 
-def test_float32_inputs_are_fitted_in_float64():
+def test_float32_inputs_are_fitted_in_float64() -> None:
     points = draw(10, 8, 1)
     values = torch.sin(3 * points[:, 0])
     part = fit_part(points.float(), values.float())
@@ -149,21 +149,21 @@ def test_float32_inputs_are_fitted_in_float64():
 
 
 @pytest.mark.parametrize(("known", "noise"), [(None, 0.0003), (0.2, 0.2)])
-def test_constant_values_leave_the_kernel_unchanged(known, noise):
+def test_constant_values_leave_the_kernel_unchanged(known, noise) -> None:
     kernel = StationarySettings(variance=3.0, lengthscale=0.4)
     found = fit_prior(draw(11, 6, 2), torch.full((6,), 0.1, dtype=torch.float64), kernel=kernel, noise=known)
     assert (found.kernel, found.mean) == (kernel, pytest.approx(0.1))
     assert found.noise == pytest.approx(noise)
 
 
-def test_repeated_points_and_a_constant_dimension_can_be_fitted():
+def test_repeated_points_and_a_constant_dimension_can_be_fitted() -> None:
     points = torch.cat([draw(12, 4, 1).repeat(2, 1), torch.full((8, 1), 2.0, dtype=torch.float64)], dim=1)
     found = fit_prior(points, draw(13, 8))
     assert math.isfinite(found.noise)
     assert len(found.kernel.lengthscale) == 2
 
 
-def test_bad_input_is_rejected_in_one_line(monkeypatch):
+def test_bad_input_is_rejected_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     points, values = draw(14, 4, 2), draw(15, 4)
     with pytest.raises(DataError, match=r"fit: got 1 observations, wanted at least 2; observe more, or set the prior"):
         fit_prior(points[:1], values[:1])
@@ -186,7 +186,7 @@ def test_bad_input_is_rejected_in_one_line(monkeypatch):
         fit_prior(points, values)
 
 
-def test_all_public_names_can_be_imported():
+def test_all_public_names_can_be_imported() -> None:
     assert dir(tune) == sorted(tune.__all__)
     assert all(getattr(tune, name) is not None for name in tune.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

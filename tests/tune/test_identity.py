@@ -1,5 +1,7 @@
 """When two studies are the same study."""
 
+from pathlib import Path
+
 import pytest
 from support import PROBLEM, save_tiny
 from tune.spaces import TEXT, space_of
@@ -18,7 +20,7 @@ def identity(folder, text, **options):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A folder with everything a study may refer to."""
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "one")
@@ -35,7 +37,7 @@ REFERRING = "base: base.yaml\n" + TEXT.replace(
 
 
 @pytest.mark.parametrize("file", ["one/model.safetensors", "train.jsonl", "judge.py", "base.yaml"])
-def test_it_changes_with_the_content_of_every_file_it_refers_to(place, file):
+def test_it_changes_with_the_content_of_every_file_it_refers_to(place, file) -> None:
     before = identity(place, REFERRING)
     assert identity(place, REFERRING) == before
     path = place / file
@@ -45,7 +47,7 @@ def test_it_changes_with_the_content_of_every_file_it_refers_to(place, file):
     assert identity(place, REFERRING) != before
 
 
-def test_searched_models_count_too(place):
+def test_searched_models_count_too(place) -> None:
     text = REFERRING.replace("model.path=one, ", "").replace(
         "space:", "space:\n  model.path: {type: categorical, values: [one, two]}", 1
     )
@@ -58,13 +60,13 @@ def test_searched_models_count_too(place):
     assert after["content"] != before["content"]
 
 
-def test_the_number_of_trials_and_file_names_do_not_count(place):
+def test_the_number_of_trials_and_file_names_do_not_count(place) -> None:
     before = identity(place, REFERRING)
     (place / "other.yaml").write_text((place / "base.yaml").read_text())
     assert identity(place, REFERRING.replace("trials: 8", "trials: 9").replace("base.yaml", "other.yaml")) == before
 
 
-def test_ranges_the_kind_of_search_and_problems_count(place):
+def test_ranges_the_kind_of_search_and_problems_count(place) -> None:
     before = identity(place, REFERRING)
     assert identity(place, REFERRING.replace("high: 0.4", "high: 0.3")) != before
     assert identity(place, REFERRING, decomposed=False) != before

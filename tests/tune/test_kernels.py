@@ -21,7 +21,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kernel_follows_its_formula(kind):
+def test_a_kernel_follows_its_formula(kind) -> None:
     scales = (0.3, 0.8)
     kernel = make_kernel(StationarySettings(type=kind, variance=1.3, lengthscale=scales, alpha=0.7), dims=2)
     points = draw(0, 4, 2)
@@ -33,7 +33,7 @@ def test_a_kernel_follows_its_formula(kind):
             assert float(found[i, j]) == pytest.approx(1.3 * FORMULAS[kind](r), abs=1e-9)
 
 
-def test_a_sum_is_the_sum_of_its_terms():
+def test_a_sum_is_the_sum_of_its_terms() -> None:
     terms = (StationarySettings(lengthscale=0.1), StationarySettings(type="rq", variance=0.5))
     points = draw(1, 5, 3)
     whole = make_kernel(SumSettings(terms=terms), dims=3)(points, points).to_dense()
@@ -41,7 +41,7 @@ def test_a_sum_is_the_sum_of_its_terms():
     torch.testing.assert_close(whole, each[0] + each[1])
 
 
-def test_settings_are_distinguished_by_type():
+def test_settings_are_distinguished_by_type() -> None:
     adapter = TypeAdapter(KernelSettings)
     assert adapter.validate_python({"type": "rbf", "lengthscale": [0.1, 0.2]}).lengthscale == (0.1, 0.2)
     assert isinstance(adapter.validate_python({"type": "sum", "terms": [{"type": "rq"}]}), SumSettings)
@@ -50,7 +50,7 @@ def test_settings_are_distinguished_by_type():
             adapter.validate_python(wrong)
 
 
-def test_bad_settings_are_rejected_in_one_line(monkeypatch):
+def test_bad_settings_are_rejected_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="lengthscale: got 2 for 3 dimensions; give 3, or one number"):
         make_kernel(StationarySettings(lengthscale=(1.0, 2.0)), dims=3)
     monkeypatch.setitem(sys.modules, "gpytorch.kernels", None)

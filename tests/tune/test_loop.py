@@ -29,7 +29,7 @@ def run(**options):
     return found, looked, values.sum(0)
 
 
-def test_both_searches_get_close_to_the_maximum():
+def test_both_searches_get_close_to_the_maximum() -> None:
     for decomposed in (True, False):
         found, looked, whole = run(decomposed=decomposed)
         assert looked == [30, *(each.chosen for each in found)]
@@ -37,12 +37,12 @@ def test_both_searches_get_close_to_the_maximum():
         assert max(whole[looked]) > whole.max() - 0.05
 
 
-def test_minimising_gets_close_to_the_minimum():
+def test_minimising_gets_close_to_the_minimum() -> None:
     _, looked, whole = run(maximize=False)
     assert min(whole[looked]) < whole.min() + 0.05
 
 
-def test_weights_change_the_optimum():
+def test_weights_change_the_optimum() -> None:
     weights = torch.stack([torch.zeros(60, dtype=torch.float64), torch.ones(60, dtype=torch.float64)])
     _, looked, _ = run(weights=weights)
     second = table(torch.linspace(0, 1, 60, dtype=torch.float64)[:, None])[1]
@@ -64,7 +64,7 @@ def composed(composition, width, **options):
     return found, looked, composition(values)
 
 
-def test_searching_a_linear_composition_equals_the_linear_search():
+def test_searching_a_linear_composition_equals_the_linear_search() -> None:
     linear = lambda f: f[0] + f[1]  # noqa: E731
     found, looked, _ = composed(linear, lambda own: delta_width(linear, own))
     candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
@@ -74,7 +74,7 @@ def test_searching_a_linear_composition_equals_the_linear_search():
     assert [each.chosen for each in found] == [each.chosen for each in same] == looked[1:]
 
 
-def test_a_nonlinear_whole_is_searched_with_either_width():
+def test_a_nonlinear_whole_is_searched_with_either_width() -> None:
     nonlinear = lambda f: f[0] * f[1].exp()  # noqa: E731
     for width, union in ((lambda own: delta_width(nonlinear, own), 1), (lambda own: safe_width(own, [2.1, 2.1]), 2)):
         _, looked, whole = composed(nonlinear, width, union=union)
@@ -84,7 +84,7 @@ def test_a_nonlinear_whole_is_searched_with_either_width():
     assert all(one.beta > two.beta for one, two in zip(safe, plain, strict=True))
 
 
-def test_a_search_needs_a_start_and_finite_values():
+def test_a_search_needs_a_start_and_finite_values() -> None:
     candidates, priors = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None], [part()]
     for wrong in ({"start": []}, {"start": [5]}, {"start": [-1]}, {"rounds": -1}):
         options = {"start": [0], "rounds": 1, **wrong}

@@ -3,6 +3,7 @@
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from tune.spaces import TEXT, searched, space_of
@@ -49,7 +50,7 @@ def checked(text):
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory):
+def space(tmp_path_factory: pytest.TempPathFactory):
     return space_of(tmp_path_factory.mktemp("space"))
 
 
@@ -60,7 +61,7 @@ def trials(space):
 
 
 @pytest.mark.parametrize(("decomposed", "rows"), [(True, 3), (False, 1)])
-def test_a_panel_for_the_whole_and_each_part_along_each_setting(space, trials, decomposed, rows):
+def test_a_panel_for_the_whole_and_each_part_along_each_setting(space, trials, decomposed, rows) -> None:
     then = suggest(space, trials, number=6, decomposed=decomposed)
     text = page(space, trials, then, decomposed=decomposed, title="a <b> & c")
     counts = checked(text)
@@ -76,7 +77,7 @@ def test_a_panel_for_the_whole_and_each_part_along_each_setting(space, trials, d
     assert text.count('<tr class="best">') == 1
 
 
-def test_pages_without_a_posterior_or_a_next_trial(space, trials):
+def test_pages_without_a_posterior_or_a_next_trial(space, trials) -> None:
     for known in ([], trials[:1], trials[4:]):
         text = page(space, known, suggest(space, known, number=len(known) + 1))
         assert "There is no posterior before two trials have finished" in text
@@ -84,12 +85,12 @@ def test_pages_without_a_posterior_or_a_next_trial(space, trials):
     assert "Every point of the space has been tried" in page(space, trials, None)
 
 
-def test_equal_scores_are_no_trouble(space, trials):
+def test_equal_scores_are_no_trouble(space, trials) -> None:
     same = [Trial(t.number, t.settings, "finished", {"3": 0.0, "4": 0.0}, 0.0) for t in trials]
     assert checked(page(space, same, Suggestion(dict(trials[0].settings), "initial")))["svg"] == 12
 
 
-def test_values_that_are_markup_are_shown_as_they_are(tmp_path):
+def test_values_that_are_markup_are_shown_as_they_are(tmp_path: Path) -> None:
     text = TEXT.replace(
         "train.passes: {type: integer, low: 1, high: 4}",
         "data.system_prompt: {type: categorical, values: ['<i>', '\"']}",
@@ -105,11 +106,11 @@ def test_values_that_are_markup_are_shown_as_they_are(tmp_path):
     assert "u" not in counts
 
 
-def test_the_template_engine_is_part_of_the_extra(space, monkeypatch):
+def test_the_template_engine_is_part_of_the_extra(space, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ConfigError, match=r"pip install 'edge-grpo\[tune\]'"):
         page(space, [], None)
 
 
-def test_brief():
+def test_brief() -> None:
     assert [brief(value) for value in (0.25, 1e-5, False, 3, "all")] == ["0.25", "1e-05", "false", "3", "all"]

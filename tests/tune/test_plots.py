@@ -22,7 +22,7 @@ def models():
     return Decomposed(priors, points, values), aggregate(priors, points, values.sum(0)), (points, values)
 
 
-def test_a_plot_shows_every_part_and_the_whole(tmp_path):
+def test_a_plot_shows_every_part_and_the_whole(tmp_path: Path) -> None:
     fine, coarse, observed = models()
     path = tmp_path / "all.svg"
     names = ["one & <two>", "three"]
@@ -41,12 +41,12 @@ def test_a_plot_shows_every_part_and_the_whole(tmp_path):
     assert text.count('id="axes_') == 3
 
 
-def test_a_posterior_is_plotted_alone(tmp_path):
+def test_a_posterior_is_plotted_alone(tmp_path: Path) -> None:
     plot_posterior(tmp_path / "a.png", models()[0], AT)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_curves_are_labelled_with_their_number_of_draws(tmp_path):
+def test_curves_are_labelled_with_their_number_of_draws(tmp_path: Path) -> None:
     path = tmp_path / "curves.svg"
     plot_curves(path, {"D-GPUCB": draw(0, 7, 12), "one draw": draw(1, 1, 12)}, title="a title")
     text = path.read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def test_curves_are_labelled_with_their_number_of_draws(tmp_path):
         assert f"<!-- {shown} -->" in text
 
 
-def test_bad_input_is_rejected_in_one_line(tmp_path, monkeypatch):
+def test_bad_input_is_rejected_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fine, *_ = models()
     with pytest.raises(ConfigError, match=r"got the suffix '.gif', wanted one of .png, .svg, .pdf"):
         plot_posterior(tmp_path / "a.gif", fine, AT)
@@ -66,7 +66,7 @@ def test_bad_input_is_rejected_in_one_line(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_example_runs(tmp_path, monkeypatch, capsys):
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["decomposed_gp.py", str(tmp_path)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     printed = capsys.readouterr().out

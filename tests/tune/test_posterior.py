@@ -31,7 +31,7 @@ def problem(seed, *, parts=3, points=6, at=9, dims=2):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_observing_the_parts_never_leaves_more_variance(seed):
+def test_observing_the_parts_never_leaves_more_variance(seed) -> None:
     priors, points, values, weights, at, to = problem(seed)
     fine = Decomposed(priors, points, values).whole_at(at, to)
     coarse = aggregate(priors, points, (weights * values).sum(0), weights=weights).whole_at(at, to)
@@ -39,7 +39,7 @@ def test_observing_the_parts_never_leaves_more_variance(seed):
     assert float((coarse.variance - fine.variance).max()) > 1e-6
 
 
-def test_identical_parts_bring_no_gain():
+def test_identical_parts_bring_no_gain() -> None:
     priors = [part(lengthscale=0.3, noise=0.02)] * 3
     points, at, values = draw(0, 7, 1), draw(1, 20, 1), draw(2, 3, 7)
     fine = Decomposed(priors, points, values).whole_at(at)
@@ -48,7 +48,7 @@ def test_identical_parts_bring_no_gain():
     torch.testing.assert_close(fine.covariance, coarse.covariance, rtol=0, atol=1e-12)
 
 
-def test_too_little_noise_for_the_whole_breaks_the_dominance():
+def test_too_little_noise_for_the_whole_breaks_the_dominance() -> None:
     priors = [part(lengthscale=0.5, noise=0.3), part(lengthscale=0.45, noise=0.3)]
     points, at, values = draw(0, 8, 1), draw(1, 6, 1), draw(2, 2, 8)
     fine = Decomposed(priors, points, values).whole_at(at)
@@ -57,7 +57,7 @@ def test_too_little_noise_for_the_whole_breaks_the_dominance():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_of_single_parts_equal_the_decomposed_model(seed):
+def test_rows_of_single_parts_equal_the_decomposed_model(seed) -> None:
     priors, points, values, _, at, to = problem(seed)
     units = torch.eye(3, dtype=torch.float64).repeat_interleave(len(points), dim=1)
     rows = Mixed(priors, points.repeat(3, 1), units, values.flatten())
@@ -70,7 +70,7 @@ def test_rows_of_single_parts_equal_the_decomposed_model(seed):
     assert float(rows.information_gain) == pytest.approx(sum(map(float, fine.information_gains)), abs=1e-9)
 
 
-def test_the_parts_are_independent_of_each_other():
+def test_the_parts_are_independent_of_each_other() -> None:
     priors, points, values, _, at, _ = problem(5)
     alone = Decomposed(priors[:1], points, values[:1]).parts_at(at)[0]
     among = Decomposed(priors, points, values).parts_at(at)[0]
@@ -78,7 +78,7 @@ def test_the_parts_are_independent_of_each_other():
     assert torch.equal(alone.covariance, among.covariance)
 
 
-def test_the_order_of_rows_does_not_matter():
+def test_the_order_of_rows_does_not_matter() -> None:
     priors, points, values, weights, at, to = problem(6)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     for model in (
@@ -91,7 +91,7 @@ def test_the_order_of_rows_does_not_matter():
         torch.testing.assert_close(one.covariance, two.covariance, rtol=0, atol=1e-11)
 
 
-def test_float32_inputs_are_computed_in_float64():
+def test_float32_inputs_are_computed_in_float64() -> None:
     priors, points, values, weights, at, to = problem(8)
     single = [numbers.float() for numbers in (points, values, weights, at, to)]
     as_double = [numbers.double() for numbers in single]
@@ -108,7 +108,7 @@ def test_float32_inputs_are_computed_in_float64():
         assert torch.equal(one.covariance, two.covariance)
 
 
-def test_non_finite_values_and_missing_noise_are_rejected():
+def test_non_finite_values_and_missing_noise_are_rejected() -> None:
     priors, points, values, weights, *_ = problem(9)
     values[1, 2] = math.nan
     with pytest.raises(DataError, match="1 of 18 numbers are not finite; drop their points"):
@@ -124,7 +124,7 @@ def test_non_finite_values_and_missing_noise_are_rejected():
             Part(priors[0].kernel, **wrong)
 
 
-def test_wrong_shapes_are_reported():
+def test_wrong_shapes_are_reported() -> None:
     priors, points, values, weights, *_ = problem(7)
     with pytest.raises(ShapeError, match=r"3 parts and 6 points need numbers of shape \(3, 6\), got \(2, 6\)"):
         Decomposed(priors, points, values[:2])
@@ -132,7 +132,7 @@ def test_wrong_shapes_are_reported():
         Mixed(priors, points, weights, values[0, :5])
 
 
-def test_malformed_points_are_reported():
+def test_malformed_points_are_reported() -> None:
     priors, points, values, _, at, _ = problem(10)
     for wrong in (at[:, 0], at[:, :1], at[None]):
         with pytest.raises(ShapeError, match=r"got points of shape .*, wanted \(points, 2\)"):
@@ -150,7 +150,7 @@ def test_malformed_points_are_reported():
         Decomposed([], points, values[:0])
 
 
-def test_every_row_needs_noise():
+def test_every_row_needs_noise() -> None:
     priors, points, values, weights, *_ = problem(12)
     with pytest.raises(ShapeError, match=r"minimum -0.1, wanted a variance above 0 for each of 6 rows"):
         Mixed(priors, points, weights, values[0], noise=torch.tensor([0.1] * 5 + [-0.1], dtype=torch.float64))

@@ -1,6 +1,7 @@
 """Recorded trials: a cut-off line is dropped, a damaged one is reported, and nothing is lost."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ TWO = Trial(2, {"train.passes": 3, "method": "grpo"}, "failed", reason="no such 
 THREE = Trial(3, {"train.passes": 4, "method": "grpo"}, "finished", {"3": 0.5}, 0.25)
 
 
-def test_trials_are_read_back_by_number(tmp_path):
+def test_trials_are_read_back_by_number(tmp_path: Path) -> None:
     for trial in (TWO, THREE, ONE):
         append(tmp_path, trial)
     assert read(tmp_path) == [ONE, TWO, THREE]
@@ -22,7 +23,7 @@ def test_trials_are_read_back_by_number(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 10, 100])
-def test_a_line_cut_off_by_a_kill_is_removed(tmp_path, cut):
+def test_a_line_cut_off_by_a_kill_is_removed(tmp_path: Path, cut) -> None:
     append(tmp_path, ONE)
     before = (tmp_path / FILE).read_bytes()
     append(tmp_path, TWO)
@@ -36,7 +37,7 @@ def test_a_line_cut_off_by_a_kill_is_removed(tmp_path, cut):
     assert read(tmp_path) == [ONE, TWO]
 
 
-def test_a_first_line_that_was_cut_off_leaves_an_empty_file(tmp_path):
+def test_a_first_line_that_was_cut_off_leaves_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b'{"number": 1, "sett')
     assert read(tmp_path) == []
     drop_partial_line(tmp_path)
@@ -56,7 +57,7 @@ def test_a_first_line_that_was_cut_off_leaves_an_empty_file(tmp_path):
         {"settings": []},
     ],
 )
-def test_a_damaged_line_is_reported(tmp_path, change):
+def test_a_damaged_line_is_reported(tmp_path: Path, change) -> None:
     append(tmp_path, TWO)
     append(tmp_path, ONE)
     first, second = (tmp_path / FILE).read_text().splitlines()
@@ -65,7 +66,7 @@ def test_a_damaged_line_is_reported(tmp_path, change):
         read(tmp_path)
 
 
-def test_garbage_and_duplicates_are_reported(tmp_path):
+def test_garbage_and_duplicates_are_reported(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"\xff\n")
     with pytest.raises(DataError, match="line 1"):
         read(tmp_path)
@@ -79,6 +80,6 @@ def test_garbage_and_duplicates_are_reported(tmp_path):
         read(tmp_path)
 
 
-def test_a_full_disk_is_one_line(tmp_path):
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
         append(tmp_path / "missing", ONE)

@@ -1,5 +1,7 @@
 """Spaces: values and the unit cube map to each other exactly, and points become configurations."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given
@@ -25,12 +27,12 @@ places = st.lists(st.floats(0, 1), min_size=4, max_size=4)
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory):
+def space(tmp_path_factory: pytest.TempPathFactory):
     return space_of(tmp_path_factory.mktemp("space"))
 
 
 @given(places=places)
-def test_values_and_the_cube_map_to_each_other_exactly(space, places):
+def test_values_and_the_cube_map_to_each_other_exactly(space, places) -> None:
     point = point_at(space, places)
     coordinates = encode(space, point)
     assert len(coordinates) == dims(space) == 6
@@ -42,12 +44,12 @@ def test_values_and_the_cube_map_to_each_other_exactly(space, places):
 
 
 @given(place=st.floats(0, 1))
-def test_positions_map_to_values_on_their_scale(place):
+def test_positions_map_to_values_on_their_scale(place) -> None:
     assert Log(low=1e-5, high=1e-1).value(place) == pytest.approx(1e-5 * 1e4**place, rel=1e-5)
     assert Continuous(low=-2, high=2).value(place) == pytest.approx(4 * place - 2, abs=1e-5)
 
 
-def test_ends_are_reached_and_whole_numbers_get_equal_room():
+def test_ends_are_reached_and_whole_numbers_get_equal_room() -> None:
     assert [Log(low=2e-5, high=2e-3).value(place) for place in (0, 1)] == [2e-5, 2e-3]
     drawn = [Integer(low=3, high=6).value((i + 0.5) / 400) for i in range(400)]
     assert [drawn.count(value) for value in (3, 4, 5, 6)] == [100] * 4
@@ -59,13 +61,13 @@ def test_ends_are_reached_and_whole_numbers_get_equal_room():
 
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.integers() | st.text(max_size=5))
-def test_a_value_survives_yaml(value):
+def test_a_value_survives_yaml(value) -> None:
     found = yaml.safe_load(shown(value))
     assert found == value
     assert type(found) is type(value)
 
 
-def test_a_point_becomes_a_configuration(space):
+def test_a_point_becomes_a_configuration(space) -> None:
     point = point_at(space, [0.5, 0.5, 0.9, 0.5])
     config = config_at(space, point)
     assert config.train.learning_rate == pytest.approx(1e-4)
@@ -74,7 +76,7 @@ def test_a_point_becomes_a_configuration(space):
     assert config == load_config(None, [*space.settings, *words_at(space, point)])
 
 
-def test_a_method_is_set_before_its_settings(tmp_path):
+def test_a_method_is_set_before_its_settings(tmp_path: Path) -> None:
     space = space_of(
         tmp_path,
         "space:\n  method.clip_low: {type: continuous, low: 0.1, high: 0.3}\n"
@@ -85,7 +87,7 @@ def test_a_method_is_set_before_its_settings(tmp_path):
     assert (config.method.kind, config.method.clip_low) == ("dapo", 0.125)
 
 
-def test_a_searched_method_keeps_its_fixed_settings_in_force(tmp_path):
+def test_a_searched_method_keeps_its_fixed_settings_in_force(tmp_path: Path) -> None:
     text = TEXT.replace("settings: [", "settings: [method.beta=0.25, ").replace(
         "space:", "space:\n  method: {type: categorical, values: [grpo, dapo]}", 1
     )

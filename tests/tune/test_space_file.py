@@ -1,6 +1,7 @@
 """Space files: the files they refer to are found, and every mistake is reported in one line."""
 
 import math
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from edge_grpo.tune.space import config_at, point_at
 from edge_grpo.tune.space_file import load_space
 
 
-def test_the_base_is_found_next_to_the_space_file(tmp_path, monkeypatch):
+def test_the_base_is_found_next_to_the_space_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "base.yaml").write_text("train: {steps: 7}\n")
     write_space(tmp_path / "below", "base: base.yaml\n" + TEXT.replace("train.steps=2, ", ""))
@@ -121,7 +122,7 @@ def changed(path, value):
         (["early_stop"], {"enabled": True, "after": 2}, "early_stop.after: no such setting"),
     ],
 )
-def test_mistakes_are_reported_in_one_line(tmp_path, path, value, message):
+def test_mistakes_are_reported_in_one_line(tmp_path: Path, path, value, message) -> None:
     name = write_space(tmp_path, changed(path, value))
     with pytest.raises(ConfigError) as error:
         load_space(name)
@@ -130,19 +131,21 @@ def test_mistakes_are_reported_in_one_line(tmp_path, path, value, message):
     assert "\n" not in str(error.value)
 
 
-def test_early_stopping_needs_evaluations(tmp_path):
+def test_early_stopping_needs_evaluations(tmp_path: Path) -> None:
     text = TEXT.replace("eval.every=1", "eval.every=0")
     with pytest.raises(ConfigError, match=r"eval\.every is 0"):
         space_of(tmp_path, text + "early_stop: {enabled: true}\n")
     assert space_of(tmp_path, TEXT + "early_stop: {enabled: true}\n").early_stop.enabled
 
 
-def test_infinite_bounds_are_rejected(tmp_path):
+def test_infinite_bounds_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="finite"):
         space_of(tmp_path, changed(["space", "train.beta1"], {"type": "continuous", "low": 0.0, "high": math.inf}))
 
 
-def test_files_are_found_next_to_the_space_or_in_the_current_folder(tmp_path, monkeypatch):
+def test_files_are_found_next_to_the_space_or_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there/base.yaml").write_text("train: {steps: 3}\n")
     (tmp_path / "data").mkdir()

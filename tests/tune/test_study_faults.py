@@ -22,7 +22,7 @@ from edge_grpo.tune.record import FILE, Trial, append, read
 from edge_grpo.tune.study import BEST, Study
 
 
-def test_a_failed_trial_reports_its_last_line_and_a_killed_one_its_signal(tmp_path, stand_in):
+def test_a_failed_trial_reports_its_last_line_and_a_killed_one_its_signal(tmp_path: Path, stand_in) -> None:
     stand_in("""
         if number == 1:
             print("and so on", "no such thing: <b>", sep="\\n", file=sys.stderr)
@@ -39,7 +39,7 @@ def test_a_failed_trial_reports_its_last_line_and_a_killed_one_its_signal(tmp_pa
     assert read(Path("s")) == trials
 
 
-def test_a_study_ends_when_all_initial_trials_fail(tmp_path, stand_in):
+def test_a_study_ends_when_all_initial_trials_fail(tmp_path: Path, stand_in) -> None:
     stand_in("sys.exit('no room')")
     study = Study(replace(space_of(tmp_path), trials=8, initial=2), folder="s")
     with pytest.raises(ConfigError, match=r"none of 2 trials has finished; the last one: failed \(no room\)"):
@@ -50,7 +50,7 @@ def test_a_study_ends_when_all_initial_trials_fail(tmp_path, stand_in):
     assert [(trial.number, trial.state) for trial in trials] == [(1, "finished"), (2, "finished")]
 
 
-def test_a_study_of_a_small_space_ends_when_all_its_points_fail(tmp_path, stand_in):
+def test_a_study_of_a_small_space_ends_when_all_its_points_fail(tmp_path: Path, stand_in) -> None:
     stand_in("sys.exit('no room')")
     text = (
         "space:\n  train.schedule: {type: categorical, values: [linear, cosine]}\n"
@@ -61,7 +61,7 @@ def test_a_study_of_a_small_space_ends_when_all_its_points_fail(tmp_path, stand_
 
 
 @pytest.mark.parametrize("end", ["sys.exit(143)", "os.kill(os.getpid(), 15)"])
-def test_a_trial_interrupted_from_outside_is_resumed(tmp_path, stand_in, end):
+def test_a_trial_interrupted_from_outside_is_resumed(tmp_path: Path, stand_in, end) -> None:
     stand_in(f"""
         if number == 1 and len((folder / "begun").read_text()) == 1:
             {end}
@@ -72,7 +72,7 @@ def test_a_trial_interrupted_from_outside_is_resumed(tmp_path, stand_in, end):
     assert Path("s/trials/0001/begun").read_text() == "xx"
 
 
-def test_a_trial_interrupted_every_time_counts_as_failed(tmp_path, stand_in):
+def test_a_trial_interrupted_every_time_counts_as_failed(tmp_path: Path, stand_in) -> None:
     stand_in("""
         if number == 1:
             sys.exit(143)
@@ -82,7 +82,9 @@ def test_a_trial_interrupted_every_time_counts_as_failed(tmp_path, stand_in):
     assert Path("s/trials/0001/begun").read_text() == "xxx"
 
 
-def test_an_orphaned_trial_of_a_killed_search_is_waited_for(tmp_path, stand_in, monkeypatch):
+def test_an_orphaned_trial_of_a_killed_search_is_waited_for(
+    tmp_path: Path, stand_in, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space = even(space_of(tmp_path), 2)
     first, _ = run(Study(space, folder="s"))
     lines = Path("s", FILE).read_text().splitlines(keepends=True)
@@ -96,7 +98,7 @@ def test_an_orphaned_trial_of_a_killed_search_is_waited_for(tmp_path, stand_in, 
     assert [trial.parts for trial in again] == [trial.parts for trial in first]
 
 
-def test_an_unfinished_trial_follows_a_moved_base_file(tmp_path, stand_in):
+def test_an_unfinished_trial_follows_a_moved_base_file(tmp_path: Path, stand_in) -> None:
     (tmp_path / "old.yaml").write_text("train: {weight_decay: 0.3}\n")
     space = even(space_of(tmp_path, "base: old.yaml\n" + TEXT), 2)
     run(Study(space, folder="s"))
@@ -132,7 +134,7 @@ def test_an_unfinished_trial_follows_a_moved_base_file(tmp_path, stand_in):
         (FILE, lambda text: text.replace('"train.passes": ', '"train.passes": 1'), r"train\.passes is 1\d, which is"),
     ],
 )
-def test_damaged_files_are_reported_in_one_line(tmp_path, stand_in, file, change, message):
+def test_damaged_files_are_reported_in_one_line(tmp_path: Path, stand_in, file, change, message) -> None:
     space = even(space_of(tmp_path), 2)
     run(Study(space, folder="s"))
     if file != FILE:  # as if killed before the line was written
@@ -144,7 +146,7 @@ def test_damaged_files_are_reported_in_one_line(tmp_path, stand_in, file, change
     assert "\n" not in str(error.value)
 
 
-def test_a_late_trial_is_shut_down(tmp_path, stand_in):
+def test_a_late_trial_is_shut_down(tmp_path: Path, stand_in) -> None:
     stand_in("""
         if number == 1:
             time.sleep(60)
@@ -156,7 +158,9 @@ def test_a_late_trial_is_shut_down(tmp_path, stand_in):
     assert trials[0].seconds < 30
 
 
-def test_a_late_trial_that_ignores_the_signal_is_killed(tmp_path, stand_in, monkeypatch):
+def test_a_late_trial_that_ignores_the_signal_is_killed(
+    tmp_path: Path, stand_in, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_GRACE_S", 0.2)
     stand_in("""
         import signal
@@ -168,7 +172,7 @@ def test_a_late_trial_that_ignores_the_signal_is_killed(tmp_path, stand_in, monk
     assert [trial.state for trial in trials] == ["late", "finished"]
 
 
-def test_an_unfinished_trial_resumes_with_the_same_settings(tmp_path, stand_in):
+def test_an_unfinished_trial_resumes_with_the_same_settings(tmp_path: Path, stand_in) -> None:
     stand_in("""
         if number == 2 and len((folder / "begun").read_text()) == 1:
             os.kill(os.getppid(), 15)
@@ -189,7 +193,7 @@ def test_an_unfinished_trial_resumes_with_the_same_settings(tmp_path, stand_in):
     assert [(Path("s/trials") / f"{n:04d}" / "begun").read_text() for n in (1, 2, 3)] == ["x", "xx", "x"]
 
 
-def test_unrecorded_scores_are_recovered_without_a_rerun(tmp_path, stand_in):
+def test_unrecorded_scores_are_recovered_without_a_rerun(tmp_path: Path, stand_in) -> None:
     space = even(space_of(tmp_path), 2)
     whole, _ = run(Study(space, folder="s"))
     path = tmp_path / "s" / FILE
@@ -220,7 +224,7 @@ with own.opened():
 
 
 @pytest.mark.slow
-def test_a_study_killed_at_any_moment_and_restarted_ends_in_the_same_trials(tmp_path, stand_in):
+def test_a_study_killed_at_any_moment_and_restarted_ends_in_the_same_trials(tmp_path: Path, stand_in) -> None:
     """Kills the search itself once it has started a trial; the orphaned trial is left running.
 
     Most kills hit trials chosen by the bound: only three of eight are evenly spread.
@@ -258,7 +262,7 @@ def test_a_study_killed_at_any_moment_and_restarted_ends_in_the_same_trials(tmp_
     assert (tmp_path / "s" / BEST).read_text() == (tmp_path / "t" / BEST).read_text()
 
 
-def test_a_full_disk_is_reported_in_one_line(tmp_path, stand_in, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, stand_in, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(even(space_of(tmp_path), 2), folder="s")
     monkeypatch.setattr(record, "append", lambda folder, trial: append(folder / "missing", trial))
     with pytest.raises(ConfigError, match="cannot be written"):

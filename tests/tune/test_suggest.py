@@ -1,6 +1,7 @@
 """Suggestions: deterministic, never a point twice, better than chance, and fair to both searches."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import botorch.fit
 import pytest
@@ -15,7 +16,7 @@ from edge_grpo.tune.suggest import believe, suggest
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory):
+def space(tmp_path_factory: pytest.TempPathFactory):
     return space_of(tmp_path_factory.mktemp("space"))
 
 
@@ -24,7 +25,7 @@ def trials(space):
     return searched(space, 6)
 
 
-def test_the_first_suggestions_are_evenly_spread_and_deterministic(space):
+def test_the_first_suggestions_are_evenly_spread_and_deterministic(space) -> None:
     firsts = []
     for number in (1, 2, 3):
         pending = [first.point for first in firsts]
@@ -35,14 +36,14 @@ def test_the_first_suggestions_are_evenly_spread_and_deterministic(space):
     assert suggest(space, as_trials, number=3) == firsts[2]
 
 
-def test_a_suggestion_does_not_depend_on_the_order_of_trials(space, trials):
+def test_a_suggestion_does_not_depend_on_the_order_of_trials(space, trials) -> None:
     first = suggest(space, trials, number=7)
     assert first == suggest(space, trials[::-1], number=7)
     assert first.why == "bound"
     assert first.point not in [trial.settings for trial in trials]
 
 
-def test_a_suggestion_avoids_the_neighbourhood_of_a_running_trial(space, trials):
+def test_a_suggestion_avoids_the_neighbourhood_of_a_running_trial(space, trials) -> None:
     first = suggest(space, trials, number=7)
     second = suggest(space, trials, [first.point], number=7)
     assert second.point != first.point
@@ -53,7 +54,7 @@ def test_a_suggestion_avoids_the_neighbourhood_of_a_running_trial(space, trials)
     assert float(far.variance) < float(near.variance)
 
 
-def test_a_part_whose_scores_no_prior_fits_is_named(space, trials, monkeypatch):
+def test_a_part_whose_scores_no_prior_fits_is_named(space, trials, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(_):
         raise ModelFittingError
 
@@ -62,7 +63,7 @@ def test_a_part_whose_scores_no_prior_fits_is_named(space, trials, monkeypatch):
         believe(space, [replace(trial, parts={"3": 0.5, "4": 0.1 * trial.number}) for trial in trials])
 
 
-def test_the_belief_is_the_weighted_sum_of_its_parts(space, trials):
+def test_the_belief_is_the_weighted_sum_of_its_parts(space, trials) -> None:
     belief, points = believe(space, trials), [trial.settings for trial in trials]
     parts = belief.parts_at(points)
     assert list(parts) == ["3", "4"]
@@ -72,7 +73,7 @@ def test_the_belief_is_the_weighted_sum_of_its_parts(space, trials):
     torch.testing.assert_close(belief.whole_at(points).variance, variance)
 
 
-def test_without_decomposition_only_the_sum_is_used(space, trials):
+def test_without_decomposition_only_the_sum_is_used(space, trials) -> None:
     belief = believe(space, trials, decomposed=False)
     assert belief.names == (WHOLE,)
     assert belief.values[0].tolist() == pytest.approx([trial.whole for trial in trials])
@@ -85,7 +86,7 @@ def test_without_decomposition_only_the_sum_is_used(space, trials):
 
 
 @pytest.mark.parametrize(("state", "place"), [("failed", 0), ("late", 0), ("stopped", 2)])
-def test_an_unfinished_trial_counts_as_a_finished_one(space, trials, state, place):
+def test_an_unfinished_trial_counts_as_a_finished_one(space, trials, state, place) -> None:
     """As the worst of six, or as the lower of the two in the middle; in both searches."""
     bad = Trial(7, {**trials[0].settings, "train.passes": 4}, state, reason="x")
     like = sorted(trials, key=lambda trial: trial.whole)[place]
@@ -96,7 +97,7 @@ def test_an_unfinished_trial_counts_as_a_finished_one(space, trials, state, plac
     assert believe(space, [trials[0], bad]) is None
 
 
-def test_a_failure_never_scores_below_the_worst_finished_trial(space, trials):
+def test_a_failure_never_scores_below_the_worst_finished_trial(space, trials) -> None:
     points = [trial.settings for trial in trials]
     seen = [({"3": 0.9, "4": 0.1}, 0.65), ({"3": 0.1, "4": 0.3}, 0.65)]
     two = [Trial(n, point, "finished", *own) for n, (point, own) in enumerate(zip(points, seen, strict=False), 1)]
@@ -105,7 +106,7 @@ def test_a_failure_never_scores_below_the_worst_finished_trial(space, trials):
         assert float((belief.weights @ belief.values)[-1]) == pytest.approx(0.65)
 
 
-def test_a_failure_scores_high_on_a_part_with_negative_weight(tmp_path):
+def test_a_failure_scores_high_on_a_part_with_negative_weight(tmp_path: Path) -> None:
     space = space_of(tmp_path, TEXT.replace("4: 2", "4: -2"))
     points = [suggest(space, [], number=1).point] * 2
     trials = [finished(number, point) for number, point in enumerate(points, 1)]
@@ -115,7 +116,7 @@ def test_a_failure_scores_high_on_a_part_with_negative_weight(tmp_path):
 
 
 @pytest.mark.parametrize("initial", [2, 99])
-def test_every_point_of_a_small_space_is_tried(tmp_path, initial):
+def test_every_point_of_a_small_space_is_tried(tmp_path: Path, initial) -> None:
     """By the bound or evenly, although evenly spread candidates rarely reach the last points.
 
     Equal scores need no fitted prior.
@@ -133,7 +134,7 @@ def test_every_point_of_a_small_space_is_tried(tmp_path, initial):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decomposed", [True, False])
-def test_the_search_finds_a_narrow_peak(tmp_path, decomposed):
+def test_the_search_finds_a_narrow_peak(tmp_path: Path, decomposed) -> None:
     """12 trials get within 3 % of the optimum of a narrow peak; 12 evenly spread ones do not."""
     text = (
         "space:\n  train.beta1: {type: continuous, low: 0.0, high: 0.99}\n"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from support import save_tiny
@@ -32,7 +33,7 @@ ARITHMETIC = Objective(weights={3: 1}, problems=3, metric="avg@2")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory: pytest.TempPathFactory):
     """A tiny model, problems to train on, and a suite of two benchmarks: drawing built-in problems takes seconds."""
     folder = tmp_path_factory.mktemp("trial")
     save_tiny(folder / "tiny")
@@ -55,7 +56,7 @@ def write_task(folder, place, objective, *words, searched=()):
     (folder / TASK).write_text(json.dumps(task))
 
 
-def test_parts_are_numbers_of_operands_or_benchmarks(place):
+def test_parts_are_numbers_of_operands_or_benchmarks(place) -> None:
     config = load_config()
     parts = benchmarks_of(Objective(weights={3: 1, 5: 1}, problems=5), config)
     assert [(each.name, len(each.problems)) for each in parts] == [("3", 5), ("5", 5)]
@@ -65,7 +66,7 @@ def test_parts_are_numbers_of_operands_or_benchmarks(place):
         benchmarks_of(suite(place, "C"), config)
 
 
-def test_a_trial_trains_and_evaluates_and_repeats_no_answer(tmp_path, place):
+def test_a_trial_trains_and_evaluates_and_repeats_no_answer(tmp_path: Path, place) -> None:
     (tmp_path / "judge.py").write_text(
         "def reward(completions, problems):\n"
         "    return [{'r': 1.0, 'correct': p.prompt.startswith('short')} for p in problems]\n"
@@ -84,13 +85,13 @@ def test_a_trial_trains_and_evaluates_and_repeats_no_answer(tmp_path, place):
     assert (tmp_path / "answers" / "answers.jsonl").read_text().splitlines() == lines
 
 
-def test_contradictory_values_are_reported(tmp_path, place):
+def test_contradictory_values_are_reported(tmp_path: Path, place) -> None:
     write_task(tmp_path, place, suite(place, "short"), "method.correction.reflect=1")
     with pytest.raises(ConfigError, match="must sum to 1"):
         run(tmp_path)
 
 
-def test_all_trials_are_evaluated_alike(tmp_path, place, monkeypatch):
+def test_all_trials_are_evaluated_alike(tmp_path: Path, place, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     plain = module.answer_all
 
@@ -116,7 +117,7 @@ def test_all_trials_are_evaluated_alike(tmp_path, place, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", [("checkpoints",), ("checkpoints", "final")])
-def test_a_retrained_trial_is_evaluated_again(tmp_path, place, missing):
+def test_a_retrained_trial_is_evaluated_again(tmp_path: Path, place, missing) -> None:
     """As if its line and scores had been deleted and it had been retrained."""
     write_task(tmp_path, place, suite(place, "short"))
     assert run(tmp_path) == 0
@@ -130,7 +131,7 @@ def test_a_retrained_trial_is_evaluated_again(tmp_path, place, missing):
     assert answers.stat().st_ino != before
 
 
-def test_the_metric_determines_the_number_of_samples(tmp_path):
+def test_the_metric_determines_the_number_of_samples(tmp_path: Path) -> None:
     space = space_of(tmp_path)
     assert replace(space.objective, metric="avg@4").samples == 4
     assert space.objective.samples == 0
@@ -142,7 +143,7 @@ def start(folder):
 
 
 @pytest.mark.slow
-def test_an_orphaned_process_shuts_down_cleanly(tmp_path, place):
+def test_an_orphaned_process_shuts_down_cleanly(tmp_path: Path, place) -> None:
     words = ("train.steps=500", "train.checkpoint_every=500")
     write_task(tmp_path, place, suite(place, "short"), *words)
     process = start(tmp_path)
@@ -169,7 +170,7 @@ def test_an_orphaned_process_shuts_down_cleanly(tmp_path, place):
 
 
 @pytest.mark.slow
-def test_an_error_is_one_line_and_exit_code_2(tmp_path, place):
+def test_an_error_is_one_line_and_exit_code_2(tmp_path: Path, place) -> None:
     write_task(tmp_path, place, suite(place, "short"), f"model.path={place / 'tiny-missing'}")
     process = start(tmp_path)
     assert process.wait(120) == 2

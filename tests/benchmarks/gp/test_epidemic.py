@@ -6,14 +6,14 @@ from gp import epidemic
 from gp.draws import generator
 
 
-def test_policies_spend_the_budget_within_the_bounds():
+def test_policies_spend_the_budget_within_the_bounds() -> None:
     control = epidemic.policies(100, generator("test"))
     assert control.shape == (100, 5)
     torch.testing.assert_close(control.sum(1), torch.full((100,), 1.25, dtype=torch.float64))
     assert 0.05 <= float(control.min()) < float(control.max()) <= 0.6
 
 
-def test_preventing_contacts_prevents_infections():
+def test_preventing_contacts_prevents_infections() -> None:
     control = torch.tensor([[0.0] * 5, [0.2] * 5, [1.0] * 5], dtype=torch.float64)
     days = epidemic.infected_days(control)
     assert (days[:, 0] > days[:, 1]).all()
@@ -25,7 +25,7 @@ def test_preventing_contacts_prevents_infections():
 
 
 @pytest.mark.slow
-def test_all_three_searches_come_nearer_than_chance():
+def test_all_three_searches_come_nearer_than_chance() -> None:
     found = epidemic.regret(1000, 1.0)
     truth = epidemic.infected_days(epidemic.policies(300, generator("epidemic", "candidates", 1000))).sum(0)
     assert set(found) == {"parts", "sum", "own"}

@@ -20,7 +20,7 @@ def python(program):
     return [sys.executable, "-S", "-c", program]
 
 
-def test_commands_run_at_the_same_time_on_one_thread_each(tmp_path):
+def test_commands_run_at_the_same_time_on_one_thread_each(tmp_path: Path) -> None:
     program = """
 import os, pathlib, time
 pathlib.Path({own!r}).write_text(os.environ["OMP_NUM_THREADS"])
@@ -37,13 +37,13 @@ while not pathlib.Path({other!r}).exists():
     assert all(float(line) > 0 for line in clock)
 
 
-def test_a_failure_names_the_command_and_all_exit_codes(tmp_path):
+def test_a_failure_names_the_command_and_all_exit_codes(tmp_path: Path) -> None:
     commands = [python("pass"), [*python("import sys; sys.exit(3)"), "--out", "x"]]
     with pytest.raises(SystemExit, match=r"^python\S* -S -c import sys; .* --out x: exit codes \[0, 3\]$"):
         run_side_by_side(commands, tmp_path / "seconds.txt")
 
 
-def test_a_signal_ends_all_commands_and_counts_their_time(tmp_path):
+def test_a_signal_ends_all_commands_and_counts_their_time(tmp_path: Path) -> None:
     clock, pids = tmp_path / "seconds.txt", tmp_path / "pids"
     sleeper = f"import os, time; print(os.getpid(), file=open({str(pids)!r}, 'a'), flush=True); time.sleep(60)"
     program = f"""

@@ -13,27 +13,27 @@ def felt(*parts):
 
 
 @pytest.mark.parametrize(("heat", "humid", "index"), [(80, 40, 80), (90, 70, 105), (86, 90, 105), (100, 50, 118)])
-def test_the_heat_index_of_the_published_table(heat, humid, index):
+def test_the_heat_index_of_the_published_table(heat, humid, index) -> None:
     assert felt(heat, humid, 5) == pytest.approx(index, abs=1.0)
 
 
 @pytest.mark.parametrize(("heat", "wind", "chill"), [(40, 5, 36), (0, 15, -19), (30, 10, 21), (-20, 30, -53)])
-def test_the_wind_chill_of_the_published_table(heat, wind, chill):
+def test_the_wind_chill_of_the_published_table(heat, wind, chill) -> None:
     assert felt(heat, 50, wind) == pytest.approx(chill, abs=0.6)
 
 
-def test_between_the_two_it_is_the_temperature():
+def test_between_the_two_it_is_the_temperature() -> None:
     assert felt(60, 80, 20) == 60
     assert felt(30, 50, -5) == felt(30, 50, 3)
 
 
-def test_slopes_are_finite_even_where_means_are_impossible():
+def test_slopes_are_finite_even_where_means_are_impossible() -> None:
     values = torch.tensor([[20.0, 60, 95], [-10, 50, 130], [-4, 0, 10]], dtype=torch.float64)
     slopes = jacobian(perceived, [Gaussian(row, torch.eye(3, dtype=torch.float64)) for row in values])
     assert torch.isfinite(slopes).all()
 
 
-def test_days_repeat_and_reach_the_branch_of_their_season():
+def test_days_repeat_and_reach_the_branch_of_their_season() -> None:
     for season in SEASONS:
         places, weather = day(season, "test")
         assert torch.equal(weather, day(season, "test")[1])
@@ -44,7 +44,7 @@ def test_days_repeat_and_reach_the_branch_of_their_season():
 
 
 @pytest.mark.slow
-def test_a_day_is_searched_by_all_three():
+def test_a_day_is_searched_by_all_three() -> None:
     found = regret("coldest", 1000, 5.0)
     assert set(found) == {"delta", "safe", "sum"}
     felt_there = perceived(day("coldest", 1000)[1][:, 250:])

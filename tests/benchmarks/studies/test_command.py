@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import compare_edge
 import compare_methods
@@ -21,7 +22,7 @@ def asked(*words):
     return found[0]
 
 
-def test_settings_and_options_may_alternate(capsys):
+def test_settings_and_options_may_alternate(capsys: pytest.CaptureFixture[str]) -> None:
     assert asked() == DEFAULTS
     given = asked("train.steps=3", "--seeds", "2", "--jobs", "1", "a=b", "--out", "o.md", "--dir", "d")
     assert given == Options(out="o.md", folder="d", seeds=2, jobs=1, overrides=("train.steps=3", "a=b"))
@@ -29,7 +30,7 @@ def test_settings_and_options_may_alternate(capsys):
 
 
 @pytest.mark.parametrize("words", [("--seeds", "0"), ("--jobs", "x"), ("--nope",)])
-def test_a_wrong_option_ends_with_2(words):
+def test_a_wrong_option_ends_with_2(words) -> None:
     with pytest.raises(SystemExit) as end:
         asked(*words)
     assert end.value.code == 2
@@ -47,8 +48,14 @@ def test_a_wrong_option_ends_with_2(words):
     ],
 )
 def test_a_wrong_setting_is_one_line_before_anything_is_trained(
-    tmp_path, monkeypatch, capsys, study, defaults, setting, message
-):
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    study,
+    defaults,
+    setting,
+    message,
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.jsonl").write_text('{"problem": "a", "answer": "1"}\n')
     with pytest.raises(SystemExit) as end:
@@ -60,7 +67,7 @@ def test_a_wrong_setting_is_one_line_before_anything_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
-def test_other_errors_and_signals_have_their_exit_codes(capsys):
+def test_other_errors_and_signals_have_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     def failing(error):
         def study(*_):
             raise error

@@ -1,11 +1,13 @@
 """The page of all methods."""
 
+from pathlib import Path
+
 from benchmarks.made_up import make_study
 from compare_methods import ARMS
 from studies.methods_page import write_page
 
 
-def test_the_page_of_all_methods_names_those_that_did_not_learn(tmp_path):
+def test_the_page_of_all_methods_names_those_that_did_not_learn(tmp_path: Path) -> None:
     out = tmp_path / "methods.md"
     write_page(out, make_study(ARMS, lambda name: 1 if name == "gpg" else 12), [], baseline="grpo")
     page = out.read_text()
