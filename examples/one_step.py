@@ -32,7 +32,7 @@ def main() -> None:
         collector = Collector(
             sampler,
             method,
-            sampling=Sampling(rollout.max_new_tokens, rollout.temperature),
+            sampling=Sampling.of(rollout),
             group_size=8,
             seed=0,
         )

@@ -49,8 +49,9 @@ class Mine(Method):
 
 
 if __name__ == "__main__":
-    folder, *overrides = sys.argv[1:] or ["runs/mine"]
-    config = load_config(None, ["train.steps=20", "eval.every=10", *overrides, f"run.dir={folder}"])
+    words = sys.argv[1:]  # [FOLDER] [key=value ...]
+    folder = words.pop(0) if words and "=" not in words[0] else "runs/mine"
+    config = load_config(None, ["train.steps=20", "eval.every=10", *words, f"run.dir={folder}"])
     method, display = Mine(scale=1.0), PlainDisplay()
     if (Path(folder) / "config.yaml").exists():
         result = resume(folder, config, method=method, display=display)  # the same method and settings, or more steps

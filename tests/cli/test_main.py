@@ -164,13 +164,14 @@ def test_resume_and_eval_from_another_folder(command, model, tmp_path: Path, mon
 
 def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
+    from transformers import AutoConfig
 
     def unreachable(*words, **options):
         log = huggingface_hub.logging.get_logger("huggingface_hub.utils._http")
         log.warning("Retrying in 1s [Retry 1/5].")
         raise OSError("We couldn't connect to the hub.\nCheck your connection.")
 
-    monkeypatch.setattr("edge_grpo.models.loading.AutoConfig.from_pretrained", unreachable)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
     code, out, err = command("train", "model.path=nobody/nowhere", *TINY)
     assert code == 2
     assert err.startswith("edge-grpo: model.path: cannot load a model from 'nobody/nowhere' (We couldn't connect")

@@ -73,7 +73,7 @@ def model(folder):
             config = load_config(None, [f"model.path={folder}", "reward.workers=1", "rollout.max_rows=4", *words])
             policy = load_policy(config.model)
             stop_ids = stop_token_ids(policy)
-            engine = Watched(open_engine(config.rollout, policy, stop_ids), watch)
+            engine = Watched(open_engine(config, policy, stop_ids), watch)
             return Model(config, draws, stack.enter_context(open_sampler(config, policy=policy, engine=engine)))
 
         yield make

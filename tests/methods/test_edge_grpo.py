@@ -249,4 +249,4 @@ def test_the_control_is_named_if_its_old_setting_is_used() -> None:
         load_config(None, ["method=edge_grpo", "method.correction.injected=likelihood_only"])
     (line,) = str(caught.value).splitlines()
     assert line.startswith("method.correction.injected: got 'likelihood_only'; ")
-    assert "set method=grpo_matched" in line
+    assert "start a new run with method=grpo_matched" in line

@@ -93,19 +93,18 @@ def test_eight_hanging_rows_at_once_from_any_caller(call: str) -> None:
     assert [one.correct for one in grades[8:]] == [number < 5 for number in range(10)]
 
 
-def test_an_exception_in_the_grader_makes_a_row_unscorable(built_in: Rewards, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", pow)  # the worker then runs pow("x", ("y",))
-    one, fine = grade(built_in, [(r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))])
+def test_an_exception_in_the_grader_makes_a_row_unscorable() -> None:
+    with Rewards(RewardSettings(memory_mb=1024), same=pow) as rewards:  # the worker then runs pow("x", ("y",))
+        one, fine = grade(rewards, [(r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))])
     assert fine.correct
     assert one.verdict is Verdict.ERROR
     assert not one.scorable
     assert "TypeError" in one.note
 
 
-def test_a_grader_that_fails_on_every_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", pow)
+def test_a_grader_that_fails_on_every_row_is_an_error() -> None:
     broken, fine = (r"\boxed{x}", problem("y")), (r"\boxed{1}", problem("1"))
-    with Rewards(RewardSettings(memory_mb=1024)) as rewards:
+    with Rewards(RewardSettings(memory_mb=1024), same=pow) as rewards:
         with pytest.raises(DataError, match="reward: none of 1 completions could be scored; the first: TypeError"):
             grade(rewards, [broken])
         grade(rewards, [fine])
@@ -115,11 +114,10 @@ def test_a_grader_that_fails_on_every_row_is_an_error(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("command", ["sleep 60", "kill -9 $PPID"])
-def test_a_late_or_crashing_answer_is_a_timeout_and_keeps_its_format(
-    command: str, built_in: Rewards, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", _shell)
-    (one,) = grade(built_in, [(f"\\boxed{{{command}}}", problem("sh"))])
+def test_a_late_or_crashing_answer_is_a_timeout_and_keeps_its_format(command: str) -> None:
+    config = RewardSettings(format_weight=0.5, timeout_s=1.5, memory_mb=1024)
+    with Rewards(config, same=_shell) as rewards:
+        (one,) = grade(rewards, [(f"\\boxed{{{command}}}", problem("sh"))])
     assert (one.verdict, one.reward) == (Verdict.TIMEOUT, 0.5)
     assert one.parts == {"format": 1.0, "accuracy": 0.0}
 

@@ -56,13 +56,13 @@ def test_a_run_syncs_a_custom_engine_and_resumes_with_it(model: Path, tmp_path: 
     plain = train(config("plain"))
     engine = Copying(config("custom"))
     custom = train(config("custom"), engine=engine)
-    assert engine.versions == [1, 2]
+    assert engine.versions == [0, 1, 2]
     assert weights(custom.folder) == weights(plain.folder), "it samples what the policy's own engine samples"
 
     with pytest.raises(CheckpointError, match=r"samples with a custom engine \(.*Copying\); resume it with"):
         resume(custom.folder, config("custom", "train.steps=3"))
     fresh = Copying(config("custom"))
     resume(custom.folder, config("custom", "train.steps=3"), engine=fresh)
-    assert fresh.versions == [2, 3], "first the restored weights, then those of the new step"
+    assert fresh.versions == [0, 2, 3], "the restored weights before the new step"
     resume(plain.folder, config("plain", "train.steps=3"))
     assert weights(custom.folder) == weights(plain.folder)

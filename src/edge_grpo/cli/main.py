@@ -53,7 +53,8 @@ def main() -> None:
         _fail(str(error))
     except _UsageError as error:
         message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
-        _fail(f"{message}. See `edge-grpo --help`.")
+        command = getattr(getattr(error, "ctx", None), "command_path", "") or "edge-grpo"
+        _fail(f"{message}{'' if message.endswith('?') else '.'} See `{command} --help`.")
     except (KeyboardInterrupt, typer.Abort):
         _stopped(130)
     except Terminated as stop:

@@ -14,6 +14,7 @@ from edge_grpo.base.tensors import Batch
 from edge_grpo.config.sections import TrainSettings
 from edge_grpo.config.tree import Config
 from edge_grpo.diagnostics.sampling import sample
+from edge_grpo.evaluation.intervals import t_interval
 from edge_grpo.functional import token_weights
 from edge_grpo.methods.nthr import Nthr
 from edge_grpo.models.loading import load_policy
@@ -121,7 +122,7 @@ def _gwhes(policy: Policy, batch: Batch, config: Config) -> float:
 
 
 def report(found: Sequence[Displacement]) -> list[str]:
-    """A measurement as text, one figure per line; 95% intervals over questions (normal)."""
+    """A measurement as text, one figure per line; 95% intervals over questions (Student's t)."""
     lines = [f"{len(found)} questions with right and wrong answers"]
     for arm in ARMS:
         values = torch.tensor([one.change[arm] for one in found], dtype=torch.float64)
@@ -147,6 +148,5 @@ def report(found: Sequence[Displacement]) -> list[str]:
 
 
 def _mean(values: Tensor) -> str:
-    half = 1.96 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    mean = values.mean().item()
-    return f"{mean:.4f} ({mean - half:.4f} to {mean + half:.4f})"
+    mean, low, high = t_interval(values.tolist())
+    return f"{mean:.4f} ({low:.4f} to {high:.4f})"

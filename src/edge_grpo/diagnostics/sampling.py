@@ -54,7 +54,7 @@ def sample(config: Config, policy: Policy, *, num_problems: int, held_out: bool 
         collector = Collector(
             sampler,
             Grpo(),
-            sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
+            sampling=Sampling.of(rollout),
             group_size=rollout.group_size,
             seed=seed,
         )

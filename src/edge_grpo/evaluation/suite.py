@@ -15,13 +15,13 @@ from edge_grpo.data.problems import load_problems
 from edge_grpo.data.readers import FILES
 from edge_grpo.data.settings import DataSettings, FieldNames
 
-__all__ = ["Benchmark", "Source", "Suite", "load_suite"]
+__all__ = ["Benchmark", "BenchmarkSource", "Suite", "load_suite"]
 
 _SUITES = (".yaml", ".yml")
 
 
 @settings
-class Source:
+class BenchmarkSource:
     """One place to find a benchmark's problems: a file, saved dataset or hub dataset, and the names of its columns.
 
     ``split`` selects a split of a dataset; files have none.
@@ -38,12 +38,15 @@ def _listed(value: Any) -> Any:
     return [{"path": each} if isinstance(each, str) else each for each in values]
 
 
+_Sources = tuple[BenchmarkSource, ...]
+
+
 @settings
 class Suite:
     """Benchmarks by name, each with one or more sources; the first available one is used."""
 
-    benchmarks: dict[str, Annotated[tuple[Source, ...], BeforeValidator(_listed), Field(min_length=1)]] = Field(
-        min_length=1
+    benchmarks: dict[str, Annotated[tuple[BenchmarkSource, ...], BeforeValidator(_listed), Field(min_length=1)]] = (
+        Field(min_length=1)
     )
 
 
@@ -95,7 +98,7 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
     return tuple(found)
 
 
-def _first_available(sources: tuple[Source, ...], places: list[Path]) -> Source | None:
+def _first_available(sources: tuple[BenchmarkSource, ...], places: list[Path]) -> BenchmarkSource | None:
     """The first source that is an existing file, with the path where it was found, or that is not a file."""
     for source in sources:
         paths = [place / Path(source.path).expanduser() for place in places]

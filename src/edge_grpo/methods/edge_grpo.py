@@ -29,7 +29,10 @@ EntropyAdvantage = edge.EntropyAdvantage
 
 def _without_the_control(injected: object) -> object:
     if injected == "likelihood_only":
-        raise ValueError("this is a separate method: set method=grpo_matched and drop this setting")
+        raise ValueError(
+            "this is a separate method now: start a new run with method=grpo_matched (and method.eda.enabled=true, if "
+            "EDA was on) and drop this setting"
+        )
     return injected
 
 

@@ -118,21 +118,23 @@ class Scorer(nn.Module):
         attention: Bool[Tensor, "rows tokens"],
         mask: Bool[Tensor, "rows tokens"],
         *,
-        temperature: float,
-    ) -> TokenScores:
-        """Score the masked tokens.
+        temperature: float | None,
+    ) -> TokenScores | Float[Tensor, "masked dim"]:
+        """Score the masked tokens, or stop before the head.
 
         Args:
             input_ids: padded on the right.
             attention: False on padding.
             mask: the tokens to score; column 0 must be False, because nothing precedes it.
-            temperature: the rollout's.
+            temperature: the rollout's; None asks for hidden states (see :meth:`hidden_states`).
         Returns:
             nats, float32 (float64 for a float64 model); 0 where the mask is False.
         """
         network = causal(self.model)
         with self.precision():
             hidden, (rows, columns) = _hidden_before(network, input_ids, attention, mask)
+            if temperature is None:
+                return hidden
             head, targets = Head.of(network), input_ids[rows, columns]
             chunk = max(1, self.logits_at_once // network.get_output_embeddings().weight.shape[0])
 
@@ -159,8 +161,7 @@ class Scorer(nn.Module):
         mask: Bool[Tensor, "rows tokens"],
     ) -> Float[Tensor, "masked dim"]:
         """The hidden states from which the head predicts each masked token, row by row; at least float32, detached."""
-        with self.precision():
-            hidden, _ = _hidden_before(causal(self.model), input_ids, attention, mask)
+        hidden: Tensor = self(input_ids, attention, mask, temperature=None)
         return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from edge_grpo.base.records import Grade, Problem, Verdict
 from edge_grpo.base.settings import settings
 from edge_grpo.rewards import custom
 from edge_grpo.rewards.answers.comparer import Comparer, How
-from edge_grpo.rewards.answers.equality import gold_text
+from edge_grpo.rewards.answers.equality import gold_text, same_as_any
 from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.formats import thinks_then_boxes, tighten
 from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
@@ -100,6 +100,7 @@ class Rewards:
 
     Args:
         config: the settings.
+        same: decides whether an answer equals any of its references; runs in a worker.
 
     Raises:
         ConfigError: on entry, if the custom function cannot be loaded.
@@ -115,10 +116,10 @@ class Rewards:
         [('correct', 2.0), ('wrong', 1.0), ('unparsed', 0.0)]
     """
 
-    def __init__(self, config: RewardSettings) -> None:
+    def __init__(self, config: RewardSettings, *, same: Callable[..., object] = same_as_any) -> None:
         self.config = config
         self.pool = GraderPool(workers=config.workers, memory_mb=config.memory_mb)
-        self._comparer = Comparer(self.pool, config.timeout_s)
+        self._comparer = Comparer(self.pool, config.timeout_s, same=same)
         self._function = custom.locate(config.function) if config.function else ""
         self._has_scored = False
         names = config.function_parts

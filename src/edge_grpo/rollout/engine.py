@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from edge_grpo.base.records import Rollout, Segment, Span
+from edge_grpo.config.sections import RolloutSettings
 from edge_grpo.models.policy import Policy
 
 __all__ = ["Continuation", "Engine", "Request", "Sampling", "inject"]
@@ -18,6 +19,11 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+
+    @classmethod
+    def of(cls, rollout: RolloutSettings) -> "Sampling":
+        """How completions are drawn in training."""
+        return cls(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,10 @@ class Engine(Protocol):
     in full need not be scored again before the step's first update.
     """
 
-    exact: bool
+    @property
+    def exact(self) -> bool:
+        """See above; an attribute will do."""
+        ...
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, one rollout per seed, in order.
@@ -66,11 +75,11 @@ class Engine(Protocol):
         ...
 
     def sync(self, policy: Policy, version: int) -> None:
-        """Load the policy's weights; called after a restore and after every update, before anything is sampled.
+        """Take over the policy's weights: before the first sample of a run, after a restore, and after every step.
 
         Args:
             policy: holds the weights.
-            version: number of training steps that produced them.
+            version: the number of training steps behind them; 0 at the start.
         """
         ...
 

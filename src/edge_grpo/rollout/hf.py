@@ -61,7 +61,6 @@ class DecodeEngine:
         self.stop_ids = tuple(sorted(set(stop_ids)))
         self.pad_id = pad_id
         self.max_rows = max_rows
-        self.exact = not policy.autocast and policy.model.dtype in (torch.float32, torch.float64)
         if not self.stop_ids:
             raise EngineError(
                 "no stop token: the tokenizer and the model's generation config name none; set rollout.stop"
@@ -106,8 +105,14 @@ class DecodeEngine:
                 "the policy's; use a standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
             )
 
-    def sync(self, policy: Policy, version: int) -> None:
-        """Nothing to do: the engine samples from the policy's own weights."""
+    @property
+    def exact(self) -> bool:
+        """Whether the recorded numbers are those of the policy to float32 rounding: not in bf16."""
+        return not self.policy.autocast and self.policy.model.dtype in (torch.float32, torch.float64)
+
+    def sync(self, policy: Policy, version: int) -> None:  # noqa: ARG002 - the weights are always the newest
+        """Sample from this policy's weights from now on; they are shared, so nothing is copied."""
+        self.policy = policy
 
     def close(self) -> None:
         """Nothing to release."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from edge_grpo.config.sections import RolloutSettings
 from edge_grpo.config.tree import Config
 from edge_grpo.models.loading import context_length, load_policy, stop_token_ids, vocabulary_size
 from edge_grpo.models.policy import Policy
@@ -15,12 +14,13 @@ from edge_grpo.rollout.sampler import Sampler
 __all__ = ["open_engine", "open_sampler"]
 
 
-def open_engine(rollout: RolloutSettings, policy: Policy, stop_ids: tuple[int, ...]) -> Engine:
+def open_engine(config: Config, policy: Policy, stop_ids: tuple[int, ...]) -> Engine:
     """The engine named by ``rollout.engine.kind``; the caller closes it.
 
     Raises:
         EngineError: it cannot generate from this model.
     """
+    rollout = config.rollout
     match rollout.engine.kind:
         case "hf":
             return DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=rollout.max_rows)
@@ -43,7 +43,7 @@ def open_sampler(config: Config, *, policy: Policy | None = None, engine: Engine
     with ExitStack() as stack:
         rewards = stack.enter_context(Rewards(config.reward))
         if engine is None:
-            engine = open_engine(config.rollout, policy, stop_ids)
+            engine = open_engine(config, policy, stop_ids)
             stack.callback(engine.close)
         yield Sampler(
             engine=engine,

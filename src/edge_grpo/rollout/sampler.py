@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
 from edge_grpo.data.prompts import (
     Tokenizer,
@@ -97,13 +97,21 @@ class Sampler:
 
     # --- text to tokens -----------------------------------------------------------------------------------------------
 
-    def encode(self, problems: Iterable[Problem], *, max_new_tokens: int, variants: int = 1) -> Prompts:
+    def encode(
+        self,
+        problems: Iterable[Problem],
+        *,
+        max_new_tokens: int,
+        variants: int = 1,
+        setting: str = "rollout.max_new_tokens",
+    ) -> Prompts:
         """Encode problems as prompts.
 
         Args:
             problems: what to encode.
             max_new_tokens: how many tokens must fit after each prompt.
             variants: how many phrasings of each problem are needed; above 1, all of them are encoded.
+            setting: what the user set ``max_new_tokens`` with, for messages.
         Raises:
             DataError: a prompt is over-long and may be neither skipped nor cut, or a problem has too few phrasings.
             ConfigError: a prompt and its completion exceed the model's context, or a token is not in its vocabulary.
@@ -116,10 +124,14 @@ class Sampler:
                 check_count(problem, variants)
                 others = encode_variants(self.tokenizer, problem, self.data)
             prompts.append(Prompt(problem, ids, others))
-        self.check_fit([ids for each in prompts for ids in (each.prompt_ids, *each.variant_ids)], max_new_tokens)
+        self.check_fit(
+            [ids for each in prompts for ids in (each.prompt_ids, *each.variant_ids)], max_new_tokens, setting=setting
+        )
         return Prompts(tuple(prompts), encoded.num_skipped, encoded.num_truncated)
 
-    def check_fit(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> None:
+    def check_fit(
+        self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, *, setting: str = "rollout.max_new_tokens"
+    ) -> None:
         """Reject prompts that do not fit the model and would later produce nonsense or an index error.
 
         Raises:
@@ -134,7 +146,7 @@ class Sampler:
         longest = max((len(ids) for ids in prompts), default=0)
         if self.context is not None and longest + max_new_tokens > self.context:
             raise ConfigError(
-                f"rollout.max_new_tokens: a prompt of {longest} tokens and {max_new_tokens} new ones exceed the "
+                f"{setting}: a prompt of {longest} tokens and {max_new_tokens} new ones exceed the "
                 f"model's context of {self.context}; lower it, or data.max_prompt_tokens"
             )
 
@@ -159,13 +171,23 @@ class Sampler:
         """Graded completions of each prompt, one per seed."""
         requests = [Request(prompt.prompt_ids, own) for prompt, own in zip(prompts, seeds, strict=True)]
         sampled = self.engine.sample(requests, sampling)
+        if [len(own) for own in sampled] != [len(request.seeds) for request in requests]:
+            raise EngineError(
+                f"{type(self.engine).__name__}.sample returned {[len(own) for own in sampled]} rollouts, wanted "
+                f"{[len(request.seeds) for request in requests]}: one tuple per request, one rollout per seed"
+            )
         problems = [prompt.problem for prompt, rollouts in zip(prompts, sampled, strict=True) for _ in rollouts]
         grades = iter(self.grade(problems, [rollout for rollouts in sampled for rollout in rollouts]))
         return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
         """Append injected tokens to rollouts and continue sampling; not graded."""
-        return self.engine.resume(continuations, sampling)
+        continued = self.engine.resume(continuations, sampling)
+        if len(continued) != len(continuations):
+            raise EngineError(
+                f"{type(self.engine).__name__}.resume returned {len(continued)} rollouts, wanted {len(continuations)}"
+            )
+        return continued
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
         """One grade per rollout: the only place where tokens become text to be judged."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import compress
@@ -19,6 +19,7 @@ from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.runs.durable import saving
 from edge_grpo.runs.folder import RunFolder
+from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display, Silent, decoding
 from edge_grpo.trackers.open import open_trackers
 from edge_grpo.training.journal import Journal, finished
@@ -40,7 +41,12 @@ class Result:
 
 
 def train(
-    config: Config, *, method: Method | None = None, display: Display | None = None, engine: Engine | None = None
+    config: Config,
+    *,
+    method: Method | None = None,
+    display: Display | None = None,
+    engine: Engine | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Result:
     """Train a model and leave a run folder behind.
 
@@ -49,6 +55,7 @@ def train(
         method: a custom method, in place of ``config.method``.
         display: shows progress; None = nothing is shown.
         engine: a custom engine, in place of ``rollout.engine``; the caller opens and closes it.
+        trackers: further receivers of the metrics; closed at the end of the run.
     Raises:
         EdgeGrpoError: a subclass, with a message for the user.
     """
@@ -58,7 +65,7 @@ def train(
     folder = RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
     with closing(folder):
         try:
-            return _run(config, method or config.method, folder, display or Silent(), engine)
+            return _run(config, method or config.method, folder, display or Silent(), engine, trackers)
         except BaseException:  # even a signal while the model is loading
             folder.discard_unstarted()
             raise
@@ -71,6 +78,7 @@ def resume(
     method: Method | None = None,
     display: Display | None = None,
     engine: Engine | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Result:
     """Resume a run from its last checkpoint, or from the start if it has none; bit for bit on a CPU.
 
@@ -80,6 +88,7 @@ def resume(
         method: the custom method, if the run was started with one.
         display: shows progress.
         engine: a custom engine, if the run was started with one.
+        trackers: further receivers of the metrics, rewound first.
     Raises:
         CheckpointError: no run there, its configuration was edited, or another setting was changed.
     """
@@ -121,7 +130,7 @@ def resume(
             folder.lock()
             if bounds:
                 folder.write_config(to_yaml(new), config_hash(new))
-        return _run(config, method or config.method, folder, display, engine)
+        return _run(config, method or config.method, folder, display, engine, trackers)
 
 
 def _height(name: str, bound: int) -> float:
@@ -154,7 +163,14 @@ def _legend(config: Config, *, evaluated: bool) -> Iterator[str]:
         yield "right or wrong: 'correct' of reward.function, else the built-in check of the last \\boxed{}"
 
 
-def _run(config: Config, method: Method, folder: RunFolder, display: Display, engine: Engine | None) -> Result:
+def _run(
+    config: Config,
+    method: Method,
+    folder: RunFolder,
+    display: Display,
+    engine: Engine | None,
+    custom: Sequence[Tracker],
+) -> Result:
     """Run from the newest checkpoint to the end, or until a signal."""
     done = finished(folder)
     if done and is_over(config.train, done.step, done.tokens):
@@ -165,7 +181,7 @@ def _run(config: Config, method: Method, folder: RunFolder, display: Display, en
     if not folder.has_lock:
         display.say(f"{folder.path}: this file system does not support locks; do not start a second run in this folder")
     with ExitStack() as stack:
-        trackers = [stack.enter_context(closing(each)) for each in open_trackers(config.run, folder.path)]
+        trackers = [stack.enter_context(closing(each)) for each in (*open_trackers(config.run, folder.path), *custom)]
         stack.callback(display.close)
         session = stack.enter_context(open_session(config, method, engine=engine, say=display.say))
         journal = Journal(folder, trackers, display)

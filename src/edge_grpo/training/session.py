@@ -190,6 +190,7 @@ def open_session(
     policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)
     with open_sampler(config, policy=policy, engine=engine) as sampler:
         source, held_out = open_source(config, method, sampler, say)
+        sampler.sync(policy, 0)
         yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)
 
 

@@ -97,7 +97,7 @@ def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -
     collector = Collector(
         sampler,
         method,
-        sampling=Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k),
+        sampling=Sampling.of(rollout),
         group_size=rollout.group_size,
         seed=config.train.seed,
     )
@@ -128,12 +128,14 @@ def _load_problems(
     held_out = config.eval
     num_eval = held_out.size if held_out.every or held_out.at_start or held_out.at_end else 0
     loaded = load_train_eval(config.data, num_eval=num_eval, seed=held_out.seed)
-    sides = []
-    for name, side, needed in zip(("training data", "held-out data"), loaded, (variants, 1), strict=True):
-        encoded = sampler.encode(side.problems, max_new_tokens=config.rollout.max_new_tokens, variants=needed)
+    own = "eval.max_new_tokens" if held_out.max_new_tokens else "rollout.max_new_tokens"
+    train = sampler.encode(loaded[0].problems, max_new_tokens=config.rollout.max_new_tokens, variants=variants)
+    evaluated = sampler.encode(
+        loaded[1].problems, max_new_tokens=held_out.max_new_tokens or config.rollout.max_new_tokens, setting=own
+    )
+    for name, side, encoded in zip(("training data", "held-out data"), loaded, (train, evaluated), strict=True):
         _report_skipped(say, name, side.num_skipped, encoded.num_skipped, encoded.num_truncated)
-        sides.append(encoded.prompts)
-    return sides[0], sides[1]
+    return train.prompts, evaluated.prompts
 
 
 def _report_skipped(say: Say, name: str, bad: int, over_long: int, cut: int) -> None:

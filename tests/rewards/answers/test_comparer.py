@@ -44,9 +44,8 @@ def test_any_reference_counts_and_cheap_comparisons_come_first(pool: GraderPool)
     assert time.perf_counter() - began < 30.0
 
 
-def test_the_references_of_a_row_share_one_deadline(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", _slow)
-    (one,) = Comparer(pool, timeout_s=0.5).compare([("a", ("0.3",) * 5)])
+def test_the_references_of_a_row_share_one_deadline(pool: GraderPool) -> None:
+    (one,) = Comparer(pool, timeout_s=0.5, same=_slow).compare([("a", ("0.3",) * 5)])
     assert one.outcome.ending is Ending.LATE
     assert 0.5 <= one.outcome.seconds < 2.5
 
@@ -57,14 +56,14 @@ def _slow(answer: str, golds: tuple[str, ...]) -> bool:
     return False
 
 
-def test_only_results_are_remembered(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    comparer = Comparer(pool, timeout_s=0.2)
+def test_only_results_are_remembered(pool: GraderPool) -> None:
     row = ("a", ("9",))
-    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", _slow)
-    assert [one.outcome.ending for one in comparer.compare([row, row])] == [Ending.LATE] * 2
-    monkeypatch.setattr("edge_grpo.rewards.answers.comparer.same_as_any", pow)
-    assert comparer.compare([row])[0].outcome.ending is Ending.RAISED
-    monkeypatch.undo()
+    late = Comparer(pool, timeout_s=0.2, same=_slow)
+    assert [one.outcome.ending for one in late.compare([row, row])] == [Ending.LATE] * 2
+    assert hows(late, row) != [(False, "memory")]
+    raising = Comparer(pool, timeout_s=5.0, same=pow)
+    assert raising.compare([row])[0].outcome.ending is Ending.RAISED
+    assert raising.compare([row])[0].outcome.ending is Ending.RAISED
     comparer = Comparer(pool, timeout_s=5.0)
     assert hows(comparer, row) == [(False, "worker")]
     assert hows(comparer, row) == [(False, "memory")]

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -43,6 +43,7 @@ class Comparer:
         timeout_s: deadline for comparing one answer with all its references, in seconds.
         remembered: how many results to keep; the least recently used is dropped first. Comparisons that were late or
             failed are not kept, but retried.
+        same: decides whether an answer equals any of its references; runs in a worker.
 
     Example:
         >>> with GraderPool(workers=1) as pool:
@@ -51,10 +52,13 @@ class Comparer:
         [(True, 'text'), (True, 'worker'), (True, 'memory')]
     """
 
-    def __init__(self, pool: GraderPool, timeout_s: float, remembered: int = 20_000) -> None:
+    def __init__(
+        self, pool: GraderPool, timeout_s: float, remembered: int = 20_000, same: Callable[..., object] = same_as_any
+    ) -> None:
         self.counts: Counter[How] = Counter()
         self._pool = pool
         self._timeout_s = timeout_s
+        self._same = same
         self._remembered = remembered
         self._memory: OrderedDict[Key, bool] = OrderedDict()
         self._lock = threading.Lock()
@@ -70,7 +74,7 @@ class Comparer:
         """
         immediate = [self._immediate(row) for row in rows]
         waiting = dict.fromkeys(row for row, found in zip(rows, immediate, strict=True) if found is None)
-        outcomes = dict(zip(waiting, self._pool.run(same_as_any, list(waiting), self._timeout_s), strict=True))
+        outcomes = dict(zip(waiting, self._pool.run(self._same, list(waiting), self._timeout_s), strict=True))
         result = []
         for row, found in zip(rows, immediate, strict=True):
             began = time.perf_counter()
