@@ -15,7 +15,7 @@ JOBS = [Job("regression", "near", None, 2), Job("regret", "near", 5.0, 2)]
 @pytest.fixture
 def measures(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | float, ...]]:
     """Recorded draws, the third of which is interrupted."""
-    made = []
+    made: list[tuple[str | float, ...]] = []
 
     def measure(case: str, draw: int, *rest: float) -> dict[str, float]:
         made.append((case, draw, *rest))

@@ -19,7 +19,7 @@ class StandIn:
     """In place of edge-grpo: records its calls and writes what a study of three trials or an evaluation leaves."""
 
     def __init__(self) -> None:
-        self.calls = []
+        self.calls: list[Sequence[str]] = []
 
     def __call__(self, arguments: Sequence[Sequence[str]], clock: Path) -> None:
         for words in arguments:

@@ -12,7 +12,7 @@ from edge_grpo.base.records import Problem
 from edge_grpo.cli import grade as module
 from edge_grpo.rewards import Rewards, RewardSettings
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"text": r"so \boxed{2}", "gold": "2"},
     {"text": r"so \boxed{x+1}", "gold": ["y", "1+x"]},
     {"text": "so 3", "gold": 3},

@@ -1,15 +1,18 @@
 """Priors and draws shared by several test files."""
 
+from typing import Literal
+
 import torch
 
 from edge_grpo.tune.kernels import StationarySettings, make_kernel
 from edge_grpo.tune.posterior import Part
 
-KINDS = ("rbf", "matern12", "matern32", "matern52", "rq")
+Kind = Literal["rbf", "matern12", "matern32", "matern52", "rq"]
+KINDS: tuple[Kind, ...] = ("rbf", "matern12", "matern32", "matern52", "rq")
 
 
 def part(
-    kind: str = "rbf",
+    kind: Kind = "rbf",
     *,
     lengthscale: float = 0.2,
     variance: float = 1.0,

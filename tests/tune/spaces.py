@@ -50,7 +50,7 @@ def finished(number: int, settings: Point) -> Trial:
 
 def searched(space: Space, count: int) -> list[Trial]:
     """``count`` finished trials, the first three evenly spread."""
-    found = []
+    found: list[Trial] = []
     for number in range(1, count + 1):
         found.append(finished(number, suggest(space, found, number=min(number, 3)).point))
     return found

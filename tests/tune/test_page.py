@@ -22,7 +22,8 @@ class Checked(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.open, self.counts = [], {}
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.counts[tag] = self.counts.get(tag, 0) + 1

@@ -13,7 +13,7 @@ from tune.spaces import TEXT, finished, searched, space_of
 from edge_grpo.base.errors import DataError
 from edge_grpo.tune.record import State, Trial
 from edge_grpo.tune.space import WHOLE, Space
-from edge_grpo.tune.suggest import believe, suggest
+from edge_grpo.tune.suggest import Suggestion, believe, suggest
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def trials(space: Space) -> list[Trial]:
 
 
 def test_the_first_suggestions_are_evenly_spread_and_deterministic(space: Space) -> None:
-    firsts = []
+    firsts: list[Suggestion] = []
     for number in (1, 2, 3):
         pending = [first.point for first in firsts]
         firsts.append(suggest(space, [], pending, number=number))
@@ -149,7 +149,7 @@ def test_the_search_finds_a_narrow_peak(tmp_path: Path, decomposed: bool) -> Non
     space = space_of(tmp_path, text)
 
     def best(initial: int) -> float:
-        trials = []
+        trials: list[Trial] = []
         for number in range(1, 13):
             point = suggest(replace(space, initial=initial), trials, number=number, decomposed=decomposed).point
             x, y = point["train.beta1"] / 0.99, point["train.weight_decay"]
