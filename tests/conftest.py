@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
@@ -10,6 +11,9 @@ jaxtyping.install_import_hook("edge_grpo", "typecheck.check")  # before anything
 
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+if TYPE_CHECKING:
+    from support import Command
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background inherits it as ignored
@@ -24,13 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> "Command":
     """``edge-grpo WORDS`` in this process and an empty folder; returns exit code, output and errors."""
     from edge_grpo.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
+    def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["edge-grpo", *words])
         try:
             cli.main()

@@ -20,6 +20,9 @@ from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.sampler import Sampler
 
+Command = Callable[..., tuple[int, str, str]]
+"""``edge-grpo WORDS``: its exit code, output and errors."""
+
 PROBLEM = Problem("p", "Compute 1+1.", ("2",), "=2\n\\boxed{2}")
 
 

@@ -1,11 +1,13 @@
 """Invented runs for the tests of comparisons."""
 
-from studies.runs import RATES, Measured, Study
+from collections.abc import Callable
+
+from studies.runs import RATES, Arm, Measured, Study
 
 from edge_grpo.config.tree import load_config
 
 
-def measured(arm, seed, right, total=20, rate=1e-4, **figures):
+def measured(arm: str, seed: int, right: int, total: int = 20, rate: float = 1e-4, **figures: float) -> Measured:
     flags = tuple(i < right for i in range(total))
     held = {
         "validation": [True, False],
@@ -22,7 +24,7 @@ def measured(arm, seed, right, total=20, rate=1e-4, **figures):
     return Measured(arm, rate, seed, flags, 0.5 if rate == 1e-4 else 0.4, held)
 
 
-def make_study(arms, right):
+def make_study(arms: tuple[Arm, ...], right: Callable[[str], int]) -> Study:
     """Three seeds per arm at the lowest rate and one run at each other rate; ``right`` maps an arm to right answers."""
     runs = {}
     for arm in arms:

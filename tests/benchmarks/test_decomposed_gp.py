@@ -13,11 +13,11 @@ JOBS = [Job("regression", "near", None, 2), Job("regret", "near", 5.0, 2)]
 
 
 @pytest.fixture
-def measures(monkeypatch: pytest.MonkeyPatch):
+def measures(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | float, ...]]:
     """Recorded draws, the third of which is interrupted."""
-    made = []
+    made: list[tuple[str | float, ...]] = []
 
-    def measure(case, draw, *rest):
+    def measure(case: str, draw: int, *rest: float) -> dict[str, float]:
         made.append((case, draw, *rest))
         if len(made) == 3:
             raise KeyboardInterrupt
@@ -27,7 +27,9 @@ def measures(monkeypatch: pytest.MonkeyPatch):
     return made
 
 
-def test_finished_draws_are_kept_and_missing_ones_are_made(tmp_path: Path, measures) -> None:
+def test_finished_draws_are_kept_and_missing_ones_are_made(
+    tmp_path: Path, measures: list[tuple[str | float, ...]]
+) -> None:
     path = tmp_path / "folder" / "draws.jsonl"
     with pytest.raises(KeyboardInterrupt):
         decomposed_gp.measure(path, JOBS)
@@ -60,7 +62,7 @@ def test_times_are_in_a_table() -> None:
     assert all(float(row[1]) > 0 for row in rows)
 
 
-def regression(least=0.0):
+def regression(least: float = 0.0) -> list[dict[str, float]]:
     """Two draws: the error falls from 2 to 1 and from 2 to 2."""
     return [
         {f"{name}_{count}": value for count in synthetic.COUNTS for name, value in own.items()}
@@ -71,7 +73,7 @@ def regression(least=0.0):
     ]
 
 
-def written(**changed):
+def written(**changed: list[dict[str, float]]) -> list[str]:
     rows = {("regression", case, None): regression() for case in synthetic.CASES}
     rows["fitted", "near", None] = [{f"{arm}_{n}": 2.0 for arm in ("sum", "parts") for n in synthetic.FITTED}] * 3
     rows["regret", "near", 5.0] = [{"parts": 1.0, "sum": 2.0}, {"parts": 2.0, "sum": 1.5}]

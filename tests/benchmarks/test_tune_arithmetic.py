@@ -1,6 +1,7 @@
 """The search in use: every study is run and judged, finished work is kept, and the tables match the trials."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from edge_grpo.tune.trial import benchmarks_of
 class StandIn:
     """In place of edge-grpo: records its calls and writes what a study of three trials or an evaluation leaves."""
 
-    def __init__(self):
-        self.calls = []
+    def __init__(self) -> None:
+        self.calls: list[Sequence[str]] = []
 
-    def __call__(self, arguments, clock):
+    def __call__(self, arguments: Sequence[Sequence[str]], clock: Path) -> None:
         for words in arguments:
             self.calls.append(words)
             out = Path(words[words.index("--out") + 1])
@@ -29,18 +30,18 @@ class StandIn:
         with clock.open("a") as file:
             file.write("1.5\n")
 
-    def tune(self, out):
+    def tune(self, out: Path) -> None:
         parts = {"3": 1.0, "4": 0.5, "5": 0.0, "6": 0.5}
         trial = {"settings": {}, "state": "finished", "parts": parts, "whole": 0.5, "seconds": 3}
         (out / "trials.jsonl").write_text("".join(json.dumps({"number": n, **trial}) + "\n" for n in (1, 2, 3)))
         (out / "best.yaml").write_text("# trial 1, pass@1/greedy: 0.5")
 
-    def judge(self, out):
+    def judge(self, out: Path) -> None:
         scores = {part: {"scores": {"pass@1/greedy": {"value": 0.8}}} for part in "3456"}
         (out / "results.json").write_text(json.dumps({"benchmarks": scores}))
 
 
-def after(word, calls):
+def after(word: str, calls: Sequence[Sequence[str]]) -> list[str]:
     """The argument that follows a word, in each call."""
     return [words[words.index(word) + 1] for words in calls]
 
@@ -90,7 +91,7 @@ def test_no_trial_was_scored_on_the_fresh_problems(tmp_path: Path) -> None:
         assert not fresh & {problem.prompt for problem in scored.problems}
 
 
-def searched(fresh, *wholes):
+def searched(fresh: float, *wholes: float | None) -> Searched:
     trials = tuple(
         Trial(n, {}, "late", seconds=31.0)
         if whole is None
@@ -103,7 +104,7 @@ def searched(fresh, *wholes):
 EVEN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def repeats():
+def repeats() -> list[dict[str, Searched]]:
     other = (0.1, 0.2, 0.3, 0.4, 0.5, 0.5)
     return [
         {

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import Command
 
 from edge_grpo.evaluation.store import read_answers
 
@@ -16,7 +18,7 @@ SMALL = ["reward.workers=1", "rollout.max_new_tokens=6"]
 
 
 @pytest.fixture
-def suite(tmp_path: Path):
+def suite(tmp_path: Path) -> str:
     (tmp_path / "sums.jsonl").write_text(
         "".join(json.dumps({"problem": f"Compute {i}+1.", "answer": [i + 1, f"{i + 1}.0"]}) + "\n" for i in range(4))
     )
@@ -29,11 +31,11 @@ def suite(tmp_path: Path):
     return "suite.yaml"
 
 
-def results(folder):
+def results(folder: str | Path) -> Any:
     return json.loads((Path(folder) / "results.json").read_text())
 
 
-def test_a_suite_gives_a_table_and_json_and_resumes(command, model, suite) -> None:
+def test_a_suite_gives_a_table_and_json_and_resumes(command: Command, model: str, suite: str) -> None:
     words = ["eval", "--suite", suite, "--model", model, "--samples", "2", "--out", "e", *SMALL]
     code, out, err = command(*words)
     assert (code, err) == (0, "")
@@ -56,7 +58,7 @@ def test_a_suite_gives_a_table_and_json_and_resumes(command, model, suite) -> No
     assert "e holds another evaluation (eval.top_p was 1.0, is 0.5)" in err
 
 
-def test_the_default_folder_is_found_again(command, model, suite) -> None:
+def test_the_default_folder_is_found_again(command: Command, model: str, suite: str) -> None:
     words = ["eval", "--suite", suite, "--model", model, *SMALL]
     assert command(*words)[0] == 0
     (folder,) = Path("runs/eval").iterdir()
@@ -66,7 +68,7 @@ def test_the_default_folder_is_found_again(command, model, suite) -> None:
     assert len(list(Path("runs/eval").iterdir())) == 2
 
 
-def test_overlaps_with_training_data_are_listed_and_excluded(command, model, suite) -> None:
+def test_overlaps_with_training_data_are_listed_and_excluded(command: Command, model: str, suite: str) -> None:
     words = ["eval", "--suite", suite, "--model", model, "--out", "e", *SMALL]
     code, out, _ = command(*words, "--decontaminate", "train.jsonl")
     assert code == 0
@@ -88,7 +90,7 @@ def test_overlaps_with_training_data_are_listed_and_excluded(command, model, sui
     assert results("e")["decontaminated"]["benchmarks"]["Long"]["problems"] == 1
 
 
-def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_path: Path) -> None:
+def test_two_models_are_compared_problem_by_problem(command: Command, model: str, suite: str, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(model, other)
     words = ["--suite", suite, *SMALL]
@@ -107,7 +109,7 @@ def test_two_models_are_compared_problem_by_problem(command, model, suite, tmp_p
     assert "no problems in common" in err
 
 
-def test_names_are_printed_verbatim(command, model, suite) -> None:
+def test_names_are_printed_verbatim(command: Command, model: str, suite: str) -> None:
     Path("suite.yaml").write_text('benchmarks: {"MATH[/i]": sums.jsonl, "a[red]b": sums.jsonl}')
     code, out, err = command("eval", "--suite", suite, "--model", model, "--out", "e", *SMALL)
     assert (code, err) == (0, "")
@@ -126,7 +128,7 @@ def test_names_are_printed_verbatim(command, model, suite) -> None:
         (["compare-models", "bundled"], "Missing argument 'B'"),
     ],
 )
-def test_a_mistake_is_reported_in_one_line(command, suite, words, message) -> None:
+def test_a_mistake_is_reported_in_one_line(command: Command, suite: str, words: list[str], message: str) -> None:
     code, _, err = command(*words)
     assert code == 2
     assert message in err
@@ -134,14 +136,14 @@ def test_a_mistake_is_reported_in_one_line(command, suite, words, message) -> No
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_resumes_without_repeating_answers(model, tmp_path: Path) -> None:
+def test_a_killed_evaluation_resumes_without_repeating_answers(model: str, tmp_path: Path) -> None:
     lines = (json.dumps({"problem": f"Compute {i}+{i % 7}.", "answer": i + i % 7}) + "\n" for i in range(60))
     (tmp_path / "sums.jsonl").write_text("".join(lines))
     program = Path(sys.executable).with_name("edge-grpo")
     words = [program, "eval", "--suite", "sums.jsonl", "--model", model, "--samples", "2", "reward.workers=1",
              "rollout.max_new_tokens=64", "rollout.max_rows=4"]  # fmt: skip
 
-    def run(folder, kill_with=0):
+    def run(folder: str, kill_with: int = 0) -> str:
         with subprocess.Popen([*words, "--out", folder], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
             answers = tmp_path / folder / "answers.jsonl"
             while kill_with and process.poll() is None:

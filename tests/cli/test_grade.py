@@ -1,15 +1,18 @@
 """``edge-grpo grade``: the verdicts of training for a file, its table, its output, and bad rows."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from support import Command
 
 from edge_grpo.base.records import Problem
 from edge_grpo.cli import grade as module
 from edge_grpo.rewards import Rewards, RewardSettings
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"text": r"so \boxed{2}", "gold": "2"},
     {"text": r"so \boxed{x+1}", "gold": ["y", "1+x"]},
     {"text": "so 3", "gold": 3},
@@ -21,21 +24,21 @@ ROWS = [
 
 
 @pytest.fixture(name="command")
-def grade_command(command, monkeypatch: pytest.MonkeyPatch):
+def grade_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("COLUMNS", "80")
     return lambda *words: command("grade", *map(str, words))
 
 
-def write(path, rows):
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
     return path
 
 
-def read(path):
+def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_table_and_the_output(command, tmp_path: Path) -> None:
+def test_the_table_and_the_output(command: Command, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", ROWS)
     code, out, err = command("rows.jsonl", "--out", "out.jsonl", "reward.workers=1")
     assert (code, err) == (0, "")
@@ -57,7 +60,7 @@ def test_the_table_and_the_output(command, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 
-def test_they_are_the_verdicts_of_training(command, tmp_path: Path) -> None:
+def test_they_are_the_verdicts_of_training(command: Command, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", ROWS[:5])
     words = ["reward.format=think", "reward.format_weight=0.25", "reward.accuracy_weight=3"]
     command("rows.jsonl", "--out", "out.jsonl", *words)
@@ -68,7 +71,7 @@ def test_they_are_the_verdicts_of_training(command, tmp_path: Path) -> None:
     assert [(row["verdict"], row["reward"]) for row in found] == [(one.verdict.value, one.reward) for one in wanted]
 
 
-def test_a_custom_reward_sees_the_columns(command, tmp_path: Path) -> None:
+def test_a_custom_reward_sees_the_columns(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def reward(completions, problems, finished):\n"
         "    return [{'x': p.meta['weight'] + len(p.prompt), 'correct': f}\n"
@@ -114,7 +117,7 @@ def test_a_custom_reward_sees_the_columns(command, tmp_path: Path) -> None:
     ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else "",
 )
 def test_a_bad_row_stops_the_command_before_grading(
-    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line, message
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, message: str
 ) -> None:
     monkeypatch.setattr(module, "_grades", lambda *_: pytest.fail("graded"))
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "1", "gold": 1}\n' + line + b"\n")
@@ -125,7 +128,7 @@ def test_a_bad_row_stops_the_command_before_grading(
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_path: Path) -> None:
+def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command: Command, tmp_path: Path) -> None:
     lines = ['{"text": "\\\\boxed{1}", "gold": 1}', "oops", "", '{"text": "\\\\boxed{2}", "gold": 1}']
     (tmp_path / "rows.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
     code, out, _ = command("rows.jsonl", "data.bad_rows=skip", "--out", "out.jsonl")
@@ -157,7 +160,7 @@ def test_bad_rows_may_be_skipped_and_are_still_answered_in_order(command, tmp_pa
         (["rows.jsonl", "reward.function=none.py:f"], "none.py"),
     ],
 )
-def test_mistakes_are_one_line(command, tmp_path: Path, words, said) -> None:
+def test_mistakes_are_one_line(command: Command, tmp_path: Path, words: list[str], said: str) -> None:
     write(tmp_path / "rows.jsonl", ROWS[:1])
     (tmp_path / "empty.jsonl").write_text("\n \n")
     (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
@@ -168,7 +171,7 @@ def test_mistakes_are_one_line(command, tmp_path: Path, words, said) -> None:
     assert (tmp_path / "rows.jsonl").read_text() == before
 
 
-def test_late_rows_and_rows_of_ten_megabytes(command, tmp_path: Path) -> None:
+def test_late_rows_and_rows_of_ten_megabytes(command: Command, tmp_path: Path) -> None:
     hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
     rows = [{"text": hanging, "gold": r"\pi"}, {"text": "x " * 5_000_000 + r"\boxed{3}", "gold": "3"}]
     write(tmp_path / "rows.jsonl", rows)
@@ -190,8 +193,10 @@ def test_chunks_are_short_and_keep_the_order(monkeypatch: pytest.MonkeyPatch) ->
     assert [len(chunk) for chunk in chunks] == [4, 3, 2, 1]
 
 
-def test_an_interrupted_command_leaves_no_draft(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_):
+def test_an_interrupted_command_leaves_no_draft(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     write(tmp_path / "rows.jsonl", ROWS)

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
-from support import save_tiny
+from support import Command, save_tiny
 
 from edge_grpo import __version__
 
@@ -28,11 +29,11 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny(tmp_path_factory.mktemp("model")))
 
 
-def test_train_then_eval_then_resume(command, model, tmp_path: Path) -> None:
+def test_train_then_eval_then_resume(command: Command, model: str, tmp_path: Path) -> None:
     code, out, err = command("train", f"model.path={model}", *TINY, "run.dir=run")
     assert (code, err) == (0, "")
     assert "step 2/2" in out
@@ -58,7 +59,7 @@ def test_train_then_eval_then_resume(command, model, tmp_path: Path) -> None:
     assert saved[0]["verdict"] in ("unparsed", "wrong")
 
 
-def test_unnamed_runs_are_numbered(command, model) -> None:
+def test_unnamed_runs_are_numbered(command: Command, model: str) -> None:
     code, out, _ = command("train", f"model.path={model}", *TINY, "train.steps=0", "eval.at_start=false")
     assert code == 0
     assert "runs/edge_grpo-1" in out
@@ -98,7 +99,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words)[:50] for words, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path: Path, words, message) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    command: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
     (tmp_path / "bad.jsonl").write_text('{"problem": "a", "answer": "1"}\n{"problem": "b", "answer": null}\n')
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "full").mkdir()
@@ -113,14 +116,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path: Path, words, m
     assert not list((tmp_path / "runs").glob("*"))  # a mistake leaves no run folder behind
 
 
-def test_a_corrected_command_may_use_the_same_folder(command, model, tmp_path: Path) -> None:
+def test_a_corrected_command_may_use_the_same_folder(command: Command, model: str, tmp_path: Path) -> None:
     words = ["train", f"model.path={model}", *TINY, "train.steps=1", "eval.at_start=false", "run.dir=r"]
     assert command(*words, "data.path=typo.jsonl")[0] == 2
     assert not (tmp_path / "r").exists()
     assert command(*words)[0] == 0
 
 
-def test_eval_of_a_run_uses_its_settings(command, model) -> None:
+def test_eval_of_a_run_uses_its_settings(command: Command, model: str) -> None:
     words = ["train", f"model.path={model}", *TINY, "train.steps=1", "eval.at_start=false", "run.dir=r"]
     assert command(*words)[0] == 0
     code, out, _ = command("eval", "--model", "r/final")
@@ -135,7 +138,9 @@ def test_eval_of_a_run_uses_its_settings(command, model) -> None:
     assert f"{model} on held-out problems" in out
 
 
-def test_resume_and_eval_from_another_folder(command, model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_and_eval_from_another_folder(
+    command: Command, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "model").symlink_to(model)
     rows = [json.dumps({"problem": f"Compute {i}+1.", "answer": i + 1}) for i in range(6)]
     (tmp_path / "d.jsonl").write_text("\n".join(rows))
@@ -162,11 +167,11 @@ def test_resume_and_eval_from_another_folder(command, model, tmp_path: Path, mon
     assert "data.path was" in err
 
 
-def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_name_without_a_network_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from transformers import AutoConfig
 
-    def unreachable(*words, **options):
+    def unreachable(*words: object, **options: object) -> NoReturn:
         log = huggingface_hub.logging.get_logger("huggingface_hub.utils._http")
         log.warning("Retrying in 1s [Retry 1/5].")
         raise OSError("We couldn't connect to the hub.\nCheck your connection.")
@@ -179,13 +184,13 @@ def test_a_hub_name_without_a_network_is_one_line(command, monkeypatch: pytest.M
     assert "Retry" not in out + err
 
 
-def test_help_is_help(command) -> None:
+def test_help_is_help(command: Command) -> None:
     code, out, _ = command("--help")
     assert code == 0
     assert "train" in out
 
 
-def test_the_version_is_printed(command) -> None:
+def test_the_version_is_printed(command: Command) -> None:
     assert command("--version") == (0, f"edge-grpo {__version__}\n", "")
 
 
@@ -195,14 +200,14 @@ def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"edge-grpo {__version__}\n", "")
 
 
-def test_show_config_is_a_configuration(command, tmp_path: Path) -> None:
+def test_show_config_is_a_configuration(command: Command, tmp_path: Path) -> None:
     code, out, _ = command("show-config", "method=dapo", "train.steps=3")
     assert code == 0
     (tmp_path / "c.yaml").write_text(out)
     assert command("show-config", "c.yaml")[1] == out
 
 
-def test_methods_lists_every_kind(command) -> None:
+def test_methods_lists_every_kind(command: Command) -> None:
     from edge_grpo.methods import METHODS
 
     code, out, _ = command("methods")
@@ -216,20 +221,20 @@ def test_methods_lists_every_kind(command) -> None:
     assert re.search(r"edge_grpo +arXiv:2507\.21848 +Entropy-driven GRPO", out)
 
 
-def spawn(*words, cwd):
+def spawn(*words: str, cwd: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     code = "from edge_grpo.cli.main import main; main()"
     return subprocess.Popen([sys.executable, "-c", code, *words], cwd=cwd, env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def finish(process):
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code and output, with the pipes closed."""
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
-def wait_for_step(folder, step, process):
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
     for _ in range(600):
         file = folder / "metrics.jsonl"
         if file.exists() and f'"step": {step},' in file.read_text():
@@ -242,7 +247,7 @@ def wait_for_step(folder, step, process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_process_resumes_to_the_same_bytes(model, tmp_path: Path, number) -> None:
+def test_a_killed_process_resumes_to_the_same_bytes(model: str, tmp_path: Path, number: signal.Signals) -> None:
     words = [f"model.path={model}", *TINY, "train.steps=12", "train.checkpoint_every=5"]
     whole = spawn("train", *words, "run.dir=whole", cwd=tmp_path)
     assert finish(whole)[0] == 0

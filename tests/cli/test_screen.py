@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import Command
 
 SMALL = ["reward.workers=1", "rollout.max_new_tokens=6", "--samples", "4"]
 
 
 @pytest.fixture
-def judge(tmp_path: Path):
+def judge(tmp_path: Path) -> list[str]:
     """A reward that always marks the first problems correct and never the last ones."""
     (tmp_path / "d.jsonl").write_text(
         "".join(json.dumps({"problem": f"Compute {i}+1.", "answer": i + 1, "level": i}) + "\n" for i in range(6))
@@ -22,11 +24,11 @@ def judge(tmp_path: Path):
     return ["reward.function=judge.py:reward"]
 
 
-def kept(path):
+def kept(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def test_a_second_band_reuses_the_answers(command, model, judge) -> None:
+def test_a_second_band_reuses_the_answers(command: Command, model: str, judge: list[str]) -> None:
     words = ["screen", "d.jsonl", "--model", model, *SMALL, *judge]
     code, out, err = command(*words, "--keep-rate", "0:0.25", "--out", "hard.jsonl")
     assert (code, err) == (0, "")
@@ -44,7 +46,7 @@ def test_a_second_band_reuses_the_answers(command, model, judge) -> None:
     assert "rates.jsonl" in out
 
 
-def test_an_empty_band_writes_no_file(command, model, judge) -> None:
+def test_an_empty_band_writes_no_file(command: Command, model: str, judge: list[str]) -> None:
     code, _, err = command(
         "screen", "d.jsonl", "--model", model, *SMALL, *judge, "--keep-rate", "0.5:0.75", "--out", "x.jsonl"
     )
@@ -63,7 +65,7 @@ def test_an_empty_band_writes_no_file(command, model, judge) -> None:
         (["screen", "d.jsonl", "--samples", "0"], "'--samples'"),
     ],
 )
-def test_a_mistake_is_reported_in_one_line(command, judge, words, message) -> None:
+def test_a_mistake_is_reported_in_one_line(command: Command, judge: list[str], words: list[str], message: str) -> None:
     code, _, err = command(*words)
     assert code == 2
     assert message in err

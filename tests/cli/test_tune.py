@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import PROBLEM
+from support import PROBLEM, Command
 
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.tune import study
@@ -39,7 +39,7 @@ if task["number"] == 3:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A space file and trials that take no time."""
     (tmp_path / "s.yaml").write_text(SPACE)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
@@ -49,7 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return tmp_path
 
 
-def test_a_search_leaves_a_table_a_page_and_the_best_configuration(command, place) -> None:
+def test_a_search_leaves_a_table_a_page_and_the_best_configuration(command: Command, place: Path) -> None:
     code, out, err = command("tune", "s.yaml")
     assert (code, err) == (0, "")
     lines = [json.loads(line) for line in next(Path("runs/tune").glob("s-*/trials.jsonl")).read_text().splitlines()]
@@ -74,7 +74,7 @@ def test_a_search_leaves_a_table_a_page_and_the_best_configuration(command, plac
     assert "5/5" in out
 
 
-def test_the_sum_alone_is_another_study(command, place) -> None:
+def test_the_sum_alone_is_another_study(command: Command, place: Path) -> None:
     assert command("tune", "s.yaml", "--decomposed", "false", "--out", "one", "--trials", "2")[0] == 0
     code, _, err = command("tune", "s.yaml", "--out", "one")
     assert code == 2
@@ -93,7 +93,7 @@ def test_the_sum_alone_is_another_study(command, place) -> None:
         ([], "Missing argument 'SPACE.yaml'"),
     ],
 )
-def test_mistakes_are_one_line(command, place, words, message) -> None:
+def test_mistakes_are_one_line(command: Command, place: Path, words: list[str], message: str) -> None:
     (place / "bad.yaml").write_text(SPACE.replace("learning_rate", "learning_rat"))
     code, _, err = command("tune", *words)
     assert code == 2
@@ -101,7 +101,7 @@ def test_mistakes_are_one_line(command, place, words, message) -> None:
     assert err.count("\n") == 1
 
 
-def test_if_nothing_works_the_reason_is_reported(command, place) -> None:
+def test_if_nothing_works_the_reason_is_reported(command: Command, place: Path) -> None:
     (place / "stand_in.py").write_text("import sys; sys.exit('the disk is full')")
     code, _, err = command("tune", "s.yaml")
     assert code == 2
@@ -115,7 +115,7 @@ def test_the_space_of_the_repository() -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_trials_cleanly_and_they_resume(tmp_path: Path, model) -> None:
+def test_ctrl_c_stops_trials_cleanly_and_they_resume(tmp_path: Path, model: str) -> None:
     """A real search with a tiny model, stopped during training."""
     text = SPACE.replace("trials: 4", "trials: 2").replace(
         "[train.steps=1]",
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_trials_cleanly_and_they_resume(tmp_path: Path, model) -> N
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [*range(1, 41)]
 
 
-def test_a_wide_table_loses_no_column(command, place) -> None:
+def test_a_wide_table_loses_no_column(command: Command, place: Path) -> None:
     parts = ", ".join(f"{count}: 1" for count in range(3, 12))
     (place / "s.yaml").write_text(SPACE.replace("3: 0.5, 4: 0.5", parts))
     (place / "stand_in.py").write_text(

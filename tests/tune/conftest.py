@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,13 @@ parts = {{"3": round(0.9 - rate / 4, 4), "4": round(rate * (1 - clip), 4)}}
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replace the trial process by one that finishes at once, after running some optional lines."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "_POLL_S", 0.01)
     monkeypatch.setattr(module, "benchmarks_of", lambda *_: [Benchmark(name, "", (PROBLEM,)) for name in ("3", "4")])
 
-    def write(first=""):
+    def write(first: str = "") -> None:
         path = tmp_path / "stand_in.py"
         path.write_text(STAND_IN.format(tests=str(Path(__file__).parents[1]), first=textwrap.dedent(first)))
         monkeypatch.setattr(module, "_COMMAND", (sys.executable, str(path)))

@@ -1,8 +1,11 @@
 """A space file and trials shared by several test files."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edge_grpo.tune.record import Trial
+from edge_grpo.tune.space import Point, Space
 from edge_grpo.tune.space_file import load_space
 from edge_grpo.tune.suggest import suggest
 
@@ -21,33 +24,33 @@ initial: 3
 """
 
 
-def write_space(folder, text=TEXT, name="space.yaml"):
+def write_space(folder: Path, text: str = TEXT, name: str = "space.yaml") -> str:
     """Write a space file and return its path."""
     path = Path(folder) / name
     path.write_text(text)
     return str(path)
 
 
-def space_of(folder, text=TEXT):
+def space_of(folder: Path, text: str = TEXT) -> Space:
     """The space in such a file."""
     return load_space(write_space(folder, text))
 
 
-def scores(settings):
+def scores(settings: Mapping[str, Any]) -> dict[str, float]:
     """Made-up scores of both parts."""
     rate = settings["train.learning_rate"] * 1000
     return {"3": round(0.9 - rate / 4, 4), "4": round(rate * (1 - settings["method.clip_low"]), 4)}
 
 
-def finished(number, settings):
+def finished(number: int, settings: Point) -> Trial:
     """A finished trial with those scores."""
     parts = scores(settings)
     return Trial(number, dict(settings), "finished", parts, 0.5 * parts["3"] + 2 * parts["4"], 1.0)
 
 
-def searched(space, count):
+def searched(space: Space, count: int) -> list[Trial]:
     """``count`` finished trials, the first three evenly spread."""
-    found = []
+    found: list[Trial] = []
     for number in range(1, count + 1):
         found.append(finished(number, suggest(space, found, number=min(number, 3)).point))
     return found

@@ -2,8 +2,12 @@
 
 from dataclasses import replace
 
+from edge_grpo.tune.record import Trial
+from edge_grpo.tune.space import Space
+from edge_grpo.tune.study import Study
 
-def run(study, jobs=1):
+
+def run(study: Study, jobs: int = 1) -> tuple[list[Trial], list[tuple[int, int]]]:
     """The trials of a study, and (number of known trials, new trial) for every call of ``on_trial``."""
     calls = []
     with study.opened():
@@ -11,6 +15,6 @@ def run(study, jobs=1):
     return trials, calls
 
 
-def even(space, trials=3):
+def even(space: Space, trials: int = 3) -> Space:
     """The space with evenly spread trials only, so that no prior is fitted."""
     return replace(space, trials=trials, initial=max(2, trials))

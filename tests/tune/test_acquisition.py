@@ -25,7 +25,7 @@ def test_the_width_over_a_box_follows_its_formula() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"scale": 0.0}, {"step": 0}])
-def test_arguments_out_of_range_are_rejected(wrong) -> None:
+def test_arguments_out_of_range_are_rejected(wrong: dict[str, float]) -> None:
     options = {"step": 1, **wrong}
     with pytest.raises(ConfigError, match="wanted step >= 1, 0 < delta < 1 and scale > 0"):
         beta_finite(3, **options)

@@ -19,7 +19,7 @@ from edge_grpo.tune.composition import (
 from edge_grpo.tune.posterior import Decomposed, Gaussian
 
 
-def parts(seed=0):
+def parts(seed: int = 0) -> list[Gaussian]:
     priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.15, variance=0.5)]
     return Decomposed(priors, draw(seed, 5, 1), draw(seed + 1, 2, 5)).parts_at(draw(seed + 2, 8, 1))
 

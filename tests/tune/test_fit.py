@@ -12,19 +12,19 @@ import edge_grpo.tune as tune
 from edge_grpo.base.errors import ConfigError, DataError, ShapeError
 from edge_grpo.tune.fit import PriorSettings, fit_part, fit_parts, fit_prior, make_part, sum_kernel
 from edge_grpo.tune.kernels import StationarySettings, SumSettings
-from edge_grpo.tune.posterior import Decomposed, aggregate
+from edge_grpo.tune.posterior import Decomposed, Part, aggregate
 
 RBF, RQ = StationarySettings(type="rbf"), StationarySettings(type="rq")
 
 
-def sampled(prior, points, seed=0):
+def sampled(prior: Part, points: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """Noisy values of one draw of a part."""
     covariance = prior.covariance(points, points) + prior.noise * torch.eye(len(points), dtype=torch.float64)
     normal = torch.randn(len(points), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return prior.mean + torch.linalg.cholesky(covariance) @ normal
 
 
-def likelihood(prior, points, values):
+def likelihood(prior: PriorSettings, points: torch.Tensor, values: torch.Tensor) -> float:
     return float(Decomposed([make_part(prior, dims=points.shape[1])], points, values[None]).log_marginal_likelihood)
 
 
@@ -50,7 +50,7 @@ def test_an_irrelevant_dimension_gets_a_long_lengthscale() -> None:
 
 
 @pytest.mark.parametrize("known", [None, 0.09])
-def test_fits_are_equivariant_to_the_units_of_points_and_values(known) -> None:
+def test_fits_are_equivariant_to_the_units_of_points_and_values(known: float | None) -> None:
     points, stretch = draw(3, 25, 2), torch.tensor([1000.0, 0.01], dtype=torch.float64)
     values = torch.sin(5 * points[:, 0]) + points[:, 1] + 0.1 * draw(4, 25)
     one = fit_prior(points, values, kernel=RQ, noise=known)
@@ -149,7 +149,7 @@ def test_float32_inputs_are_fitted_in_float64() -> None:
 
 
 @pytest.mark.parametrize(("known", "noise"), [(None, 0.0003), (0.2, 0.2)])
-def test_constant_values_leave_the_kernel_unchanged(known, noise) -> None:
+def test_constant_values_leave_the_kernel_unchanged(known: float | None, noise: float) -> None:
     kernel = StationarySettings(variance=3.0, lengthscale=0.4)
     found = fit_prior(draw(11, 6, 2), torch.full((6,), 0.1, dtype=torch.float64), kernel=kernel, noise=known)
     assert (found.kernel, found.mean) == (kernel, pytest.approx(0.1))

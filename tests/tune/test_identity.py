@@ -1,6 +1,7 @@
 """When two studies are the same study."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import PROBLEM, save_tiny
@@ -13,14 +14,14 @@ from edge_grpo.tune.identity import identity_of
 ASKED = (Benchmark("3", "", (PROBLEM,)),)
 
 
-def identity(folder, text, **options):
+def identity(folder: Path, text: str, **options: bool) -> dict[str, Any]:
     space = space_of(folder, text)
     base = load_config(space.base or None, space.settings)
     return identity_of(space, base, ASKED, **{"decomposed": True, **options})
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything a study may refer to."""
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "one")
@@ -37,7 +38,7 @@ REFERRING = "base: base.yaml\n" + TEXT.replace(
 
 
 @pytest.mark.parametrize("file", ["one/model.safetensors", "train.jsonl", "judge.py", "base.yaml"])
-def test_it_changes_with_the_content_of_every_file_it_refers_to(place, file) -> None:
+def test_it_changes_with_the_content_of_every_file_it_refers_to(place: Path, file: str) -> None:
     before = identity(place, REFERRING)
     assert identity(place, REFERRING) == before
     path = place / file
@@ -47,7 +48,7 @@ def test_it_changes_with_the_content_of_every_file_it_refers_to(place, file) -> 
     assert identity(place, REFERRING) != before
 
 
-def test_searched_models_count_too(place) -> None:
+def test_searched_models_count_too(place: Path) -> None:
     text = REFERRING.replace("model.path=one, ", "").replace(
         "space:", "space:\n  model.path: {type: categorical, values: [one, two]}", 1
     )
@@ -60,13 +61,13 @@ def test_searched_models_count_too(place) -> None:
     assert after["content"] != before["content"]
 
 
-def test_the_number_of_trials_and_file_names_do_not_count(place) -> None:
+def test_the_number_of_trials_and_file_names_do_not_count(place: Path) -> None:
     before = identity(place, REFERRING)
     (place / "other.yaml").write_text((place / "base.yaml").read_text())
     assert identity(place, REFERRING.replace("trials: 8", "trials: 9").replace("base.yaml", "other.yaml")) == before
 
 
-def test_ranges_the_kind_of_search_and_problems_count(place) -> None:
+def test_ranges_the_kind_of_search_and_problems_count(place: Path) -> None:
     before = identity(place, REFERRING)
     assert identity(place, REFERRING.replace("high: 0.4", "high: 0.3")) != before
     assert identity(place, REFERRING, decomposed=False) != before

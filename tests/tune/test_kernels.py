@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
-from tune.priors import KINDS, draw
+from tune.priors import KINDS, Kind, draw
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.kernels import KernelSettings, StationarySettings, SumSettings, make_kernel
@@ -21,7 +21,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kernel_follows_its_formula(kind) -> None:
+def test_a_kernel_follows_its_formula(kind: Kind) -> None:
     scales = (0.3, 0.8)
     kernel = make_kernel(StationarySettings(type=kind, variance=1.3, lengthscale=scales, alpha=0.7), dims=2)
     points = draw(0, 4, 2)

@@ -1,26 +1,29 @@
 """Searches over candidates find good ones, and observe every chosen candidate in turn."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from tune.priors import draw, part
 
 from edge_grpo.base.errors import ConfigError, DataError, ShapeError
-from edge_grpo.tune.composition import delta_width, safe_width
-from edge_grpo.tune.loop import search, search_composed
+from edge_grpo.tune.composition import Composition, delta_width, safe_width
+from edge_grpo.tune.loop import Round, search, search_composed
+from edge_grpo.tune.posterior import Gaussian
 
 
-def table(candidates):
+def table(candidates: torch.Tensor) -> torch.Tensor:
     x = candidates[:, 0]
     return torch.stack([torch.sin(6 * x), 0.7 * torch.cos(25 * x)])
 
 
-def run(**options):
+def run(**options: Any) -> tuple[list[Round], list[int], torch.Tensor]:
     candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
     values, looked = table(candidates), []
 
-    def observe(index):
+    def observe(index: int) -> torch.Tensor:
         looked.append(index)
         return values[:, index] + 0.02 * (draw(len(looked), 2) - 0.5)
 
@@ -49,12 +52,14 @@ def test_weights_change_the_optimum() -> None:
     assert max(second[looked]) > second.max() - 0.05
 
 
-def composed(composition, width, **options):
+def composed(
+    composition: Composition, width: Callable[[Sequence[Gaussian]], torch.Tensor], **options: Any
+) -> tuple[list[Round], list[int], torch.Tensor]:
     candidates = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
     values, looked = table(candidates), []
     priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.08, variance=0.5)]
 
-    def observe(index):
+    def observe(index: int) -> torch.Tensor:
         looked.append(index)
         return values[:, index]
 

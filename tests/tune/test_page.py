@@ -11,6 +11,7 @@ from tune.spaces import TEXT, searched, space_of
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.tune.page import brief, page
 from edge_grpo.tune.record import Trial
+from edge_grpo.tune.space import Space
 from edge_grpo.tune.suggest import Suggestion, suggest
 
 VOID = {"meta"}
@@ -19,11 +20,12 @@ VOID = {"meta"}
 class Checked(HTMLParser):
     """Counts tags and checks that they close in order and load nothing."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.open, self.counts = [], {}
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.counts[tag] = self.counts.get(tag, 0) + 1
         assert tag not in ("script", "link", "img", "iframe", "object", "use", "image")
         assert not {"href", "src", "xlink:href"} & {name for name, _ in attrs}
@@ -31,14 +33,14 @@ class Checked(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.counts[tag] = self.counts.get(tag, 0) + 1
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
-def checked(text):
+def checked(text: str) -> dict[str, int]:
     parser = Checked()
     parser.feed(text)
     parser.close()
@@ -50,18 +52,20 @@ def checked(text):
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory):
+def space(tmp_path_factory: pytest.TempPathFactory) -> Space:
     return space_of(tmp_path_factory.mktemp("space"))
 
 
 @pytest.fixture(scope="module")
-def trials(space):
+def trials(space: Space) -> list[Trial]:
     found = searched(space, 4)
     return [*found, Trial(5, {**found[0].settings, "train.passes": 3}, "failed", reason="<script>alert(1)</script>")]
 
 
 @pytest.mark.parametrize(("decomposed", "rows"), [(True, 3), (False, 1)])
-def test_a_panel_for_the_whole_and_each_part_along_each_setting(space, trials, decomposed, rows) -> None:
+def test_a_panel_for_the_whole_and_each_part_along_each_setting(
+    space: Space, trials: list[Trial], decomposed: bool, rows: int
+) -> None:
     then = suggest(space, trials, number=6, decomposed=decomposed)
     text = page(space, trials, then, decomposed=decomposed, title="a <b> & c")
     counts = checked(text)
@@ -77,7 +81,7 @@ def test_a_panel_for_the_whole_and_each_part_along_each_setting(space, trials, d
     assert text.count('<tr class="best">') == 1
 
 
-def test_pages_without_a_posterior_or_a_next_trial(space, trials) -> None:
+def test_pages_without_a_posterior_or_a_next_trial(space: Space, trials: list[Trial]) -> None:
     for known in ([], trials[:1], trials[4:]):
         text = page(space, known, suggest(space, known, number=len(known) + 1))
         assert "There is no posterior before two trials have finished" in text
@@ -85,7 +89,7 @@ def test_pages_without_a_posterior_or_a_next_trial(space, trials) -> None:
     assert "Every point of the space has been tried" in page(space, trials, None)
 
 
-def test_equal_scores_are_no_trouble(space, trials) -> None:
+def test_equal_scores_are_no_trouble(space: Space, trials: list[Trial]) -> None:
     same = [Trial(t.number, t.settings, "finished", {"3": 0.0, "4": 0.0}, 0.0) for t in trials]
     assert checked(page(space, same, Suggestion(dict(trials[0].settings), "initial")))["svg"] == 12
 
@@ -106,7 +110,7 @@ def test_values_that_are_markup_are_shown_as_they_are(tmp_path: Path) -> None:
     assert "u" not in counts
 
 
-def test_the_template_engine_is_part_of_the_extra(space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_template_engine_is_part_of_the_extra(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ConfigError, match=r"pip install 'edge-grpo\[tune\]'"):
         page(space, [], None)

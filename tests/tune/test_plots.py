@@ -10,13 +10,13 @@ from tune.priors import draw, part
 
 from edge_grpo.base.errors import ConfigError, ShapeError
 from edge_grpo.tune.plots import plot_curves, plot_posterior
-from edge_grpo.tune.posterior import Decomposed, aggregate
+from edge_grpo.tune.posterior import Decomposed, Mixed, aggregate
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "decomposed_gp.py"
 AT = torch.linspace(0, 1, 30, dtype=torch.float64)[:, None]
 
 
-def models():
+def models() -> tuple[Decomposed, Mixed, tuple[torch.Tensor, torch.Tensor]]:
     priors = [part("rbf", lengthscale=0.3), part("matern52", lengthscale=0.1)]
     points, values = draw(0, 5, 1), draw(1, 2, 5)
     return Decomposed(priors, points, values), aggregate(priors, points, values.sum(0)), (points, values)

@@ -10,7 +10,9 @@ from edge_grpo.base.errors import ConfigError, DataError, ShapeError
 from edge_grpo.tune.posterior import Decomposed, Mixed, Part, aggregate, checked_points
 
 
-def problem(seed, *, parts=3, points=6, at=9, dims=2):
+def problem(
+    seed: int, *, parts: int = 3, points: int = 6, at: int = 9, dims: int = 2
+) -> tuple[list[Part], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Different priors, observations of each part, weights that depend on the point, and where to predict."""
     numbers = draw(seed, parts, 3)
     priors = [
@@ -31,7 +33,7 @@ def problem(seed, *, parts=3, points=6, at=9, dims=2):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_observing_the_parts_never_leaves_more_variance(seed) -> None:
+def test_observing_the_parts_never_leaves_more_variance(seed: int) -> None:
     priors, points, values, weights, at, to = problem(seed)
     fine = Decomposed(priors, points, values).whole_at(at, to)
     coarse = aggregate(priors, points, (weights * values).sum(0), weights=weights).whole_at(at, to)
@@ -57,7 +59,7 @@ def test_too_little_noise_for_the_whole_breaks_the_dominance() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_of_single_parts_equal_the_decomposed_model(seed) -> None:
+def test_rows_of_single_parts_equal_the_decomposed_model(seed: int) -> None:
     priors, points, values, _, at, to = problem(seed)
     units = torch.eye(3, dtype=torch.float64).repeat_interleave(len(points), dim=1)
     rows = Mixed(priors, points.repeat(3, 1), units, values.flatten())

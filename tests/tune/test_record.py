@@ -23,7 +23,7 @@ def test_trials_are_read_back_by_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 10, 100])
-def test_a_line_cut_off_by_a_kill_is_removed(tmp_path: Path, cut) -> None:
+def test_a_line_cut_off_by_a_kill_is_removed(tmp_path: Path, cut: int) -> None:
     append(tmp_path, ONE)
     before = (tmp_path / FILE).read_bytes()
     append(tmp_path, TWO)
@@ -57,7 +57,7 @@ def test_a_first_line_that_was_cut_off_leaves_an_empty_file(tmp_path: Path) -> N
         {"settings": []},
     ],
 )
-def test_a_damaged_line_is_reported(tmp_path: Path, change) -> None:
+def test_a_damaged_line_is_reported(tmp_path: Path, change: dict[str, object]) -> None:
     append(tmp_path, TWO)
     append(tmp_path, ONE)
     first, second = (tmp_path / FILE).read_text().splitlines()

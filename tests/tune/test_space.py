@@ -14,6 +14,8 @@ from edge_grpo.tune.space import (
     Continuous,
     Integer,
     Log,
+    Space,
+    Value,
     config_at,
     dims,
     encode,
@@ -27,12 +29,12 @@ places = st.lists(st.floats(0, 1), min_size=4, max_size=4)
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory):
+def space(tmp_path_factory: pytest.TempPathFactory) -> Space:
     return space_of(tmp_path_factory.mktemp("space"))
 
 
 @given(places=places)
-def test_values_and_the_cube_map_to_each_other_exactly(space, places) -> None:
+def test_values_and_the_cube_map_to_each_other_exactly(space: Space, places: list[float]) -> None:
     point = point_at(space, places)
     coordinates = encode(space, point)
     assert len(coordinates) == dims(space) == 6
@@ -44,7 +46,7 @@ def test_values_and_the_cube_map_to_each_other_exactly(space, places) -> None:
 
 
 @given(place=st.floats(0, 1))
-def test_positions_map_to_values_on_their_scale(place) -> None:
+def test_positions_map_to_values_on_their_scale(place: float) -> None:
     assert Log(low=1e-5, high=1e-1).value(place) == pytest.approx(1e-5 * 1e4**place, rel=1e-5)
     assert Continuous(low=-2, high=2).value(place) == pytest.approx(4 * place - 2, abs=1e-5)
 
@@ -61,13 +63,13 @@ def test_ends_are_reached_and_whole_numbers_get_equal_room() -> None:
 
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.integers() | st.text(max_size=5))
-def test_a_value_survives_yaml(value) -> None:
+def test_a_value_survives_yaml(value: Value) -> None:
     found = yaml.safe_load(shown(value))
     assert found == value
     assert type(found) is type(value)
 
 
-def test_a_point_becomes_a_configuration(space) -> None:
+def test_a_point_becomes_a_configuration(space: Space) -> None:
     point = point_at(space, [0.5, 0.5, 0.9, 0.5])
     config = config_at(space, point)
     assert config.train.learning_rate == pytest.approx(1e-4)

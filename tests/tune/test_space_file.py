@@ -21,7 +21,7 @@ def test_the_base_is_found_next_to_the_space_file(tmp_path: Path, monkeypatch: p
     assert config_at(space, point_at(space, [0.5] * 4)).train.steps == 7
 
 
-def changed(path, value):
+def changed(path: list[str], value: object) -> str:
     """The space file with one value changed; None removes it."""
     tree = yaml.safe_load(TEXT)
     section = tree
@@ -122,7 +122,7 @@ def changed(path, value):
         (["early_stop"], {"enabled": True, "after": 2}, "early_stop.after: no such setting"),
     ],
 )
-def test_mistakes_are_reported_in_one_line(tmp_path: Path, path, value, message) -> None:
+def test_mistakes_are_reported_in_one_line(tmp_path: Path, path: list[str], value: object, message: str) -> None:
     name = write_space(tmp_path, changed(path, value))
     with pytest.raises(ConfigError) as error:
         load_space(name)

@@ -1,6 +1,7 @@
 """Studies of stand-in trials in real processes: run in parallel, stopped early, resumed, and found again."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from edge_grpo.tune.space_file import load_space
 from edge_grpo.tune.study import BEST, Study, hopeless
 
 
-def test_a_study_runs_in_a_named_folder_and_leaves_its_best_configuration(tmp_path: Path, stand_in) -> None:
+def test_a_study_runs_in_a_named_folder_and_leaves_its_best_configuration(
+    tmp_path: Path, stand_in: Callable[..., None]
+) -> None:
     study = Study(even(space_of(tmp_path)), name="mine")
     trials, calls = run(study)
     assert study.folder.parent == Path("runs/tune")
@@ -34,7 +37,7 @@ def test_a_study_runs_in_a_named_folder_and_leaves_its_best_configuration(tmp_pa
     assert kept == [f"{best.number:04d}"]  # only the best weights
 
 
-def test_finished_trials_are_not_repeated_and_more_can_be_added(tmp_path: Path, stand_in) -> None:
+def test_finished_trials_are_not_repeated_and_more_can_be_added(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     space = space_of(tmp_path)
     first, _ = run(Study(even(space, 2), folder="s"))
     again, calls = run(Study(even(space, 2), folder="s"))
@@ -46,20 +49,20 @@ def test_finished_trials_are_not_repeated_and_more_can_be_added(tmp_path: Path, 
     assert [(Path("s/trials") / f"{n:04d}" / "begun").read_text() for n in (1, 2, 3)] == ["x"] * 3
 
 
-def test_asking_for_fewer_trials_than_exist_runs_nothing(tmp_path: Path, stand_in) -> None:
+def test_asking_for_fewer_trials_than_exist_runs_nothing(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     space = space_of(tmp_path)
     three, _ = run(Study(even(space, 3), folder="s"))
     again, calls = run(Study(replace(even(space, 3), trials=2), folder="s"))
     assert (again, calls) == (three, [])
 
 
-def test_the_time_limit_of_a_trial_can_change(tmp_path: Path, stand_in) -> None:
+def test_the_time_limit_of_a_trial_can_change(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     space = even(space_of(tmp_path), 2)
     first, _ = run(Study(space, folder="s"))
     assert run(Study(replace(space, trial_s=99.0), folder="s")) == (first, [])
 
 
-def test_a_folder_of_another_study_is_rejected(tmp_path: Path, stand_in) -> None:
+def test_a_folder_of_another_study_is_rejected(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     space = even(space_of(tmp_path), 2)
     run(Study(space, folder="s"))
     for other, named in (
@@ -74,14 +77,14 @@ def test_a_folder_of_another_study_is_rejected(tmp_path: Path, stand_in) -> None
         run(Study(space, folder="taken"))
 
 
-def test_two_processes_cannot_share_a_folder(tmp_path: Path, stand_in) -> None:
+def test_two_processes_cannot_share_a_folder(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     study = Study(even(space_of(tmp_path), 2), folder="s")
     with study.opened(), pytest.raises(ConfigError, match="another process is using it"):
         run(study)
 
 
 def test_a_study_is_the_same_from_another_working_folder(
-    tmp_path: Path, stand_in, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stand_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space_of(tmp_path)
     (tmp_path / "base.yaml").write_text("train: {steps: 3}\n")
@@ -96,7 +99,7 @@ def test_a_study_is_the_same_from_another_working_folder(
     assert not any(word.startswith("run.dir") for word in task["words"])  # the trial's own process sets it
 
 
-def test_parallel_trials_all_differ_and_are_all_recorded(tmp_path: Path, stand_in) -> None:
+def test_parallel_trials_all_differ_and_are_all_recorded(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     stand_in("""
         other = folder.parent / f"{number + 1 if number % 2 else number - 1:04d}" / "begun"
         limit = time.monotonic() + 30
@@ -127,7 +130,7 @@ def test_the_median_rule_stops_only_trials_below_the_median() -> None:
     assert not hopeless((), others, rule)
 
 
-def test_a_hopeless_trial_is_stopped_early(tmp_path: Path, stand_in) -> None:
+def test_a_hopeless_trial_is_stopped_early(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     stand_in("""
         (folder / "run").mkdir(exist_ok=True)
         level = 0.5 if number < 3 else 0.25
@@ -151,7 +154,7 @@ def test_a_hopeless_trial_is_stopped_early(tmp_path: Path, stand_in) -> None:
         ("{2: 1}", "900 problems with 2 operands: data.arithmetic: only"),
     ],
 )
-def test_missing_parts_are_reported_before_any_trial(tmp_path: Path, weights, message) -> None:
+def test_missing_parts_are_reported_before_any_trial(tmp_path: Path, weights: str, message: str) -> None:
     text = TEXT.replace("{3: 0.5, 4: 2}", weights).replace("problems: 4", "problems: 900")
     with pytest.raises(ConfigError, match=message):
         Study(space_of(tmp_path, text))

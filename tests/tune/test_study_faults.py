@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from edge_grpo.tune.record import FILE, Trial, append, read
 from edge_grpo.tune.study import BEST, Study
 
 
-def test_a_failed_trial_reports_its_last_line_and_a_killed_one_its_signal(tmp_path: Path, stand_in) -> None:
+def test_a_failed_trial_reports_its_last_line_and_a_killed_one_its_signal(
+    tmp_path: Path, stand_in: Callable[..., None]
+) -> None:
     stand_in("""
         if number == 1:
             print("and so on", "no such thing: <b>", sep="\\n", file=sys.stderr)
@@ -39,7 +42,7 @@ def test_a_failed_trial_reports_its_last_line_and_a_killed_one_its_signal(tmp_pa
     assert read(Path("s")) == trials
 
 
-def test_a_study_ends_when_all_initial_trials_fail(tmp_path: Path, stand_in) -> None:
+def test_a_study_ends_when_all_initial_trials_fail(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     stand_in("sys.exit('no room')")
     study = Study(replace(space_of(tmp_path), trials=8, initial=2), folder="s")
     with pytest.raises(ConfigError, match=r"none of 2 trials has finished; the last one: failed \(no room\)"):
@@ -50,7 +53,7 @@ def test_a_study_ends_when_all_initial_trials_fail(tmp_path: Path, stand_in) -> 
     assert [(trial.number, trial.state) for trial in trials] == [(1, "finished"), (2, "finished")]
 
 
-def test_a_study_of_a_small_space_ends_when_all_its_points_fail(tmp_path: Path, stand_in) -> None:
+def test_a_study_of_a_small_space_ends_when_all_its_points_fail(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     stand_in("sys.exit('no room')")
     text = (
         "space:\n  train.schedule: {type: categorical, values: [linear, cosine]}\n"
@@ -61,7 +64,7 @@ def test_a_study_of_a_small_space_ends_when_all_its_points_fail(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("end", ["sys.exit(143)", "os.kill(os.getpid(), 15)"])
-def test_a_trial_interrupted_from_outside_is_resumed(tmp_path: Path, stand_in, end) -> None:
+def test_a_trial_interrupted_from_outside_is_resumed(tmp_path: Path, stand_in: Callable[..., None], end: str) -> None:
     stand_in(f"""
         if number == 1 and len((folder / "begun").read_text()) == 1:
             {end}
@@ -72,7 +75,7 @@ def test_a_trial_interrupted_from_outside_is_resumed(tmp_path: Path, stand_in, e
     assert Path("s/trials/0001/begun").read_text() == "xx"
 
 
-def test_a_trial_interrupted_every_time_counts_as_failed(tmp_path: Path, stand_in) -> None:
+def test_a_trial_interrupted_every_time_counts_as_failed(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     stand_in("""
         if number == 1:
             sys.exit(143)
@@ -83,7 +86,7 @@ def test_a_trial_interrupted_every_time_counts_as_failed(tmp_path: Path, stand_i
 
 
 def test_an_orphaned_trial_of_a_killed_search_is_waited_for(
-    tmp_path: Path, stand_in, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stand_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = even(space_of(tmp_path), 2)
     first, _ = run(Study(space, folder="s"))
@@ -98,7 +101,7 @@ def test_an_orphaned_trial_of_a_killed_search_is_waited_for(
     assert [trial.parts for trial in again] == [trial.parts for trial in first]
 
 
-def test_an_unfinished_trial_follows_a_moved_base_file(tmp_path: Path, stand_in) -> None:
+def test_an_unfinished_trial_follows_a_moved_base_file(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     (tmp_path / "old.yaml").write_text("train: {weight_decay: 0.3}\n")
     space = even(space_of(tmp_path, "base: old.yaml\n" + TEXT), 2)
     run(Study(space, folder="s"))
@@ -134,7 +137,9 @@ def test_an_unfinished_trial_follows_a_moved_base_file(tmp_path: Path, stand_in)
         (FILE, lambda text: text.replace('"train.passes": ', '"train.passes": 1'), r"train\.passes is 1\d, which is"),
     ],
 )
-def test_damaged_files_are_reported_in_one_line(tmp_path: Path, stand_in, file, change, message) -> None:
+def test_damaged_files_are_reported_in_one_line(
+    tmp_path: Path, stand_in: Callable[..., None], file: str, change: Callable[[str], str], message: str
+) -> None:
     space = even(space_of(tmp_path), 2)
     run(Study(space, folder="s"))
     if file != FILE:  # as if killed before the line was written
@@ -146,7 +151,7 @@ def test_damaged_files_are_reported_in_one_line(tmp_path: Path, stand_in, file, 
     assert "\n" not in str(error.value)
 
 
-def test_a_late_trial_is_shut_down(tmp_path: Path, stand_in) -> None:
+def test_a_late_trial_is_shut_down(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     stand_in("""
         if number == 1:
             time.sleep(60)
@@ -159,7 +164,7 @@ def test_a_late_trial_is_shut_down(tmp_path: Path, stand_in) -> None:
 
 
 def test_a_late_trial_that_ignores_the_signal_is_killed(
-    tmp_path: Path, stand_in, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stand_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_GRACE_S", 0.2)
     stand_in("""
@@ -172,7 +177,7 @@ def test_a_late_trial_that_ignores_the_signal_is_killed(
     assert [trial.state for trial in trials] == ["late", "finished"]
 
 
-def test_an_unfinished_trial_resumes_with_the_same_settings(tmp_path: Path, stand_in) -> None:
+def test_an_unfinished_trial_resumes_with_the_same_settings(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     stand_in("""
         if number == 2 and len((folder / "begun").read_text()) == 1:
             os.kill(os.getppid(), 15)
@@ -193,7 +198,7 @@ def test_an_unfinished_trial_resumes_with_the_same_settings(tmp_path: Path, stan
     assert [(Path("s/trials") / f"{n:04d}" / "begun").read_text() for n in (1, 2, 3)] == ["x", "xx", "x"]
 
 
-def test_unrecorded_scores_are_recovered_without_a_rerun(tmp_path: Path, stand_in) -> None:
+def test_unrecorded_scores_are_recovered_without_a_rerun(tmp_path: Path, stand_in: Callable[..., None]) -> None:
     space = even(space_of(tmp_path), 2)
     whole, _ = run(Study(space, folder="s"))
     path = tmp_path / "s" / FILE
@@ -224,7 +229,9 @@ with own.opened():
 
 
 @pytest.mark.slow
-def test_a_study_killed_at_any_moment_and_restarted_ends_in_the_same_trials(tmp_path: Path, stand_in) -> None:
+def test_a_study_killed_at_any_moment_and_restarted_ends_in_the_same_trials(
+    tmp_path: Path, stand_in: Callable[..., None]
+) -> None:
     """Kills the search itself once it has started a trial; the orphaned trial is left running.
 
     Most kills hit trials chosen by the bound: only three of eight are evenly spread.
@@ -237,7 +244,7 @@ def test_a_study_killed_at_any_moment_and_restarted_ends_in_the_same_trials(tmp_
     runs: dict[int, str] = {}
     number_of_kills = 0
 
-    def begun():
+    def begun() -> dict[int, str]:
         return {int(path.parent.name): path.read_text() for path in (tmp_path / "s" / "trials").glob("*/begun")}
 
     while len(kept) < 8 and number_of_kills < 40:
@@ -262,7 +269,9 @@ def test_a_study_killed_at_any_moment_and_restarted_ends_in_the_same_trials(tmp_
     assert (tmp_path / "s" / BEST).read_text() == (tmp_path / "t" / BEST).read_text()
 
 
-def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, stand_in, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_in_one_line(
+    tmp_path: Path, stand_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = Study(even(space_of(tmp_path), 2), folder="s")
     monkeypatch.setattr(record, "append", lambda folder, trial: append(folder / "missing", trial))
     with pytest.raises(ConfigError, match="cannot be written"):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import botorch.fit
 import pytest
@@ -10,23 +11,23 @@ from botorch.exceptions import ModelFittingError
 from tune.spaces import TEXT, finished, searched, space_of
 
 from edge_grpo.base.errors import DataError
-from edge_grpo.tune.record import Trial
-from edge_grpo.tune.space import WHOLE
-from edge_grpo.tune.suggest import believe, suggest
+from edge_grpo.tune.record import State, Trial
+from edge_grpo.tune.space import WHOLE, Space
+from edge_grpo.tune.suggest import Suggestion, believe, suggest
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory):
+def space(tmp_path_factory: pytest.TempPathFactory) -> Space:
     return space_of(tmp_path_factory.mktemp("space"))
 
 
 @pytest.fixture(scope="module")
-def trials(space):
+def trials(space: Space) -> list[Trial]:
     return searched(space, 6)
 
 
-def test_the_first_suggestions_are_evenly_spread_and_deterministic(space) -> None:
-    firsts = []
+def test_the_first_suggestions_are_evenly_spread_and_deterministic(space: Space) -> None:
+    firsts: list[Suggestion] = []
     for number in (1, 2, 3):
         pending = [first.point for first in firsts]
         firsts.append(suggest(space, [], pending, number=number))
@@ -36,14 +37,14 @@ def test_the_first_suggestions_are_evenly_spread_and_deterministic(space) -> Non
     assert suggest(space, as_trials, number=3) == firsts[2]
 
 
-def test_a_suggestion_does_not_depend_on_the_order_of_trials(space, trials) -> None:
+def test_a_suggestion_does_not_depend_on_the_order_of_trials(space: Space, trials: list[Trial]) -> None:
     first = suggest(space, trials, number=7)
     assert first == suggest(space, trials[::-1], number=7)
     assert first.why == "bound"
     assert first.point not in [trial.settings for trial in trials]
 
 
-def test_a_suggestion_avoids_the_neighbourhood_of_a_running_trial(space, trials) -> None:
+def test_a_suggestion_avoids_the_neighbourhood_of_a_running_trial(space: Space, trials: list[Trial]) -> None:
     first = suggest(space, trials, number=7)
     second = suggest(space, trials, [first.point], number=7)
     assert second.point != first.point
@@ -54,8 +55,10 @@ def test_a_suggestion_avoids_the_neighbourhood_of_a_running_trial(space, trials)
     assert float(far.variance) < float(near.variance)
 
 
-def test_a_part_whose_scores_no_prior_fits_is_named(space, trials, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(_):
+def test_a_part_whose_scores_no_prior_fits_is_named(
+    space: Space, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: object) -> NoReturn:
         raise ModelFittingError
 
     monkeypatch.setattr(botorch.fit, "fit_gpytorch_mll", failing)
@@ -63,7 +66,7 @@ def test_a_part_whose_scores_no_prior_fits_is_named(space, trials, monkeypatch: 
         believe(space, [replace(trial, parts={"3": 0.5, "4": 0.1 * trial.number}) for trial in trials])
 
 
-def test_the_belief_is_the_weighted_sum_of_its_parts(space, trials) -> None:
+def test_the_belief_is_the_weighted_sum_of_its_parts(space: Space, trials: list[Trial]) -> None:
     belief, points = believe(space, trials), [trial.settings for trial in trials]
     parts = belief.parts_at(points)
     assert list(parts) == ["3", "4"]
@@ -73,7 +76,7 @@ def test_the_belief_is_the_weighted_sum_of_its_parts(space, trials) -> None:
     torch.testing.assert_close(belief.whole_at(points).variance, variance)
 
 
-def test_without_decomposition_only_the_sum_is_used(space, trials) -> None:
+def test_without_decomposition_only_the_sum_is_used(space: Space, trials: list[Trial]) -> None:
     belief = believe(space, trials, decomposed=False)
     assert belief.names == (WHOLE,)
     assert belief.values[0].tolist() == pytest.approx([trial.whole for trial in trials])
@@ -86,7 +89,9 @@ def test_without_decomposition_only_the_sum_is_used(space, trials) -> None:
 
 
 @pytest.mark.parametrize(("state", "place"), [("failed", 0), ("late", 0), ("stopped", 2)])
-def test_an_unfinished_trial_counts_as_a_finished_one(space, trials, state, place) -> None:
+def test_an_unfinished_trial_counts_as_a_finished_one(
+    space: Space, trials: list[Trial], state: State, place: int
+) -> None:
     """As the worst of six, or as the lower of the two in the middle; in both searches."""
     bad = Trial(7, {**trials[0].settings, "train.passes": 4}, state, reason="x")
     like = sorted(trials, key=lambda trial: trial.whole)[place]
@@ -97,7 +102,7 @@ def test_an_unfinished_trial_counts_as_a_finished_one(space, trials, state, plac
     assert believe(space, [trials[0], bad]) is None
 
 
-def test_a_failure_never_scores_below_the_worst_finished_trial(space, trials) -> None:
+def test_a_failure_never_scores_below_the_worst_finished_trial(space: Space, trials: list[Trial]) -> None:
     points = [trial.settings for trial in trials]
     seen = [({"3": 0.9, "4": 0.1}, 0.65), ({"3": 0.1, "4": 0.3}, 0.65)]
     two = [Trial(n, point, "finished", *own) for n, (point, own) in enumerate(zip(points, seen, strict=False), 1)]
@@ -116,7 +121,7 @@ def test_a_failure_scores_high_on_a_part_with_negative_weight(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("initial", [2, 99])
-def test_every_point_of_a_small_space_is_tried(tmp_path: Path, initial) -> None:
+def test_every_point_of_a_small_space_is_tried(tmp_path: Path, initial: int) -> None:
     """By the bound or evenly, although evenly spread candidates rarely reach the last points.
 
     Equal scores need no fitted prior.
@@ -134,7 +139,7 @@ def test_every_point_of_a_small_space_is_tried(tmp_path: Path, initial) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decomposed", [True, False])
-def test_the_search_finds_a_narrow_peak(tmp_path: Path, decomposed) -> None:
+def test_the_search_finds_a_narrow_peak(tmp_path: Path, decomposed: bool) -> None:
     """12 trials get within 3 % of the optimum of a narrow peak; 12 evenly spread ones do not."""
     text = (
         "space:\n  train.beta1: {type: continuous, low: 0.0, high: 0.99}\n"
@@ -143,8 +148,8 @@ def test_the_search_finds_a_narrow_peak(tmp_path: Path, decomposed) -> None:
     )
     space = space_of(tmp_path, text)
 
-    def best(initial):
-        trials = []
+    def best(initial: int) -> float:
+        trials: list[Trial] = []
         for number in range(1, 13):
             point = suggest(replace(space, initial=initial), trials, number=number, decomposed=decomposed).point
             x, y = point["train.beta1"] / 0.99, point["train.weight_decay"]

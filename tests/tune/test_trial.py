@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from support import save_tiny
 from tune.spaces import space_of
 
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.config.tree import load_config
+from edge_grpo.config.tree import Config, load_config
+from edge_grpo.evaluation.answers import Answer, Draws
+from edge_grpo.evaluation.store import EncodedBenchmark
+from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.runs.durable import remove_tree
 from edge_grpo.tune import trial as module
 from edge_grpo.tune.space import Objective
@@ -33,7 +37,7 @@ ARITHMETIC = Objective(weights={3: 1}, problems=3, metric="avg@2")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory):
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, problems to train on, and a suite of two benchmarks: drawing built-in problems takes seconds."""
     folder = tmp_path_factory.mktemp("trial")
     save_tiny(folder / "tiny")
@@ -44,11 +48,11 @@ def place(tmp_path_factory: pytest.TempPathFactory):
     return folder
 
 
-def suite(place, *names, metric="pass@1/greedy"):
+def suite(place: Path, *names: str, metric: str = "pass@1/greedy") -> Objective:
     return Objective(weights=dict.fromkeys(names, 1.0), suite=str(place / "suite.yaml"), metric=metric)
 
 
-def write_task(folder, place, objective, *words, searched=()):
+def write_task(folder: Path, place: Path, objective: Objective, *words: str, searched: Sequence[str] = ()) -> None:
     data = [f"data.{name}={place / 'train.jsonl'}" for name in ("path", "eval_path")]
     own = [*FAST, *data, f"model.path={place / 'tiny'}", *words]
     task = {"number": 1, "settings": {}, "base": "", "words": [*own, *searched], "eval_words": own}
@@ -56,7 +60,7 @@ def write_task(folder, place, objective, *words, searched=()):
     (folder / TASK).write_text(json.dumps(task))
 
 
-def test_parts_are_numbers_of_operands_or_benchmarks(place) -> None:
+def test_parts_are_numbers_of_operands_or_benchmarks(place: Path) -> None:
     config = load_config()
     parts = benchmarks_of(Objective(weights={3: 1, 5: 1}, problems=5), config)
     assert [(each.name, len(each.problems)) for each in parts] == [("3", 5), ("5", 5)]
@@ -66,7 +70,7 @@ def test_parts_are_numbers_of_operands_or_benchmarks(place) -> None:
         benchmarks_of(suite(place, "C"), config)
 
 
-def test_a_trial_trains_and_evaluates_and_repeats_no_answer(tmp_path: Path, place) -> None:
+def test_a_trial_trains_and_evaluates_and_repeats_no_answer(tmp_path: Path, place: Path) -> None:
     (tmp_path / "judge.py").write_text(
         "def reward(completions, problems):\n"
         "    return [{'r': 1.0, 'correct': p.prompt.startswith('short')} for p in problems]\n"
@@ -85,17 +89,19 @@ def test_a_trial_trains_and_evaluates_and_repeats_no_answer(tmp_path: Path, plac
     assert (tmp_path / "answers" / "answers.jsonl").read_text().splitlines() == lines
 
 
-def test_contradictory_values_are_reported(tmp_path: Path, place) -> None:
+def test_contradictory_values_are_reported(tmp_path: Path, place: Path) -> None:
     write_task(tmp_path, place, suite(place, "short"), "method.correction.reflect=1")
     with pytest.raises(ConfigError, match="must sum to 1"):
         run(tmp_path)
 
 
-def test_all_trials_are_evaluated_alike(tmp_path: Path, place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_trials_are_evaluated_alike(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     plain = module.answer_all
 
-    def answer_all(sampler, config, draws, asked, folder):
+    def answer_all(
+        sampler: Sampler, config: Config, draws: Draws, asked: Sequence[EncodedBenchmark], folder: Path
+    ) -> list[Answer]:
         seen.append((draws.temperature, draws.max_new_tokens, config.reward.accuracy_weight))
         return plain(sampler, config, draws, asked, folder)
 
@@ -117,7 +123,7 @@ def test_all_trials_are_evaluated_alike(tmp_path: Path, place, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("missing", [("checkpoints",), ("checkpoints", "final")])
-def test_a_retrained_trial_is_evaluated_again(tmp_path: Path, place, missing) -> None:
+def test_a_retrained_trial_is_evaluated_again(tmp_path: Path, place: Path, missing: tuple[str, ...]) -> None:
     """As if its line and scores had been deleted and it had been retrained."""
     write_task(tmp_path, place, suite(place, "short"))
     assert run(tmp_path) == 0
@@ -137,13 +143,13 @@ def test_the_metric_determines_the_number_of_samples(tmp_path: Path) -> None:
     assert space.objective.samples == 0
 
 
-def start(folder):
+def start(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "edge_grpo.tune.trial", str(folder)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
-def test_an_orphaned_process_shuts_down_cleanly(tmp_path: Path, place) -> None:
+def test_an_orphaned_process_shuts_down_cleanly(tmp_path: Path, place: Path) -> None:
     words = ("train.steps=500", "train.checkpoint_every=500")
     write_task(tmp_path, place, suite(place, "short"), *words)
     process = start(tmp_path)
@@ -170,7 +176,7 @@ def test_an_orphaned_process_shuts_down_cleanly(tmp_path: Path, place) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_is_one_line_and_exit_code_2(tmp_path: Path, place) -> None:
+def test_an_error_is_one_line_and_exit_code_2(tmp_path: Path, place: Path) -> None:
     write_task(tmp_path, place, suite(place, "short"), f"model.path={place / 'tiny-missing'}")
     process = start(tmp_path)
     assert process.wait(120) == 2

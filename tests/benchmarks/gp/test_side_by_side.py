@@ -16,7 +16,7 @@ from edge_grpo.base import interrupt
 PATHS = [str(Path(gp.__file__).parents[1]), str(Path(interrupt.__file__).parents[2])]
 
 
-def python(program):
+def python(program: str) -> list[str]:
     return [sys.executable, "-S", "-c", program]
 
 

@@ -5,7 +5,7 @@ from gp.synthetic import CASES, COUNTS, fitted, parts_of, regression, regret
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_variance_never_rises_and_proportional_parts_gain_nothing(case) -> None:
+def test_variance_never_rises_and_proportional_parts_gain_nothing(case: str) -> None:
     found = regression(case, 1000)
     assert min(found[f"least_{count}"] for count in COUNTS) >= -1e-12
     largest = max(found[f"most_{count}"] for count in COUNTS)

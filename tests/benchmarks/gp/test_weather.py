@@ -8,17 +8,17 @@ from edge_grpo.tune.composition import jacobian
 from edge_grpo.tune.posterior import Gaussian
 
 
-def felt(*parts):
+def felt(*parts: float) -> float:
     return float(perceived(torch.tensor(parts, dtype=torch.float64)[:, None]))
 
 
 @pytest.mark.parametrize(("heat", "humid", "index"), [(80, 40, 80), (90, 70, 105), (86, 90, 105), (100, 50, 118)])
-def test_the_heat_index_of_the_published_table(heat, humid, index) -> None:
+def test_the_heat_index_of_the_published_table(heat: int, humid: int, index: int) -> None:
     assert felt(heat, humid, 5) == pytest.approx(index, abs=1.0)
 
 
 @pytest.mark.parametrize(("heat", "wind", "chill"), [(40, 5, 36), (0, 15, -19), (30, 10, 21), (-20, 30, -53)])
-def test_the_wind_chill_of_the_published_table(heat, wind, chill) -> None:
+def test_the_wind_chill_of_the_published_table(heat: int, wind: int, chill: int) -> None:
     assert felt(heat, 50, wind) == pytest.approx(chill, abs=0.6)
 
 

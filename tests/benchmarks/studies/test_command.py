@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import compare_edge
 import compare_methods
@@ -15,7 +17,7 @@ from edge_grpo.base.errors import ConfigError
 DEFAULTS = Options(out="page.md", folder="runs/x", seeds=5)
 
 
-def asked(*words):
+def asked(*words: str) -> Options:
     """The options parsed from these words."""
     found = []
     run_study(lambda options, _: found.append(options), DEFAULTS, "A study.", words)
@@ -30,7 +32,7 @@ def test_settings_and_options_may_alternate(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("words", [("--seeds", "0"), ("--jobs", "x"), ("--nope",)])
-def test_a_wrong_option_ends_with_2(words) -> None:
+def test_a_wrong_option_ends_with_2(words: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as end:
         asked(*words)
     assert end.value.code == 2
@@ -51,10 +53,10 @@ def test_a_wrong_setting_is_one_line_before_anything_is_trained(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    study,
-    defaults,
-    setting,
-    message,
+    study: Callable[..., object],
+    defaults: Options,
+    setting: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.jsonl").write_text('{"problem": "a", "answer": "1"}\n')
@@ -68,13 +70,13 @@ def test_a_wrong_setting_is_one_line_before_anything_is_trained(
 
 
 def test_other_errors_and_signals_have_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    def failing(error):
-        def study(*_):
+    def failing(error: BaseException) -> Callable[..., NoReturn]:
+        def study(*_: object) -> NoReturn:
             raise error
 
         return study
 
-    def terminated(*_):
+    def terminated(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
