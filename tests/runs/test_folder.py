@@ -23,7 +23,7 @@ TREE = {"method": {"kind": "grpo"}}
 Make = Callable[[Path | str], RunFolder]
 
 
-def create(path: Path) -> RunFolder:
+def create(path: Path | str) -> RunFolder:
     return RunFolder.create(str(path), TREE, "method: {kind: grpo}\n", "abc")
 
 
@@ -32,7 +32,7 @@ def make() -> Iterator[Make]:
     """Makes run folders and closes them at the end."""
     made = []
 
-    def one(path: Path) -> RunFolder:
+    def one(path: Path | str) -> RunFolder:
         made.append(create(path))
         return made[-1]
 

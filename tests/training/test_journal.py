@@ -31,7 +31,7 @@ class Recorder(Silent):
     def log(self, step: int, row: Mapping[str, float | None]) -> None:
         self.logged.append((step, dict(row)))
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int | None) -> None:
         self.rewound.append(step)
 
 
