@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from edge_grpo.config.tree import Config
 from edge_grpo.trackers.console import Silent
 from edge_grpo.training.loop import resume, train
 
@@ -33,28 +36,28 @@ class Crash(Exception):
 class CrashAfter(Silent):
     """Ends the process, as the run sees it, when a step is logged."""
 
-    def __init__(self, step):
+    def __init__(self, step: int) -> None:
         self.step = step
 
-    def log(self, step, row):
+    def log(self, step: int, row: Mapping[str, float | None]) -> None:
         if step == self.step:
             raise Crash
 
 
-def weights(folder):
+def weights(folder: Path | str) -> bytes:
     return (Path(folder) / "final/model.safetensors").read_bytes()
 
 
-def rows(folder):
+def rows(folder: Path | str) -> list[dict[str, Any]]:
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
 
 
-def rollouts(folder):
+def rollouts(folder: Path | str) -> list[list[dict[str, Any]]]:
     return [pq.read_table(file).to_pylist() for file in sorted((Path(folder) / "rollouts").glob("*.parquet"))]
 
 
-def resumed(one, two):
+def resumed(one: Config, two: Config) -> tuple[Path, Path]:
     """The folders of an uninterrupted run, and of the same run cut off before its last row and resumed."""
     straight = train(one).folder
     with pytest.raises(Crash):
@@ -62,7 +65,7 @@ def resumed(one, two):
     return straight, resume(two.run.dir).folder
 
 
-def documented(heading):
+def documented(heading: str) -> set[str]:
     """The names in the first columns of a section's tables in the guide."""
     section = (ROOT / "docs/guide.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
     return {name for cell in re.findall(r"^\| (`[^|]*) \|", section, re.M) for name in re.findall(r"`([^`]+)`", cell)}

@@ -3,6 +3,7 @@
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from edge_grpo.training.loop import train
 pytestmark = pytest.mark.slow
 
 
-def rows(folder):
+def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -47,7 +48,7 @@ def test_the_demo_raises_held_out_accuracy_and_holds_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_every_method_learns_the_built_in_task(tmp_path: Path, kind) -> None:
+def test_every_method_learns_the_built_in_task(tmp_path: Path, kind: str) -> None:
     words = [f"method={kind}", "train.steps=40", "train.learning_rate=2e-4", "eval.every=0", "eval.size=100"]
     updates = ["train.mini_batches=2"] if kind in ("gspo", "cispo", "sapo", "luspo", "vespo") else []
     words.append("train.max_tokens=40000")

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 @pytest.mark.parametrize("extra", [[], ["model.dtype=bfloat16"], ["model.lora.rank=4"], ["model.dtype=float32"]])
-def test_a_run_on_a_gpu(tmp_path: Path, extra) -> None:
+def test_a_run_on_a_gpu(tmp_path: Path, extra: list[str]) -> None:
     model = save_tiny(tmp_path / "model")
     words = ["train.steps=3", "rollout.max_new_tokens=16", "rollout.prompts_per_step=4", "eval.size=8", "eval.every=0"]
     result = train(load_config(None, [f"model.path={model}", *words, *extra, f"run.dir={tmp_path / 'run'}"]))

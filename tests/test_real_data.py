@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +27,7 @@ pytestmark = [
 ]
 
 
-def make_model(folder, lines):
+def make_model(folder: Path, lines: Sequence[str]) -> None:
     """A byte-level BPE tokenizer of the problems, and a random Qwen2 of the same vocabulary."""
     backend = ByteLevelBPETokenizer()
     texts = [json.loads(line)[name] for line in lines for name in ("problem", "solution")]
@@ -88,11 +90,11 @@ def test_the_papers_configuration_trains_on_competition_problems(
     AutoModelForCausalLM.from_pretrained(tmp_path / "run/final")
 
 
-def lines_of(name):
+def lines_of(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def golds_of(row):
+def golds_of(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(row.get("answers") or [row["answer"]])
 
 
@@ -106,7 +108,7 @@ def test_every_gold_answer_is_graded_as_correct_against_itself() -> None:
     assert [text for text, grade in zip(texts, grades, strict=True) if not grade.correct] == []
 
 
-def check_count(rows, count):
+def check_count(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     assert len(rows) == count
     return rows
 

@@ -30,11 +30,11 @@ SHORT = BaseSettings(steps=20, batch_size=8)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("base") / "one", SHORT)
 
 
-def test_twenty_steps_run_twice_give_the_same_bytes(made, tmp_path: Path) -> None:
+def test_twenty_steps_run_twice_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
     torch.rand(3)  # the global generator does not matter
     again = make_base(tmp_path / "two", SHORT)
     names = sorted(file.name for file in made.iterdir())
@@ -45,7 +45,7 @@ def test_twenty_steps_run_twice_give_the_same_bytes(made, tmp_path: Path) -> Non
     assert sum(file.stat().st_size for file in made.iterdir()) < 4 * 2**20
 
 
-def test_another_seed_gives_another_model(made, tmp_path: Path) -> None:
+def test_another_seed_gives_another_model(made: Path, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other", dataclasses.replace(SHORT, seed=1, steps=1))
     assert (other / "model.safetensors").read_bytes() != (made / "model.safetensors").read_bytes()
 
@@ -59,7 +59,7 @@ def test_the_global_generator_is_left_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_tokenizer_round_trip_after_saving(made, text) -> None:
+def test_tokenizer_round_trip_after_saving(made: Path, text: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made)
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert len(ids) == len(text.encode())
@@ -67,7 +67,7 @@ def test_tokenizer_round_trip_after_saving(made, text) -> None:
     assert tuple(ids) == encode_text(build_tokenizer(), text)
 
 
-def test_the_saved_model_and_tokenizer_agree(made) -> None:
+def test_the_saved_model_and_tokenizer_agree(made: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made)
     model = AutoModelForCausalLM.from_pretrained(made)
     assert len(tokenizer) == model.config.vocab_size == model.get_input_embeddings().weight.shape[0]
@@ -112,7 +112,7 @@ def test_examples_train_only_on_right_answers() -> None:
     assert min(seen.values()) > 20
 
 
-def test_supervised_loss_is_the_mean_over_targets(made) -> None:
+def test_supervised_loss_is_the_mean_over_targets(made: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(made)
     examples = [Example((1, 4, 80), (90, 2)), Example((1, 4), (90, 91, 92, 2))]
     with torch.no_grad():

@@ -1,7 +1,9 @@
 """Wrong settings: the intended names, and the values wanted."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -16,7 +18,7 @@ from edge_grpo.methods.vespo import Vespo
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 
 
-def message_for(*words):
+def message_for(*words: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load_config(None, words)
     assert "\n" not in str(caught.value)
@@ -24,7 +26,7 @@ def message_for(*words):
 
 
 def test_setting_names_match_the_tree() -> None:
-    def below(tree, prefix=""):
+    def below(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
         for name, value in tree.items():
             yield prefix + name
             if isinstance(value, dict) and name != "operands":
@@ -65,7 +67,7 @@ def test_the_guide_shows_the_whole_table() -> None:
         ("correction.reflect=1", "'method.correction.reflect'"),
     ],
 )
-def test_an_unknown_name_is_searched_for_in_all_sections(word, meant) -> None:
+def test_an_unknown_name_is_searched_for_in_all_sections(word: str, meant: str) -> None:
     name = word.partition("=")[0]
     assert message_for(word) == f"{name}: no such setting (did you mean {meant}?)"
 
@@ -103,7 +105,7 @@ def test_only_settings_of_the_chosen_method_are_suggested() -> None:
         ("method.correction.reflect=0.9", "method.correction: reflect + answer + reference is 1.4"),
     ],
 )
-def test_a_wrong_value_says_what_was_wanted(word, message) -> None:
+def test_a_wrong_value_says_what_was_wanted(word: str, message: str) -> None:
     assert message in message_for(word)
 
 
@@ -127,7 +129,7 @@ def test_a_wrong_value_says_what_was_wanted(word, message) -> None:
         ),
     ],
 )
-def test_a_setting_with_several_types_is_explained_in_one_line(given, lines) -> None:
+def test_a_setting_with_several_types_is_explained_in_one_line(given: dict[str, object], lines: list[str]) -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Config).validate_python({"method": {"kind": "nthr", **given}})
     assert explain_all(caught.value.errors(), Config, Nthr).splitlines() == lines

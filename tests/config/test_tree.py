@@ -12,7 +12,7 @@ from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.methods.grpo import Grpo
 
 
-def write(tmp_path, text):
+def write(tmp_path: Path, text: str) -> str:
     file = tmp_path / "c.yaml"
     file.write_text(text)
     return str(file)
@@ -46,7 +46,7 @@ def test_names_that_scripts_rely_on() -> None:
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_a_word_selects_a_method_and_yaml_round_trips(kind, tmp_path: Path) -> None:
+def test_a_word_selects_a_method_and_yaml_round_trips(kind: str, tmp_path: Path) -> None:
     config = load_config(None, [f"method={kind}"])
     assert config.method == METHODS[kind]()
     assert load_config(write(tmp_path, to_yaml(to_tree(config)))) == config
@@ -97,7 +97,7 @@ def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest() -> No
         ("data.arithmetic.operands={1: 1.0}", "data.arithmetic"),
     ],
 )
-def test_mistakes_are_explained_in_one_line(override, message) -> None:
+def test_mistakes_are_explained_in_one_line(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, [override])
     assert message in str(caught.value)
@@ -120,7 +120,7 @@ def test_every_mistake_is_named() -> None:
     ("text", "message"),
     [("- 1\n", "holds list"), ("a: [", "not YAML"), ("\tx: 1", "not YAML"), ("method: 3\n", "method")],
 )
-def test_files_that_are_no_configuration(tmp_path: Path, text, message) -> None:
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, text))
 
@@ -203,7 +203,7 @@ DEEP = "[" * 1000 + "]" * 1000
         ("a: &a [*a]\n", "a: no such setting"),
     ],
 )
-def test_an_unreadable_file_is_one_line(tmp_path: Path, text, message) -> None:
+def test_an_unreadable_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(write(tmp_path, text))
     assert "\n" not in str(caught.value)
@@ -237,7 +237,7 @@ def test_merged_sections_may_be_refined(tmp_path: Path) -> None:
         ("train." + "b" * 10**5 + "=1", r"\(100006 characters\): no such setting"),
     ],
 )
-def test_a_long_value_is_shortened_in_its_message(text, message) -> None:
+def test_a_long_value_is_shortened_in_its_message(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(None, [text])
     assert "\n" not in str(caught.value)

@@ -15,7 +15,7 @@ from edge_grpo.training.batching import collate
 CONFIG = load_config(None, ["train.learning_rate=1e-4"])
 
 
-def one():
+def one() -> Displacement:
     policy = tiny_policy()
     rows = tuple(row(float(flag), verdict=Verdict.CORRECT if flag else Verdict.WRONG) for flag in (1, 0, 0, 1))
     batch = collate([Group(PROBLEM, rows)], parts=("accuracy",), weights=(1.0,), pad_id=0)

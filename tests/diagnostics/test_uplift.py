@@ -6,17 +6,17 @@ import pytest
 import torch
 from support import save_tiny
 
-from edge_grpo.config.tree import load_config
+from edge_grpo.config.tree import Config, load_config
 from edge_grpo.diagnostics.uplift import Uplift, measure, report
 
 
 @pytest.fixture
-def config():
+def config() -> Config:
     words = ["rollout.max_new_tokens=5", "rollout.group_size=4", "reward.workers=1", "data.arithmetic.size=5"]
     return load_config(None, words)
 
 
-def test_a_model_against_itself(config, tmp_path: Path) -> None:
+def test_a_model_against_itself(config: Config, tmp_path: Path) -> None:
     folder = str(save_tiny(tmp_path / "model"))
     found = measure(config, before=folder, after=folder, num_problems=3)
     assert found.correct.shape == (3, 4)

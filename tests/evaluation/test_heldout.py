@@ -8,13 +8,13 @@ from support import PROBLEM, tiny_policy, tiny_sampler
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Grade, Prompt, Verdict
 from edge_grpo.config.tree import load_config
-from edge_grpo.evaluation.answers import heldout_draws
+from edge_grpo.evaluation.answers import Answer, heldout_draws
 from edge_grpo.evaluation.heldout import evaluate, figures
 from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.rollout.hf import DecodeEngine
 
 
-def run(*words, num_problems=4):
+def run(*words: str, num_problems: int = 4) -> list[Answer]:
     verdicts = itertools.cycle([Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.ERROR])
     engine = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0)
     sampler = tiny_sampler(engine, lambda *_: Grade(next(verdicts), 0.0))

@@ -17,7 +17,7 @@ from edge_grpo.evaluation.intervals import (
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7)])
-def test_wilson_holds_the_share(k, n) -> None:
+def test_wilson_holds_the_share(k: int, n: int) -> None:
     low, high = wilson(k, n)
     assert 0 <= low <= k / n <= high <= 1
     assert wilson(0, 0) == (0.0, 1.0)
@@ -62,7 +62,7 @@ def test_equal_values_have_a_bootstrap_of_no_width() -> None:
 
 
 @pytest.mark.parametrize(("mean", "count"), [(0.02, 30), (0.05, 30), (0.02, 83), (0.3, 30)])
-def test_intervals_hold_their_mean_where_right_answers_are_rare_too(mean, count) -> None:
+def test_intervals_hold_their_mean_where_right_answers_are_rare_too(mean: float, count: int) -> None:
     """Eight answers per problem; problems that vary in difficulty as on hard benchmarks."""
     rng = random.Random(1)
     held = 0

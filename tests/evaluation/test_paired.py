@@ -1,15 +1,17 @@
 """Paired differences of two models."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from evaluation.test_scores import answer, sampled
 
 from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.evaluation.answers import Answer
 from edge_grpo.evaluation.paired import check_alike, compare
 
 
-def greedy(flags, benchmark="b"):
+def greedy(flags: Sequence[int], benchmark: str = "b") -> list[Answer]:
     return [answer(f"p{i}", "correct" if flag else "wrong", benchmark=benchmark) for i, flag in enumerate(flags)]
 
 

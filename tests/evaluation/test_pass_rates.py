@@ -19,7 +19,7 @@ def test_rates_leave_out_what_could_not_be_graded() -> None:
     assert found[0].value == 0.5
 
 
-def rate(problem, right, answers):
+def rate(problem: str, right: int, answers: int) -> Rate:
     """Right answers earn 2, wrong ones 1."""
     counts = {(2.0, True): right, (1.0, False): answers - right}
     return Rate(problem, {key: count for key, count in counts.items() if count})
@@ -33,7 +33,7 @@ def test_both_ends_of_a_band_are_in_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0.5", "0.5:", "1:0", "-1:1", "0:2", "a:b", "nan:1", "0:1:2"])
-def test_a_wrong_band_is_named(text) -> None:
+def test_a_wrong_band_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match="--keep-rate: got"):
         parse_band(text)
 

@@ -1,5 +1,7 @@
 """Scores against numbers worked by hand."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from edge_grpo.evaluation.answers import Answer
@@ -8,7 +10,17 @@ from edge_grpo.evaluation.scores import majority, scores_of, values_of
 from edge_grpo.functional.coverage import pass_at_k
 
 
-def answer(problem, verdict, *, number=-1, said="1", benchmark="b", tokens=4, finished=True, entropy=0.5):
+def answer(
+    problem: str,
+    verdict: str,
+    *,
+    number: int = -1,
+    said: str | None = "1",
+    benchmark: str = "b",
+    tokens: int = 4,
+    finished: bool = True,
+    entropy: float = 0.5,
+) -> Answer:
     """A greedy answer, or the sampled one of that number."""
     return Answer(
         benchmark=benchmark,
@@ -27,7 +39,9 @@ def answer(problem, verdict, *, number=-1, said="1", benchmark="b", tokens=4, fi
     )
 
 
-def sampled(problem, verdicts, said=None, benchmark="b"):
+def sampled(
+    problem: str, verdicts: str, said: Sequence[str | None] | None = None, benchmark: str = "b"
+) -> list[Answer]:
     """``c``, ``w``, ``u``, ``e``, ``t`` stand for verdicts."""
     words = {"c": "correct", "w": "wrong", "u": "unparsed", "e": "error", "t": "timeout"}
     answers = said or ["1" if v == "c" else None if v == "u" else f"{i + 2}" for i, v in enumerate(verdicts)]
@@ -75,7 +89,7 @@ def test_what_the_grader_failed_on_counts_nowhere() -> None:
         ("cuu", ["1", None, None], 1.0),  # a sample without an answer has no vote
     ],
 )
-def test_the_majority(verdicts, said, value) -> None:
+def test_the_majority(verdicts: str, said: list[str | None], value: float) -> None:
     assert majority(sampled("p", verdicts, said)) == value
 
 

@@ -1,24 +1,32 @@
 """Answers are stored problem by problem, never sampled twice, and never mixed with those of another evaluation."""
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import save_tiny
 
 from edge_grpo.base.errors import ConfigError, DataError
-from edge_grpo.base.records import Problem
-from edge_grpo.config.tree import load_config
-from edge_grpo.evaluation.answers import Draws, draws_of, training_draws
-from edge_grpo.evaluation.store import answer_all, encode, identity_of, read_answers
+from edge_grpo.base.records import Problem, Rollout
+from edge_grpo.config.tree import Config, load_config
+from edge_grpo.evaluation.answers import Answer, Draws, draws_of, training_draws
+from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of, read_answers
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.models.loading import load_policy, stop_token_ids
+from edge_grpo.rollout.engine import Engine, Request, Sampling
 from edge_grpo.rollout.open import open_engine, open_sampler
+from edge_grpo.rollout.sampler import Sampler
 
 PROBLEMS = tuple(Problem(f"p{i}", f"Compute {'1+' * (i % 3)}{i}.", (str(i),)) for i in range(7))
 BENCHMARKS = (Benchmark("one", "", PROBLEMS), Benchmark("two", "", PROBLEMS[:2]))
 DRAWS = Draws(samples=2, max_new_tokens=6, temperature=0.7)
+
+
+Asked = list[tuple[tuple[int, ...], int]]  # prompt and number of draws of every request
+Watch = Callable[[Asked], None]
 
 
 class Cut(BaseException):
@@ -28,13 +36,13 @@ class Cut(BaseException):
 class Watched:
     """An engine that calls ``watch`` with the prompts of every request before it samples."""
 
-    def __init__(self, engine, watch):
+    def __init__(self, engine: Engine, watch: Watch) -> None:
         self.engine, self.watch = engine, watch
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def sample(self, requests, sampling):
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
         self.watch([(request.prompt_ids, len(request.seeds)) for request in requests])
         return self.engine.sample(requests, sampling)
 
@@ -42,34 +50,37 @@ class Watched:
 class Model:
     """A model that answers as the commands query it."""
 
-    def __init__(self, config, draws, sampler):
+    def __init__(self, config: Config, draws: Draws, sampler: Sampler) -> None:
         self.config, self.draws, self.sampler = config, draws, sampler
 
-    def encode(self, benchmarks):
+    def encode(self, benchmarks: Sequence[Benchmark]) -> list[EncodedBenchmark]:
         return [encode(self.sampler, each, self.draws) for each in benchmarks]
 
-    def identity(self, benchmarks):
+    def identity(self, benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
         return identity_of(self.config, self.draws, self.encode(benchmarks))
 
-    def answers(self, folder, benchmarks=BENCHMARKS, **more):
+    def answers(self, folder: Path, benchmarks: Sequence[Benchmark] = BENCHMARKS, **more: Any) -> list[Answer]:
         return answer_all(self.sampler, self.config, self.draws, self.encode(benchmarks), folder, **more)
 
 
-def unwatched(requests):
+Make = Callable[..., Model]
+
+
+def unwatched(requests: Asked) -> None:
     """Nothing is recorded."""
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def model(folder):
+def model(folder: Path) -> Iterator[Make]:
     """Makes models to query; closes them at the end."""
     with ExitStack() as stack:
 
-        def make(draws=DRAWS, *words, watch=unwatched):
+        def make(draws: Draws = DRAWS, *words: str, watch: Watch = unwatched) -> Model:
             config = load_config(None, [f"model.path={folder}", "reward.workers=1", "rollout.max_rows=4", *words])
             policy = load_policy(config.model)
             stop_ids = stop_token_ids(policy)
@@ -79,7 +90,7 @@ def model(folder):
         yield make
 
 
-def test_every_problem_gets_a_greedy_and_some_sampled_answers(model, tmp_path: Path) -> None:
+def test_every_problem_gets_a_greedy_and_some_sampled_answers(model: Make, tmp_path: Path) -> None:
     seen = []
     answers = model().answers(tmp_path / "a", progress=lambda *each: seen.append(each))
     assert [(each.benchmark, each.problem) for each in answers[::3]] == [
@@ -94,11 +105,11 @@ def test_every_problem_gets_a_greedy_and_some_sampled_answers(model, tmp_path: P
 
 
 @pytest.mark.parametrize("cut_after", [0, 1, 3, 5])
-def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path: Path, cut_after) -> None:
+def test_a_kill_costs_only_the_problems_being_answered(model: Make, tmp_path: Path, cut_after: int) -> None:
     whole = model().answers(tmp_path / "whole")
     calls, limit = [], [cut_after]
 
-    def watch(requests):
+    def watch(requests: Asked) -> None:
         calls.append(requests)
         if len(calls) > limit[0]:
             raise Cut
@@ -116,7 +127,7 @@ def test_a_kill_costs_only_the_problems_being_answered(model, tmp_path: Path, cu
     assert [replace(each, entropy=0.0) for each in again] == [replace(each, entropy=0.0) for each in whole]
 
 
-def test_a_partial_line_and_a_partial_problem_are_answered_again(model, tmp_path: Path) -> None:
+def test_a_partial_line_and_a_partial_problem_are_answered_again(model: Make, tmp_path: Path) -> None:
     one = model()
     whole = one.answers(tmp_path / "a")
     path = tmp_path / "a/answers.jsonl"
@@ -128,12 +139,12 @@ def test_a_partial_line_and_a_partial_problem_are_answered_again(model, tmp_path
         assert len(read_answers(tmp_path / "a")[1]) == len(whole)
 
 
-def test_nothing_is_answered_twice(model, tmp_path: Path) -> None:
+def test_nothing_is_answered_twice(model: Make, tmp_path: Path) -> None:
     model().answers(tmp_path / "a")
     model(watch=lambda _: pytest.fail("asked again")).answers(tmp_path / "a")
 
 
-def test_draws_do_not_depend_on_the_other_problems(model, tmp_path: Path) -> None:
+def test_draws_do_not_depend_on_the_other_problems(model: Make, tmp_path: Path) -> None:
     one = model()
     all_answers = one.answers(tmp_path / "a")
     few = one.answers(tmp_path / "b", (Benchmark("one", "", PROBLEMS[3:5]),))
@@ -153,7 +164,7 @@ def test_draws_do_not_depend_on_the_other_problems(model, tmp_path: Path) -> Non
     ],
 )  # fmt: skip
 def test_answers_of_different_evaluations_are_never_mixed(
-    model, tmp_path: Path, draws, words, benchmarks, named
+    model: Make, tmp_path: Path, draws: Draws, words: tuple[str, ...], benchmarks: Sequence[Benchmark], named: str
 ) -> None:
     model().answers(tmp_path / "a")
     before = (tmp_path / "a/answers.jsonl").read_bytes()
@@ -164,7 +175,7 @@ def test_answers_of_different_evaluations_are_never_mixed(
 
 
 def test_an_edited_reward_function_is_another_evaluation(
-    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = tmp_path / "judge.py"
     judge.write_text("def reward(completions, problems):\n    return [1.0 for _ in problems]\n")
@@ -178,17 +189,17 @@ def test_an_edited_reward_function_is_another_evaluation(
     assert code == one.identity([])["reward"]["code"] != ""
 
 
-def test_what_a_reward_may_read_of_a_problem_counts(model) -> None:
+def test_what_a_reward_may_read_of_a_problem_counts(model: Make) -> None:
     one = model()
     problems = tuple(replace(problem, meta={"level": 1}) for problem in PROBLEMS)
     before, after = (one.identity([each]) for each in (BENCHMARKS[0], Benchmark("one", "", problems)))
     assert before["problems"] != after["problems"]
 
 
-def test_a_folder_in_use_is_refused(model, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused(model: Make, tmp_path: Path) -> None:
     refused = []
 
-    def watch(_):
+    def watch(_: Asked) -> None:
         if not refused:
             with pytest.raises(ConfigError, match="another process is using it") as error:
                 model().answers(tmp_path / "a")
@@ -198,7 +209,7 @@ def test_a_folder_in_use_is_refused(model, tmp_path: Path) -> None:
     assert refused
 
 
-def test_only_a_finished_evaluation_is_read(model, tmp_path: Path) -> None:
+def test_only_a_finished_evaluation_is_read(model: Make, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no evaluation"):
         read_answers(tmp_path)
     model().answers(tmp_path / "a")
@@ -217,7 +228,7 @@ def test_only_a_finished_evaluation_is_read(model, tmp_path: Path) -> None:
         read_answers(tmp_path / "a")
 
 
-def drawn(*words, samples=None):
+def drawn(*words: str, samples: int | None = None) -> tuple[int, float, int]:
     draws = draws_of(load_config(None, list(words)), samples)
     return draws.samples, draws.temperature, draws.max_new_tokens
 

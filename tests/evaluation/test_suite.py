@@ -1,6 +1,7 @@
 """Suites: where benchmarks are looked up, and how bad files are reported."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -14,15 +15,18 @@ from edge_grpo.evaluation.suite import load_suite
 ROOT = Path(__file__).parents[2]
 
 
-def rows(path, *answers, **columns):
+Write = Callable[[str], str]
+
+
+def rows(path: Path, *answers: str | int, **columns: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [{"problem": f"{i}?", "answer": answer, **columns} for i, answer in enumerate(answers)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
-def suite(tmp_path: Path):
-    def write(text):
+def suite(tmp_path: Path) -> Write:
+    def write(text: str) -> str:
         path = tmp_path / "suite.yaml"
         path.write_text(text)
         return str(path)
@@ -36,7 +40,7 @@ def test_a_data_file_is_one_benchmark(tmp_path: Path) -> None:
     assert (one.name, [problem.answers for problem in one.problems]) == ("mine", [("1",), ("2",)])
 
 
-def test_the_first_source_that_is_there_is_used(tmp_path: Path, suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_source_that_is_there_is_used(tmp_path: Path, suite: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = suite("benchmarks:\n  A: [gone.jsonl, here.jsonl]\n  B: {path: here.jsonl, fields: {answer: all}}\n")
     rows(tmp_path / "here.jsonl", "1", all=["1", "1.0"])
     one, two = load_suite(path, DataSettings())
@@ -47,10 +51,10 @@ def test_the_first_source_that_is_there_is_used(tmp_path: Path, suite, monkeypat
     assert load_suite(path, DataSettings(), data_dir="elsewhere")[0].problems[0].answers == ("5",)
 
 
-def test_a_hub_dataset_is_tried_where_no_file_is(suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_dataset_is_tried_where_no_file_is(suite: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load_dataset(name, split):
+    def load_dataset(name: str, split: str) -> list[dict[str, object]]:
         asked.append((name, split))
         return [{"question": "1+1?", "final_answer": ["2", "two"]}]
 
@@ -83,14 +87,14 @@ def test_the_suite_of_the_papers_benchmarks_reads_local_files(tmp_path: Path) ->
         ("benchmark: {A: a.jsonl}", "suite.yaml: has no 'benchmarks:' section"),
     ],
 )
-def test_a_wrong_suite_is_one_line(suite, text, message) -> None:
+def test_a_wrong_suite_is_one_line(suite: Write, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_suite(suite(text), DataSettings())
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_nowhere_is_named(tmp_path: Path, suite) -> None:
+def test_what_is_nowhere_is_named(tmp_path: Path, suite: Write) -> None:
     with pytest.raises(DataError, match=r"suite\.yaml: benchmark 'A': no such file: .*gone\.jsonl; .* --data-dir"):
         load_suite(suite("benchmarks: {A: gone.jsonl}"), DataSettings())
     with pytest.raises(ConfigError, match=r"nosuite\.yaml: no such"):

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ REFERENCES = golden_references()
 
 
 @st.composite
-def mutated(draw):
+def mutated(draw: st.DrawFn) -> str:
     """A golden text with one to four places changed."""
     text = draw(GOLDEN)
     for _ in range(draw(st.integers(1, 4))):
@@ -120,12 +121,12 @@ def random_rows(seed: int) -> list[tuple[str, str, bool]]:
 
 
 @pytest.fixture(scope="module")
-def rewards():
+def rewards() -> Iterator[Rewards]:
     with Rewards(RewardSettings(timeout_s=DEADLINE_S, memory_mb=1024)) as shared:
         yield shared
 
 
-def check(rewards, rows, seen):
+def check(rewards: Rewards, rows: Sequence[tuple[str, str, bool]], seen: set[tuple[str, ...]]) -> None:
     """Nine in ten answers are boxed."""
     texts = [answer if n % 10 == 9 else f"so \\boxed{{{answer}}}." for n, (answer, *_) in enumerate(rows)]
     problems = [Problem(str(number), "?", (gold,)) for number, (_, gold, _) in enumerate(rows)]
@@ -140,7 +141,7 @@ def check(rewards, rows, seen):
         seen.add((text, *problem.answers))
 
 
-def fuzz(rewards, *, examples, seeds):
+def fuzz(rewards: Rewards, *, examples: int, seeds: int) -> int:
     """Hypothesis covers odd cases, the random rows volume."""
     seen = set()
     look = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -150,13 +151,13 @@ def fuzz(rewards, *, examples, seeds):
     return len(seen)
 
 
-def test_some_inputs(rewards) -> None:
+def test_some_inputs(rewards: Rewards) -> None:
     assert fuzz(rewards, examples=1, seeds=2) >= 2 * BATCH
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_twenty_thousand_inputs(rewards) -> None:
+def test_twenty_thousand_inputs(rewards: Rewards) -> None:
     before = rewards.decided.get(How.WORKER, 0)
     assert fuzz(rewards, examples=60, seeds=440) >= 20_000  # different ones
     assert rewards.decided[How.WORKER] - before >= 10_000  # that went through every stage

@@ -9,7 +9,7 @@ PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
 HERE = Path(__file__).parent
 
 
-def names_of(path):
+def names_of(path: Path) -> set[str]:
     return set(re.findall(r"^def (test_\w+)\(", path.read_text(encoding="utf-8"), re.M))
 
 

@@ -6,8 +6,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import children
@@ -22,6 +24,9 @@ from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.workers.pool import ATTEMPTS, Ending
 from edge_grpo.rewards.workers.template import SHARED
 from edge_grpo.training.loop import train
+
+Run = Callable[..., Path]
+Killer = Callable[[float], list[int]]
 
 HEAD = """
 import math, os, time
@@ -38,13 +43,13 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
-def run(model, tmp_path: Path):
-    def go(body, name="run", *words):
+def run(model: Path, tmp_path: Path) -> Run:
+    def go(body: str, name: str = "run", *words: str) -> Path:
         (tmp_path / f"{name}.py").write_text(HEAD + body)
         settings = [*SMALL, "train.steps=2", "eval.every=0", f"reward.function={tmp_path / name}.py:reward", *words]
         return train(load_config(None, [f"model.path={model}", f"run.dir={tmp_path / name}", *settings])).folder
@@ -57,19 +62,19 @@ def run(model, tmp_path: Path):
     [(SOME_RAISE, "error"), (SOME_ARE_NAN, "error"), (SOME_DIE, "timeout")],
     ids=["raises", "returns NaN", "kills its process"],
 )
-def test_a_reward_that_fails_on_some_rows_costs_those_rows(run, body, verdict) -> None:
+def test_a_reward_that_fails_on_some_rows_costs_those_rows(run: Run, body: str, verdict: str) -> None:
     found = rows(run(body))[1:]
     assert [row["step"] for row in found] == [1, 2]
     assert 0 < max(row[f"verdict/{verdict}"] for row in found) < 1
     assert all(map(all_finite, found))
 
 
-def all_finite(row):
+def all_finite(row: dict[str, Any]) -> bool:
     return "NaN" not in json.dumps(row) and "Infinity" not in json.dumps(row)
 
 
 @pytest.mark.slow
-def test_a_reward_that_never_returns_for_some_rows_costs_those_rows(run) -> None:
+def test_a_reward_that_never_returns_for_some_rows_costs_those_rows(run: Run) -> None:
     found = rows(run(SOME_HANG, "run", "reward.function_timeout_s=4", "reward.timeout_s=0.3"))[1:]
     assert [row["step"] for row in found] == [1, 2]
     assert 0 < max(row["verdict/timeout"] for row in found) < 1
@@ -86,7 +91,13 @@ def test_a_reward_that_never_returns_for_some_rows_costs_those_rows(run) -> None
     ],
 )
 def test_a_reward_that_always_fails_ends_the_run_with_one_line(
-    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], body, timeout_s, said
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    body: str,
+    timeout_s: float,
+    said: str,
 ) -> None:
     (tmp_path / "mine.py").write_text(HEAD + body)
     words = [f"model.path={model}", f"run.dir={tmp_path / 'run'}", *SMALL, "eval.every=0"]
@@ -103,14 +114,14 @@ def test_a_reward_that_always_fails_ends_the_run_with_one_line(
 
 
 @pytest.fixture
-def killer():
+def killer() -> Iterator[Killer]:
     """Kills one of this program's grading processes at a fixed interval.
 
     It stops short of the attempts of one call, since on a busy machine every kill may hit the same one.
     """
     stop, killed = threading.Event(), []
 
-    def kill(every_s):
+    def kill(every_s: float) -> None:
         while len(killed) < ATTEMPTS[Ending.KILLED] - 1 and not stop.wait(every_s):
             for pid in children(SHARED.pid)[:1] if SHARED.pid else ():
                 os.kill(pid, signal.SIGKILL)
@@ -118,7 +129,7 @@ def killer():
 
     threads = []
 
-    def start(every_s):
+    def start(every_s: float) -> list[int]:
         threads.append(threading.Thread(target=kill, args=(every_s,)))
         threads[0].start()
         return killed
@@ -128,7 +139,7 @@ def killer():
     threads[0].join()
 
 
-def test_workers_killed_during_a_run_change_no_weight(run, killer) -> None:
+def test_workers_killed_during_a_run_change_no_weight(run: Run, killer: Killer) -> None:
     undisturbed = run(SOUND, "one")
     killed = killer(0.4)
     disturbed = run(SOUND, "two")
@@ -137,7 +148,7 @@ def test_workers_killed_during_a_run_change_no_weight(run, killer) -> None:
     assert rows(undisturbed) == rows(disturbed)
 
 
-def test_workers_killed_during_grading_change_no_verdict(killer) -> None:
+def test_workers_killed_during_grading_change_no_verdict(killer: Killer) -> None:
     elements = [f"{n}, {n + 1}, {n + 2}" for n in range(60)]  # compared by math-verify
     texts = [rf"\boxed{{\{{{one}\}}}}" for one in elements]
     problems = [Problem(str(n), "?", (rf"\{{{n + 2 + (n % 3 == 0)},{n + 1},{n}\}}",)) for n in range(60)]
@@ -151,7 +162,7 @@ def test_workers_killed_during_grading_change_no_verdict(killer) -> None:
 
 
 @pytest.mark.parametrize("jump_s", [-1e6, 1e6])
-def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_the_clock_during_grading_changes_no_verdict(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = r"\boxed{\int_0^1 \sin(x^{x^{x}}) e^{-x^{x}} dx}"
     texts = [hanging, r"\boxed{1+x}", r"\boxed{2+x}"]
     problems = [Problem(str(n), "?", ("x+1",)) for n in range(3)]
@@ -164,6 +175,6 @@ def test_setting_the_clock_during_grading_changes_no_verdict(jump_s, monkeypatch
     assert all(grade.seconds < 20.0 for grade in grades)
 
 
-def test_nothing_to_score_is_reported_before_any_step(run) -> None:
+def test_nothing_to_score_is_reported_before_any_step(run: Run) -> None:
     with pytest.raises(DataError, match="none of 6 completions could be scored; the first: the function returned None"):
         run("    return [None] * len(completions)\n")

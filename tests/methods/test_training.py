@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from support import save_tiny
 from transformers import AutoModelForCausalLM
 
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.config.tree import load_config
+from edge_grpo.config.tree import Config, load_config
 from edge_grpo.methods import METHODS
 from edge_grpo.training.loop import train
 
+Learning = Callable[..., Config]
 
-def page_of(kind):
+
+def page_of(kind: str) -> str:
     """The text of the method's page."""
     for path in (ROOT / "docs/methods").glob("*.md"):
         text = path.read_text(encoding="utf-8")
@@ -27,15 +30,15 @@ def page_of(kind):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
-def learning(model, tmp_path: Path):
+def learning(model: Path, tmp_path: Path) -> Learning:
     """A configuration under which a random model earns rewards that differ, so that every method trains."""
 
-    def make(kind, name, *overrides):
+    def make(kind: str, name: str, *overrides: str) -> Config:
         base = [text for text in SMALL if not text.startswith("method.")]
         reward = f"reward.function={ROOT / 'tests/parity.py'}:parity"
         words = [f"method={kind}", "train.steps=3", "train.passes=2", "train.mini_batches=2", "run.tensorboard=false"]
@@ -52,7 +55,7 @@ KINDS = [kind if kind in SEAMS else pytest.param(kind, marks=pytest.mark.slow) f
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_method_trains_and_resumes_bit_for_bit(learning, model, kind) -> None:
+def test_every_method_trains_and_resumes_bit_for_bit(learning: Learning, model: Path, kind: str) -> None:
     straight, again = resumed(learning(kind, "one"), learning(kind, "two"))
     assert weights(again) == weights(straight) != (model / "model.safetensors").read_bytes()
     assert rows(again) == rows(straight)
@@ -65,14 +68,14 @@ def test_every_method_trains_and_resumes_bit_for_bit(learning, model, kind) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", METHODS)
-def test_every_method_trains_adapters(learning, kind) -> None:
+def test_every_method_trains_adapters(learning: Learning, kind: str) -> None:
     lora = ("model.lora.rank=2", "train.steps=2")
     folder = train(learning(kind, "run", *lora)).folder
     assert any(tensor.abs().max() > 0 for name, tensor in load_file(folder / ADAPTER).items() if "lora_B" in name)
     AutoModelForCausalLM.from_pretrained(folder / "final")
 
 
-def test_stored_pairs_train_and_resume_bit_for_bit(learning, model, tmp_path: Path) -> None:
+def test_stored_pairs_train_and_resume_bit_for_bit(learning: Learning, model: Path, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     lines = [{"prompt": f"Say {i}.", "chosen": f"{i}!", "rejected": f"{i + 1}, no"} for i in range(7)]
     file.write_text("\n".join(map(json.dumps, lines)))

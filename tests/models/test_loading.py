@@ -1,13 +1,16 @@
 """Models from disk: adapters, stop tokens, and clear errors."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import save_tiny, tiny_model
+from torch import Tensor
 from transformers import AutoConfig, dynamic_module_utils
 
 from edge_grpo.base.errors import ConfigError, EngineError
@@ -16,22 +19,22 @@ from edge_grpo.models.loading import fingerprint, load_policy, load_tokenizer, s
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
-def copied(folder, target):
+def copied(folder: Path, target: Path) -> None:
     for file in folder.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
 
 
-def damage_weights(folder, change):
+def damage_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     held = load_file(folder / "model.safetensors")
     change(held)
     save_file(held, folder / "model.safetensors", {"format": "pt"})
 
 
-def batch(rows=3, width=9):
+def batch(rows: int = 3, width: int = 9) -> tuple[Tensor, Tensor, Tensor]:
     ids = torch.arange(rows * width).reshape(rows, width) % 50 + 5
     lengths = torch.tensor([9, 7, 5])[:rows]
     attention = torch.arange(width)[None] < lengths[:, None]
@@ -39,7 +42,9 @@ def batch(rows=3, width=9):
     return ids, attention, mask
 
 
-def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weights(folder, tmp_path: Path) -> None:
+def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weights(
+    folder: Path, tmp_path: Path
+) -> None:
     policy = load_policy(ModelSettings(path=str(folder), device="cpu", lora=LoraSettings(rank=2)), reference=True)
     assert policy.has_adapters
     assert policy.reference is None
@@ -61,7 +66,7 @@ def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weigh
     assert (tmp_path / "final/adapter/adapter_model.safetensors").exists()
 
 
-def test_saved_weights_reload_bit_for_bit(folder, tmp_path: Path) -> None:
+def test_saved_weights_reload_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     policy.save(tmp_path / "out")
     again = load_policy(ModelSettings(path=str(tmp_path / "out"), device="cpu"))
@@ -69,7 +74,7 @@ def test_saved_weights_reload_bit_for_bit(folder, tmp_path: Path) -> None:
         assert torch.equal(one, two), name
 
 
-def test_stop_tokens_are_collected_from_all_sources(folder) -> None:
+def test_stop_tokens_are_collected_from_all_sources(folder: Path) -> None:
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     eos = policy.tokenizer.eos_token_id
     policy.model.generation_config.eos_token_id = [eos, 9]
@@ -82,7 +87,7 @@ def test_stop_tokens_are_collected_from_all_sources(folder) -> None:
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all"])
-def test_a_missing_folder_is_rejected(path) -> None:
+def test_a_missing_folder_is_rejected(path: str) -> None:
     with pytest.raises(EngineError, match="no such folder"):
         load_policy(ModelSettings(path=path))
 
@@ -92,7 +97,7 @@ def test_a_folder_without_a_model_is_rejected(tmp_path: Path) -> None:
         load_policy(ModelSettings(path=str(tmp_path)))
 
 
-def test_pickled_weights_are_rejected(folder, tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected(folder: Path, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     torch.save(tiny_model().state_dict(), tmp_path / "pytorch_model.bin")
@@ -101,7 +106,7 @@ def test_pickled_weights_are_rejected(folder, tmp_path: Path) -> None:
 
 
 def test_code_in_a_model_folder_is_not_run_unless_trusted(
-    folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     copied(folder, tmp_path)
@@ -123,7 +128,7 @@ def test_code_in_a_model_folder_is_not_run_unless_trusted(
     assert (tmp_path / "ran").exists()
 
 
-def test_a_tokenizer_that_needs_code_names_the_setting(folder, tmp_path: Path) -> None:
+def test_a_tokenizer_that_needs_code_names_the_setting(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
     config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -132,19 +137,19 @@ def test_a_tokenizer_that_needs_code_names_the_setting(folder, tmp_path: Path) -
         load_tokenizer(str(tmp_path))
 
 
-def test_cuda_without_a_gpu_is_rejected(folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_a_gpu_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"model\.device"):
         load_policy(ModelSettings(path=str(folder), device="cuda"))
 
 
-def test_lora_targets_that_match_no_layer_are_rejected(folder) -> None:
+def test_lora_targets_that_match_no_layer_are_rejected(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.lora\.targets"):
         load_policy(ModelSettings(path=str(folder), lora=LoraSettings(rank=2, targets=("nowhere",))))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "sizes", "config"])
-def test_damaged_folders_are_reported_in_one_line(folder, tmp_path: Path, damage) -> None:
+def test_damaged_folders_are_reported_in_one_line(folder: Path, tmp_path: Path, damage: str) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -171,7 +176,11 @@ NORM = "model.layers.0.input_layernorm.weight"
     ],
 )
 def test_missing_misshapen_and_broken_weights_are_rejected_by_name(
-    folder, tmp_path: Path, change, message, capfd: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Tensor]], object],
+    message: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     copied(folder, tmp_path)
     damage_weights(tmp_path, change)
@@ -181,7 +190,9 @@ def test_missing_misshapen_and_broken_weights_are_rejected_by_name(
     assert capfd.readouterr().err == ""
 
 
-def test_unexpected_weights_are_reported_and_ignored(folder, tmp_path: Path, caplog) -> None:
+def test_unexpected_weights_are_reported_and_ignored(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     copied(folder, tmp_path)
     damage_weights(tmp_path, lambda held: held.update({"value_head.weight": torch.zeros(7)}))
     load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
@@ -190,7 +201,7 @@ def test_unexpected_weights_are_reported_and_ignored(folder, tmp_path: Path, cap
 
 @pytest.mark.parametrize("damage", ["no shard", "config", "a list", "generation", "tokenizer"])
 def test_other_damage_is_reported_in_one_line(
-    folder, tmp_path: Path, damage, capfd: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     copied(folder, tmp_path)
     if damage == "no shard":
@@ -213,7 +224,7 @@ def test_a_folder_without_tokenizer_files_is_rejected(tmp_path: Path) -> None:
         load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
 
 
-def test_all_dropout_is_disabled(folder, tmp_path: Path) -> None:
+def test_all_dropout_is_disabled(folder: Path, tmp_path: Path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -225,7 +236,7 @@ def test_all_dropout_is_disabled(folder, tmp_path: Path) -> None:
     assert torch.equal(one, two)
 
 
-def test_a_model_without_stop_tokens_is_rejected(folder) -> None:
+def test_a_model_without_stop_tokens_is_rejected(folder: Path) -> None:
     policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
     policy.tokenizer.eos_token = None
     policy.model.generation_config.eos_token_id = None
@@ -235,7 +246,7 @@ def test_a_model_without_stop_tokens_is_rejected(folder) -> None:
         stop_token_ids(policy)
 
 
-def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path: Path) -> None:
+def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder: Path, tmp_path: Path) -> None:
     copied(folder, tmp_path)
     before = fingerprint(ModelSettings(path=str(tmp_path)))
     assert before == fingerprint(ModelSettings(path=str(folder)))
@@ -246,7 +257,7 @@ def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder, tmp_path: Pa
 
 
 def test_the_fingerprint_of_a_hub_model_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def published(path, **_):
+    def published(path: str, **_: object) -> SimpleNamespace:
         assert path == "me/model"
         return SimpleNamespace(_commit_hash="abc")
 
@@ -255,7 +266,7 @@ def test_the_fingerprint_of_a_hub_model_is_its_commit(monkeypatch: pytest.Monkey
 
 
 def test_an_unreachable_hub_model_has_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_, **__):
+    def unreachable(*_: object, **__: object) -> NoReturn:
         raise OSError("We couldn't connect\nand more")
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from support import tiny_model, tiny_policy, tiny_tokenizer
+from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.models.policy import Policy
 
 
-def batch(rows=3, width=9):
+def batch(rows: int = 3, width: int = 9) -> tuple[Tensor, Tensor, Tensor]:
     ids = torch.arange(rows * width).reshape(rows, width) % 50 + 5
     lengths = torch.tensor([9, 7, 5])[:rows]
     attention = torch.arange(width)[None] < lengths[:, None]
@@ -17,7 +19,7 @@ def batch(rows=3, width=9):
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
-def test_scores_are_those_of_the_full_logits(kind) -> None:
+def test_scores_are_those_of_the_full_logits(kind: str) -> None:
     policy = tiny_policy(kind, dtype=torch.float64)
     ids, attention, mask = batch()
     scores = policy.score(ids, attention, mask, temperature=0.7)
@@ -67,7 +69,7 @@ def test_the_reference_stays_where_it_was() -> None:
 def test_a_model_whose_logits_are_not_head_times_hidden_is_refused() -> None:
     model = tiny_model()
 
-    def double(model, args, output):
+    def double(model: nn.Module, args: tuple[object, ...], output: CausalLMOutputWithPast) -> None:
         output.logits = output.logits * 2
 
     model.register_forward_hook(double)

@@ -1,30 +1,35 @@
 """The in-process engine: cached = uncached, its numbers = the policy's, draws independent of the batch."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from support import tiny_policy
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from edge_grpo.base.errors import EngineError, TrainingError
 from edge_grpo.base.records import Segment
 from edge_grpo.base.rng import derive_seed
+from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Continuation, Request, Sampling
 from edge_grpo.rollout.hf import DecodeEngine, draw
 
 STOPS = (3, 7, 20)
 
 
-def make_engine(kind="qwen2", max_rows=256):
+def make_engine(kind: str = "qwen2", max_rows: int = 256) -> DecodeEngine:
     return DecodeEngine(tiny_policy(kind), stop_ids=STOPS, pad_id=0, max_rows=max_rows)
 
 
-def make_requests(lengths=(6, 11, 8), samples=5):
+def make_requests(lengths: Sequence[int] = (6, 11, 8), samples: int = 5) -> list[Request]:
     return [
         Request(tuple(range(10, 10 + length)), tuple(derive_seed(1, i, j) for j in range(samples)))
         for i, length in enumerate(lengths)
     ]
 
 
-def uncached(policy, request, seed, sampling):
+def uncached(policy: Policy, request: Request, seed: int, sampling: Sampling) -> list[tuple[int, float, float]]:
     """The same draws from one full forward pass per token."""
     from edge_grpo.base.rng import uniforms
 
@@ -42,7 +47,7 @@ def uncached(policy, request, seed, sampling):
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 @pytest.mark.parametrize("sampling", [Sampling(20), Sampling(20, 0.7, 0.9, 8), Sampling(20, 0.0)])
-def test_cached_decode_equals_uncached(kind, sampling) -> None:
+def test_cached_decode_equals_uncached(kind: str, sampling: Sampling) -> None:
     engine = make_engine(kind)
     requests = make_requests()
     for request, rollouts in zip(requests, engine.sample(requests, sampling), strict=True):
@@ -57,7 +62,7 @@ def test_cached_decode_equals_uncached(kind, sampling) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_recorded_numbers_are_the_policys(temperature) -> None:
+def test_recorded_numbers_are_the_policys(temperature: float) -> None:
     engine = make_engine()
     for rollouts in engine.sample(make_requests(), Sampling(24, temperature)):
         for rollout in rollouts:
@@ -154,7 +159,7 @@ def test_draw_inverts_the_cumulative_distribution() -> None:
         (Sampling(1, 1.0, 1.0, 99), {0, 1, 2, 3}),
     ],
 )
-def test_truncation_keeps_the_likeliest(sampling, allowed) -> None:
+def test_truncation_keeps_the_likeliest(sampling: Sampling, allowed: set[int]) -> None:
     logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).expand(200, 4)
     noise = torch.linspace(0, 1 - 1e-9, 200, dtype=torch.float64)
     token, logprob, _ = draw(logits, noise, sampling)
@@ -197,7 +202,7 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 def test_the_logprob_of_the_drawn_token_is_finite_exactly_where_the_distribution_is_one(
-    row, sound, temperature, top_p
+    row: list[float], sound: bool, temperature: float, top_p: float
 ) -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0], row])
     token, logprob, entropy = draw(logits, torch.tensor([0.3, 0.6]), Sampling(9, temperature, top_p, 0))
@@ -210,10 +215,10 @@ def test_the_logprob_of_the_drawn_token_is_finite_exactly_where_the_distribution
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature, value) -> None:
+def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature: float, value: float) -> None:
     engine = make_engine()
 
-    def poison(model, args, output):
+    def poison(model: nn.Module, args: tuple[object, ...], output: CausalLMOutputWithPast) -> None:
         output.logits[-1, -1, 5] = value
 
     engine.policy.model.register_forward_hook(poison)

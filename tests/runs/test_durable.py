@@ -30,7 +30,7 @@ def test_a_folder_is_renamed_before_it_is_deleted(tmp_path: Path, monkeypatch: p
         (folder / "deep/file").write_text("x")
         flush_tree(folder)
 
-        def killed(path: Path, **_) -> None:
+        def killed(path: Path, **_: object) -> None:
             if path.exists():
                 assert not folder.exists()
                 raise KeyboardInterrupt

@@ -6,7 +6,10 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -20,7 +23,7 @@ TREE = {"method": {"kind": "grpo"}}
 Make = Callable[[Path | str], RunFolder]
 
 
-def create(path: Path) -> RunFolder:
+def create(path: Path | str) -> RunFolder:
     return RunFolder.create(str(path), TREE, "method: {kind: grpo}\n", "abc")
 
 
@@ -29,7 +32,7 @@ def make() -> Iterator[Make]:
     """Makes run folders and closes them at the end."""
     made = []
 
-    def one(path: Path) -> RunFolder:
+    def one(path: Path | str) -> RunFolder:
         made.append(create(path))
         return made[-1]
 
@@ -137,7 +140,7 @@ def test_one_process_at_a_time(tmp_path: Path, make: Make) -> None:
         other.lock()
 
 
-def _try_to_create(path: Path, start, done, results):
+def _try_to_create(path: Path, start: Barrier, done: Event, results: "Queue[str]") -> None:
     start.wait()
     try:
         folder = create(path)
@@ -194,7 +197,7 @@ def test_a_deleted_lock_ends_the_run_before_its_next_write(tmp_path: Path, make:
 
 
 def test_a_file_system_without_locks_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(*_):
+    def unsupported(*_: object) -> NoReturn:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)

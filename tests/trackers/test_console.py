@@ -3,6 +3,8 @@
 import io
 import re
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -23,7 +25,9 @@ ROW = {
 EVALUATED = {"eval/accuracy": 0.4, "eval/accuracy_low": 0.3, "eval/accuracy_high": 0.5}
 
 
-def show(display_class, rows, *, width=160, **console):
+def show(
+    display_class: type[PlainDisplay | LiveDisplay], rows: Sequence[dict[str, Any]], *, width: int = 160, **console: Any
+) -> str:
     out = io.StringIO()
     display = display_class(Console(file=out, width=width, **console))
     display.start(10, 0)
@@ -131,7 +135,9 @@ def test_a_run_on_stored_pairs_shows_its_pair_accuracy() -> None:
         ({"max_tokens": 10**6, "tokens": 200}, ["1:10", "1:00"]),  # steps end it
     ],
 )
-def test_the_time_left_follows_what_ends_the_run(monkeypatch: pytest.MonkeyPatch, bound, wanted) -> None:
+def test_the_time_left_follows_what_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, bound: dict[str, int], wanted: list[str]
+) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     out = io.StringIO()

@@ -8,11 +8,11 @@ import torch
 from support import PROBLEM, row
 
 from edge_grpo.base.records import Grade, Group, Rollout, Row, Segment, Span, Strategy, Verdict
-from edge_grpo.base.tensors import Signal
+from edge_grpo.base.tensors import Batch, Signal
 from edge_grpo.training.batching import collate, group_micro_batches, loss_inputs, micro_batches, mini_batches, scored
 
 
-def corrected():
+def corrected() -> Row:
     spans = (
         Span((5, 6), Segment.WRONG_PREFIX, (-1.0, -2.0), (0.1, 0.2)),
         Span((7, 8), Segment.INJECTED),
@@ -27,7 +27,7 @@ def corrected():
     )
 
 
-def make():
+def make() -> Batch:
     error = row(0.0, verdict=Verdict.ERROR, tokens=1)
     groups = [Group(PROBLEM, (corrected(), row(1.0))), Group(PROBLEM, (row(2.0, tokens=5), error))]
     return collate(groups, parts=("format", "accuracy"), weights=(1.0, 0.5), pad_id=99)

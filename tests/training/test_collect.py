@@ -2,7 +2,8 @@
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from support import PROBLEM, group, row, tiny_sampler, tiny_tokenizer
@@ -13,12 +14,13 @@ from edge_grpo.base.records import Group, Problem, Prompt, Rollout, Row, Segment
 from edge_grpo.data.prompts import encode_follow_up, encode_text
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.methods import TopUp
-from edge_grpo.methods.base import Repair
+from edge_grpo.methods.base import Method, Repair
 from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo
 from edge_grpo.methods.grpo import Grpo
 from edge_grpo.methods.mgrpo import Mgrpo
 from edge_grpo.methods.share_grpo import ShareGrpo
-from edge_grpo.rollout.engine import Sampling, inject
+from edge_grpo.models.policy import Policy
+from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
 from edge_grpo.training.collect import Collector, describe, stream
 
 TOKENIZER = tiny_tokenizer()
@@ -30,51 +32,59 @@ class ScriptedEngine:
 
     exact = True
 
-    def __init__(self, texts, continued: str = "\n\\boxed{2}", *, finished=True):
+    def __init__(self, texts: Sequence[str], continued: str = "\n\\boxed{2}", *, finished: bool = True) -> None:
         self.texts, self.continued, self.finished = itertools.cycle(texts), continued, finished
         self.seeds, self.budgets = [], []
 
-    def sample(self, requests, sampling):
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
         self.seeds += [request.seeds for request in requests]
         return [tuple(self.rollout(request.prompt_ids) for _ in request.seeds) for request in requests]
 
-    def rollout(self, prompt_ids):
+    def rollout(self, prompt_ids: tuple[int, ...]) -> Rollout:
         ids = (*encode_text(TOKENIZER, next(self.texts)), *([STOP] if self.finished else []))
         span = Span(ids, Segment.SAMPLED, (-1.0,) * len(ids), (0.5,) * len(ids))
         return Rollout(prompt_ids, (span,), self.finished)
 
-    def resume(self, continuations, sampling):
+    def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
         self.budgets += [item.budget for item in continuations]
         ids = (*encode_text(TOKENIZER, self.continued), STOP)
         span = Span(ids, Segment.CONTINUED, (-1.0,) * len(ids), (0.5,) * len(ids))
         starts = [inject(item.rollout, item.injected_ids, finished=False) for item in continuations]
         return [Rollout(start.prompt_ids, (*start.spans, span), True) for start in starts]
 
-    def sync(self, policy, version):
+    def sync(self, policy: Policy, version: int) -> None:
         pass
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def is_right(problem, text):
+def is_right(problem: Problem, text: str) -> bool:
     return text.rstrip(".").endswith(f"\\boxed{{{problem.answer}}}")
 
 
-def make(method, texts, *, group_size=4, max_new_tokens=30, context=None, **engine):
+def make(
+    method: Method,
+    texts: Sequence[str],
+    *,
+    group_size: int = 4,
+    max_new_tokens: int = 30,
+    context: int | None = None,
+    **engine: Any,
+) -> Collector:
     sampler = tiny_sampler(ScriptedEngine(texts, **engine), is_right, context=context)
     return Collector(sampler, method, sampling=Sampling(max_new_tokens), group_size=group_size, seed=0)
 
 
-def prompts(count=50, problem=PROBLEM):
+def prompts(count: int = 50, problem: Problem = PROBLEM) -> Iterator[Prompt]:
     return iter([Prompt(problem, (10, 11, 12))] * count)
 
 
-def edge(**correction):
+def edge(**correction: Any) -> EdgeGrpo:
     return EdgeGrpo(correction=Correction(**{"guard": False, **correction}))
 
 
-def text(row_):
+def text(row_: Row) -> str:
     return TOKENIZER.decode(row_.rollout.completion_ids, skip_special_tokens=True)
 
 
@@ -227,7 +237,7 @@ def test_a_method_that_names_nothing_new_ends_the_corrections() -> None:
     assert means(make(Stubborn(), ["no"]).collect(prompts(), step=0, num_groups=1).metrics)["correction/skipped"] == 1
 
 
-def mgrpo(**own):
+def mgrpo(**own: Any) -> Mgrpo:
     return Mgrpo(revisions=2, phrases=("Check again.",), **own)
 
 

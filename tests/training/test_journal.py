@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from support import tiny_policy, tiny_sampler
@@ -30,7 +31,7 @@ class Recorder(Silent):
     def log(self, step: int, row: Mapping[str, float | None]) -> None:
         self.logged.append((step, dict(row)))
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int | None) -> None:
         self.rewound.append(step)
 
 
@@ -106,7 +107,7 @@ def test_a_final_model_that_cannot_be_written_is_one_line(journal: Journal, sess
 
 
 def test_a_tracker_that_cannot_write_ends_the_run_in_one_line(journal: Journal) -> None:
-    def full(step: int, row: Mapping[str, float | None]):
+    def full(step: int, row: Mapping[str, float | None]) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     journal.trackers[0].log = full
