@@ -1,9 +1,11 @@
 """The sampler: prompts that fit, graded completions in order, and weights handed to the engine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import PROBLEM, tiny_policy, tiny_sampler
+from torch import nn
 
 from edge_grpo.base.errors import ConfigError, DataError, EngineError
 from edge_grpo.base.records import Prompt
@@ -11,15 +13,16 @@ from edge_grpo.config.tree import load_config
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.rollout.open import open_sampler
+from edge_grpo.rollout.sampler import Sampler
 
 
 @pytest.fixture
-def sampler():
+def sampler() -> Sampler:
     engine = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0)
     return tiny_sampler(engine, lambda problem, text: problem.id == "p", context=60)
 
 
-def test_prompts_that_do_not_fit_are_refused(sampler) -> None:
+def test_prompts_that_do_not_fit_are_refused(sampler: Sampler) -> None:
     sampler.vocabulary = 300
     sampler.check_fit([(1, 2, 3)], 57)
     with pytest.raises(ConfigError, match=r"token 99999, but the model has 300; use the tokenizer that belongs"):
@@ -28,13 +31,13 @@ def test_prompts_that_do_not_fit_are_refused(sampler) -> None:
         sampler.check_fit([(1, 2, 3)], 58)
 
 
-def test_variants_are_encoded_where_they_are_needed(sampler) -> None:
+def test_variants_are_encoded_where_they_are_needed(sampler: Sampler) -> None:
     assert sampler.encode([PROBLEM], max_new_tokens=1).prompts[0].variant_ids == ()
     with pytest.raises(DataError, match="1 phrasings of the question, 2 wanted"):
         sampler.encode([PROBLEM], max_new_tokens=1, variants=2)
 
 
-def test_completions_come_graded_and_in_order(sampler) -> None:
+def test_completions_come_graded_and_in_order(sampler: Sampler) -> None:
     other = PROBLEM.__class__("q", "?", ("1",))
     prompts = [Prompt(PROBLEM, (5, 6)), Prompt(other, (7, 8, 9))]
     one, two = sampler.sample(prompts, [(1, 2), (3,)], Sampling(4))
@@ -49,7 +52,7 @@ def test_a_sampler_closes_its_own_engine_and_not_yours(tmp_path: Path) -> None:
     class Closing(DecodeEngine):
         closed = 0
 
-        def close(self):
+        def close(self) -> None:
             self.closed += 1
 
     config, policy = load_config(None, ["reward.workers=1"]), tiny_policy()
@@ -65,7 +68,9 @@ def test_a_sampler_closes_its_own_engine_and_not_yours(tmp_path: Path) -> None:
 def test_a_model_without_a_cache_is_refused_in_one_line() -> None:
     policy = tiny_policy()
 
-    def without_cache(model, args, more):
+    def without_cache(
+        model: nn.Module, args: tuple[Any, ...], more: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, {**more, "past_key_values": None}
 
     policy.model.register_forward_pre_hook(without_cache, with_kwargs=True)
