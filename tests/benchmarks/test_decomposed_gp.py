@@ -59,7 +59,7 @@ def test_times_are_in_a_table() -> None:
     assert "20 observations, 30 candidates" in section
     rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| posterior")]
     assert len(rows) == 5
-    assert all(float(row[1]) > 0 for row in rows)
+    assert all(float(row[1]) >= 0 for row in rows), "numbers; a fast machine rounds them to 0"
 
 
 def regression(least: float = 0.0) -> list[dict[str, float]]:
