@@ -21,7 +21,6 @@ from edge_grpo.methods.base import Needs, TopUp
 __all__ = [
     "ClippedModifiers",
     "Modifiers",
-    "acting_tokens",
     "entropy_bonus",
     "group_advantages",
     "log_ratio",
@@ -214,11 +213,6 @@ def mean_over(
     if aggregation == "rows":
         return means.mean_over_rows(values, x.mask, rows=totals.rows)
     return means.mean_over_tokens(values, x.mask, tokens=totals.tokens)
-
-
-def acting_tokens(x: LossInputs, method: Modifiers) -> dict[str, float]:
-    """The tokens that an entropy bonus is averaged over, for ``totals``; nothing without a bonus."""
-    return {"acting_tokens": float(x.acting.sum())} if method.entropy_coef > 0 else {}
 
 
 def entropy_bonus(x: LossInputs, totals: Totals, method: Modifiers) -> Float[Tensor, ""]:

@@ -136,8 +136,11 @@ class Method(ABC):
         """Advantages, masks and weights of a whole step."""
 
     def totals(self, x: LossInputs) -> dict[str, float]:
-        """Further sums that ``loss`` needs over an update; passed as ``Totals.extra``."""
-        return {}
+        """Further sums that ``loss`` needs over an update, passed as ``Totals.extra``.
+
+        By default ``acting_tokens``, the tokens with a policy-gradient term.
+        """
+        return {"acting_tokens": float(x.acting.sum())}
 
     @abstractmethod
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:

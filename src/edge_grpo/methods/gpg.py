@@ -77,10 +77,6 @@ class Gpg(Method):
         signal = pg.spread(batch, self, raw=raw, advantages=alpha * raw, keep=keep)
         return replace(signal, metrics=signal.metrics | {"gpg/alpha": (alpha, 1.0), "gpg/useful": (share, 1.0)})
 
-    def totals(self, x: LossInputs) -> dict[str, float]:
-        """Tokens that the entropy bonus is averaged over."""
-        return pg.acting_tokens(x, self)
-
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Weighted log-likelihood and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)

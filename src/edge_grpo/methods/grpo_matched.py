@@ -103,7 +103,7 @@ class GrpoMatched(Method):
 
     def totals(self, x: LossInputs) -> dict[str, float]:
         """Tokens that the entropy bonus is averaged over; rows of either term where the two differ."""
-        return pg.acting_tokens(x, self) | edge.count_rows(x)
+        return super().totals(x) | edge.count_rows(x)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """GRPO's loss, plus the likelihood of injected text."""

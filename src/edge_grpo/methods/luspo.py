@@ -63,10 +63,6 @@ class Luspo(Method):
         raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
         return pg.spread(batch, self, raw=raw, advantages=raw, keep=comparable(batch.group, batch.scorable))
 
-    def totals(self, x: LossInputs) -> dict[str, float]:
-        """Tokens that the entropy bonus is averaged over."""
-        return pg.acting_tokens(x, self)
-
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Clipped surrogate and KL, mean over rows of the sum over tokens, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)

@@ -146,7 +146,7 @@ class Mgrpo(Method):
         sums: dict[str, float] = {}
         for layer in LAYERS:
             own = _layer(x, layer)
-            counts = {"rows": float(own.keep.sum()), "tokens": float(own.mask.sum()), **pg.acting_tokens(own, self)}
+            counts = {"rows": float(own.keep.sum()), "tokens": float(own.mask.sum()), **super().totals(own)}
             sums |= {f"{name}/{layer}": amount for name, amount in counts.items()}
         return sums
 

@@ -137,10 +137,6 @@ class Nthr(Method):
             return torch.full_like(share_right, self.eta)
         return {"balance": token_weights.balance(share_right), "p": share_right, "1-p": 1 - share_right}[self.eta]
 
-    def totals(self, x: LossInputs) -> dict[str, float]:
-        """Tokens that the entropy bonus is averaged over."""
-        return pg.acting_tokens(x, self)
-
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Clipped surrogate and KL, mean over all tokens of the update, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)

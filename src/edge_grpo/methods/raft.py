@@ -73,10 +73,6 @@ class Raft(Method):
             batch, self, values=values, advantages=values, accepted=accepted, rejected=self.rejected
         )
 
-    def totals(self, x: LossInputs) -> dict[str, float]:
-        """Tokens that the entropy bonus is averaged over."""
-        return pg.acting_tokens(x, self)
-
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Weighted log-likelihood and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)

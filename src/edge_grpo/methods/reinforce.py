@@ -74,10 +74,6 @@ class Reinforce(Method):
         keep = comparable(batch.group, batch.scorable) if self.center or self.scale else batch.scorable
         return pg.spread(batch, self, raw=values, advantages=advantages, keep=keep)
 
-    def totals(self, x: LossInputs) -> dict[str, float]:
-        """Tokens that the entropy bonus is averaged over."""
-        return pg.acting_tokens(x, self)
-
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Clipped surrogate and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)

@@ -88,10 +88,6 @@ class ReinforceRej(Method):
             batch, self, values=values, advantages=advantages, accepted=~uniform, rejected=self.rejected
         )
 
-    def totals(self, x: LossInputs) -> dict[str, float]:
-        """Tokens that the entropy bonus is averaged over."""
-        return pg.acting_tokens(x, self)
-
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Clipped surrogate and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)

@@ -112,10 +112,6 @@ class ShareGrpo(Method):
         }
         return replace(signal, metrics={**signal.metrics, **metrics})
 
-    def totals(self, x: LossInputs) -> dict[str, float]:
-        """Tokens that the entropy bonus is averaged over."""
-        return pg.acting_tokens(x, self)
-
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Dual-clipped surrogate and KL, averaged according to ``weighting``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)

@@ -123,10 +123,6 @@ class Unlikeliness(Method):
         negative = (float((right & (advantages < 0)).sum()), float(right.sum()))
         return replace(signal, metrics=signal.metrics | {"unlikeliness/right_but_negative": negative})
 
-    def totals(self, x: LossInputs) -> dict[str, float]:
-        """Tokens that the entropy bonus is averaged over."""
-        return pg.acting_tokens(x, self)
-
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Clipped surrogate and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
