@@ -11,7 +11,7 @@ from edge_grpo.data.problems import load_train_eval
 from edge_grpo.models.loading import load_policy
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.open import open_sampler
-from edge_grpo.training.batching import collate
+from edge_grpo.training.batching import batch_of
 from edge_grpo.training.collect import Collector, stream
 from edge_grpo.training.distributed import World
 from edge_grpo.training.update import Updater, make_optimizer
@@ -37,12 +37,7 @@ def main() -> None:
             seed=0,
         )
         collected = collector.collect(stream(prompts, seed=0, start=0), step=0, num_groups=4)
-        batch = collate(
-            method.arrange(collected.groups),
-            parts=sampler.grader.part_names,
-            weights=sampler.grader.part_weights,
-            pad_id=sampler.stop_id,
-        )
+        batch = batch_of(method.arrange(collected.groups), sampler)
 
     updater = Updater(
         policy=policy,

@@ -24,6 +24,15 @@ def test_a_model_against_itself(config: Config, tmp_path: Path) -> None:
     assert torch.equal(found.correct, found.correct_after)
 
 
+def test_only_held_out_problems_are_measured(tmp_path: Path) -> None:
+    folder = str(save_tiny(tmp_path / "model"))
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(f'{{"problem": "Compute {i}+1.", "answer": "{i + 1}"}}\n' for i in range(3)))
+    words = [f"data.path={held_out}", f"data.eval_path={held_out}", "rollout.max_new_tokens=3", "rollout.group_size=2"]
+    found = measure(load_config(None, [*words, "reward.workers=1"]), before=folder, after=folder, num_problems=7)
+    assert found.correct.shape == (3, 2), "training problems would be repeated"
+
+
 def test_the_report_by_hand() -> None:
     found = Uplift(
         correct=torch.tensor([[True, False, True, False]]),

@@ -1,10 +1,13 @@
 """TensorBoard reads the event file whatever the clock does, wherever a crash cut it off, and after a rewind."""
 
+import time
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from edge_grpo.config.sections import RunSettings
+from edge_grpo.trackers.open import open_trackers
 from edge_grpo.trackers.tensorboard import TensorBoard
 
 
@@ -54,6 +57,22 @@ def test_a_rewind_forgets_later_steps_and_logging_continues_in_the_same_file(
     tracker.close()
     assert read(tmp_path) == [*left, (7, 3.5)]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_clock_that_runs_backwards_leaves_a_readable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1e9, 1e9, 5e8, 3.0, -7.0, -9.0])
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    tracker = TensorBoard(tmp_path)
+    log(tracker, 1, 2, 3)
+    tracker.close()
+    monkeypatch.undo()
+    assert read(tmp_path) == [(1, 0.5), (2, 1.0), (3, 1.5)]
+
+
+def test_a_run_that_wants_none_has_none(tmp_path: Path) -> None:
+    (wanted,) = open_trackers(RunSettings(), tmp_path)
+    assert isinstance(wanted, TensorBoard)
+    assert list(open_trackers(RunSettings(tensorboard=False), tmp_path)) == []
 
 
 def test_rewinding_nothing_makes_nothing(tmp_path: Path) -> None:

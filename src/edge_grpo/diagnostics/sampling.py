@@ -11,58 +11,69 @@ from edge_grpo.base.records import Group
 from edge_grpo.base.tensors import Batch
 from edge_grpo.config.tree import Config
 from edge_grpo.data.problems import load_train_eval
+from edge_grpo.evaluation.answers import HELD_OUT, SAMPLED, sample_rows, training_draws
 from edge_grpo.methods.grpo import Grpo
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.open import open_sampler
-from edge_grpo.training.batching import collate
+from edge_grpo.rollout.sampler import Sampler
+from edge_grpo.training.batching import batch_of
 from edge_grpo.training.collect import Collector, stream
 
-__all__ = ["Sampled", "sample", "summed_logprobs"]
+__all__ = ["Sampled", "sample", "sample_held_out", "summed_logprobs"]
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Graded answers, one group per question, and what it takes to turn them into tensors."""
+    """Graded answers, one group per question, and the sampler whose rewards graded them."""
 
     groups: tuple[Group, ...]
-    part_names: tuple[str, ...]
-    part_weights: tuple[float, ...]
-    pad_id: int
+    sampler: Sampler
 
     def batch(self, groups: Sequence[Group]) -> Batch:
         """Some of the groups as tensors."""
-        return collate(groups, parts=self.part_names, weights=self.part_weights, pad_id=self.pad_id)
+        return batch_of(groups, self.sampler)
 
 
-def sample(config: Config, policy: Policy, *, num_problems: int, held_out: bool = False) -> Sampled:
-    """``rollout.group_size`` answers to each of ``num_problems`` questions, graded, as training samples them.
+def sample(config: Config, policy: Policy, *, num_problems: int) -> Sampled:
+    """``rollout.group_size`` answers to each of ``num_problems`` training questions, graded, as training draws them.
 
     Args:
         config: data, rollout and reward; ``train.seed`` determines questions and draws.
         policy: the model.
         num_problems: how many questions; data with fewer is repeated.
-        held_out: take the evaluation problems, in order, at most once each.
     Raises:
         EdgeGrpoError: as training would.
     """
     rollout, seed = config.rollout, config.train.seed
-    num_eval = num_problems if held_out else config.eval.size
-    problems = load_train_eval(config.data, num_eval=num_eval, seed=config.eval.seed)[held_out].problems
+    problems = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[0].problems
     with open_sampler(config, policy=policy) as sampler:
         prompts = sampler.encode(problems, max_new_tokens=rollout.max_new_tokens).prompts
-        collector = Collector(
-            sampler,
-            Grpo(),
-            sampling=Sampling.of(rollout),
-            group_size=rollout.group_size,
-            seed=seed,
-        )
-        items = iter(prompts) if held_out else stream(prompts, seed=seed, start=0)
-        count = min(num_problems, len(prompts)) if held_out else num_problems
-        groups = collector.collect(items, step=0, num_groups=count).groups
-        grader = sampler.grader
-        return Sampled(groups, tuple(grader.part_names), tuple(grader.part_weights), sampler.stop_id)
+        sampling = Sampling.of(rollout)
+        collector = Collector(sampler, Grpo(), sampling=sampling, group_size=rollout.group_size, seed=seed)
+        collected = collector.collect(stream(prompts, seed=seed, start=0), step=0, num_groups=num_problems)
+        return Sampled(collected.groups, sampler)
+
+
+def sample_held_out(config: Config, policy: Policy, *, num_problems: int) -> Sampled:
+    """``rollout.group_size`` answers to each of at most ``num_problems`` held-out questions, graded.
+
+    They are those of ``edge-grpo eval`` with as many samples, the rollout's decoding and ``train.seed``.
+
+    Args:
+        config: data, rollout and reward.
+        policy: the model.
+        num_problems: how many questions, at most.
+    Raises:
+        EdgeGrpoError: as evaluation would.
+    """
+    problems = load_train_eval(config.data, num_eval=num_problems, seed=config.eval.seed)[1].problems
+    draws = training_draws(config, config.rollout.group_size)
+    with open_sampler(config, policy=policy) as sampler:
+        prompts = sampler.encode(problems, max_new_tokens=draws.max_new_tokens).prompts
+        rows = sample_rows(sampler, HELD_OUT, prompts, draws, SAMPLED)
+        groups = (Group(prompt.problem, own) for prompt, own in zip(prompts, rows, strict=True))
+        return Sampled(tuple(groups), sampler)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.config.tree import Config
-from edge_grpo.diagnostics.sampling import sample, summed_logprobs
+from edge_grpo.diagnostics.sampling import sample_held_out, summed_logprobs
 from edge_grpo.evaluation.scores import pass_sizes
 from edge_grpo.functional.coverage import pass_at_k
 from edge_grpo.models.loading import load_policy
@@ -47,7 +47,7 @@ def measure(config: Config, *, before: str, after: str, num_problems: int) -> Up
     one, two = (load_policy(replace(config.model, path=path)) for path in (before, after))
     if one.tokenizer.get_vocab() != two.tokenizer.get_vocab():
         raise ConfigError(f"{before} and {after} have different tokenizers; the same answer is not the same tokens")
-    drawn, own = (sample(config, policy, num_problems=num_problems, held_out=True) for policy in (one, two))
+    drawn, own = (sample_held_out(config, policy, num_problems=num_problems) for policy in (one, two))
     if not all(row.grade.scorable for each in (drawn, own) for group in each.groups for row in group.rows):
         raise DataError("an answer could not be graded; check reward.timeout_s and reward.function")
     batch, shape = drawn.batch(drawn.groups), (len(drawn.groups), -1)

@@ -12,7 +12,18 @@ from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
 
-__all__ = ["GREEDY", "HELD_OUT", "SAMPLED", "Answer", "Draws", "answer", "draws_of", "heldout_draws", "training_draws"]
+__all__ = [
+    "GREEDY",
+    "HELD_OUT",
+    "SAMPLED",
+    "Answer",
+    "Draws",
+    "answer",
+    "draws_of",
+    "heldout_draws",
+    "sample_rows",
+    "training_draws",
+]
 
 GREEDY: Final = "greedy"
 SAMPLED: Final = "sampled"
@@ -123,8 +134,10 @@ class Answer:
         return self.verdict != Verdict.ERROR
 
 
-def answer(sampler: Sampler, benchmark: str, prompts: Sequence[Prompt], draws: Draws, decoding: str) -> list[Answer]:
-    r"""All answers of one decoding, problem by problem.
+def sample_rows(
+    sampler: Sampler, benchmark: str, prompts: Sequence[Prompt], draws: Draws, decoding: str
+) -> list[tuple[Row, ...]]:
+    r"""Graded completions of one decoding, one tuple per problem: the only seed rule of evaluation.
 
     A problem's draws depend only on the seed, its benchmark and its id, not on the other problems:
 
@@ -142,7 +155,12 @@ def answer(sampler: Sampler, benchmark: str, prompts: Sequence[Prompt], draws: D
         tuple(derive_seed(draws.seed, "answers", benchmark, prompt.problem.id, j) for j in range(count))
         for prompt in prompts
     ]
-    groups = sampler.sample(prompts, seeds, draws.sampling(decoding))
+    return sampler.sample(prompts, seeds, draws.sampling(decoding))
+
+
+def answer(sampler: Sampler, benchmark: str, prompts: Sequence[Prompt], draws: Draws, decoding: str) -> list[Answer]:
+    """All answers of one decoding, problem by problem; arguments as in :func:`sample_rows`."""
+    groups = sample_rows(sampler, benchmark, prompts, draws, decoding)
     texts = iter(sampler.texts([row.rollout for rows in groups for row in rows]))
     return [
         _answer(benchmark, decoding, number, prompt.problem, row, next(texts))

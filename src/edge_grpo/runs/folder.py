@@ -11,11 +11,9 @@ from typing import IO, Any
 import yaml
 
 from edge_grpo.base.errors import CheckpointError, ConfigError
-from edge_grpo.base.records import Problem, Row
-from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
 
-__all__ = ["RunFolder", "rollout_rows"]
+__all__ = ["RunFolder"]
 
 _OWN = ("metrics.jsonl", "checkpoints", "rollouts", "events", "final")
 
@@ -217,73 +215,6 @@ class RunFolder:
             flush(draft)
             draft.replace(file)
             flush(folder)
-
-
-def rollout_rows(
-    step: int,
-    problem_rows: Sequence[tuple[Problem, int, Row]],
-    texts: Sequence[tuple[str, str]],
-    batch: Scored,
-    signal: Signal,
-) -> list[dict[str, Any]]:
-    """One plain dict per completion, for the parquet file.
-
-    Args:
-        step: the step's number.
-        problem_rows: (problem, group number, row) of every completion, in the batch's order.
-        texts: the completion's text, and the text before its correction (empty if there was none).
-        batch: entropies, nats per token.
-        signal: advantages before and after the method reshaped them.
-    """
-    entropy = (batch.entropy * batch.mask).sum(-1) / batch.mask.sum(-1).clamp(min=1)
-    names = ("family", "variant", "source", "layer", "parent")
-    values = zip(*(getattr(batch, name).tolist() for name in names), strict=True)
-    relations = [dict(zip(names, own, strict=True)) for own in values]
-    columns = zip(
-        problem_rows,
-        texts,
-        entropy.tolist(),
-        signal.raw_advantages.tolist(),
-        signal.row_advantages.tolist(),
-        signal.keep.tolist(),
-        relations,
-        strict=True,
-    )
-    return [
-        {
-            "step": step,
-            "problem": problem.id,
-            "prompt": problem.prompt,
-            "group": group,
-            **related,
-            "answer": problem.answer,
-            "completion": text,
-            "completion_before": before,
-            "strategy": str(row.strategy),
-            "verdict": str(row.grade.verdict),
-            "verdict_before": str(row.first_grade.verdict),
-            "note": row.grade.note,
-            "reward": row.grade.reward,
-            "reward_before": row.first_grade.reward,
-            "reward_parts": [{"name": name, "value": value} for name, value in row.grade.parts.items()],
-            "finished": row.rollout.finished,
-            "entropy": mean_entropy,
-            "advantage_before_shaping": raw,
-            "advantage": shaped,
-            "trained": kept,
-            "prompt_ids": list(row.rollout.prompt_ids),
-            "spans": [
-                {
-                    "origin": span.segment.name.lower(),
-                    "token_ids": list(span.token_ids),
-                    "logprobs": list(span.logprobs),
-                    "entropies": list(span.entropies),
-                }
-                for span in row.rollout.spans
-            ],
-        }
-        for (problem, group, row), (text, before), mean_entropy, raw, shaped, kept, related in columns
-    ]
 
 
 def _next_free(root: Path, name: str) -> Path:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from edge_grpo.base.records import Group, Rollout, Row, Segment, Strategy
 from edge_grpo.base.tensors import Batch, LossInputs, Scored, Signal
+from edge_grpo.rollout.sampler import Sampler
 
-__all__ = ["collate", "group_micro_batches", "loss_inputs", "micro_batches", "mini_batches", "scored"]
+__all__ = ["batch_of", "collate", "group_micro_batches", "loss_inputs", "micro_batches", "mini_batches", "scored"]
 
 
 def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[float], pad_id: int) -> Batch:
@@ -56,6 +57,12 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
         sampling_logprobs=torch.tensor(logprobs),
         sampling_entropy=torch.tensor(entropies),
     )
+
+
+def batch_of(groups: Sequence[Group], sampler: Sampler) -> Batch:
+    """:func:`collate` for groups that a sampler made, with the parts of its rewards."""
+    grader = sampler.grader
+    return collate(groups, parts=grader.part_names, weights=grader.part_weights, pad_id=sampler.stop_id)
 
 
 def _relations(groups: Sequence[Group]) -> dict[str, Int[Tensor, " rows"]]:

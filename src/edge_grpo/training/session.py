@@ -20,7 +20,7 @@ from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.rollout.sampler import Sampler
-from edge_grpo.training.batching import collate
+from edge_grpo.training.batching import batch_of
 from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
 from edge_grpo.training.distributed import World
@@ -93,8 +93,7 @@ class Session:
         groups = self.method.arrange(collected.groups)
         if not groups:
             return None
-        grader = self.sampler.grader
-        batch = collate(groups, parts=grader.part_names, weights=grader.part_weights, pad_id=self.sampler.stop_id)
+        batch = batch_of(groups, self.sampler)
         scored = self.updater.score(batch)
         signal = self.updater.signal(scored)
         _check_finite(scored, signal)

@@ -39,7 +39,7 @@ Point = Mapping[str, Value]
 """A value for every searched setting, by its dotted name."""
 
 WHOLE = "whole"
-"""The name of the weighted sum, among those of the parts."""
+"""The key of the weighted sum, beside the names of the parts."""
 
 _DIGITS = 6  # significant digits of a value, so that it survives being written and read back
 
