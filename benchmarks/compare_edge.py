@@ -40,8 +40,8 @@ def compare(options: Options, display: Display) -> None:
         ConfigError: a setting is wrong.
     """
     shared = [f"train.steps={STEPS}", *options.overrides]
-    study = train_all(ARMS, shared, folder=options.folder, seeds=options.seeds, jobs=options.jobs, display=display)
-    write_page(Path(options.out), study, options.overrides)
+    comparison = train_all(ARMS, shared, folder=options.folder, seeds=options.seeds, jobs=options.jobs, display=display)
+    write_page(Path(options.out), comparison, options.overrides)
 
 
 if __name__ == "__main__":

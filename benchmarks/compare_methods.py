@@ -29,8 +29,8 @@ def compare_methods(options: Options, display: Display) -> None:
         ConfigError: a setting is wrong.
     """
     shared = [f"train.steps={_ENDLESS}", f"train.max_tokens={TOKENS}", *options.overrides]
-    study = train_all(ARMS, shared, folder=options.folder, seeds=options.seeds, jobs=options.jobs, display=display)
-    write_page(Path(options.out), study, options.overrides, baseline="grpo")
+    comparison = train_all(ARMS, shared, folder=options.folder, seeds=options.seeds, jobs=options.jobs, display=display)
+    write_page(Path(options.out), comparison, options.overrides, baseline="grpo")
 
 
 if __name__ == "__main__":

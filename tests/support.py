@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -55,6 +56,13 @@ def tiny_model(kind: str = "qwen2", *, dtype: torch.dtype = torch.float32, sprea
             if weight.dim() > 1:
                 weight.mul_(spread)
     return model.to(dtype).eval()
+
+
+def padded_rows() -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, attention and completion mask of three rows of 9, 7 and 5 tokens, the first three of each the prompt."""
+    ids = torch.arange(27).reshape(3, 9) % 50 + 5
+    attention = torch.arange(9)[None] < torch.tensor([9, 7, 5])[:, None]
+    return ids, attention, attention & (torch.arange(9)[None] >= 3)
 
 
 def tiny_policy(kind: str = "qwen2", *, dtype: torch.dtype = torch.float32, reference: bool = False) -> Policy:

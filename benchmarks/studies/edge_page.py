@@ -6,27 +6,27 @@ from pathlib import Path
 
 from edge_grpo.config.tree import Config, config_hash, to_tree
 from edge_grpo.evaluation.intervals import t_interval
-from studies.runs import Arm, Measured, Study
+from studies.runs import Arm, Comparison, Measured
 from studies.tables import arms_list, figure, paired_difference, rates_table
 
 __all__ = ["write_page"]
 
 
-def write_page(out: Path, study: Study, overrides: Sequence[str]) -> None:
+def write_page(out: Path, comparison: Comparison, overrides: Sequence[str]) -> None:
     """Write the results page.
 
     Args:
         out: the Markdown file.
-        study: the runs.
+        comparison: the runs.
         overrides: settings that differ from the embedded default.
     """
     parts = [
-        _head(study.config, study.num_seeds, study.base, overrides),
-        _table(study.arms, study.runs, study.rates, study.base),
-        _differences(study.runs),
-        _checks(study.runs),
-        rates_table(study),
-        arms_list(study.arms),
+        _head(comparison.config, comparison.num_seeds, comparison.base, overrides),
+        _table(comparison.arms, comparison.runs, comparison.rates, comparison.base),
+        _differences(comparison.runs),
+        _checks(comparison.runs),
+        rates_table(comparison),
+        arms_list(comparison.arms),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(parts), encoding="utf-8")

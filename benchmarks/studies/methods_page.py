@@ -6,55 +6,55 @@ from pathlib import Path
 
 from edge_grpo.config.tree import config_hash, to_tree
 from edge_grpo.evaluation.intervals import t_interval
-from studies.runs import Measured, Study
+from studies.runs import Comparison, Measured
 from studies.tables import arms_list, figure, paired_difference, rates_table
 
 __all__ = ["write_page"]
 
 
-def write_page(out: Path, study: Study, overrides: Sequence[str], *, baseline: str) -> None:
+def write_page(out: Path, comparison: Comparison, overrides: Sequence[str], *, baseline: str) -> None:
     """Write the results page.
 
     Args:
         out: the Markdown file.
-        study: the runs.
+        comparison: the runs.
         overrides: settings that differ from the embedded default.
         baseline: name of the arm that the others are compared with.
     """
     parts = [
-        _head(study, overrides),
-        _table(study, baseline),
-        _not_above_base(study),
-        rates_table(study),
-        _edges(study),
-        arms_list(study.arms),
+        _head(comparison, overrides),
+        _table(comparison, baseline),
+        _not_above_base(comparison),
+        rates_table(comparison),
+        _edges(comparison),
+        arms_list(comparison.arms),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _head(study: Study, overrides: Sequence[str]) -> str:
+def _head(comparison: Comparison, overrides: Sequence[str]) -> str:
     words = "".join(f" {word}" for word in overrides)
-    rollout, train, base = study.config.rollout, study.config.train, study.base
+    rollout, train, base = comparison.config.rollout, comparison.config.train, comparison.base
     return f"""# All methods on built-in arithmetic
 
 Written by `benchmarks/compare_methods.py{words}` (`make compare-methods`), including every number
-below. Setup: the embedded default (configuration {config_hash(to_tree(study.config))} except for the method),
+below. Setup: the embedded default (configuration {config_hash(to_tree(comparison.config))} except for the method),
 the bundled model, {rollout.prompts_per_step} prompts x {rollout.group_size} completions per step, the same
 prompts in the same order for every method, until {train.max_tokens} tokens are sampled;
 corrections, second layers and top-up prompts count, so the number of steps differs.
-{study.num_seeds} seeds, one CPU thread per run ({platform.machine()}, Python
+{comparison.num_seeds} seeds, one CPU thread per run ({platform.machine()}, Python
 {platform.python_version()}). Each method uses its own defaults and the best of the same three
 learning rates on {len(base.figures["validation"])} validation problems (seed 0); accuracy is greedy,
 on {len(base.flags)} other held-out problems. Intervals are 95 %.
 
 Methods that aim at something other than accuracy on a task with few ways to be right (coverage,
-question variants, long training) cannot show it here, and with {study.num_seeds} seeds most differences are
+question variants, long training) cannot show it here, and with {comparison.num_seeds} seeds most differences are
 within chance: this page shows whether each method learns, not which is best.
 """
 
 
-def _table(study: Study, baseline: str) -> str:
+def _table(comparison: Comparison, baseline: str) -> str:
     titles = (
         "method",
         "learning rate",
@@ -72,15 +72,15 @@ def _table(study: Study, baseline: str) -> str:
         "",
         f"| {' | '.join(titles)} |",
         "|---" * len(titles) + "|",
-        f"| untrained | - | {study.base.accuracy:.1%} | - | - | - | - | - | - | - |",
+        f"| untrained | - | {comparison.base.accuracy:.1%} | - | - | - | - | - | - | - |",
     ]
-    for arm in study.arms:
-        own = study.runs[arm.name]
+    for arm in comparison.arms:
+        own = comparison.runs[arm.name]
         cells = [
             f"`{arm.title}`",
-            f"{study.rates[arm.name]:g}",
+            f"{comparison.rates[arm.name]:g}",
             _accuracy(own),
-            "-" if arm.name == baseline else _difference(own, study.runs[baseline]),
+            "-" if arm.name == baseline else _difference(own, comparison.runs[baseline]),
             figure(own, "collapse/before", "{:.1%}"),
             figure(own, "collapse/after", "{:.1%}"),
             figure(own, "late/entropy", "{:.3f}"),
@@ -89,7 +89,7 @@ def _table(study: Study, baseline: str) -> str:
             figure(own, "seconds", "{:.0f}"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    seconds = [float(run.figures["seconds"]) for run in study.measured]
+    seconds = [float(run.figures["seconds"]) for run in comparison.measured]
     lines += [
         "",
         "Collapse: share of groups whose rewards are all equal, as sampled, and after corrections and dynamic",
@@ -105,11 +105,12 @@ def _table(study: Study, baseline: str) -> str:
     return "\n".join(lines)
 
 
-def _edges(study: Study) -> str:
+def _edges(comparison: Comparison) -> str:
     """The methods whose best rate is the lowest or highest one tried."""
-    tried = sorted({run.rate for run in study.measured})
+    tried = sorted({run.rate for run in comparison.measured})
     low, high = (
-        [f"`{arm.title}`" for arm in study.arms if study.rates[arm.name] == end] for end in (tried[0], tried[-1])
+        [f"`{arm.title}`" for arm in comparison.arms if comparison.rates[arm.name] == end]
+        for end in (tried[0], tried[-1])
     )
     told = [f"{', '.join(names)} chose the {end}" for names, end in ((low, "lowest"), (high, "highest")) if names]
     return f"{'; '.join(told)} of the rates; a better one may lie beyond.\n" if told else ""
@@ -125,13 +126,13 @@ def _difference(one: Sequence[Measured], two: Sequence[Measured]) -> str:
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {100 * least:+.1f} to {100 * most:+.1f})"
 
 
-def _not_above_base(study: Study) -> str:
+def _not_above_base(comparison: Comparison) -> str:
     """The methods not shown to beat the untrained model, with figures that may explain why."""
     lines = ["## Not above the untrained model", ""]
-    for arm in study.arms:
-        own = study.runs[arm.name]
+    for arm in comparison.arms:
+        own = comparison.runs[arm.name]
         _, low, _ = t_interval([m.accuracy for m in own])
-        if not low > study.base.accuracy:
+        if not low > comparison.base.accuracy:
             sampled = [figure(own, name, "{:.1%}") for name in ("accuracy", "late/accuracy")]
             entropy = figure(own, "late/entropy", "{:.3f}")
             lines.append(

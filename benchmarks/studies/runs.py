@@ -31,7 +31,7 @@ from edge_grpo.trackers.console import Display
 from edge_grpo.training import loop
 from edge_grpo.training.collect import stream
 
-__all__ = ["RATES", "Arm", "Measured", "Study", "train_all"]
+__all__ = ["RATES", "Arm", "Comparison", "Measured", "train_all"]
 
 RATES = (1e-4, 2e-4, 4e-4)
 """The learning rates that every arm chooses from, on validation problems."""
@@ -78,7 +78,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Study:
+class Comparison:
     """The outcome: each arm's runs at its chosen rate, one per seed; all runs; and the untrained model."""
 
     arms: tuple[Arm, ...]
@@ -97,7 +97,7 @@ class Study:
 
 def train_all(
     arms: Sequence[Arm], overrides: Sequence[str], *, folder: str, seeds: int, jobs: int, display: Display
-) -> Study:
+) -> Comparison:
     """Train the missing runs and read them all.
 
     Every arm is trained from seed 0 at three learning rates and keeps the one that does best on validation problems;
@@ -129,7 +129,7 @@ def train_all(
         for arm in arms
     }
     config = load_config(None, overrides)
-    return Study(tuple(arms), chosen, measured, rates, _base(config, folder), config, tuple(overrides))
+    return Comparison(tuple(arms), chosen, measured, rates, _base(config, folder), config, tuple(overrides))
 
 
 def words(arm: Arm, overrides: Sequence[str]) -> list[str]:

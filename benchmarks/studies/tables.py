@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from edge_grpo.evaluation.intervals import difference_interval, t_interval
-from studies.runs import Arm, Measured, Study
+from studies.runs import Arm, Comparison, Measured
 
 __all__ = ["arms_list", "figure", "paired_difference", "rates_table"]
 
@@ -29,9 +29,9 @@ def figure(own: Sequence[Measured], name: str, form: str) -> str:
     return form.format(sum(values) / len(values)) if values else "-"
 
 
-def rates_table(study: Study) -> str:
+def rates_table(comparison: Comparison) -> str:
     """Validation accuracy of every arm at every learning rate."""
-    arms, measured, chosen = study.arms, study.measured, study.rates
+    arms, measured, chosen = comparison.arms, comparison.measured, comparison.rates
     rates = sorted({m.rate for m in measured})
     titles: Callable[[float], str] = "{:g}".format
     lines = [

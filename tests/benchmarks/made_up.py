@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from studies.runs import RATES, Arm, Measured, Study
+from studies.runs import RATES, Arm, Comparison, Measured
 
 from edge_grpo.config.tree import load_config
 
@@ -24,7 +24,7 @@ def measured(arm: str, seed: int, right: int, total: int = 20, rate: float = 1e-
     return Measured(arm, rate, seed, flags, 0.5 if rate == 1e-4 else 0.4, held)
 
 
-def make_study(arms: tuple[Arm, ...], right: Callable[[str], int]) -> Study:
+def make_comparison(arms: tuple[Arm, ...], right: Callable[[str], int]) -> Comparison:
     """Three seeds per arm at the lowest rate and one run at each other rate; ``right`` maps an arm to right answers."""
     runs = {}
     for arm in arms:
@@ -33,4 +33,4 @@ def make_study(arms: tuple[Arm, ...], right: Callable[[str], int]) -> Study:
     others = [measured(arm.name, 0, 9, rate=rate) for arm in arms for rate in RATES if rate != 1e-4]
     base = Measured("base", 0.0, 0, (True,) + (False,) * 19, 0.1, {"validation": [True], "test": []})
     every = (*(run for own in runs.values() for run in own), *others)
-    return Study(arms, runs, every, {arm.name: 1e-4 for arm in arms}, base, load_config(), ())
+    return Comparison(arms, runs, every, {arm.name: 1e-4 for arm in arms}, base, load_config(), ())

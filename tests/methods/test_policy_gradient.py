@@ -24,6 +24,17 @@ def test_every_token_gets_its_rows_advantage() -> None:
         assert (signal.advantages[i, ~batch.mask[i]] == 0).all()
 
 
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if isinstance(METHODS[kind](), pg.GroupModifiers)])
+def test_a_row_with_no_other_to_compare_it_with_is_not_kept(kind: str) -> None:
+    """Its advantage is 0, but it would count among the rows that the loss is averaged over."""
+    batch = make_step()
+    alone = int((batch.group == 0).nonzero()[0])
+    scorable = (batch.group != 0) | (torch.arange(12) == alone)
+    kept = METHODS[kind]().signal(dataclasses.replace(batch, scorable=scorable & batch.scorable)).keep
+    assert not kept[batch.group == 0].any()
+    assert kept[batch.group == 1].any()
+
+
 def test_the_entropy_quantile_is_taken_over_the_whole_step() -> None:
     batch = make_step()
     signal = Grpo(entropy_quantile=0.3).signal(batch)

@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import save_tiny, tiny_model
+from support import padded_rows, save_tiny, tiny_model
 from torch import Tensor
 from transformers import AutoConfig, dynamic_module_utils
 
@@ -34,14 +34,6 @@ def damage_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
     save_file(held, folder / "model.safetensors", {"format": "pt"})
 
 
-def batch(rows: int = 3, width: int = 9) -> tuple[Tensor, Tensor, Tensor]:
-    ids = torch.arange(rows * width).reshape(rows, width) % 50 + 5
-    lengths = torch.tensor([9, 7, 5])[:rows]
-    attention = torch.arange(width)[None] < lengths[:, None]
-    mask = attention & (torch.arange(width)[None] >= 3)
-    return ids, attention, mask
-
-
 def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weights(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -51,7 +43,7 @@ def test_lora_trains_adapters_serves_as_its_own_reference_and_saves_merged_weigh
     names = [name for name, _ in policy.trained()]
     assert names
     assert all("lora" in name for name in names)
-    ids, attention, mask = batch()
+    ids, attention, mask = padded_rows()
     with torch.no_grad():
         start = policy.score(ids, attention, mask, temperature=1.0).logprobs
         for _, weight in policy.trained():
@@ -230,7 +222,7 @@ def test_all_dropout_is_disabled(folder: Path, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
     policy = load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
-    ids, attention, mask = batch()
+    ids, attention, mask = padded_rows()
     with policy.training():
         one, two = (policy.score(ids, attention, mask, temperature=1.0).logprobs for _ in range(2))
     assert torch.equal(one, two)

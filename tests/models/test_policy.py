@@ -2,26 +2,18 @@
 
 import pytest
 import torch
-from support import tiny_model, tiny_policy, tiny_tokenizer
-from torch import Tensor, nn
+from support import padded_rows, tiny_model, tiny_policy, tiny_tokenizer
+from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.models.policy import Policy
 
 
-def batch(rows: int = 3, width: int = 9) -> tuple[Tensor, Tensor, Tensor]:
-    ids = torch.arange(rows * width).reshape(rows, width) % 50 + 5
-    lengths = torch.tensor([9, 7, 5])[:rows]
-    attention = torch.arange(width)[None] < lengths[:, None]
-    mask = attention & (torch.arange(width)[None] >= 3)
-    return ids, attention, mask
-
-
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 def test_scores_are_those_of_the_full_logits(kind: str) -> None:
     policy = tiny_policy(kind, dtype=torch.float64)
-    ids, attention, mask = batch()
+    ids, attention, mask = padded_rows()
     scores = policy.score(ids, attention, mask, temperature=0.7)
     logits = policy.model(input_ids=ids, attention_mask=attention.long()).logits[:, :-1] / 0.7
     log_pi = logits.log_softmax(-1)
@@ -33,7 +25,7 @@ def test_scores_are_those_of_the_full_logits(kind: str) -> None:
 
 
 def test_chunks_change_neither_value_nor_gradient() -> None:
-    ids, attention, mask = batch()
+    ids, attention, mask = padded_rows()
     found = []
     for at_once in (2**25, 600):
         policy = tiny_policy(dtype=torch.float64)
@@ -47,7 +39,7 @@ def test_chunks_change_neither_value_nor_gradient() -> None:
 
 def test_padding_content_does_not_matter() -> None:
     policy = tiny_policy(dtype=torch.float64)
-    ids, attention, mask = batch()
+    ids, attention, mask = padded_rows()
     other = torch.where(attention, ids, torch.full_like(ids, 99))
     first, second = (policy.score(x, attention, mask, temperature=1.0).logprobs for x in (ids, other))
     assert torch.equal(first, second)
@@ -55,7 +47,7 @@ def test_padding_content_does_not_matter() -> None:
 
 def test_the_reference_stays_where_it_was() -> None:
     policy = tiny_policy(reference=True)
-    ids, attention, mask = batch()
+    ids, attention, mask = padded_rows()
     with torch.no_grad():
         before = policy.score_reference(ids, attention, mask, temperature=1.0)
         for _, weight in policy.trained():

@@ -23,12 +23,13 @@ def test_formats_match_the_patterns_of_the_release(text: str) -> None:
     assert tagged_answer(text) == (found[1].strip() if found else None)
 
 
+@pytest.mark.timeout(60)  # rules of more than linear time take minutes
 @pytest.mark.parametrize("text", [" " * 200_000 + "x", "</think>" * 50_000, r"<think></think>\boxed{" * 20_000])
-def test_long_texts_are_checked_quickly(text: str) -> None:
-    tighten(text)
-    thinks_then_boxes(text)
-    thinks_then_answers(text)
-    tagged_answer(text)
+def test_long_texts_do_not_stall_the_rules(text: str) -> None:
+    assert tighten(text) == text
+    assert not thinks_then_boxes(text)
+    assert not thinks_then_answers(text)
+    assert tagged_answer(text) is None
 
 
 def test_thinking_can_earn_the_format_reward() -> None:

@@ -157,8 +157,8 @@ def test_an_orphaned_process_shuts_down_cleanly(tmp_path: Path, place: Path) -> 
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
         time.sleep(0.1)
-    second = start(tmp_path)  # waits for the first one to end
-    time.sleep(1)
+    second = start(tmp_path)
+    assert "waiting for an earlier process" in second.stderr.readline()
     process.stdin.close()
     assert process.wait(60) == 143
     assert not process.stderr.read()

@@ -96,7 +96,7 @@ def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
 def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tuple[int, ...]:
     """Token ids of a prompt under ``data.template``; only ``plain`` lets the tokenizer add its own first token.
 
-    A huge prompt of more than ``data.max_prompt_tokens`` yields only its last ones, still more than that many.
+    A huge prompt is cut to its end before it is encoded; what remains is still longer than ``data.max_prompt_tokens``.
 
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.

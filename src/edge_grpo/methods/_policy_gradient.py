@@ -20,9 +20,11 @@ from edge_grpo.methods.base import Needs, TopUp
 
 __all__ = [
     "ClippedModifiers",
+    "GroupModifiers",
     "Modifiers",
     "entropy_bonus",
     "group_advantages",
+    "group_signal",
     "log_ratio",
     "mean_over",
     "near_policy",
@@ -30,6 +32,7 @@ __all__ = [
     "observe_clipped",
     "observe_clipping",
     "observe_drift",
+    "off_policy_corrected",
     "reference_kl",
     "sampler_weights",
     "spread",
@@ -106,6 +109,19 @@ class ClippedModifiers(Modifiers, Protocol):
         """How far above 1 it may rise."""
 
 
+@runtime_checkable
+class GroupModifiers(Modifiers, Protocol):
+    """The settings of methods that compare the answers of a group."""
+
+    @property
+    def scale(self) -> Scale:
+        """What a difference from the group's mean is divided by (``scale_rewards``)."""
+
+    @property
+    def objectives(self) -> Objectives:
+        """How several rewards become one advantage (``multi_objective_aggregation``)."""
+
+
 def needs_of(method: Modifiers) -> Needs:
     """What the modifiers need."""
     return Needs(reference=method.beta > 0, entropy_gradient=method.entropy_coef > 0, top_up=method.top_up)
@@ -114,19 +130,17 @@ def needs_of(method: Modifiers) -> Needs:
 # --- signal -----------------------------------------------------------------------------------------------------------
 
 
-def group_advantages(
-    batch: Scored, scorable: Bool[Tensor, " rows"], *, scale: Scale, objectives: Objectives
-) -> Float[Tensor, " rows"]:
+def group_advantages(batch: Scored, scorable: Bool[Tensor, " rows"], method: GroupModifiers) -> Float[Tensor, " rows"]:
     """How much better than its group each rollout was; 0 for rows that are not ``scorable``.
 
     Source:
         Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, eq. 3. ``scale`` and ``objectives`` as in TRL 1.16.0
         (``scale_rewards``, ``multi_objective_aggregation``).
     """
-    if objectives == "normalize_then_sum":
+    if method.objectives == "normalize_then_sum":
         parts = torch.where(scorable[:, None], batch.reward_parts, torch.nan)
         return adv.normalized_then_summed(parts, batch.reward_weights, batch.group)
-    scaled = {"group": adv.group_normalized, "batch": adv.batch_scaled, "none": adv.group_centered}[scale]
+    scaled = {"group": adv.group_normalized, "batch": adv.batch_scaled, "none": adv.group_centered}[method.scale]
     return scaled(batch.reward, batch.group, scorable)
 
 
@@ -164,6 +178,12 @@ def spread(
     )
 
 
+def group_signal(batch: Scored, method: GroupModifiers) -> Signal:
+    """The signal of GRPO: each token has its row's group advantage, in groups with at least two scorable rows."""
+    raw = group_advantages(batch, batch.scorable, method)
+    return spread(batch, method, raw=raw, advantages=raw, keep=filters.comparable(batch.group, batch.scorable))
+
+
 # --- loss -------------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +213,13 @@ def sampler_weights(x: LossInputs, method: Modifiers) -> Float[Tensor, "rows tok
     truncate = method.sampler_correction.endswith("truncate")
     limited = corrections.truncated if truncate else corrections.masked_weights
     return limited(log_weights, clip_max=method.sampler_clip_max)
+
+
+def off_policy_corrected(
+    values: Float[Tensor, "rows tokens"], x: LossInputs, method: Modifiers
+) -> Float[Tensor, "rows tokens"]:
+    """Token losses as ``off_policy_threshold`` and ``sampler_correction`` leave them; unchanged by default."""
+    return near_policy(values, x, method.off_policy_threshold) * sampler_weights(x, method)
 
 
 def reference_kl(x: LossInputs, log_w: Float[Tensor, "rows tokens"], method: Modifiers) -> Float[Tensor, "rows tokens"]:

@@ -8,7 +8,6 @@ from torch import Tensor
 from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.functional.filters import comparable
 from edge_grpo.functional.losses import cispo_loss, clipped_high
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.methods import _fields as f
@@ -55,15 +54,13 @@ class Cispo(Method):
 
     def signal(self, batch: Scored) -> Signal:
         """Each token of a rollout receives the rollout's advantage."""
-        raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
-        return pg.spread(batch, self, raw=raw, advantages=raw, keep=comparable(batch.group, batch.scorable))
+        return pg.group_signal(batch, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Log-likelihood weighted by the capped ratio, and KL, mean over all tokens, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = cispo_loss(x.logprobs, log_w, x.advantages, x.mask, cap=self.cap)
-        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = mean_over_tokens(values, x.mask, tokens=totals.tokens)
         return loss - pg.entropy_bonus(x, totals, self)
 

@@ -107,7 +107,7 @@ class EdgeGrpo(Method):
     def signal(self, batch: Scored) -> Signal:
         """Group-normalised rewards over the rows' relative entropy, with injected text treated as configured."""
         on_policy = self.correction.injected == "on_policy"
-        raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
+        raw = pg.group_advantages(batch, batch.scorable, self)
         signal = pg.spread(
             batch,
             self,
@@ -133,8 +133,7 @@ class EdgeGrpo(Method):
         surrogate = clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta
         )
-        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = mean_over_rows(values, x.mask, rows=edge.policy_rows(totals))
         return loss - pg.entropy_bonus(x, totals, self) + edge.injected_likelihood(x, totals)
 

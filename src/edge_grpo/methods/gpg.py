@@ -81,8 +81,7 @@ class Gpg(Method):
         """Weighted log-likelihood and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = policy_gradient_loss(x.logprobs, x.advantages, x.mask)
-        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = pg.mean_over(self.aggregation, values, x, totals)
         return loss - pg.entropy_bonus(x, totals, self)
 

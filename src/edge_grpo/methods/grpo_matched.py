@@ -90,7 +90,7 @@ class GrpoMatched(Method):
     def signal(self, batch: Scored) -> Signal:
         """Group-normalised rewards of the rows as first sampled; corrected rows have only a likelihood weight."""
         compared = batch.scorable & ~batch.corrected
-        raw = pg.group_advantages(batch, compared, scale=self.scale, objectives=self.objectives)
+        raw = pg.group_advantages(batch, compared, self)
         signal = pg.spread(
             batch,
             self,
@@ -111,8 +111,7 @@ class GrpoMatched(Method):
         surrogate = clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta
         )
-        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = mean_over_rows(values, x.mask, rows=edge.policy_rows(totals))
         return loss - pg.entropy_bonus(x, totals, self) + edge.injected_likelihood(x, totals)
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.functional.filters import comparable
 from edge_grpo.functional.losses import clipped_loss
 from edge_grpo.functional.means import mean_of_row_sums
 from edge_grpo.methods import _fields as f
@@ -60,8 +59,7 @@ class Luspo(Method):
 
     def signal(self, batch: Scored) -> Signal:
         """Each token of a rollout receives the rollout's advantage."""
-        raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
-        return pg.spread(batch, self, raw=raw, advantages=raw, keep=comparable(batch.group, batch.scorable))
+        return pg.group_signal(batch, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Clipped surrogate and KL, mean over rows of the sum over tokens, minus the entropy bonus."""
@@ -69,8 +67,7 @@ class Luspo(Method):
         surrogate = clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta
         )
-        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = mean_of_row_sums(values, x.mask, rows=totals.rows)
         return loss - pg.entropy_bonus(x, totals, self)
 

@@ -76,8 +76,8 @@ class Raft(Method):
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Weighted log-likelihood and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
-        surrogate = policy_gradient_loss(x.logprobs, x.advantages, x.mask) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        surrogate = policy_gradient_loss(x.logprobs, x.advantages, x.mask)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = pg.mean_over(self.aggregation, values, x, totals)
         return loss - pg.entropy_bonus(x, totals, self)
 

@@ -80,8 +80,7 @@ class RaftPp(Method):
         """Surrogate clipped above, and KL, averaged according to ``aggregation``, minus the entropy bonus."""
         log_w = pg.log_ratio(x, self.ratio_level)
         surrogate = clipped_loss(log_w, x.advantages, x.mask, clip_low=1.0, clip_high=self.clip_high)
-        surrogate = surrogate * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = pg.mean_over(self.aggregation, values, x, totals)
         return loss - pg.entropy_bonus(x, totals, self)
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.functional.filters import comparable
 from edge_grpo.functional.losses import sapo_loss
 from edge_grpo.functional.means import mean_over_rows
 from edge_grpo.methods import _fields as f
@@ -57,8 +56,7 @@ class Sapo(Method):
 
     def signal(self, batch: Scored) -> Signal:
         """Each token of a rollout receives the rollout's advantage."""
-        raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
-        return pg.spread(batch, self, raw=raw, advantages=raw, keep=comparable(batch.group, batch.scorable))
+        return pg.group_signal(batch, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Gated surrogate and KL, mean over rows of the mean over tokens, minus the entropy bonus."""
@@ -70,8 +68,7 @@ class Sapo(Method):
             temperature_positive=self.temperature_positive,
             temperature_negative=self.temperature_negative,
         )
-        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = mean_over_rows(values, x.mask, rows=totals.rows)
         return loss - pg.entropy_bonus(x, totals, self)
 

@@ -118,8 +118,7 @@ class ShareGrpo(Method):
         surrogate = dual_clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, cap=self.delta
         )
-        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = pg.mean_over("rows" if self.weighting == "answers" else "tokens", values, x, totals)
         return loss - pg.entropy_bonus(x, totals, self)
 

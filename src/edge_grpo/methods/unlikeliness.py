@@ -129,8 +129,7 @@ class Unlikeliness(Method):
         surrogate = clipped_loss(
             log_w, x.advantages, x.mask, clip_low=self.clip_low, clip_high=self.clip_high, delta=self.delta
         )
-        surrogate = pg.near_policy(surrogate, x, self.off_policy_threshold) * pg.sampler_weights(x, self)
-        values = surrogate + self.beta * pg.reference_kl(x, log_w, self)
+        values = pg.off_policy_corrected(surrogate, x, self) + self.beta * pg.reference_kl(x, log_w, self)
         loss = pg.mean_over(self.aggregation, values, x, totals)
         return loss - pg.entropy_bonus(x, totals, self)
 

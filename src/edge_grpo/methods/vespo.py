@@ -8,7 +8,6 @@ from torch import Tensor
 from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.functional.filters import comparable
 from edge_grpo.functional.losses import vespo_loss, vespo_weight
 from edge_grpo.functional.means import mean_over_tokens
 from edge_grpo.methods import _fields as f
@@ -62,8 +61,7 @@ class Vespo(Method):
 
     def signal(self, batch: Scored) -> Signal:
         """Each token of a rollout receives the rollout's advantage."""
-        raw = pg.group_advantages(batch, batch.scorable, scale=self.scale, objectives=self.objectives)
-        return pg.spread(batch, self, raw=raw, advantages=raw, keep=comparable(batch.group, batch.scorable))
+        return pg.group_signal(batch, self)
 
     def loss(self, x: LossInputs, totals: Totals) -> Float[Tensor, ""]:
         """Log-likelihood weighted by the row's weight, and KL, mean over all tokens, minus the entropy bonus."""

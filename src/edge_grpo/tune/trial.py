@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -115,6 +115,20 @@ def _watch() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _sole(folder: Path) -> IO[str]:
+    """The lock on a trial, once an orphaned earlier process has finished its step and let it go."""
+    told = False
+    while True:
+        try:
+            return take_lock(folder / ".lock")[0]
+        except BlockingIOError:
+            if not told:
+                sys.stderr.write("waiting for an earlier process of this trial to finish its step\n")
+                sys.stderr.flush()
+            told = True
+            time.sleep(0.1)
+
+
 def main(words: Sequence[str]) -> int:
     """Run a trial; returns the exit code: 0, 2 after an error in one line, or 128 + the number of a signal."""
     folder = Path(words[0])
@@ -122,12 +136,7 @@ def main(words: Sequence[str]) -> int:
     threading.Thread(target=_watch, daemon=True).start()
     with ExitStack() as stack:
         stack.enter_context(terminable())
-        while True:  # an orphaned earlier process finishes its step first
-            try:
-                stack.enter_context(take_lock(folder / ".lock")[0])
-                break
-            except BlockingIOError:
-                time.sleep(0.1)
+        stack.enter_context(_sole(folder))
         try:
             stopped = run(folder)
         except (EdgeGrpoError, OSError) as error:

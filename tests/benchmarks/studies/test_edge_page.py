@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-from benchmarks.made_up import make_study
+from benchmarks.made_up import make_comparison
 from compare_edge import ARMS
 from studies.edge_page import write_page
 
 
 def make_page(tmp_path: Path, edge_right: int = 18) -> str:
     out = tmp_path / "deep/page.md"
-    write_page(out, make_study(ARMS, lambda name: edge_right if name.startswith("edge") else 10), ["train.steps=24"])
+    write_page(
+        out, make_comparison(ARMS, lambda name: edge_right if name.startswith("edge") else 10), ["train.steps=24"]
+    )
     return out.read_text()
 
 

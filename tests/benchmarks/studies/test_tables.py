@@ -1,7 +1,7 @@
 """Pieces that the pages share."""
 
 import pytest
-from benchmarks.made_up import make_study, measured
+from benchmarks.made_up import make_comparison, measured
 from compare_edge import ARMS
 from studies.tables import arms_list, figure, paired_difference, rates_table
 
@@ -28,7 +28,7 @@ def test_equal_arms_may_still_differ_on_other_problems() -> None:
 
 
 def test_the_chosen_rate_is_in_bold() -> None:
-    table = rates_table(make_study(ARMS, lambda _: 10))
+    table = rates_table(make_comparison(ARMS, lambda _: 10))
     assert "| GRPO | **50.0%** | 40.0% | 40.0% |" in table
 
 
