@@ -1,5 +1,9 @@
-"""Processes by parent or group, read from /proc, and waiting for what another process does."""
+"""Processes by parent or group, read from /proc, and waiting for what another process does.
 
+Imports nothing large: a grading process that is to call a function of this module has little address space.
+"""
+
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,3 +45,8 @@ def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.01)
+
+
+def shell(command: str, shells: tuple[str, ...]) -> int:
+    """The exit code of a command: a comparison of answers, to a grader, in which anything may happen."""
+    return subprocess.call([shells[0], "-c", command])

@@ -141,7 +141,7 @@ def killer() -> Iterator[Killer]:
 
 def test_workers_killed_during_a_run_change_no_weight(run: Run, killer: Killer) -> None:
     undisturbed = run(SOUND, "one")
-    killed = killer(0.4)
+    killed = killer(0.15)
     disturbed = run(SOUND, "two")
     assert len(killed) > 2
     assert weights(undisturbed) == weights(disturbed)
@@ -154,7 +154,7 @@ def test_workers_killed_during_grading_change_no_verdict(killer: Killer) -> None
     problems = [Problem(str(n), "?", (rf"\{{{n + 2 + (n % 3 == 0)},{n + 1},{n}\}}",)) for n in range(60)]
     with Rewards(RewardSettings()) as rewards:
         undisturbed = rewards.grade(problems, texts, [True] * 60)
-    killed = killer(0.1)
+    killed = killer(0.05)
     with Rewards(RewardSettings()) as rewards:
         assert rewards.grade(problems, texts, [True] * 60) == undisturbed
     assert len(killed) > 5

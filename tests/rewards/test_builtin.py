@@ -3,12 +3,12 @@
 import asyncio
 import re
 import shlex
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from processes import shell
 from pydantic import ValidationError
 
 from edge_grpo.base.errors import ConfigError, DataError
@@ -19,10 +19,6 @@ from edge_grpo.rewards.answers.comparer import How
 
 ROOT = Path(__file__).parents[2]
 CustomReward = Callable[..., list[Grade]]
-
-
-def _shell(command: str, shells: tuple[str, ...]) -> int:
-    return subprocess.call([shells[0], "-c", command])
 
 
 def problem(*answers: str) -> Problem:
@@ -113,10 +109,10 @@ def test_a_grader_that_fails_on_every_row_is_an_error() -> None:
             grade(rewards, [broken] * 8)
 
 
-@pytest.mark.parametrize("command", ["sleep 60", "kill -9 $PPID"])
+@pytest.mark.parametrize("command", ["sleep 60", "kill -SEGV $PPID"])
 def test_a_late_or_crashing_answer_is_a_timeout_and_keeps_its_format(command: str) -> None:
     config = RewardSettings(format_weight=0.5, timeout_s=1.5, memory_mb=1024)
-    with Rewards(config, same=_shell) as rewards:
+    with Rewards(config, same=shell) as rewards:
         (one,) = grade(rewards, [(f"\\boxed{{{command}}}", problem("sh"))])
     assert (one.verdict, one.reward) == (Verdict.TIMEOUT, 0.5)
     assert one.parts == {"format": 1.0, "accuracy": 0.0}
@@ -135,6 +131,22 @@ def test_verdict_counts_are_shares_of_all_rows() -> None:
     assert counts["verdict/timeout"] == (2.0, 3.0)
     assert counts["verdict/error"] == (1.0, 3.0)
     assert set(counts) == {f"verdict/{verdict.value}" for verdict in Verdict}
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "raise ImportError('libmine.so: failed to map segment from shared object')",
+        "import os\nos._exit(1)",
+        "bytearray(3 * 2**30)",
+    ],
+)
+def test_a_function_that_may_not_fit_into_memory_is_an_error_that_says_so(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"{first}\ndef f(completions, problems):\n    return [1.0] * len(completions)\n")
+    config = RewardSettings(function=f"{path}:f", memory_mb=1024)
+    with pytest.raises(ConfigError, match=r"cannot be used: .*reward\.memory_mb \(now 1024\)"), Rewards(config):
+        pass
 
 
 def test_invalid_settings_are_rejected() -> None:

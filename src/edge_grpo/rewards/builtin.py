@@ -23,6 +23,7 @@ __all__ = ["RewardSettings", "Rewards", "verdict_counts"]
 
 BUILT_IN = ("format", "accuracy")
 FEW = 8  # fewer rows than this may all fail without ending a run, once some row has been scored
+_NO_ROOM = "failed to map segment"  # glibc's words for a library that does not fit into the address space
 
 
 @settings
@@ -252,9 +253,11 @@ class Rewards:
 
     def _check_function(self) -> None:
         (outcome,) = self.pool.run(custom.check, [(self._function,)], self.config.function_timeout_s)
-        problem = outcome.value if outcome.ending is Ending.DONE else f"{outcome.ending.value}: {outcome.note}"
+        problem = outcome.value or outcome.note
         if problem:
             self.close()
+            if outcome.ending not in (Ending.DONE, Ending.RAISED) or _NO_ROOM in problem:
+                problem += f". If it loads large libraries, raise reward.memory_mb (now {self.config.memory_mb})"
             raise ConfigError(f"reward.function: {self.config.function!r} cannot be used: {problem}")
 
     def _grade_custom(
