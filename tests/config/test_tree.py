@@ -59,6 +59,21 @@ def test_file_then_overrides(tmp_path: Path) -> None:
     assert (config.train.steps, config.train.learning_rate, config.rollout.stop) == (7, 1e-5, ("x",))
 
 
+def test_a_mapping_holds_sections_and_dotted_names(tmp_path: Path) -> None:
+    config = load_config({"train": {"steps": 3, "seed": 1}, "train.steps": 4, "method.clip_low": 0.1, "method": "grpo"})
+    assert (config.train.steps, config.train.seed, config.method) == (4, 1, Grpo(clip_low=0.1))
+    assert load_config({"data": {"path": tmp_path}, "rollout.stop": ("x",)}).data.path == str(tmp_path)
+    given = {"train": {"steps": 3}}
+    assert load_config(given, ["train.steps=5"]).train.steps == 5
+    assert given == {"train": {"steps": 3}}
+    assert load_config(Path(write(tmp_path, "train: {steps: 3}"))).train.steps == 3
+    for wrong in ({"train.stepz": 3}, {"train": {"stepz": 3}}):
+        with pytest.raises(ConfigError, match=r"^train.stepz: no such setting \(did you mean 'train.steps'\?\)"):
+            load_config(wrong)
+    with pytest.raises(ConfigError, match=r"^train\.steps\.x: 'train.steps' is a value, not a section"):
+        load_config({"train.steps": 3, "train.steps.x": 1})
+
+
 def test_a_method_word_drops_the_files_method_section(tmp_path: Path) -> None:
     file = write(tmp_path, "method: {kind: edge_grpo, correction: {reflect: 1.0, answer: 0.0, reference: 0.0}}\n")
     assert load_config(file, ["method=grpo", "method.beta=0.1"]).method == Grpo(beta=0.1)

@@ -101,6 +101,35 @@ def test_equal_models_may_still_differ() -> None:
     assert difference_interval([]) == (-1.0, 1.0)
 
 
+@pytest.mark.parametrize("count", [8, 12, 15])
+@pytest.mark.parametrize(("rise", "fall"), [(0.5, 0.2), (0.8, 0.1), (0.95, 0.0), (0.3, 0.1), (0.05, 0.0)])
+def test_intervals_of_few_differences_hold_them(count: int, rise: float, fall: float) -> None:
+    rng = random.Random(3)
+    held = 0
+    for _ in range(300):
+        draws = [rng.random() for _ in range(count)]
+        low, high = difference_interval([float(x < rise) - float(x > 1 - fall) for x in draws])
+        held += low <= rise - fall <= high
+    assert held >= 0.94 * 300
+
+
+def test_few_fractional_values_have_an_interval_that_holds_their_mean() -> None:
+    rng = random.Random(4)
+    changes = [[rng.gauss(0.1, 0.2) for _ in range(12)] for _ in range(300)]
+    assert sum(low <= 0.1 <= high for low, high in map(difference_interval, changes)) >= 0.94 * 300
+    values = [[rng.betavariate(2, 2) for _ in range(12)] for _ in range(300)]
+    assert sum(low <= 0.5 <= high for low, high in map(mean_interval, values)) >= 0.94 * 300
+
+
+def test_a_few_equal_differences_do_not_end_uncertainty() -> None:
+    low, high = difference_interval([1.0] * 12)
+    assert 0.4 < low < 0.8
+    assert high == 1
+    many = [1.0] * 40 + [0.5] * 3  # 43 nonzero ones, but only 3 that differ
+    low, high = difference_interval(many)
+    assert high - low > 0.1
+
+
 def test_intervals_of_differences_hold_them() -> None:
     rng = random.Random(2)
     held = 0

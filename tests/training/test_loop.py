@@ -140,13 +140,17 @@ def test_a_signal_stops_cleanly_and_resume_is_bit_exact(straight: Path, config: 
     assert (result.steps, result.signal) == (step, number)
     assert f"edge-grpo train --resume {result.folder}" in display.said[-1]
     assert not (result.folder / "final").exists()
+    assert result.model is None
     assert weights(resume(wanted.run.dir).folder) == weights(straight)
     assert rows(result.folder) == rows(straight)
 
 
 def test_a_finished_run_stays_as_it_is(straight: Path) -> None:
     before = weights(straight)
-    assert resume(straight).steps == 6
+    result = resume(straight)
+    assert result.steps == 6
+    assert result.model == straight / "final"
+    assert list(result.metrics) == list(RunFolder(straight).rows())
     assert weights(straight) == before
 
 

@@ -37,5 +37,5 @@ def config_for(words: Sequence[str] | None, model: str) -> "Config":
         from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415 - imports pyarrow
 
         base = RunFolder.read_config(folder.parent)[0] | {"method": "edge_grpo"}  # evaluation does not depend on it
-    config = load_config(path, overrides, base=base)
+    config = load_config(path or base, overrides)
     return replace(config, model=replace(config.model, path=model)) if model else config

@@ -60,4 +60,4 @@ def _resumed(folder: str, words: Sequence[str] | None) -> "Config | None":
 
     path, overrides = split_words(words)
     base = RunFolder.read_config(Path(folder).expanduser())[0] if not path else None
-    return load_config(path, overrides, base=base) if path or overrides else None
+    return load_config(path or base, overrides) if path or overrides else None

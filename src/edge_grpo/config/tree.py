@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,21 +55,22 @@ T = TypeVar("T")
 _ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
 
 
-def load_config(
-    path: str | None = None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
-) -> Config:
-    """Read a YAML file, apply ``a.b=value`` overrides, and validate the result.
+def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Take settings from a YAML file or a mapping, apply ``a.b=value`` overrides, and validate the result.
 
     ``method=KIND`` replaces the whole method section with that method's defaults; a later ``method.x=...`` refines it.
 
     Args:
-        path: the YAML file; None = all defaults.
+        source: a YAML file, or a mapping of sections, of dotted names, or of both; None = all defaults.
         overrides: as typed on the command line; values are YAML.
-        base: a tree to start from instead of a file (the run's own, on resume).
     Raises:
         ConfigError: no such file, not YAML, or an unknown or invalid setting.
+    Example:
+        >>> config = load_config({"method": "grpo", "train": {"steps": 3}, "rollout.group_size": 4}, ["train.seed=7"])
+        >>> config.method.kind, config.train.steps, config.train.seed, config.rollout.group_size
+        ('grpo', 3, 7, 4)
     """
-    tree = read_yaml(path) if path else copy.deepcopy(dict(base or {}))
+    tree = _nested(source or {}) if isinstance(source, Mapping | None) else read_yaml(str(source))
     for text in overrides:
         _override(tree, text)
     return parse_tree(tree)
@@ -201,17 +203,38 @@ def _absolute(path: str) -> str:
         return path
 
 
+def _nested(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections from a mapping of sections and dotted names; the latter win."""
+    tree: dict[str, Any] = {}
+    for name in sorted(map(str, named), key=lambda name: name.count(".")):
+        _set(tree, name, _plain(named[name]))
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    """The value as YAML would hold it: a path is text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _override(tree: dict[str, Any], text: str) -> None:
     """Set one ``a.b=value`` in the tree, in place."""
     name, separator, value = text.partition("=")
-    keys = name.split(".")
-    if not separator or not all(keys):
+    if not separator or not all(name.split(".")):
         raise ConfigError(f"'{shortened(text)}': wanted section.setting=value, for example train.steps=7")
     try:
         parsed = parse_yaml(value) if value else ""
     except YamlError as error:
         raise ConfigError(f"'{shortened(text)}': {error}; put quotes around the value if it is meant as text") from None
-    section = tree
+    _set(tree, name, parsed)
+
+
+def _set(tree: dict[str, Any], name: str, value: Any) -> None:
+    """Set ``a.b`` in the tree, in place."""
+    section, keys = tree, name.split(".")
     for depth, key in enumerate(keys[:-1]):
         below = section.get(key, {})
         if isinstance(below, str) and key == "method" and depth == 0:
@@ -220,4 +243,4 @@ def _override(tree: dict[str, Any], text: str) -> None:
             raise ConfigError(f"{shortened(name)}: '{'.'.join(keys[: depth + 1])}' is a value, not a section")
         section[key] = dict(below)
         section = section[key]
-    section[keys[-1]] = parsed
+    section[keys[-1]] = value

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_grpo.base.errors import ShapeError
+from edge_grpo.functional._arguments import checked, require_finite
 from edge_grpo.functional.ops import (
     group_max,
     group_mean,
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 
+@checked
 def weighted_reward(parts: Float[Tensor, "rows parts"], weights: Float[Tensor, " parts"]) -> Float[Tensor, " rows"]:
     r"""Weighted sum of the reward parts, skipping parts that were not scored.
 
@@ -60,6 +62,7 @@ def weighted_reward(parts: Float[Tensor, "rows parts"], weights: Float[Tensor, "
     return torch.where(scored.any(-1), total, torch.nan)
 
 
+@checked
 def group_centered(
     rewards: Float[Tensor, " rows"],
     group: Int[Tensor, " rows"],
@@ -100,6 +103,7 @@ def group_centered(
     return torch.where(alone, rewards, centered) if singleton == "raw" else centered
 
 
+@checked
 def group_normalized(
     rewards: Float[Tensor, " rows"],
     group: Int[Tensor, " rows"],
@@ -141,6 +145,7 @@ def group_normalized(
     return group_centered(rewards, group, include, singleton=singleton) / (deviation + eps)
 
 
+@checked
 def batch_scaled(
     rewards: Float[Tensor, " rows"],
     group: Int[Tensor, " rows"],
@@ -178,6 +183,7 @@ def batch_scaled(
     return group_centered(rewards, group, include, singleton=singleton) / (masked_std(rewards, include) + eps)
 
 
+@checked
 def normalized_then_summed(
     parts: Float[Tensor, "rows parts"],
     weights: Float[Tensor, " parts"],
@@ -220,6 +226,7 @@ def normalized_then_summed(
     return where_mask(whitened, include)
 
 
+@checked
 def collapsed(
     rewards: Float[Tensor, " rows"], group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"] | None = None
 ) -> Bool[Tensor, " rows"]:
@@ -244,9 +251,11 @@ def collapsed(
         tensor([ True,  True, False, False])
     """
     include = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
+    require_finite(include, rewards=rewards)
     return group_max(rewards, group, include) <= group_min(rewards, group, include)
 
 
+@checked
 def collapse_ratio(
     rewards: Float[Tensor, " rows"], group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"] | None = None
 ) -> Float[Tensor, ""]:
@@ -274,6 +283,7 @@ def collapse_ratio(
     return where_mask(weight, collapsed(rewards, group, scorable)).sum() / weight.sum()
 
 
+@checked
 def group_variance(
     advantages: Float[Tensor, " rows"], group: Int[Tensor, " rows"], keep: Bool[Tensor, " rows"]
 ) -> Float[Tensor, ""]:

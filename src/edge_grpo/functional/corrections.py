@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.ops import row_sum, where_mask
 
 __all__ = ["masked_weights", "sampler_log_weights", "sequence_log_weights", "truncated"]
 
 
+@checked
 def sampler_log_weights(
     old_logprobs: Float[Tensor, "rows tokens"],
     sampling_logprobs: Float[Tensor, "rows tokens"],
@@ -42,6 +44,7 @@ def sampler_log_weights(
     return where_mask((old_logprobs - sampling_logprobs).detach(), mask & ~sampling_logprobs.isnan())
 
 
+@checked
 def sequence_log_weights(
     log_weights: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
@@ -66,6 +69,7 @@ def sequence_log_weights(
     return row_sum(log_weights, mask).unsqueeze(-1).expand_as(log_weights)
 
 
+@checked
 def truncated(log_weights: Float[Tensor, "rows tokens"], *, clip_max: float) -> Float[Tensor, "rows tokens"]:
     r"""The importance weight, at most ``clip_max``.
 
@@ -88,6 +92,7 @@ def truncated(log_weights: Float[Tensor, "rows tokens"], *, clip_max: float) -> 
     return log_weights.exp().clamp(max=clip_max)
 
 
+@checked
 def masked_weights(log_weights: Float[Tensor, "rows tokens"], *, clip_max: float) -> Float[Tensor, "rows tokens"]:
     r"""The importance weight, 0 where it exceeds ``clip_max``.
 

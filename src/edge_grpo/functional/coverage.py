@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_grpo.base.errors import ShapeError
+from edge_grpo.functional._arguments import checked
 
 __all__ = ["block_pass_at_k", "pass_at_k", "uplift_rate"]
 
@@ -39,6 +40,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
+@checked
 def block_pass_at_k(correct: Bool[Tensor, "problems samples"], *, k: int) -> Float[Tensor, " blocks"]:
     r"""Share of problems with a right answer in each consecutive block of k answers.
 
@@ -69,6 +71,7 @@ def block_pass_at_k(correct: Bool[Tensor, "problems samples"], *, k: int) -> Flo
     return correct[:, : blocks * k].reshape(problems, blocks, k).any(-1).to(torch.float64).mean(0)
 
 
+@checked
 def uplift_rate(
     correct: Bool[Tensor, "problems samples"],
     before: Float[Tensor, "problems samples"],

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.ops import group_max, group_mean, group_size, row_mean, where_mask
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 
+@checked
 def log_likelihood_score(
     logprobs: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, " rows"]:
@@ -50,6 +52,7 @@ def log_likelihood_score(
     return row_mean(logprobs, mask)
 
 
+@checked
 def likelihood_ratio_score(
     log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, " rows"]:
@@ -74,6 +77,7 @@ def likelihood_ratio_score(
     return row_mean(where_mask(log_ratio, mask).exp(), mask)
 
 
+@checked
 def mixed(
     group: Int[Tensor, " rows"], right: Bool[Tensor, " rows"], wrong: Bool[Tensor, " rows"]
 ) -> Bool[Tensor, " rows"]:
@@ -100,6 +104,7 @@ def mixed(
     return (group_size(group, right) > 0) & (group_size(group, wrong) > 0)
 
 
+@checked
 def class_weights(
     group: Int[Tensor, " rows"], right: Bool[Tensor, " rows"], wrong: Bool[Tensor, " rows"], *, like: Tensor
 ) -> Float[Tensor, " rows"]:
@@ -130,6 +135,7 @@ def class_weights(
     return positive - where_mask(one / group_size(group, wrong).clamp(min=1), wrong & both)
 
 
+@checked
 def right_over_wrong(
     scores: Float[Tensor, " rows"],
     group: Int[Tensor, " rows"],
@@ -162,6 +168,7 @@ def right_over_wrong(
     return (weights * where_mask(scores, weights != 0)).sum()
 
 
+@checked
 def right_over_hard_wrong(
     scores: Float[Tensor, " rows"],
     group: Int[Tensor, " rows"],
@@ -203,6 +210,7 @@ def right_over_hard_wrong(
     return (weights * where_mask(scores - hard, weights > 0)).sum()
 
 
+@checked
 def old_kl_k1(
     log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
@@ -228,6 +236,7 @@ def old_kl_k1(
     return where_mask(-log_ratio, mask)
 
 
+@checked
 def old_kl_k3(
     log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
@@ -253,6 +262,7 @@ def old_kl_k3(
     return inside.exp() - 1 - inside
 
 
+@checked
 def multiplier_penalty(share: Float[Tensor, ""], *, total: float, delta: float, beta: float) -> Float[Tensor, ""]:
     r"""Penalty on the divergence, with a gradient-free multiplier that grows as the limit is exceeded.
 
@@ -278,6 +288,7 @@ def multiplier_penalty(share: Float[Tensor, ""], *, total: float, delta: float, 
     return beta * max(total - delta, 0.0) * share
 
 
+@checked
 def squared_penalty(
     share: Float[Tensor, ""], *, total: float, delta: float, beta: float, part: float
 ) -> Float[Tensor, ""]:

@@ -4,12 +4,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.losses import clipped_loss
 from edge_grpo.functional.ops import where_mask
 
 __all__ = ["dual_clipped", "dual_clipped_loss"]
 
 
+@checked
 def dual_clipped_loss(
     log_ratio: Float[Tensor, "rows tokens"],
     advantages: Float[Tensor, "rows tokens"],
@@ -51,6 +53,7 @@ def dual_clipped_loss(
     return torch.where(weights < 0, torch.minimum(values, -cap * weights), values)
 
 
+@checked
 def dual_clipped(
     log_ratio: Float[Tensor, "rows tokens"],
     advantages: Float[Tensor, "rows tokens"],

@@ -3,11 +3,13 @@
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.ops import group_size, masked_quantile, row_mean, where_mask
 
 __all__ = ["comparable", "high_entropy", "near_policy"]
 
 
+@checked
 def comparable(group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
     r"""Rows that can be compared within their group: scorable, with at least one other scorable row.
 
@@ -31,6 +33,7 @@ def comparable(group: Int[Tensor, " rows"], scorable: Bool[Tensor, " rows"]) -> 
     return scorable & (group_size(group, scorable) >= 2)
 
 
+@checked
 def near_policy(
     advantages: Float[Tensor, "rows tokens"],
     logprobs: Float[Tensor, "rows tokens"],
@@ -68,6 +71,7 @@ def near_policy(
     return (where_mask(advantages, mask) >= 0) | (drift <= threshold).unsqueeze(-1)
 
 
+@checked
 def high_entropy(
     entropy: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, top: float
 ) -> Bool[Tensor, "rows tokens"]:

@@ -4,9 +4,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
+
 __all__ = ["logprobs_and_entropy"]
 
 
+@checked
 def logprobs_and_entropy(
     logits: Float[Tensor, "*shape vocab"], token_ids: Int[Tensor, "*shape"], *, temperature: float
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.ops import row_mean, row_sum, where_mask
 
 LOG_1E8 = math.log(1e-8)
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+@checked
 def log_ratio(
     logprobs: Float[Tensor, "rows tokens"],
     old_logprobs: Float[Tensor, "rows tokens"],
@@ -56,6 +58,7 @@ def log_ratio(
     return where_mask(logprobs, mask) - where_mask(old_logprobs, mask).detach()
 
 
+@checked
 def sequence_log_ratio(
     log_ratio: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
@@ -80,6 +83,7 @@ def sequence_log_ratio(
     return row_mean(log_ratio, mask).unsqueeze(-1).expand_as(log_ratio)
 
 
+@checked
 def clipped_loss(
     log_ratio: Float[Tensor, "rows tokens"],
     advantages: Float[Tensor, "rows tokens"],
@@ -121,6 +125,7 @@ def clipped_loss(
     return where_mask(-torch.minimum(capped * weights, clipped * weights), mask)
 
 
+@checked
 def policy_gradient_loss(
     logprobs: Float[Tensor, "rows tokens"],
     advantages: Float[Tensor, "rows tokens"],
@@ -149,6 +154,7 @@ def policy_gradient_loss(
     return -where_mask(advantages, mask) * where_mask(logprobs, mask)
 
 
+@checked
 def cispo_loss(
     logprobs: Float[Tensor, "rows tokens"],
     log_ratio: Float[Tensor, "rows tokens"],
@@ -183,6 +189,7 @@ def cispo_loss(
     return -where_mask(weights, mask) * where_mask(logprobs, mask)
 
 
+@checked
 def sapo_loss(
     log_ratio: Float[Tensor, "rows tokens"],
     advantages: Float[Tensor, "rows tokens"],
@@ -218,6 +225,7 @@ def sapo_loss(
     return where_mask(-torch.sigmoid(temperature * (log_ratio.exp() - 1)) * 4 / temperature * weights, mask)
 
 
+@checked
 def vespo_weight(
     log_ratio: Float[Tensor, "rows tokens"],
     advantages: Float[Tensor, "rows tokens"],
@@ -267,6 +275,7 @@ def vespo_weight(
     return (rate + k * s - rate * s.exp()).exp()
 
 
+@checked
 def vespo_loss(
     logprobs: Float[Tensor, "rows tokens"],
     weight: Float[Tensor, "rows tokens"],
@@ -297,6 +306,7 @@ def vespo_loss(
     return -where_mask(weight.detach() * advantages, mask) * where_mask(logprobs, mask)
 
 
+@checked
 def clipped_low(
     log_ratio: Float[Tensor, "*shape"], advantages: Float[Tensor, "*shape"], *, clip_low: float
 ) -> Bool[Tensor, "*shape"]:
@@ -322,6 +332,7 @@ def clipped_low(
     return (log_ratio.detach().exp() < 1 - clip_low) & (advantages < 0)
 
 
+@checked
 def clipped_high(
     log_ratio: Float[Tensor, "*shape"], advantages: Float[Tensor, "*shape"], *, clip_high: float
 ) -> Bool[Tensor, "*shape"]:

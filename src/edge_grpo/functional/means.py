@@ -9,11 +9,13 @@ and a budget of ``L`` tokens per row, a token of row ``i`` has weight ``1/(R n_i
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.ops import masked_sum, row_mean
 
 __all__ = ["mean_of_row_sums", "mean_over_budget", "mean_over_rows", "mean_over_tokens"]
 
 
+@checked
 def mean_over_rows(
     values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float
 ) -> Float[Tensor, ""]:
@@ -41,6 +43,7 @@ def mean_over_rows(
     return row_mean(values, mask).sum() / max(rows, 1.0)
 
 
+@checked
 def mean_over_tokens(
     values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, tokens: float
 ) -> Float[Tensor, ""]:
@@ -68,6 +71,7 @@ def mean_over_tokens(
     return masked_sum(values, mask) / max(tokens, 1.0)
 
 
+@checked
 def mean_over_budget(
     values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float, max_new_tokens: int
 ) -> Float[Tensor, ""]:
@@ -96,6 +100,7 @@ def mean_over_budget(
     return masked_sum(values, mask) / (max(rows, 1.0) * max_new_tokens)
 
 
+@checked
 def mean_of_row_sums(
     values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"], *, rows: float
 ) -> Float[Tensor, ""]:

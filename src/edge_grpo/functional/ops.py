@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
+
 __all__ = [
     "group_max",
     "group_mean",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 
+@checked
 def where_mask(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     r"""The values inside the mask, 0 outside.
 
@@ -47,6 +50,7 @@ def where_mask(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) ->
     return torch.where(mask, values, torch.zeros_like(values))
 
 
+@checked
 def masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     r"""Sum of the values inside the mask.
 
@@ -69,6 +73,7 @@ def masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) ->
     return where_mask(values, mask).sum()
 
 
+@checked
 def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     r"""Mean of the values inside the mask.
 
@@ -91,6 +96,7 @@ def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -
     return masked_sum(values, mask) / mask.sum().clamp(min=1)
 
 
+@checked
 def masked_std(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     r"""Unbiased standard deviation of the values inside the mask.
 
@@ -114,6 +120,7 @@ def masked_std(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) ->
     return (squares / (mask.sum() - 1).clamp(min=1)).sqrt()
 
 
+@checked
 def masked_quantile(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], *, q: float) -> Float[Tensor, ""]:
     r"""The ``q`` quantile of the values inside the mask, interpolated linearly.
 
@@ -143,6 +150,7 @@ def masked_quantile(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"
     return torch.lerp(ordered[below], ordered[above], place - below)
 
 
+@checked
 def row_sum(values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]) -> Float[Tensor, " rows"]:
     r"""Each row's sum over its masked tokens.
 
@@ -165,6 +173,7 @@ def row_sum(values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows token
     return where_mask(values, mask).sum(-1)
 
 
+@checked
 def row_mean(values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]) -> Float[Tensor, " rows"]:
     r"""Each row's mean over its masked tokens.
 
@@ -187,6 +196,7 @@ def row_mean(values: Float[Tensor, "rows tokens"], mask: Bool[Tensor, "rows toke
     return row_sum(values, mask) / mask.sum(-1).clamp(min=1)
 
 
+@checked
 def group_sum(
     values: Float[Tensor, " rows"], group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
@@ -214,6 +224,7 @@ def group_sum(
     return sums[index]
 
 
+@checked
 def group_size(group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """Number of included rows in each row's group.
 
@@ -238,6 +249,7 @@ def group_size(group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]) -> I
     return counts[index]
 
 
+@checked
 def group_mean(
     values: Float[Tensor, " rows"], group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
@@ -263,6 +275,7 @@ def group_mean(
     return group_sum(values, group, include) / group_size(group, include).clamp(min=1)
 
 
+@checked
 def group_std(
     values: Float[Tensor, " rows"], group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
@@ -290,6 +303,7 @@ def group_std(
     return (squares / (group_size(group, include) - 1).clamp(min=1)).sqrt()
 
 
+@checked
 def group_max(
     values: Float[Tensor, " rows"], group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
@@ -317,6 +331,7 @@ def group_max(
     return lowest.scatter_reduce(0, index, torch.where(include, values, lowest), "amax")[index]
 
 
+@checked
 def group_min(
     values: Float[Tensor, " rows"], group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:

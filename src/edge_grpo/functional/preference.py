@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from edge_grpo.base.errors import ShapeError
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.ops import group_size
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 
+@checked
 def is_paired(
     group: Int[Tensor, " rows"], chosen: Bool[Tensor, " rows"], rejected: Bool[Tensor, " rows"]
 ) -> Bool[Tensor, " rows"]:
@@ -51,6 +53,7 @@ def is_paired(
     return (group_size(group, chosen) == 1) & (group_size(group, rejected) == 1) & (chosen | rejected)
 
 
+@checked
 def pair_rows(
     group: Int[Tensor, " rows"], chosen: Bool[Tensor, " rows"], rejected: Bool[Tensor, " rows"]
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
@@ -85,6 +88,7 @@ def pair_rows(
     return first, second
 
 
+@checked
 def margin(
     chosen: Float[Tensor, " pairs"],
     rejected: Float[Tensor, " pairs"],
@@ -114,6 +118,7 @@ def margin(
     return (chosen - rejected) - (ref_chosen - ref_rejected).detach()
 
 
+@checked
 def sigmoid_loss(
     margin: Float[Tensor, " pairs"], *, beta: float, label_smoothing: float = 0.0
 ) -> Float[Tensor, " pairs"]:
@@ -140,6 +145,7 @@ def sigmoid_loss(
     return -(1 - label_smoothing) * logsigmoid(beta * margin) - label_smoothing * logsigmoid(-beta * margin)
 
 
+@checked
 def robust_loss(margin: Float[Tensor, " pairs"], *, beta: float, label_smoothing: float) -> Float[Tensor, " pairs"]:
     r"""Like :func:`sigmoid_loss`, but unbiased when that share of labels is flipped.
 
@@ -164,6 +170,7 @@ def robust_loss(margin: Float[Tensor, " pairs"], *, beta: float, label_smoothing
     return flipped / (1 - 2 * label_smoothing)
 
 
+@checked
 def hinge_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor, " pairs"]:
     r"""Zero, gradient included, once the chosen answer is ahead by 1 / beta nats.
 
@@ -187,6 +194,7 @@ def hinge_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor,
     return (1 - beta * margin).relu()
 
 
+@checked
 def ipo_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor, " pairs"]:
     r"""Pulls the margin to a finite value, so deterministic preferences do not drive it to infinity.
 
@@ -210,6 +218,7 @@ def ipo_loss(margin: Float[Tensor, " pairs"], *, beta: float) -> Float[Tensor, "
     return (margin - 1 / (2 * beta)) ** 2
 
 
+@checked
 def implicit_reward(
     logprob: Float[Tensor, " answers"], ref_logprob: Float[Tensor, " answers"], *, beta: float
 ) -> Float[Tensor, " answers"]:

@@ -3,11 +3,13 @@
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked, require_finite
 from edge_grpo.functional.ops import group_size, where_mask
 
 __all__ = ["group_rank", "unlikeliness_reward"]
 
 
+@checked
 def group_rank(
     scores: Float[Tensor, " rows"], group: Int[Tensor, " rows"], include: Bool[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
@@ -32,6 +34,7 @@ def group_rank(
         >>> group_rank(torch.tensor([-3.0, -1.0, -2.0]), torch.tensor([7, 7, 7]), torch.ones(3).bool())
         tensor([0., 2., 1.])
     """
+    require_finite(include, scores=scores)
     together = (group[:, None] == group[None]) & include[:, None] & include[None]
     smaller = together & (scores[None] < scores[:, None])
     equal = together & (scores[None] == scores[:, None])
@@ -39,6 +42,7 @@ def group_rank(
     return where_mask(twice.to(scores.dtype) / 2, include)
 
 
+@checked
 def unlikeliness_reward(
     rewards: Float[Tensor, " rows"],
     scores: Float[Tensor, " rows"],
@@ -73,6 +77,7 @@ def unlikeliness_reward(
         >>> unlikeliness_reward(rewards, scores, group, torch.ones(2).bool(), penalty=0.25)
         tensor([0.8750, 1.0000])
     """
+    require_finite(include, rewards=rewards)
     rank = group_rank(scores, group, include) + first_rank
     size = group_size(group, include).clamp(min=1)
     return where_mask(rewards * (1 - penalty * rank / size), include)

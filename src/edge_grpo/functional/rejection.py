@@ -4,12 +4,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked, require_finite
 from edge_grpo.functional.advantages import collapsed, group_centered
 from edge_grpo.functional.ops import group_size, group_std, where_mask
 
 __all__ = ["signed_reward", "standardized", "uniform_groups"]
 
 
+@checked
 def signed_reward(correct: Bool[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     r"""1 for a right rollout, -1 for a wrong one.
 
@@ -32,6 +34,7 @@ def signed_reward(correct: Bool[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     return torch.where(correct, 1.0, -1.0)
 
 
+@checked
 def uniform_groups(
     rewards: Float[Tensor, " rows"],
     correct: Bool[Tensor, " rows"],
@@ -71,6 +74,7 @@ def uniform_groups(
     return flat & torch.where(all_right, right, wrong)
 
 
+@checked
 def standardized(
     rewards: Float[Tensor, " rows"],
     group: Int[Tensor, " rows"],
@@ -107,6 +111,7 @@ def standardized(
         >>> standardized(rewards, group, torch.ones(2).bool(), center=False, scale=True)
         tensor([ 0.7071, -0.7071])
     """
+    require_finite(scorable, rewards=rewards)
     values = group_centered(rewards, group, scorable) if center else where_mask(rewards, scorable)
     if not scale:
         return values

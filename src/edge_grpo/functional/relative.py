@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.advantages import collapsed
 from edge_grpo.functional.ops import group_mean, group_size, group_sum, where_mask
 
 __all__ = ["relative_reward", "standardized_reward"]
 
 
+@checked
 def relative_reward(
     rewards: Float[Tensor, " rows"], group: Int[Tensor, " rows"], counted: Bool[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
@@ -41,6 +43,7 @@ def relative_reward(
     return where_mask(rewards - group_mean(rewards, group, counted), ~collapsed(rewards, group, counted))
 
 
+@checked
 def standardized_reward(
     rewards: Float[Tensor, " rows"],
     group: Int[Tensor, " rows"],

@@ -4,11 +4,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked, require_finite
 from edge_grpo.functional.ops import group_mean, row_mean
 
 __all__ = ["entropy_driven_advantage", "no_positive_credit", "relative_entropy"]
 
 
+@checked
 def relative_entropy(
     entropy: Float[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
@@ -41,12 +43,14 @@ def relative_entropy(
         tensor([0.5000, 1.5000])
     """
     counted = mask.any(-1) if keep is None else keep & mask.any(-1)
+    require_finite(mask & counted[:, None], entropy=entropy)
     mean = row_mean(entropy.detach(), mask)
     reference = group_mean(mean, group, counted)
     known = counted & (reference > 0)
     return torch.where(known, mean / torch.where(known, reference, 1.0), 1.0)
 
 
+@checked
 def entropy_driven_advantage(
     advantages: Float[Tensor, " rows"],
     relative: Float[Tensor, " rows"],
@@ -76,9 +80,11 @@ def entropy_driven_advantage(
         >>> entropy_driven_advantage(torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.0]))
         tensor([  2., -10.])
     """
+    require_finite(torch.ones_like(advantages, dtype=torch.bool), advantages=advantages, relative=relative)
     return advantages / relative.clamp(clamp_low, clamp_high)
 
 
+@checked
 def no_positive_credit(
     advantages: Float[Tensor, "rows tokens"], where: Bool[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:

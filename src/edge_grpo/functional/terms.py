@@ -3,11 +3,13 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.ops import where_mask
 
 __all__ = ["bias_corrected", "k3_kl", "likelihood_loss"]
 
 
+@checked
 def k3_kl(
     logprobs: Float[Tensor, "rows tokens"],
     ref_logprobs: Float[Tensor, "rows tokens"],
@@ -38,6 +40,7 @@ def k3_kl(
     return difference.exp() - difference - 1
 
 
+@checked
 def bias_corrected(
     kl: Float[Tensor, "rows tokens"], log_ratio: Float[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
@@ -63,6 +66,7 @@ def bias_corrected(
     return kl * log_ratio.exp()
 
 
+@checked
 def likelihood_loss(
     logprobs: Float[Tensor, "rows tokens"],
     weights: Float[Tensor, "rows tokens"],

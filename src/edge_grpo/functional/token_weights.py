@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_grpo.functional._arguments import checked
 from edge_grpo.functional.ops import group_max, group_mean, group_min, row_sum, where_mask
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+@checked
 def token_scores(
     hidden: Float[Tensor, "tokens dim"],
     token_ids: Int[Tensor, " tokens"],
@@ -94,6 +96,7 @@ def token_scores(
     return scores
 
 
+@checked
 def own_scores(
     hidden: Float[Tensor, "tokens dim"],
     token_ids: Int[Tensor, " tokens"],
@@ -149,6 +152,7 @@ def own_scores(
     return together.new_zeros(len(row)).index_add(0, torch.cat(places), together)
 
 
+@checked
 def gwhes(
     right_scores: Float[Tensor, " tokens"],
     wrong_scores: Float[Tensor, " tokens"],
@@ -195,6 +199,7 @@ def gwhes(
     )
 
 
+@checked
 def score_threshold(
     row_means: Float[Tensor, " rows"], group: Int[Tensor, " rows"], right: Bool[Tensor, " rows"], *, factor: float
 ) -> Float[Tensor, " rows"]:
@@ -226,6 +231,7 @@ def score_threshold(
     return torch.where(exists, tau, torch.inf)
 
 
+@checked
 def balance(share_right: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     r"""How far a question is from being half solved.
 
@@ -247,6 +253,7 @@ def balance(share_right: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return 2 * (0.5 - share_right).abs()
 
 
+@checked
 def likelihood_change(
     before: Float[Tensor, "rows tokens"],
     after: Float[Tensor, "rows tokens"],
@@ -282,6 +289,7 @@ def likelihood_change(
     return torch.where(exists, group_mean(gained, group, right), torch.nan)
 
 
+@checked
 def top_overlap(predicted: Float[Tensor, " items"], change: Float[Tensor, " items"], *, k: int) -> Float[Tensor, ""]:
     r"""Share of the ``k`` items with the highest predictions that are among the ``k`` that fell most.
 

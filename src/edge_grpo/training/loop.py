@@ -39,6 +39,16 @@ class Result:
     steps: int
     signal: int = 0
 
+    @property
+    def metrics(self) -> tuple[dict[str, Any], ...]:
+        """The rows of ``metrics.jsonl``, one per step; that of step 0 is the evaluation before training."""
+        return tuple(RunFolder(self.folder).rows())
+
+    @property
+    def model(self) -> Path | None:
+        """The folder of the trained model; None if a signal stopped the run before its end."""
+        return None if self.signal else RunFolder(self.folder).final
+
 
 def train(
     config: Config,

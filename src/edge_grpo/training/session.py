@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.metrics import Metrics, merge
@@ -95,8 +96,12 @@ class Session:
             return None
         batch = batch_of(groups, self.sampler)
         scored = self.updater.score(batch)
+        counted = scored.mask & scored.scorable[:, None]
+        _check_finite("the policy's log-probs", scored.old_logprobs, counted)
+        _check_finite("the policy's entropies", scored.entropy, counted)
+        _check_finite("the reference's log-probs", scored.ref_logprobs, counted)
         signal = self.updater.signal(scored)
-        _check_finite(scored, signal)
+        _check_finite("the method's advantages", signal.advantages, signal.mask & signal.keep[:, None])
         return Lesson(groups, scored, signal)
 
     def learn(self, collected: Collected, lesson: Lesson | None) -> Metrics:
@@ -193,18 +198,10 @@ def open_session(
         yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)
 
 
-def _check_finite(scored: Scored, signal: Signal) -> None:
-    """Stop before NaN or inf in a row reaches the gradient: every such update would be skipped."""
-    trained = signal.keep[:, None] & signal.mask
-    columns = {
-        "the policy's log-probs": scored.old_logprobs,
-        "the policy's entropies": scored.entropy,
-        "the reference's log-probs": scored.ref_logprobs,
-        "the method's advantages": signal.advantages,
-    }
-    for name, values in columns.items():
-        if values is not None and (bad := int((~values.isfinite() & trained).any(-1).sum())):
-            raise TrainingError(
-                f"{name} are not finite (NaN or inf) in {bad} of {len(trained)} rows. If they were finite at the "
-                "start, begin a new run with a lower train.learning_rate; the last checkpoint is untouched"
-            )
+def _check_finite(name: str, values: Tensor | None, counted: Tensor) -> None:
+    """Stop before NaN or inf in a token that counts reaches the gradient: every such update would be skipped."""
+    if values is not None and (bad := int((~values.isfinite() & counted).any(-1).sum())):
+        raise TrainingError(
+            f"{name} are not finite (NaN or inf) in {bad} of {len(counted)} rows. If they were finite at the start, "
+            "begin a new run with a lower train.learning_rate; the last checkpoint is untouched"
+        )
