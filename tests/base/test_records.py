@@ -7,9 +7,10 @@ from edge_grpo.base.records import Group, Row, Segment, Strategy, Verdict
 
 
 @pytest.mark.parametrize(
-    ("rewards", "collapsed"), [((0, 0, 0), True), ((2, 2), True), ((0, 1), False), ((0.1 + 0.2, 0.3), False)]
+    ("rewards", "collapsed"),
+    [((0, 0, 0), True), ((2, 2), True), ((0, 1), False), ((0.3, 0.3 + 1e-7), False), ((0.1 + 0.2, 0.3), True)],
 )
-def test_collapse_is_exact(rewards: tuple[float, ...], collapsed: bool) -> None:
+def test_collapse_is_exact_in_the_precision_of_the_loss(rewards: tuple[float, ...], collapsed: bool) -> None:
     assert group(*rewards).collapsed is collapsed
     assert group(*rewards).collapsed_before is collapsed
 

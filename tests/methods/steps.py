@@ -1,5 +1,6 @@
 """Made-up steps for the tests of methods: random scores, garbage in padding, and an update in micro-batches."""
 
+import random
 from dataclasses import replace
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Strategy, Verdict
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
-from edge_grpo.methods.base import Method
+from edge_grpo.methods.base import Method, Repair
 from edge_grpo.training.batching import loss_inputs
 
 PROMPT, WIDTH = 2, 9
@@ -163,3 +164,26 @@ def make_group(
         for grade, strategy in zip(grades, strategies, strict=True)
     ]
     return Group(Problem("p", "1+1?", ("2",), solution), tuple(rows))
+
+
+def apply(group: Group, repairs: list[Repair], rng: random.Random, *, reflection: float) -> Group:
+    """The group after repairs: injections end up right (references at 97 %), reflections with a given chance."""
+    rows = list(group.rows)
+    chance = {Strategy.REFLECT: reflection, Strategy.ANSWER: 1.0, Strategy.REFERENCE: 0.97}
+    for repair in repairs:
+        right = rng.random() < chance[repair.strategy]
+        grade = Grade(Verdict.CORRECT if right else Verdict.WRONG, 1.0 + right)
+        old = rows[repair.row]
+        rows[repair.row] = Row(old.rollout, grade, repair.strategy, (old.rollout, old.grade))
+    return replace(group, rows=tuple(rows))
+
+
+def collect(method: Method, group: Group, seed: int, *, reflection: float = 0.05) -> Group:
+    """Repairs until the method requests no more."""
+    plan, chance = random.Random(seed), random.Random(seed + 1)
+    for _ in range(20):
+        repairs = [each for each in method.plan([group], plan) if isinstance(each, Repair)]
+        if not repairs:
+            return group
+        group = apply(group, repairs, chance, reflection=reflection)
+    raise AssertionError("plan does not terminate")

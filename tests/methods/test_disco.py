@@ -1,12 +1,16 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from methods.steps import make_step, run_update
 from pydantic import ValidationError
 
+from edge_grpo.config.tree import load_config
 from edge_grpo.methods.disco import Disco
 from edge_grpo.methods.disco_b import DiscoB
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 
 def test_the_value_is_the_objective() -> None:
@@ -40,5 +44,11 @@ def test_a_large_tau_is_the_basic_form() -> None:
 
 def test_tau_is_above_zero() -> None:
     assert Disco().tau == 10
+    assert Disco(score="likelihood_ratio").tau == 1
+    assert Disco(score="likelihood_ratio", tau=3.0).tau == 3
+    words = ["method=disco", "method.score=likelihood_ratio"]
+    assert load_config(None, words).method == Disco(score="likelihood_ratio", tau=1.0)
+    assert load_config(None, [*words, "method.tau=10"]).method == Disco(score="likelihood_ratio", tau=10.0)
+    assert load_config(str(CONFIGS / "disco.yaml"), words[1:]).method == Disco(score="likelihood_ratio", tau=1.0)
     with pytest.raises(ValidationError, match="tau"):
         Disco(tau=0.0)

@@ -7,17 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from methods.steps import current, make_group, make_step, run_update
+from methods.steps import collect, current, make_group, make_step, run_update
 from pydantic import ValidationError
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.metrics import means
-from edge_grpo.base.records import Grade, Group, Row, Segment, Strategy, Verdict
+from edge_grpo.base.records import Grade, Row, Segment, Strategy, Verdict
 from edge_grpo.base.tensors import Scored
 from edge_grpo.config.tree import load_config
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.shaping import entropy_driven_advantage, relative_entropy
-from edge_grpo.methods import Repair
 from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
 from edge_grpo.methods.grpo import Grpo
 
@@ -27,29 +26,6 @@ FORCED = {"reflect": 1.0, "answer": 0.0, "reference": 0.0}
 
 def edge(**correction: Any) -> EdgeGrpo:
     return EdgeGrpo(correction=Correction(**correction))
-
-
-def apply(group: Group, repairs: list[Repair], rng: random.Random, *, reflection: float) -> Group:
-    """The group after repairs: injections end up right (references at 97 %), reflections with a given chance."""
-    rows = list(group.rows)
-    chance = {REFLECT: reflection, ANSWER: 1.0, REFERENCE: 0.97}
-    for repair in repairs:
-        right = rng.random() < chance[repair.strategy]
-        grade = Grade(Verdict.CORRECT if right else Verdict.WRONG, 1.0 + right)
-        old = rows[repair.row]
-        rows[repair.row] = Row(old.rollout, grade, repair.strategy, (old.rollout, old.grade))
-    return replace(group, rows=tuple(rows))
-
-
-def collect(method: EdgeGrpo, group: Group, seed: int, *, reflection: float = 0.05) -> Group:
-    """Repairs until the method requests no more."""
-    rng = random.Random(seed)
-    for _ in range(20):
-        repairs = method.plan([group], rng)
-        if not repairs:
-            return group
-        group = apply(group, repairs, rng, reflection=reflection)
-    raise AssertionError("plan does not terminate")
 
 
 # --- correction -----------------------------------------------------------------------------------------------------

@@ -2,14 +2,16 @@ import random
 from dataclasses import replace
 
 import torch
-from methods.steps import current, make_group, make_step, run_update
+from hypothesis import given
+from hypothesis import strategies as st
+from methods.steps import collect, current, make_group, make_step, run_update
 
 from edge_grpo.base.records import Segment, Strategy
 from edge_grpo.base.tensors import Scored
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.shaping import entropy_driven_advantage, relative_entropy
 from edge_grpo.methods._edge import EntropyAdvantage, Guidance
-from edge_grpo.methods.edge_grpo import EdgeGrpo
+from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo
 from edge_grpo.methods.grpo import Grpo
 from edge_grpo.methods.grpo_matched import GrpoMatched
 
@@ -53,6 +55,17 @@ def test_the_control_draws_the_same_injections_and_no_reflections() -> None:
     mine = GrpoMatched().plan(groups, random.Random(3))
     edges = EdgeGrpo().plan(groups, random.Random(3))
     assert mine == [repair for repair in edges if repair.strategy is not Strategy.REFLECT]
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=8), st.integers(0, 10**6))
+def test_the_balanced_control_injects_exactly_what_its_treatment_does(right: list[bool], seed: int) -> None:
+    group, balanced = make_group(right), {"amount": "balanced"}
+    treated = collect(EdgeGrpo(correction=Correction(**balanced)), group, seed, reflection=0.3)
+    method = GrpoMatched(correction=Guidance(**balanced))
+    (control,) = method.arrange([collect(method, group, seed, reflection=0.3)])
+    injected = [row for row in treated.rows if row.strategy in (ANSWER, Strategy.REFERENCE)]
+    assert list(control.rows[len(right) :]) == injected
+    assert list(control.rows[: len(right)]) == list(group.rows)
 
 
 def test_useful_groups_of_the_control_are_those_first_sampled() -> None:

@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 
+import pytest
 import torch
 from support import PROBLEM, row
 
@@ -81,11 +82,13 @@ def test_loss_inputs_cut_and_clear_dropped_rows() -> None:
     zeros = torch.zeros(batch.mask.shape)
     full = scored(batch, old_logprobs=zeros, entropy=zeros, ref_logprobs=None)
     keep = torch.tensor([True, False, True, True])
-    signal = Signal(zeros + 2, batch.mask, keep, torch.zeros(4), torch.zeros(4))
+    signal = Signal(zeros + 2, batch.mask, keep, torch.zeros(4), torch.zeros(4), likelihood=zeros + 0.3)
     x = loss_inputs(full, signal, torch.tensor([2, 1]), 7, logprobs=zeros[:2, :7], entropy=zeros[:2, :7])
     assert x.mask.shape == (2, 7)
     assert x.mask[0].any()
     assert not x.mask[1].any()
+    assert x.likelihood is not None
+    assert x.likelihood.max(-1).values.tolist() == pytest.approx([0.3, 0.0])
     assert x.group.tolist() == [1, 0]
     assert x.ref_logprobs is None
 

@@ -156,6 +156,19 @@ def test_constant_values_leave_the_kernel_unchanged(known: float | None, noise: 
     assert found.noise == pytest.approx(noise)
 
 
+def test_constant_values_vary_by_their_resolution() -> None:
+    points, values = draw(11, 6, 2), torch.zeros(6, dtype=torch.float64)
+    found = fit_prior(points, values, kernel=StationarySettings(variance=3.0, lengthscale=0.4), resolution=0.02)
+    assert found.kernel.variance == pytest.approx(0.02**2)
+    assert (found.kernel.lengthscale, found.mean) == (0.4, 0.0)
+    assert found.noise == pytest.approx(1e-4 * 0.02**2)
+    both = sum_kernel([StationarySettings(variance=3.0), StationarySettings(variance=1.0)])
+    terms = fit_prior(points, values, kernel=both, resolution=0.02).kernel.terms
+    assert [term.variance for term in terms] == pytest.approx([3e-4, 1e-4])
+    (part,) = fit_parts(points, values[None], resolutions=[0.02])
+    assert float(part.covariance(points[:1], points[:1])) == pytest.approx(0.02**2)
+
+
 def test_repeated_points_and_a_constant_dimension_can_be_fitted() -> None:
     points = torch.cat([draw(12, 4, 1).repeat(2, 1), torch.full((8, 1), 2.0, dtype=torch.float64)], dim=1)
     found = fit_prior(points, draw(13, 8))

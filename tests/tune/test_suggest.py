@@ -120,6 +120,24 @@ def test_a_failure_scores_high_on_a_part_with_negative_weight(tmp_path: Path) ->
     assert belief.values[:, -1].tolist() == [0.1, 0.9]
 
 
+def test_a_part_stuck_at_zero_does_not_send_the_search_astray(tmp_path: Path) -> None:
+    """A search that sees a dead part chooses points about as good as one that ignores it."""
+    peaked = "space: {train.learning_rate: {type: continuous, low: 0.001, high: 1.0}}\nsettings: [train.steps=2]\n"
+    ends = "problems: 50}\ntrials: 12\ninitial: 4\n"
+    chosen = []
+    for weights in ("{3: 1}", "{3: 1, 4: 1}"):
+        space = space_of(tmp_path, f"{peaked}objective: {{weights: {weights}, {ends}")
+        trials: list[Trial] = []
+        for number in range(1, 13):
+            point = suggest(space, trials, number=number).point
+            score = max(0.0, 1 - 4 * abs(point["train.learning_rate"] - 0.3))
+            parts = dict.fromkeys(space.objective.parts, 0.0) | {"3": score}
+            trials.append(Trial(number, point, "finished", parts, score, 1.0))
+        chosen.append(sum(trial.whole for trial in trials[4:]) / 8)
+    ignoring, seeing = chosen
+    assert seeing > ignoring - 0.1
+
+
 @pytest.mark.parametrize("initial", [2, 99])
 def test_every_point_of_a_small_space_is_tried(tmp_path: Path, initial: int) -> None:
     """By the bound or evenly, although evenly spread candidates rarely reach the last points.

@@ -1,5 +1,6 @@
 """The frozen records that flow through collection: problem, span, rollout, grade, row, group. No torch here."""
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -189,4 +190,6 @@ class Group:
 
 
 def _equal(rewards: list[float]) -> bool:
-    return not rewards or max(rewards) == min(rewards)
+    """Whether they are equal as the loss sees them, in float32."""
+    seen = array("f", rewards)
+    return not seen or max(seen) == min(seen)

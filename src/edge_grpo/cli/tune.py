@@ -45,7 +45,6 @@ def tune(
     from edge_grpo.tune.page import page  # noqa: PLC0415
     from edge_grpo.tune.space_file import load_space  # noqa: PLC0415
     from edge_grpo.tune.study import BEST, Study  # noqa: PLC0415
-    from edge_grpo.tune.suggest import suggest  # noqa: PLC0415
 
     wanted = load_space(space)
     make_kernel(StationarySettings(), dims=1)  # a missing extra is reported now, not after the first trials
@@ -54,8 +53,9 @@ def tune(
     console = Console()
 
     def write_page(known: Sequence[Any]) -> Any:
-        then = suggest(wanted, known, number=len(known) + 1, decomposed=study.decomposed)
-        write_whole(study.folder / "page.html", page(wanted, known, then, decomposed=study.decomposed, title=space))
+        then = study.suggestion(known, number=len(known) + 1)
+        shown = page(wanted, known, then, decomposed=study.decomposed, resolutions=study.resolutions, title=space)
+        write_whole(study.folder / "page.html", shown)
         return then
 
     def tell(known: Sequence[Any], trial: Any) -> None:

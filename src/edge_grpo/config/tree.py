@@ -107,7 +107,8 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
         method = {"kind": Config().method.kind, **method}
         cls = METHODS.get(method["kind"]) if isinstance(method["kind"], str) else None
         if cls:
-            method = _over(cls(), method)
+            default = cls()
+            method = {name: _over(getattr(default, str(name), None), value) for name, value in method.items()}
             plain["train"] = {**cls.train_defaults, **train} if isinstance(train, Mapping) else train
     plain["method"] = method
     try:
@@ -188,7 +189,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
 
 
 def _over(default: Any, given: Any) -> Any:
-    """User values over a method's own defaults, whose sections may differ from their classes' defaults."""
+    """User values over a section of a method's own defaults, which may differ from those of the section's class."""
     if not dataclasses.is_dataclass(default) or not isinstance(given, Mapping):
         return given
     own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}

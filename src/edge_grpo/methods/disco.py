@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final
 
 from jaxtyping import Float
+from pydantic import model_validator
+from pydantic_core import ArgsKwargs
 from torch import Tensor
 
 from edge_grpo.base.metrics import Metrics
@@ -29,8 +31,8 @@ class Disco(Method):
 
     with :math:`s_i` the mean log-probability (or ratio) of a row, :math:`P_q` and :math:`N_q` the right and wrong
     answers to question q, Q all questions of the update, and K its mean drift per token. ``tau`` is in units of the
-    score: 10 goes with the log-likelihood, set it to 1 with ``score=likelihood_ratio``. The other settings are
-    documented in ``_discriminative.Discriminative``.
+    score: by default 10, or 1 with ``score=likelihood_ratio``. The other settings are documented in
+    ``_discriminative.Discriminative``.
 
     Source:
         Li et al. 2025, DisCO, arXiv:2505.12366, section 4; ``tau`` of the official training scripts. The release's loss
@@ -46,6 +48,14 @@ class Disco(Method):
     kl_estimator: disc.Estimator = "k1"
     penalty: disc.Penalty = "multiplier"
     top_up: TopUp = TopUp()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tau_in_units_of_the_score(cls, given: Any) -> Any:
+        named = given.kwargs if isinstance(given, ArgsKwargs) else given
+        if isinstance(named, Mapping) and named.get("score") == "likelihood_ratio":
+            return ArgsKwargs((), {"tau": 1.0, **named})
+        return given
 
     @property
     def needs(self) -> Needs:

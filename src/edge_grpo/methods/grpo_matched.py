@@ -36,7 +36,8 @@ class GrpoMatched(Method):
 
     The policy-gradient term sees rollouts and rewards as first sampled. Corrected rows are added as likelihood rows,
     with K those that ended up right, :math:`m_i` their injected tokens and :math:`\omega` the
-    ``correction.likelihood_weight``. Drawn reflections, which inject no supervision, are not carried out. ``eda``:
+    ``correction.likelihood_weight``. Reflections inject no supervision: they are drawn but not carried out, unless
+    their outcome decides how many injections follow (``correction.amount=balanced``), and never trained on. ``eda``:
     EDGE-GRPO's entropy-driven advantage, off by default.
 
     Source:
@@ -72,15 +73,16 @@ class GrpoMatched(Method):
         return pg.needs_of(self)
 
     def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
-        """The injections that EDGE-GRPO would make, from the same draws."""
+        """The injections that EDGE-GRPO would make, from the same draws, and any reflections they depend on."""
         repairs = edge.plan_repairs(groups, rng, self.correction)
+        if self.correction.amount == "balanced":
+            return repairs
         return [repair for repair in repairs if repair.strategy is not Strategy.REFLECT]
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
-        """Each corrected row becomes two: as first sampled and, after the group, as corrected."""
+        """Each row as first sampled; after the group, once more, those with an injection."""
         return [
-            replace(group, rows=(*map(_as_sampled, group.rows), *(row for row in group.rows if row.first)))
-            for group in groups
+            replace(group, rows=(*map(_as_sampled, group.rows), *filter(_is_injected, group.rows))) for group in groups
         ]
 
     def useful(self, group: Group) -> bool:
@@ -122,3 +124,7 @@ class GrpoMatched(Method):
 
 def _as_sampled(row: Row) -> Row:
     return Row(*row.first) if row.first else row
+
+
+def _is_injected(row: Row) -> bool:
+    return row.strategy in (Strategy.ANSWER, Strategy.REFERENCE)

@@ -191,7 +191,7 @@ def loss_inputs(
         sampling_logprobs=cut(batch.sampling_logprobs),
         ref_logprobs=None if batch.ref_logprobs is None else cut(batch.ref_logprobs),
         advantages=cut(signal.advantages),
-        likelihood=None if signal.likelihood is None else cut(signal.likelihood),
+        likelihood=None if signal.likelihood is None else torch.where(keep[:, None], cut(signal.likelihood), 0.0),
         mask=cut(signal.mask) & keep[:, None],
         acting=cut(signal.mask if signal.acting is None else signal.acting) & keep[:, None],
         segment=cut(batch.segment),

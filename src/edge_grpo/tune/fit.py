@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -56,6 +57,7 @@ def fit_prior(
     *,
     kernel: KernelSettings = MATERN,
     noise: float | None = None,
+    resolution: float | None = None,
 ) -> PriorSettings:
     r"""The maximum a posteriori prior of one part, given its observations and weak hyperpriors.
 
@@ -71,8 +73,9 @@ def fit_prior(
     :math:`\log v \sim N(-\log m, 1)`, and alpha of ``rq``, :math:`\log \alpha \sim N(0, 1)`. They dominate when
     observations are few, and fade as more arrive.
 
-    Constant values carry no information on scale: ``kernel`` is returned unchanged, the mean is that value, and the
-    noise is the one given, or 1e-4 of the kernel's variance.
+    Constant values carry no information on scale but that they vary by less than their resolution: the mean is that
+    value, the kernel's variance the square of ``resolution`` (that of ``kernel`` if not given), its form and
+    lengthscales those of ``kernel``, and the noise the one given, or 1e-4 of the kernel's variance.
 
     Args:
         points: where the part was observed, in any units.
@@ -80,6 +83,7 @@ def fit_prior(
         kernel: its form, and where the fit starts.
         noise: the known noise variance, squared units of the values; None fits it. It is raised to at least a
             millionth of the variance of the values, so that covariances of nearby points keep full rank.
+        resolution: the smallest difference that two values can show, such as 1/n for a share of n problems.
 
     Raises:
         DataError: fewer than 2 observations, some of them not finite, or no start converges.
@@ -93,6 +97,8 @@ def fit_prior(
     _check(points, values, noise)
     center, spread = float(values.mean()), float(values.std())
     if bool((values == values[0]).all()) or spread == 0:
+        if resolution is not None:
+            kernel = _with_variance(kernel, resolution**2)
         unseen = _CONSTANT_NOISE * sum(term.variance for term in _terms(kernel))
         return PriorSettings(kernel=kernel, mean=float(values[0]), noise=noise or unseen)
     low, width = points.amin(0), points.amax(0) - points.amin(0)
@@ -118,9 +124,11 @@ def fit_part(
     *,
     kernel: KernelSettings = MATERN,
     noise: float | None = None,
+    resolution: float | None = None,
 ) -> Part:
     """One part with the prior from :func:`fit_prior`; same arguments and errors."""
-    return make_part(fit_prior(points, values, kernel=kernel, noise=noise), dims=points.shape[1])
+    prior = fit_prior(points, values, kernel=kernel, noise=noise, resolution=resolution)
+    return make_part(prior, dims=points.shape[1])
 
 
 def fit_parts(
@@ -129,6 +137,7 @@ def fit_parts(
     *,
     kernels: Sequence[KernelSettings] | None = None,
     noises: Sequence[float | None] | None = None,
+    resolutions: Sequence[float | None] | None = None,
 ) -> list[Part]:
     """All parts, each fitted independently of the others.
 
@@ -137,18 +146,21 @@ def fit_parts(
         values: the observations of each.
         kernels: one per part; None = Matern 5/2.
         noises: known noise variances, one per part; None, for one or for all, fits it.
+        resolutions: smallest differences that the values of each part can show, see :func:`fit_prior`.
 
     Raises:
-        ShapeError: the number of kernels or noises differs from the number of parts, or ``values`` has no row per part.
+        ShapeError: the number of kernels, noises or resolutions differs from the number of parts, or ``values`` has no
+            row per part.
     """
     points, values = points.double(), values.double()
     if values.ndim != 2 or not len(values):
         raise ShapeError(f"fit: got values of shape {tuple(values.shape)}, wanted (parts, {len(points)})")
-    for name, given in (("kernels", kernels), ("noises", noises)):
+    for name, given in (("kernels", kernels), ("noises", noises), ("resolutions", resolutions)):
         if given is not None and len(given) != len(values):
             raise ShapeError(f"got {len(given)} {name} for {len(values)} parts; give one per part")
-    each = zip(values, kernels or [MATERN] * len(values), noises or [None] * len(values), strict=True)
-    return [fit_part(points, own, kernel=kernel, noise=noise) for own, kernel, noise in each]
+    unknown = [None] * len(values)
+    each = zip(values, kernels or [MATERN] * len(values), noises or unknown, resolutions or unknown, strict=True)
+    return [fit_part(points, own, kernel=kernel, noise=noise, resolution=least) for own, kernel, noise, least in each]
 
 
 def _maximized(inputs: Tensor, targets: Tensor, start: KernelSettings, noise: float | None) -> tuple[float, Any] | None:
@@ -235,6 +247,12 @@ def _read_back(kernel: KernelSettings, module: Any, width: Tensor, variance: flo
         alpha = float(base.alpha) if term.type == "rq" else term.alpha
         terms.append(_changed(term, variance * float(scaled.outputscale), scales, alpha))
     return _like(kernel, terms)
+
+
+def _with_variance(kernel: KernelSettings, variance: float) -> KernelSettings:
+    """The kernel scaled to a variance, shared among its terms in proportion to theirs."""
+    factor = variance / sum(term.variance for term in _terms(kernel))
+    return _like(kernel, [replace(term, variance=factor * term.variance) for term in _terms(kernel)])
 
 
 def _terms(kernel: KernelSettings) -> tuple[StationarySettings, ...]:

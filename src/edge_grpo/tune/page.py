@@ -3,7 +3,7 @@
 One HTML file without scripts or external resources. ``page.html`` is its template, which escapes all text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
@@ -122,7 +122,13 @@ def brief(value: Value) -> str:
 
 
 def page(
-    space: Space, trials: Sequence[Trial], then: Suggestion | None, *, decomposed: bool = True, title: str = ""
+    space: Space,
+    trials: Sequence[Trial],
+    then: Suggestion | None,
+    *,
+    decomposed: bool = True,
+    resolutions: Mapping[str, float] | None = None,
+    title: str = "",
 ) -> str:
     """The page as HTML.
 
@@ -131,13 +137,14 @@ def page(
         trials: those that are over.
         then: the next suggestion.
         decomposed: whether the search sees the parts.
+        resolutions: see :func:`edge_grpo.tune.suggest.believe`.
         title: names the study.
 
     Raises:
         ConfigError: the extra 'tune' is not installed.
     """
     best = best_of(trials)
-    belief = believe(space, trials, decomposed=decomposed)
+    belief = believe(space, trials, decomposed=decomposed, resolutions=resolutions)
     html: str = _template().render(
         title=title,
         frame=_FRAME,

@@ -183,6 +183,10 @@ class Objective:
         """Sampled answers per problem; 0 for greedy decoding."""
         return int(self.metric.removeprefix("avg@")) if self.metric.startswith("avg@") else 0
 
+    def resolution(self, problems: int = 0) -> float:
+        """The smallest difference that a part's scores can show: one answer of ``problems`` (0 = the setting's)."""
+        return 1 / ((problems or self.problems) * max(1, self.samples))
+
 
 @settings
 class EarlyStop:

@@ -23,8 +23,8 @@ from edge_grpo.runs.folder import RunFolder
 from edge_grpo.tune import record
 from edge_grpo.tune.identity import identity_of
 from edge_grpo.tune.record import State, Trial, best_of
-from edge_grpo.tune.space import EarlyStop, Space, Value, config_at, misfit, words_at
-from edge_grpo.tune.suggest import suggest
+from edge_grpo.tune.space import EarlyStop, Point, Space, Value, config_at, misfit, words_at
+from edge_grpo.tune.suggest import Suggestion, suggest
 from edge_grpo.tune.trial import LOG, RESULT, RUN, TASK, benchmarks_of
 
 __all__ = ["BEST", "Study", "curve_of", "hopeless"]
@@ -109,7 +109,9 @@ class Study:
     def __init__(self, space: Space, *, decomposed: bool = True, folder: str = "", name: str = "space") -> None:
         self.space, self.decomposed = space, decomposed
         self.base = config_at(space, {})
-        self.identity = identity_of(space, self.base, benchmarks_of(space.objective, self.base), decomposed=decomposed)
+        benchmarks = benchmarks_of(space.objective, self.base)
+        self.resolutions = {each.name: space.objective.resolution(len(each.problems)) for each in benchmarks}
+        self.identity = identity_of(space, self.base, benchmarks, decomposed=decomposed)
         key = digest(json.dumps(self.identity, sort_keys=True))
         self.folder = Path(folder).expanduser() if folder else Path("runs") / "tune" / f"{name}-{key}"
 
@@ -216,6 +218,12 @@ class Study:
                 "of the space other than trial_s, choose another --out"
             )
 
+    def suggestion(self, trials: Sequence[Trial], pending: Sequence[Point] = (), *, number: int) -> Suggestion | None:
+        """The settings for trial ``number``; None if every point of the space has been tried."""
+        return suggest(
+            self.space, trials, pending, number=number, decomposed=self.decomposed, resolutions=self.resolutions
+        )
+
     def _next(self, trials: Sequence[Trial], running: Sequence[_Running]) -> tuple[int, dict[str, Value]] | None:
         """The number and settings of the next trial to start; None if there is none."""
         known = {trial.number for trial in trials} | {own.number for own in running}
@@ -226,7 +234,7 @@ class Study:
         if (started / TASK).exists():
             return self._task(started)
         pending = [own.settings for own in running]
-        found = suggest(self.space, trials, pending, number=number, decomposed=self.decomposed)
+        found = self.suggestion(trials, pending, number=number)
         return (number, found.point) if found else None
 
     def _start(self, number: int, settings: dict[str, Value]) -> _Running:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -84,10 +84,17 @@ class Belief:
         return replace(self, points=rows, values=torch.cat([self.values, expected], dim=1))
 
 
-def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -> Belief | None:
+def believe(
+    space: Space,
+    trials: Sequence[Trial],
+    *,
+    decomposed: bool = True,
+    resolutions: Mapping[str, float] | None = None,
+) -> Belief | None:
     """The belief given these trials; None if fewer than two have finished.
 
-    The priors, Matern 5/2 with one lengthscale per coordinate, are fitted to the scores of each name separately. A
+    The priors, Matern 5/2 with one lengthscale per coordinate, are fitted to the scores of each name separately; a part
+    whose scores are all equal so far, such as a benchmark stuck at 0, is believed to vary by its resolution. A
     failed or late trial counts as if it had the scores of the worst finished one; a stopped trial as if it had those of
     the median one (the lower of two), since all we know is that it was below the median.
 
@@ -95,6 +102,8 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
         space: the search space.
         trials: the trials that are over.
         decomposed: one process per part, or a single one of the weighted sum.
+        resolutions: the smallest difference that each part's scores can show; by default that of ``objective.problems``
+            problems.
 
     Raises:
         DataError: no prior can be fitted to these scores.
@@ -109,15 +118,25 @@ def believe(space: Space, trials: Sequence[Trial], *, decomposed: bool = True) -
     ]
     names, own = tuple(weights), torch.tensor([*weights.values()], dtype=torch.float64)
     values = torch.tensor(rows, dtype=torch.float64).T.contiguous()
+    least = {**dict.fromkeys(weights, space.objective.resolution()), **(resolutions or {})}
     if not decomposed:
+        least = {WHOLE: min(abs(weight) * least[name] for name, weight in weights.items())}
         names, own, values = (WHOLE,), torch.ones(1, dtype=torch.float64), (own @ values)[None]
     points = _rows(space, [trial.settings for trial in trials])
-    priors = tuple(_prior(name, _numbers(points), tuple(of)) for name, of in zip(names, values.tolist(), strict=True))
+    priors = tuple(
+        _prior(name, _numbers(points), tuple(of), least[name]) for name, of in zip(names, values.tolist(), strict=True)
+    )
     return Belief(space, names, own, priors, points, values)
 
 
 def suggest(
-    space: Space, trials: Sequence[Trial], pending: Sequence[Point] = (), *, number: int, decomposed: bool = True
+    space: Space,
+    trials: Sequence[Trial],
+    pending: Sequence[Point] = (),
+    *,
+    number: int,
+    decomposed: bool = True,
+    resolutions: Mapping[str, float] | None = None,
 ) -> Suggestion | None:
     r"""The settings for trial ``number``, determined by the trials that are over and those still running.
 
@@ -132,6 +151,7 @@ def suggest(
         pending: the points of running trials.
         number: number of the trial, from 1.
         decomposed: True is D-GPUCB, one process per part; False is GP-UCB on the whole, with the same candidates.
+        resolutions: see :func:`believe`.
 
     Returns:
         None if every point of the space has been tried.
@@ -141,7 +161,8 @@ def suggest(
     """
     trials = sorted(trials, key=lambda trial: trial.number)
     tried = {_key(point) for point in (*(trial.settings for trial in trials), *pending)}
-    belief = believe(space, trials, decomposed=decomposed) if number > space.initial else None
+    begun = number > space.initial
+    belief = believe(space, trials, decomposed=decomposed, resolutions=resolutions) if begun else None
     if belief is None:
         spread = (*_even(space, _MAX_POINTS, "initial"), *_whole_grid(space))
         point = next((each for each in spread if _key(each) not in tried), None)
@@ -211,10 +232,11 @@ def _numbers(rows: Tensor) -> tuple[tuple[float, ...], ...]:
 
 
 @lru_cache(maxsize=256)
-def _prior(name: str, points: tuple[tuple[float, ...], ...], values: tuple[float, ...]) -> Part:
+def _prior(name: str, points: tuple[tuple[float, ...], ...], values: tuple[float, ...], resolution: float) -> Part:
     """The fitted prior; cached, since the page and the next trial need the same ones."""
+    rows, scores = (torch.tensor(each, dtype=torch.float64) for each in (points, values))
     try:
-        return fit_part(torch.tensor(points, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))
+        return fit_part(rows, scores, resolution=resolution)
     except DataError as error:
         low, high = min(values), max(values)
         raise DataError(
