@@ -46,7 +46,7 @@ def session() -> Session:
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     (tmp_path / "run").mkdir()
-    return Journal(RunFolder(tmp_path / "run"), [Recorder()], Recorder())
+    return Journal(RunFolder(tmp_path / "run"), [Recorder()], Recorder(), clock=lambda: 5.0)
 
 
 def test_every_tracker_gets_each_row_and_each_rewind(journal: Journal, session: Session) -> None:
@@ -55,7 +55,7 @@ def test_every_tracker_gets_each_row_and_each_rewind(journal: Journal, session: 
     journal.save(session)
     journal.restore(session)
     for tracker in journal.trackers:
-        assert tracker.logged == [(3, {"loss": 0.5, "bad": None})]
+        assert tracker.logged == [(3, {"time/at": 5.0, "loss": 0.5, "bad": None})]
         assert tracker.rewound == [3]
 
 
