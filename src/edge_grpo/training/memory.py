@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.memory import is_out_of_memory
@@ -30,6 +30,7 @@ class NoMemoryLeftError(TrainingError):
         self.setting, self.value, self.intact = setting, value, intact
 
 
+@runtime_checkable
 class _Configured(Protocol):
     config: Config
 
