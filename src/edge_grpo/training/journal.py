@@ -219,12 +219,10 @@ class Journal:
                 f"{error}, and {error.setting} cannot be lowered; start a new run with a lower rollout.max_new_tokens, "
                 "with model.lora.rank, or with a smaller model"
             )
-        again = (
-            f"resume with: edge-grpo train --resume {self.folder.path}"
-            if self.folder.has_begun
-            else "start again with:"
-        )
-        return TrainingError(f"{error}; lower {error.setting} and {again} {error.setting}={error.value}")
+        lower = f"{error.setting}={error.value}"
+        if not self.folder.has_begun:
+            return TrainingError(f"{error}; start again with {lower}")
+        return TrainingError(f"{error}; resume with: edge-grpo train --resume {self.folder.path} {lower}")
 
     def finish(self, session: Session) -> None:
         """Write ``final/``: an ordinary Hugging Face folder, complete or absent.

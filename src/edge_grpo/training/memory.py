@@ -57,9 +57,9 @@ def bounded_by(
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                asked = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+                asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
             # raised here, where the failed frames and their tensors are gone
-            message = f"out of memory while {phase}" + (f" ({asked[0].lower()})" if asked else "")
+            message = f"out of memory while {phase}" + (f" (asked for {asked[1]})" if asked else "")
             raise NoMemoryLeftError(message, setting=setting, value=_rows(self.config, setting) // 2, intact=intact)
 
         return guarded

@@ -18,17 +18,19 @@ from edge_grpo.runs.folder import RunFolder
 from edge_grpo.training import checkpoint, inputs
 from edge_grpo.training.schedule import learning_rate
 
-__all__ = ["BOUNDS", "Resumption", "check_inputs", "plan", "tree_of"]
+__all__ = ["BOUNDS", "MAY_CHANGE", "Resumption", "check_inputs", "plan", "tree_of"]
 
 BOUNDS = ("train.steps", "train.max_tokens")
 """What ends a run."""
 
-_FREE = (
-    *("eval.*", "run.*", "reward.workers"),
-    *("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.max_skipped_updates"),
-)
 _ROUNDING = ("train.micro_batch_rows", "rollout.max_rows", "model.gradient_checkpointing")  # other sums, same values
-_MAY = ", ".join((*BOUNDS, *_ROUNDING, *_FREE))
+MAY_CHANGE = (
+    *BOUNDS,
+    *_ROUNDING,
+    *("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.max_skipped_updates"),
+    *("eval.*", "run.*", "reward.workers"),
+)
+"""The settings that may change on resume, as patterns of dotted names."""
 
 Changes = Mapping[str, tuple[Any, Any]]
 """Settings by dotted name, as (before, now)."""
@@ -125,9 +127,8 @@ def plan(
 
 def _refuse_others(changed: Changes, before: Config, now: Config) -> None:
     """Raise CheckpointError for settings that would change what is trained."""
-    allowed = (*BOUNDS, *_ROUNDING, *_FREE)
-    refused = {name: pair for name, pair in changed.items() if not any(fnmatch(name, each) for each in allowed)}
-    reason = f"Only these may change: {_MAY}; start a new run for other settings"
+    refused = {name: pair for name, pair in changed.items() if not any(fnmatch(name, each) for each in MAY_CHANGE)}
+    reason = f"Only these may change: {', '.join(MAY_CHANGE)}; start a new run for other settings"
     if not refused and _split(before) != _split(now):
         refused = {name: pair for name, pair in changed.items() if name.startswith("eval.")}
         reason = "Held-out problems are split off data.path, so this would change the training problems"
