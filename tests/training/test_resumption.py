@@ -17,7 +17,7 @@ from edge_grpo.config.tree import Config, changes, load_config, to_tree
 from edge_grpo.runs import starts
 from edge_grpo.trackers.console import Silent
 from edge_grpo.training import resumption
-from edge_grpo.training.checkpoint import read_state
+from edge_grpo.training.checkpoint import read_state, steps
 from edge_grpo.training.loop import resume, train
 
 Make = Callable[..., Config]
@@ -93,6 +93,19 @@ def test_a_bound_below_what_is_done_is_refused(config: Make, bound: str, done: s
     tokens = read_state(folder / "checkpoints/step_000003").tokens
     assert resume(folder, config("eval.every=0", f"train.max_tokens={tokens}")).steps == 3
     assert (folder / "final").exists()
+
+
+def test_the_best_checkpoint_survives_a_stop(config: Make, model: Path) -> None:
+    """The random model never answers right, so that its first evaluation remains the best."""
+    best = ["train.keep_best=true", "train.keep_checkpoints=1", "train.checkpoint_every=4"]
+    plain = train(config("run.dir=" + config().run.dir + "-plain")).folder
+    folder = train(config(*best), display=Said(stop_at=5)).folder
+    assert steps(folder / "checkpoints") == [2, 5]
+    display = Said()
+    resume(folder, display=display)
+    assert steps(folder / "checkpoints") == [2, 6]
+    assert weights(folder) == weights(plain)
+    assert display.said[-1].startswith("best held-out accuracy: 0.0% after step 2; final/ is the model after step 6.")
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
