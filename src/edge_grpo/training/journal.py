@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,6 @@ from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.config.tree import config_hash, to_yaml
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
-from edge_grpo.runs.environment import environment
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display
@@ -78,52 +77,34 @@ class Journal:
                 tracker.rewind(step)
         return missing
 
-    def begin(
-        self,
-        session: Session,
-        inputs: Mapping[str, str],
-        resumption: Resumption | None = None,
-        accepted: Sequence[str] = (),
-    ) -> None:
-        """Add this start to the record of the run, with the settings that changed, and say what is different.
+    def begin(self, session: Session, start: Mapping[str, Any], resumption: Resumption | None = None) -> None:
+        """Add a start to the record of the run, with the settings that changed, and say what is different.
 
         Args:
             session: restored.
-            inputs: digests of what the run learns from.
+            start: the environment, the digests of the inputs, and which of them changed and were accepted.
             resumption: how the run is resumed; None = it is new.
-            accepted: inputs that changed since the last start.
         Raises:
             CheckpointError: the disk is full or not writable, or the run's lock was deleted.
         """
-        before, now = starts.read(self.folder.path), environment()
         changed = resumption.changed if resumption else {}
+        before = starts.read(self.folder.path)
         self.folder.check_lock()
         if resumption and changed:
             with saving(self.folder.path / "config.yaml", self.folder.path):
                 self.folder.write_config(to_yaml(resumption.tree), config_hash(resumption.tree))
-        start = {
-            "at": datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="seconds"),
-            "step": session.step,
-            **now,
-            "inputs": dict(inputs),
-            "changed": {name: list(pair) for name, pair in changed.items()},
-            "accepted": list(accepted),
-        }
-        starts.append(self.folder.path, start)
-        if resumption is None:
-            return
-        if accepted:
-            self.display.say(f"accepted: {' and '.join(accepted)} changed since the last start")
-        if session.step and not any("inputs" in each for each in before):
-            self.display.say(
-                f"{starts.STARTS} has no digests of data, model and reward code, so they could not be checked; they "
-                "are recorded now"
-            )
-        if before and (other := starts.other_environment(before[-1], now)):
-            self.display.say(f"{other}: results may differ from an uninterrupted run by rounding")
-        rates = [row.get("learning_rate") for row in self.folder.rows()] if changed else []
-        for line in resumption.notes(step=session.step, tokens=session.tokens, last_rate=rates[-1] if rates else None):
-            self.display.say(line)
+        at = datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="seconds")
+        named = {name: list(pair) for name, pair in changed.items()}
+        starts.append(self.folder.path, {"at": at, "step": session.step, **start, "changed": named})
+        if resumption:
+            for line in (*_differences(session, before, start), *self._effects(session, resumption)):
+                self.display.say(line)
+
+    def _effects(self, session: Session, resumption: Resumption) -> list[str]:
+        """What the settings changed on resume do to the run."""
+        rates = [row.get("learning_rate") for row in self.folder.rows()] if resumption.changed else []
+        last_rate = rates[-1] if rates else None
+        return resumption.notes(step=session.step, tokens=session.tokens, last_rate=last_rate)
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Write the metrics of a step, with the time, to ``metrics.jsonl`` first, then to every tracker.
@@ -240,6 +221,19 @@ class Journal:
             remove_tree(final)  # from fewer steps, if a finished run was extended
             draft.rename(final)
             flush(final.parent)
+
+
+def _differences(session: Session, before: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> Iterator[str]:
+    """What is different from the starts of the run before this one, a line each."""
+    if start.get("accepted"):
+        yield f"accepted: {' and '.join(start['accepted'])} changed since the last start"
+    if session.step and not any("inputs" in each for each in before):
+        yield (
+            f"{starts.STARTS} has no digests of data, model and reward code, so they could not be checked; they are "
+            "recorded now"
+        )
+    if before and (other := starts.other_environment(before[-1], start)):
+        yield f"{other}: results may differ from an uninterrupted run by rounding"
 
 
 def finished(folder: RunFolder) -> RunState | None:

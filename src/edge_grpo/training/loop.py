@@ -15,6 +15,7 @@ from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import saving
+from edge_grpo.runs.environment import environment
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display, Silent, decoding
@@ -136,10 +137,10 @@ def _run(
         stack.callback(display.close)
         session = stack.enter_context(open_session(config, method, engine=engine, say=display.say))
         journal = Journal(folder, trackers, display)
-        found = digests(config, session.source, session.held_out)
-        accepted = check_inputs(starts.read(folder.path), found, resumption) if resumption else ()
+        now, found = environment(), digests(config, session.source, session.held_out)
+        accepted = check_inputs(starts.read(folder.path), now, found, resumption) if resumption else ()
         journal.restore(session)
-        journal.begin(session, found, resumption, accepted)
+        journal.begin(session, {**now, "inputs": found, "accepted": list(accepted)}, resumption)
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, session.step, max_tokens=config.train.max_tokens, tokens=session.tokens)
         for line in _legend(config, evaluated=bool(session.held_out)):

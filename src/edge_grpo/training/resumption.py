@@ -14,6 +14,7 @@ from edge_grpo.config.sections import TrainSettings
 from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
+from edge_grpo.runs import starts
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.training import checkpoint, inputs
 from edge_grpo.training.schedule import learning_rate
@@ -182,13 +183,14 @@ def _class_of(thing: object) -> str:
 
 
 def check_inputs(
-    recorded: Sequence[Mapping[str, Any]], found: Mapping[str, str], resumption: Resumption
+    recorded: Sequence[Mapping[str, Any]], now: Mapping[str, Any], found: Mapping[str, str], resumption: Resumption
 ) -> tuple[str, ...]:
     """Compare the inputs of a run with those recorded by its last start.
 
     Args:
         recorded: the run's starts.
-        found: what they are now, see :func:`edge_grpo.training.inputs.digests`.
+        now: the environment of this one.
+        found: the inputs now, see :func:`edge_grpo.training.inputs.digests`.
         resumption: the settings, and whether changes are accepted.
 
     Returns:
@@ -196,15 +198,17 @@ def check_inputs(
     Raises:
         CheckpointError: some changed, and that was not accepted.
     """
-    before: dict[str, str] = next(
-        (start["inputs"] for start in reversed(recorded) if isinstance(start.get("inputs"), dict)), {}
-    )
-    if any(name.startswith("eval.") for name in resumption.changed):
+    usable = [start for start in recorded if isinstance(start.get("inputs"), dict)]
+    last: Mapping[str, Any] = usable[-1] if usable else {}
+    before, old, new = last.get("inputs", {}), resumption.before.eval, resumption.config.eval
+    if (old.num_problems, old.seed) != (new.num_problems, new.seed):  # other problems are held out
         before = {name: value for name, value in before.items() if name not in inputs.HELD_OUT}
     different = inputs.changed(before, found, resumption.config)
     if different and not resumption.accept:
+        other = starts.other_environment(last, now)
         raise CheckpointError(
-            f"--resume: {' and '.join(different)} changed since the run was last started; put the old content back, "
-            "or add --accept-changes to train on with the new"
+            f"--resume: {' and '.join(different)} changed since the run was last started"
+            + (f" (or is read differently: {other})" if other else "")
+            + "; put the old content back, or add --accept-changes to train on with the new"
         )
     return different
