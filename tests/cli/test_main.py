@@ -76,6 +76,7 @@ MISTAKES = [
     (["train", "method=nope"], "method: 'nope' is not a method"),
     (["train", "train.steps=1", "again.yaml"], "wanted key=value"),
     (["train", "--resume", "nowhere"], "--resume: nowhere holds no run"),
+    (["train", "--accept-changes"], "--accept-changes: a new run has nothing to compare"),
     (["train", "reward.function=nowhere.py:f"], "nowhere.py"),
     (["train", "data.max_prompt_tokens=3"], "data.max_prompt_tokens is 3"),
     (["train", "data.arithmetic.max_operand=2", "data.arithmetic.operands={2: 1}"], "only"),
@@ -165,6 +166,13 @@ def test_resume_and_eval_from_another_folder(
     code, _, err = command("train", "--resume", "../r", "data.path=d.jsonl")
     assert code == 2
     assert "data.path was" in err
+    (tmp_path / "d.jsonl").write_text("\n".join(rows[1:]))
+    code, _, err = command("train", "--resume", "../r", "train.steps=5")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "data.path and data.eval_path changed since the run was last started" in err
+    code, out, err = command("train", "--resume", "../r", "train.steps=5", "--accept-changes")
+    assert (code, err) == (0, "")
+    assert "accepted: data.path and data.eval_path" in out
 
 
 def test_a_hub_name_without_a_network_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ __all__ = ["POINTS", "Lines", "Moments", "Watched"]
 # folder with N for each number. The event precedes the operation.
 FILES = {
     ("open", None, ".config.yaml"): "config",
+    ("open", "a+", "starts.jsonl"): "start",
     ("open", None, ".metrics.jsonl"): "cut back",
     ("os.mkdir", None, "rollouts"): "updated",
     ("open", None, "rollouts/.step_N.parquet"): "rollouts",
@@ -195,6 +196,8 @@ class Moments:
         """Leave the files as a kill in the middle of the last write would."""
         if point in ("config", "cut back", "rollouts"):
             _halve(path)
+        elif point == "start":
+            path.write_text('{"at": "2026')
         elif point == "metrics":
             with path.open("a") as file:
                 file.write('{"step": 3, "accuracy": 0.')

@@ -55,6 +55,7 @@ def check_goes_on(command: Command, words: Words, run: Path, straight: Path) -> 
 WRITTEN = [
     ("config", 1, "run.dir"),
     ("cut back", 1, "run"),
+    ("start", 1, "starts.jsonl"),
     ("rollouts", 3, "rollouts/step_000003.parquet"),
     ("metrics", 3, "metrics.jsonl"),
     ("events", 4, "run (TensorBoard)"),

@@ -44,6 +44,16 @@ def test_a_file_cut_off_inside_a_record_is_readable_up_to_there(tmp_path: Path) 
     assert read(tmp_path) == [(1, 0.5), (2, 1.0), (3, 1.5)]
 
 
+def test_a_row_is_shown_at_the_time_it_was_written(tmp_path: Path) -> None:
+    tracker = TensorBoard(tmp_path)
+    tracker.log(1, {"time/at": 1234.5, "loss": 0.5})
+    tracker.close()
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert [point.wall_time for point in found.Scalars("loss")] == [1234.5]
+    assert found.Tags()["scalars"] == ["loss"]
+
+
 @pytest.mark.parametrize(("step", "left"), [(2, [(1, 0.5), (2, 1.0)]), (0, []), (None, [])])
 def test_a_rewind_forgets_later_steps_and_logging_continues_in_the_same_file(
     tmp_path: Path, step: int | None, left: list[tuple[int, float]]

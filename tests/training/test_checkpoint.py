@@ -13,7 +13,7 @@ from torch.optim import AdamW
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.config.sections import TrainSettings
 from edge_grpo.models.policy import Policy
-from edge_grpo.training.checkpoint import SUMS, RunState, latest, load, prune, read_state, save, verify
+from edge_grpo.training.checkpoint import SUMS, RunState, latest, load, prune, read_state, save, steps, verify
 from edge_grpo.training.update import make_optimizer
 
 HERE = RunState(step=3, cursor=17, tokens=99, skipped_in_a_row=1, num_threads=1, device="cpu")
@@ -50,6 +50,15 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000002", "step_000003"]
     assert latest(tmp_path).name == "step_000003"
     assert latest(tmp_path / "nowhere") is None
+
+
+def test_the_best_is_kept_besides_the_newest(tmp_path: Path) -> None:
+    policy, optimizer = trained_policy(0)
+    for step, best in ((1, 1), (2, 1), (3, 1), (4, 9)):
+        save(tmp_path, RunState(step, 0, 0, 0, 1, "cpu"), dict(policy.trained()), optimizer, keep=1, best=best)
+        assert steps(tmp_path) == ([*{best, step}] if step < 4 else [4])
+    prune(tmp_path, keep=1)
+    assert steps(tmp_path) == [4]
 
 
 def test_a_draft_is_no_checkpoint(tmp_path: Path) -> None:

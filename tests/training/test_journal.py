@@ -13,7 +13,7 @@ from edge_grpo.config.tree import load_config
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.console import Silent
-from edge_grpo.training.checkpoint import read_state
+from edge_grpo.training.checkpoint import read_state, steps
 from edge_grpo.training.journal import Journal, finished
 from edge_grpo.training.session import Session
 from edge_grpo.training.source import StoredPairs
@@ -46,7 +46,7 @@ def session() -> Session:
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     (tmp_path / "run").mkdir()
-    return Journal(RunFolder(tmp_path / "run"), [Recorder()], Recorder())
+    return Journal(RunFolder(tmp_path / "run"), [Recorder()], Recorder(), clock=lambda: 5.0)
 
 
 def test_every_tracker_gets_each_row_and_each_rewind(journal: Journal, session: Session) -> None:
@@ -55,7 +55,7 @@ def test_every_tracker_gets_each_row_and_each_rewind(journal: Journal, session: 
     journal.save(session)
     journal.restore(session)
     for tracker in journal.trackers:
-        assert tracker.logged == [(3, {"loss": 0.5, "bad": None})]
+        assert tracker.logged == [(3, {"time/at": 5.0, "loss": 0.5, "bad": None})]
         assert tracker.rewound == [3]
 
 
@@ -70,6 +70,45 @@ def test_missing_rows_are_reported(journal: Journal, session: Session) -> None:
     journal.save(session)
     journal.restore(session)
     assert "metrics.jsonl has no rows for steps 1, 3" in journal.display.said
+
+
+def test_keep_best_saves_and_keeps_the_step_with_the_best_accuracy(tmp_path: Path, session: Session) -> None:
+    session.config = load_config(None, ["train.keep_best=true", "train.keep_checkpoints=1"])
+    (tmp_path / "run").mkdir()
+    journal = Journal(RunFolder(tmp_path / "run"), [], Recorder())
+    kept = []
+    accuracies = {1: 0.25, 2: 0.5, 3: float("nan"), 4: 0.5, 5: 0.4, 6: 0.75, 7: None}
+    for step, accuracy in accuracies.items():
+        session.step = step
+        row = {} if accuracy is None else {"eval/accuracy": accuracy}
+        journal.log(step, row)
+        if journal.is_best(session, row) or step in (3, 5, 7):
+            journal.save(session)
+        kept.append(steps(journal.folder.checkpoints))
+    assert kept == [[1], [2], [2, 3], [2, 3], [2, 5], [6], [6, 7]]
+    assert journal.best_note(session).startswith(
+        "best held-out accuracy: 75.0% after step 6; final/ is the model after"
+    )
+    assert f"edge-grpo export {tmp_path / 'run'} --step 6 OUT" in journal.best_note(session)
+    journal.restore(session)
+    assert steps(journal.folder.checkpoints) == [6, 7]
+    session.config = load_config(None, ["train.keep_checkpoints=1"])
+    assert journal.best_note(session) == ""
+    journal.restore(session)
+    assert steps(journal.folder.checkpoints) == [7]
+
+
+def test_figures_are_added_to_a_row_for_every_tracker(journal: Journal) -> None:
+    journal.log(1, {"loss": 0.5})
+    journal.log(2, {"loss": 0.25})
+    journal.extend(2, {"eval/accuracy": 0.5})
+    assert list(journal.folder.rows()) == [
+        {"step": 1, "time/at": 5.0, "loss": 0.5},
+        {"step": 2, "time/at": 5.0, "loss": 0.25, "eval/accuracy": 0.5},
+    ]
+    assert journal.trackers[0].logged[-1] == (2, {"eval/accuracy": 0.5})
+    journal.extend(3, {"eval/accuracy": 1.0})
+    assert [row["step"] for row in journal.folder.rows()] == [1, 2, 3]
 
 
 def test_non_finite_weights_are_never_saved(journal: Journal, session: Session) -> None:

@@ -154,7 +154,7 @@ def test_a_finished_run_stays_as_it_is(straight: Path) -> None:
     assert weights(straight) == before
 
 
-def test_steps_may_be_raised_and_nothing_else_changed(model: Path, config: Make) -> None:
+def test_steps_may_be_raised(model: Path, config: Make) -> None:
     constant = ["train.schedule=constant", *NOT_EVALUATED, "train.steps=4"]
     long = train(config(*constant, name="long"))
     short = config(*constant, "train.steps=2", name="short")
@@ -163,10 +163,6 @@ def test_steps_may_be_raised_and_nothing_else_changed(model: Path, config: Make)
     assert result.steps == 4
     assert weights(result.folder) == weights(long.folder)
     assert load_config(str(result.folder / "config.yaml")).train.steps == 4
-    with pytest.raises(CheckpointError, match=r"train\.steps was 4, now 3"):
-        resume(result.folder, config(*constant, "train.steps=3", name="short"))
-    with pytest.raises(CheckpointError, match=r"train\.learning_rate was 0\.0001, now 0\.1"):
-        resume(result.folder, config(*constant, "train.learning_rate=0.1", "train.steps=9", name="short"))
 
 
 def test_an_edited_configuration_is_refused(config: Make) -> None:
@@ -214,10 +210,8 @@ def test_a_bound_on_tokens_may_be_raised_on_resume(config: Make) -> None:
     for tokens, steps in ((2, 1), (0, 4)):  # 0: no bound, so the steps end it
         assert resume(folder, bound(tokens)).steps == steps
     assert load_config(str(folder / "config.yaml")).train.max_tokens == 0
-    with pytest.raises(CheckpointError, match=r"train\.max_tokens was 0, now 9; it may only be raised"):
+    with pytest.raises(CheckpointError, match=r"train\.max_tokens was 0, now 9, but the run has \d+ sampled tokens"):
         resume(folder, bound(9))
-    with pytest.raises(CheckpointError, match=r"Only train\.steps and train\.max_tokens may change"):
-        resume(folder, bound(0, "train.seed=1"))
 
 
 def test_stored_pairs_have_no_tokens_to_bound_and_no_samples_to_speak_of(

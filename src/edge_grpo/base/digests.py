@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest", "digest_files"]
+__all__ = ["digest", "digest_each", "digest_files"]
 
 
 def digest(content: Any) -> str:
@@ -21,6 +23,29 @@ def digest(content: Any) -> str:
     if not isinstance(content, bytes):
         content = (content if isinstance(content, str) else json.dumps(content, default=str)).encode()
     return hashlib.sha256(content).hexdigest()[:12]
+
+
+def digest_each(items: Iterable[Any]) -> str:
+    """Digest of a sequence of records or JSON values, taken one at a time.
+
+    Empty fields of a record do not count, so that a field added later, empty by default, changes no digest.
+    """
+    content = hashlib.sha256()
+    for item in items:
+        content.update(json.dumps(item, default=_plain).encode() + b"\n")
+    return content.hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """What stands in for a value that JSON cannot represent; the same in every process."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {name: each for name, each in own.items() if each}
+    if isinstance(value, bytes):
+        return digest(value)
+    if hasattr(value, "tolist"):  # an array
+        return value.tolist()
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def digest_files(files: Iterable[Path]) -> str:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from edge_grpo import __version__
 from edge_grpo.base.errors import EdgeGrpoError
 from edge_grpo.base.interrupt import Terminated, terminable
+from edge_grpo.base.memory import is_out_of_memory
 from edge_grpo.cli.compare_models import compare_models
 from edge_grpo.cli.diagnostics import lld, uplift
 from edge_grpo.cli.evaluate import evaluate
@@ -59,10 +60,10 @@ def main() -> None:
         _stopped(130)
     except Terminated as stop:
         _stopped(stop.number + 128)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, not imported here
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        _fail("the device is out of memory; lower train.micro_batch_rows, rollout.max_rows or rollout.max_new_tokens")
+        _fail("out of memory; lower train.micro_batch_rows, rollout.max_rows or rollout.max_new_tokens")
     _leave(code or 0)
 
 

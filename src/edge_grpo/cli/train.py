@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ __all__ = ["train"]
 def train(
     settings: Settings = None,
     resume: Annotated[str, typer.Option(metavar="RUN_DIR", help="Resume this run.")] = "",
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="With --resume: accept that data, model or reward code changed."),
+    ] = False,
 ) -> None:
     """Train a model. Without arguments: the bundled model on built-in arithmetic with EDGE-GRPO.
 
@@ -25,6 +30,8 @@ def train(
     checkpoint; a second signal exits at once. `--resume` continues from either. Exit codes: 0 finished, 130 stopped by
     Ctrl-C, 143 by SIGTERM, 2 for an error, reported in one line.
     """
+    if accept_changes and not resume:
+        raise ConfigError("--accept-changes: a new run has nothing to compare its inputs with; add --resume RUN_DIR")
     config = _resumed(resume, settings) if resume else _fresh(settings)
 
     from edge_grpo.config.tree import parse_tree  # noqa: PLC0415
@@ -35,7 +42,7 @@ def train(
     console = Console()
     display = LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
     if resume or config is None:
-        result = loop.resume(resume, config, display=display)
+        result = loop.resume(resume, config, display=display, accept_changes=accept_changes)
     else:
         result = loop.train(config, display=display)
     if result.signal:

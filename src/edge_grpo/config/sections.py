@@ -91,7 +91,10 @@ class TrainSettings:
     (0 = no limit). A step makes ``passes`` passes over its rows, each split into ``mini_batches`` updates. The learning
     rate warms up to ``learning_rate`` over ``warmup_steps``, then follows ``schedule`` down to ``final_learning_rate``
     (a fraction of it) at the end. ``micro_batch_rows`` limits memory and changes nothing else. Updates with non-finite
-    gradients are skipped and counted; ``max_skipped_updates`` in a row end the run.
+    gradients are skipped and counted; ``max_skipped_updates`` in a row end the run. Every ``checkpoint_every`` steps
+    and at the end a checkpoint is written, and the newest ``keep_checkpoints`` are kept. ``keep_best`` also writes one
+    after each evaluation whose held-out accuracy is the best so far, and keeps the best; ``final`` is always the model
+    after the last step.
     """
 
     steps: int = Field(default=60, ge=0)
@@ -111,6 +114,7 @@ class TrainSettings:
     max_skipped_updates: int = Field(default=5, ge=1)
     checkpoint_every: int = Field(default=20, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    keep_best: bool = False
 
 
 @settings
@@ -130,6 +134,11 @@ class EvalSettings:
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_new_tokens: int = Field(default=0, ge=0)
     seed: int = 0
+
+    @property
+    def num_problems(self) -> int:
+        """How many problems to hold out: ``size``, or 0 if nothing is ever evaluated."""
+        return self.size if self.every or self.at_start or self.at_end else 0
 
 
 @settings

@@ -12,17 +12,19 @@ import yaml
 
 from edge_grpo.base.errors import CheckpointError, ConfigError
 from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
+from edge_grpo.runs.starts import STARTS
 
 __all__ = ["RunFolder"]
 
-_OWN = ("metrics.jsonl", "checkpoints", "rollouts", "events", "final")
+_OWN = (STARTS, "metrics.jsonl", "checkpoints", "rollouts", "events", "final")
 
 
 class RunFolder:
     """The files of one run.
 
-    ``config.yaml`` (resolved settings, their hash in the first line), ``metrics.jsonl`` (one object per step),
-    ``rollouts/step_000001.parquet``, ``checkpoints/``, ``final/``; trackers may add files of their own.
+    ``config.yaml`` (resolved settings, their hash in the first line), ``starts.jsonl`` (one object per start),
+    ``metrics.jsonl`` (one object per step), ``rollouts/step_000001.parquet``, ``checkpoints/``, ``final/``; trackers
+    may add files of their own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,13 +69,18 @@ class RunFolder:
             raise ConfigError(f"run.dir: {path} cannot be written ({error.strerror}); name another folder") from error
         return folder
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything to resume: a checkpoint or a row of metrics."""
+        metrics = self.path / "metrics.jsonl"
+        return self.checkpoints.exists() or (metrics.exists() and metrics.stat().st_size > 0)
+
     def discard_unstarted(self) -> None:
         """Remove what :meth:`create` wrote if the run ended before it wrote anything else; call it while locked."""
-        metrics = self.path / "metrics.jsonl"
-        if self.checkpoints.exists() or (metrics.exists() and metrics.stat().st_size):
+        if self.has_begun:
             return
         with suppress(OSError):  # someone else's file, or a full disk
-            for name in ("config.yaml", ".config.yaml", "metrics.jsonl", ".metrics.jsonl", ".lock"):
+            for name in ("config.yaml", ".config.yaml", STARTS, "metrics.jsonl", ".metrics.jsonl", ".lock"):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
@@ -179,9 +186,7 @@ class RunFolder:
         Raises:
             CheckpointError: the disk is full or not writable, or the lock was deleted.
         """
-        clean: dict[str, float | None] = {
-            name: value if isinstance(value, int) or abs(value) < float("inf") else None for name, value in row.items()
-        }
+        clean = _clean(row)
         self.check_lock()
         file = self.path / "metrics.jsonl"
         with saving(file, self.path), file.open("a", encoding="utf-8") as opened:
@@ -189,6 +194,23 @@ class RunFolder:
             opened.flush()
             os.fsync(opened.fileno())
         return clean
+
+    def extend_metrics(self, row: Mapping[str, float]) -> dict[str, float | None]:
+        """Add figures to the row of ``row["step"]``, which is written anew if it is missing; atomic.
+
+        Returns:
+            the figures as written.
+
+        Raises:
+            CheckpointError: ``metrics.jsonl`` is damaged, the disk is full or not writable, or the lock was deleted.
+        """
+        added = _clean(row)
+        rows = {each["step"]: each for each in self.rows()}
+        rows[added["step"]] = {**rows.get(added["step"], {}), **added}
+        self.check_lock()
+        with saving(self.path / "metrics.jsonl", self.path):
+            write_whole(self.path / "metrics.jsonl", "".join(json.dumps(each) + "\n" for each in rows.values()))
+        return added
 
     def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write all completions of a step as a parquet file.
@@ -241,6 +263,11 @@ def _refuse_used(path: Path) -> None:
         raise ConfigError(
             f"run.dir: {path} has {', '.join(taken)} but no run; a new run would overwrite them, so name another folder"
         )
+
+
+def _clean(row: Mapping[str, float]) -> dict[str, float | None]:
+    """A row as JSON can hold it."""
+    return {name: value if isinstance(value, int) or abs(value) < float("inf") else None for name, value in row.items()}
 
 
 def _metrics_row(line: bytes) -> dict[str, Any] | None:

@@ -23,14 +23,16 @@ class TensorBoard:
         self._file: IO[bytes] | None = None
 
     def log(self, step: int, row: Mapping[str, float | None]) -> None:
-        """Append the metrics of a step; None is left out."""
+        """Append the metrics of a step, at the time ``time/at`` if it is given; None is left out."""
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - slow imports, needed here only
         from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
 
         if self._file is None:
             self._file = self._opened()
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if value is not None]
-        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        scalars = {name: value for name, value in row.items() if value is not None}
+        at = scalars.pop("time/at", None)
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(Event(wall_time=time.time() if at is None else at, step=step, summary=Summary(value=values)))
 
     def rewind(self, step: int | None) -> None:
         """Drop the events after ``step``, and a last record cut off by a crash; atomic."""

@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
 
-__all__ = ["SUMS", "RunState", "latest", "load", "prune", "read_state", "save", "verify"]
+__all__ = ["SUMS", "RunState", "latest", "load", "prune", "read_state", "save", "steps", "verify"]
 
 SUMS = "SHA256SUMS"
 _FILES = ("optimizer.safetensors", "progress.json", "weights.safetensors")
@@ -38,8 +38,16 @@ class RunState:
     device: str
 
 
-def save(folder: Path, state: RunState, trained: Mapping[str, nn.Parameter], optimizer: AdamW, *, keep: int) -> Path:
-    """Write ``folder/step_000012`` atomically, then delete all but the newest ``keep``.
+def save(
+    folder: Path,
+    state: RunState,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: AdamW,
+    *,
+    keep: int,
+    best: int | None = None,
+) -> Path:
+    """Write ``folder/step_000012`` atomically, then delete all but the newest ``keep`` and the ``best``.
 
     ``SHA256SUMS`` next to the files can be checked with ``sha256sum``.
 
@@ -49,6 +57,7 @@ def save(folder: Path, state: RunState, trained: Mapping[str, nn.Parameter], opt
         trained: the trained parameters by name; frozen weights are reloaded from the model folder.
         optimizer: its moments are saved per parameter.
         keep: how many checkpoints to keep.
+        best: a step whose checkpoint is kept as well.
     Raises:
         CheckpointError: the disk is full or not writable.
     """
@@ -69,19 +78,21 @@ def save(folder: Path, state: RunState, trained: Mapping[str, nn.Parameter], opt
         draft.rename(final)
         flush(folder)
         flush(folder.parent)
-    prune(folder, keep=keep)
+    prune(folder, keep=keep, best=best)
     return final
 
 
-def prune(folder: Path, *, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints, and what a killed process left half written or half deleted.
+def prune(folder: Path, *, keep: int, best: int | None = None) -> None:
+    """Delete all but the newest ``keep`` checkpoints and the one after step ``best``, and what a killed process left
+    half written or half deleted.
 
     Raises:
         CheckpointError: the disk is not writable.
     """
     with saving(folder, folder.parent):
         for old in _checkpoints(folder)[:-keep]:
-            remove_tree(old)
+            if _step(old) != best:
+                remove_tree(old)
         for left in (*folder.glob(".draft_*"), *folder.glob(".old_*")):
             shutil.rmtree(left)
 
@@ -96,6 +107,11 @@ def latest(folder: Path) -> Path | None:
         raise CheckpointError(f"{folder} is not a folder; put the run's checkpoints back, or remove it")
     found = _checkpoints(folder)
     return found[-1] if found else None
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps after which there is a checkpoint, in order."""
+    return [_step(path) for path in _checkpoints(folder)]
 
 
 def verify(checkpoint: Path) -> None:
@@ -155,7 +171,11 @@ def read_state(checkpoint: Path) -> RunState:
 def _checkpoints(folder: Path) -> list[Path]:
     """Everything named like a checkpoint, the newest last."""
     found = {path: re.fullmatch(r"step_(\d+)", path.name) for path in folder.glob("step_*")}
-    return sorted((path for path, name in found.items() if name), key=lambda path: int(path.name.removeprefix("step_")))
+    return sorted((path for path, name in found.items() if name), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def _sums(checkpoint: Path) -> str:

@@ -2,17 +2,25 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
+from edge_grpo.base.errors import EdgeGrpoError, TrainingError
 from edge_grpo.base.records import Problem, Row
 from edge_grpo.base.tensors import Scored, Signal
+from edge_grpo.config.tree import config_hash, to_yaml
+from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display
 from edge_grpo.training import checkpoint
 from edge_grpo.training.checkpoint import RunState
+from edge_grpo.training.memory import NoMemoryLeftError
+from edge_grpo.training.resumption import Resumption
 from edge_grpo.training.session import Lesson, Session
 
 __all__ = ["Journal", "finished"]
@@ -25,10 +33,18 @@ class Journal:
         folder: the run's, locked.
         trackers: other receivers of the metrics.
         display: shows them to the user.
+        clock: the time in seconds since 1970, UTC.
     """
 
-    def __init__(self, folder: RunFolder, trackers: Iterable[Tracker], display: Display) -> None:
-        self.folder, self.display = folder, display
+    def __init__(
+        self,
+        folder: RunFolder,
+        trackers: Iterable[Tracker],
+        display: Display,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder, self.display, self.clock = folder, display, clock
         self.trackers: tuple[Tracker, ...] = (*trackers, display)
 
     def restore(self, session: Session) -> None:
@@ -47,7 +63,9 @@ class Journal:
             self.display.say(
                 f"the run began on {state.device} and continues on {session.policy.device.type}: not bit-exact"
             )
-        checkpoint.prune(self.folder.checkpoints, keep=session.config.train.keep_checkpoints)
+        kept = session.config.train
+        best = self._best() if kept.keep_best else None
+        checkpoint.prune(self.folder.checkpoints, keep=kept.keep_checkpoints, best=best)
         if missing := self._rewind(state.step):
             self.display.say(f"metrics.jsonl has no rows for steps {', '.join(map(str, missing))}")
         self.display.say(f"resuming after step {state.step}")
@@ -59,17 +77,61 @@ class Journal:
                 tracker.rewind(step)
         return missing
 
+    def begin(self, session: Session, start: Mapping[str, Any], resumption: Resumption | None = None) -> None:
+        """Add a start to the record of the run, with the settings that changed, and say what is different.
+
+        Args:
+            session: restored.
+            start: the environment, the digests of the inputs, and which of them changed and were accepted.
+            resumption: how the run is resumed; None = it is new.
+        Raises:
+            CheckpointError: the disk is full or not writable, or the run's lock was deleted.
+        """
+        changed = resumption.changed if resumption else {}
+        before = starts.read(self.folder.path)
+        self.folder.check_lock()
+        if resumption and changed:
+            with saving(self.folder.path / "config.yaml", self.folder.path):
+                self.folder.write_config(to_yaml(resumption.tree), config_hash(resumption.tree))
+        at = datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="seconds")
+        named = {name: list(pair) for name, pair in changed.items()}
+        starts.append(self.folder.path, {"at": at, "step": session.step, **start, "changed": named})
+        if resumption:
+            for line in (*_differences(session, before, start), *self._effects(session, resumption)):
+                self.display.say(line)
+
+    def _effects(self, session: Session, resumption: Resumption) -> list[str]:
+        """What the settings changed on resume do to the run."""
+        rates = [row.get("learning_rate") for row in self.folder.rows()] if resumption.changed else []
+        last_rate = rates[-1] if rates else None
+        return resumption.notes(step=session.step, tokens=session.tokens, last_rate=last_rate)
+
     def log(self, step: int, row: Mapping[str, float]) -> None:
-        """Write the metrics of a step to ``metrics.jsonl`` first, then to every tracker.
+        """Write the metrics of a step, with the time, to ``metrics.jsonl`` first, then to every tracker.
 
         Raises:
             CheckpointError: the disk is full or not writable, or the run's lock was deleted.
         """
-        written = self.folder.write_metrics({"step": step, **row})
-        del written["step"]
+        self._track(step, self.folder.write_metrics({"step": step, "time/at": round(self.clock(), 3), **row}))
+
+    def _track(self, step: int, written: Mapping[str, float | None]) -> None:
+        row = {name: value for name, value in written.items() if name != "step"}
         for tracker in self.trackers:
             with saving(f"{self.folder.path} ({type(tracker).__name__})", self.folder.path):
-                tracker.log(step, written)
+                tracker.log(step, row)
+
+    def lacks_last_evaluation(self, session: Session) -> bool:
+        """Whether the last step is done but was not evaluated as one, because the run was to go on."""
+        done = session.step > 0 and session.is_over and session.evaluation_is_due
+        return done and not any(row["step"] == session.step and "eval/accuracy" in row for row in self.folder.rows())
+
+    def extend(self, step: int, row: Mapping[str, float]) -> None:
+        """Add figures to the row of a step that is logged already.
+
+        Raises:
+            CheckpointError: the disk is full or not writable, or the run's lock was deleted.
+        """
+        self._track(step, self.folder.extend_metrics({"step": step, **row}))
 
     def write_rollouts(self, session: Session, lesson: Lesson) -> None:
         """Write every completion of the step just taken."""
@@ -88,8 +150,60 @@ class Journal:
         """
         state = session.state()
         self.folder.check_lock()
-        keep = session.config.train.keep_checkpoints
-        checkpoint.save(self.folder.checkpoints, state, dict(session.policy.trained()), session.optimizer, keep=keep)
+        kept = session.config.train
+        checkpoint.save(
+            self.folder.checkpoints,
+            state,
+            dict(session.policy.trained()),
+            session.optimizer,
+            keep=kept.keep_checkpoints,
+            best=self._best(session.step) if kept.keep_best else None,
+        )
+
+    def is_best(self, session: Session, row: Mapping[str, float]) -> bool:
+        """Whether ``train.keep_best`` wants a checkpoint: the row just logged has the best accuracy so far."""
+        wanted = session.config.train.keep_best and "eval/accuracy" in row
+        return wanted and self._best(session.step) == session.step
+
+    def best_note(self, session: Session) -> str:
+        """Which checkpoint ``train.keep_best`` has kept, for the end of a run; empty if it is off or has kept none."""
+        best = self._best() if session.config.train.keep_best else None
+        if best is None:
+            return ""
+        accuracy = next(row["eval/accuracy"] for row in self.folder.rows() if row["step"] == best)
+        found = f"best held-out accuracy: {accuracy:.1%} after step {best}"
+        if best == session.step:
+            return f"{found}, the last one: final/ is the best model"
+        return (
+            f"{found}; final/ is the model after step {session.step}. To get the best: edge-grpo export "
+            f"{self.folder.path} --step {best} OUT"
+        )
+
+    def _best(self, *more: int) -> int | None:
+        """Of the steps with a checkpoint and ``more``, the one with the best held-out accuracy; the first of equals."""
+        steps = {*checkpoint.steps(self.folder.checkpoints), *more}
+        scores = [
+            (row["eval/accuracy"], -row["step"])
+            for row in self.folder.rows()
+            if row["step"] in steps and row.get("eval/accuracy") is not None
+        ]
+        return -max(scores)[1] if scores else None
+
+    def rescued(self, session: Session, error: NoMemoryLeftError) -> TrainingError:
+        """The error to end a run with after memory ran out; saves the steps since the last checkpoint if possible."""
+        logged = session.step == 0 or any(row["step"] == session.step for row in self.folder.rows())
+        if error.intact and logged:
+            with suppress(EdgeGrpoError, RuntimeError, MemoryError):  # the last checkpoint then has to do
+                self.save(session)
+        if not error.value:
+            return TrainingError(
+                f"{error}, and {error.setting} cannot be lowered; start a new run with a lower rollout.max_new_tokens, "
+                "with model.lora.rank, or with a smaller model"
+            )
+        lower = f"{error.setting}={error.value}"
+        if not self.folder.has_begun:
+            return TrainingError(f"{error}; start again with {lower}")
+        return TrainingError(f"{error}; resume with: edge-grpo train --resume {self.folder.path} {lower}")
 
     def finish(self, session: Session) -> None:
         """Write ``final/``: an ordinary Hugging Face folder, complete or absent.
@@ -107,6 +221,19 @@ class Journal:
             remove_tree(final)  # from fewer steps, if a finished run was extended
             draft.rename(final)
             flush(final.parent)
+
+
+def _differences(session: Session, before: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> Iterator[str]:
+    """What is different from the starts of the run before this one, a line each."""
+    if start.get("accepted"):
+        yield f"accepted: {' and '.join(start['accepted'])} changed since the last start"
+    if session.step and not any("inputs" in each for each in before):
+        yield (
+            f"{starts.STARTS} has no digests of data, model and reward code, so they could not be checked; they are "
+            "recorded now"
+        )
+    if before and (other := starts.other_environment(before[-1], start)):
+        yield f"{other}: results may differ from an uninterrupted run by rounding"
 
 
 def finished(folder: RunFolder) -> RunState | None:

@@ -1,34 +1,33 @@
 """The training loop: collect, prepare, learn, log; a run can be stopped anywhere and resumed exactly."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
-
-from edge_grpo.base.errors import CheckpointError, ConfigError
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.interrupt import Interruption, StepDropped
 from edge_grpo.base.metrics import means
-from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree, to_yaml
+from edge_grpo.config.tree import Config, config_hash, to_yaml
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
+from edge_grpo.runs import starts
 from edge_grpo.runs.durable import saving
+from edge_grpo.runs.environment import environment
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display, Silent, decoding
 from edge_grpo.trackers.open import open_trackers
+from edge_grpo.training.inputs import digests
 from edge_grpo.training.journal import Journal, finished
+from edge_grpo.training.memory import NoMemoryLeftError
+from edge_grpo.training.resumption import BOUNDS, Resumption, check_inputs, plan, tree_of
 from edge_grpo.training.session import Session, open_session
 from edge_grpo.training.update import is_over
 
 __all__ = ["Result", "resume", "train"]
-
-_BOUNDS = ("train.steps", "train.max_tokens")  # what ends a run; nothing else may change on resume
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def train(
     """
     if config.data.pairs and config.train.max_tokens:
         raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
-    tree = _tree(config, method, engine)
+    tree = tree_of(config, method, engine)
     folder = RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
     with closing(folder):
         try:
@@ -89,78 +88,30 @@ def resume(
     display: Display | None = None,
     engine: Engine | None = None,
     trackers: Sequence[Tracker] = (),
+    accept_changes: bool = False,
 ) -> Result:
     """Resume a run from its last checkpoint, or from the start if it has none; bit for bit on a CPU.
 
     Args:
         path: the run folder.
-        config: the settings to resume with; only ``train.steps`` and ``train.max_tokens`` may differ, and only upwards.
+        config: the settings to resume with; only those may differ that do not change what is trained (see
+            :mod:`edge_grpo.training.resumption`).
         method: the custom method, if the run was started with one.
         display: shows progress.
         engine: a custom engine, if the run was started with one.
         trackers: further receivers of the metrics, rewound first.
+        accept_changes: train on although data, model or reward code changed since the last start.
     Raises:
-        CheckpointError: no run there, its configuration was edited, or another setting was changed.
+        CheckpointError: no run there, its configuration was edited, or another setting or an input was changed.
     """
     root = Path(path).expanduser()
-    display = display or Silent()
-    old, digest = RunFolder.read_config(root)
-    if config_hash(old) != digest:
-        raise CheckpointError(f"{root}/config.yaml was edited after the run began; start a new run with these settings")
-    if "class" in old["method"] and method is None:
-        raise CheckpointError(
-            f"{root} trains a custom method ({old['method']['class']}); resume it with training.loop.resume(method=...)"
-        )
-    rollout = dict(old.get("rollout", {}))
-    if "class" in (used := rollout.get("engine", {})):
-        if engine is None:
-            raise CheckpointError(
-                f"{root} samples with a custom engine ({used['class']}); resume it with "
-                "training.loop.resume(engine=...)"
-            )
-        del rollout["engine"]
-    started = parse_tree({**old, "rollout": rollout, **({"method": {}} if method else {})})
-    config = config or started
-    new = _tree(config, method, engine)
-    known = _tree(started, None)  # settings added after the run began have their defaults
-    known["method"] = old["method"]
-    known["rollout"]["engine"] = used or known["rollout"]["engine"]
-    refused = {name: pair for name, pair in changes(known, new).items() if name != "run.dir"}
-    bounds = {name: refused.pop(name) for name in _BOUNDS if name in refused}
-    if refused:
-        named = "; ".join(f"{name} was {was!r}, now {asked!r}" for name, (was, asked) in refused.items())
-        may = " and ".join(_BOUNDS)
-        raise CheckpointError(f"--resume: {named}. Only {may} may change; start a new run for other settings")
-    for name, (was, asked) in bounds.items():
-        if _height(name, asked) < _height(name, was):
-            raise CheckpointError(f"--resume: {name} was {was}, now {asked}; it may only be raised")
+    resumption = plan(root, config, method, engine, accept=accept_changes)
+    config = resumption.config
     folder = RunFolder(root)
     with closing(folder):
         with saving(root, root):
             folder.lock()
-            if bounds:
-                folder.write_config(to_yaml(new), config_hash(new))
-        return _run(config, method or config.method, folder, display, engine, trackers)
-
-
-def _height(name: str, bound: int) -> float:
-    """A bound as a number that can be compared: ``train.max_tokens`` 0 never ends a run."""
-    return math.inf if name == "train.max_tokens" and bound == 0 else bound
-
-
-def _tree(config: Config, method: Method | None, engine: Engine | None = None) -> dict[str, Any]:
-    """The settings as the run folder keeps them; a custom method or engine by the name of its class."""
-    tree = to_tree(config)
-    if method is not None:
-        own: dict[str, Any] = TypeAdapter(type(method)).dump_python(method, mode="json")
-        tree["method"] = {"class": _class_of(method), **own}
-    if engine is not None:
-        tree["rollout"]["engine"] = {"class": _class_of(engine)}
-    return located(tree)
-
-
-def _class_of(thing: object) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+        return _run(config, method or config.method, folder, display or Silent(), engine, trackers, resumption)
 
 
 def _legend(config: Config, *, evaluated: bool) -> Iterator[str]:
@@ -180,12 +131,13 @@ def _run(
     display: Display,
     engine: Engine | None,
     custom: Sequence[Tracker],
+    resumption: Resumption | None = None,
 ) -> Result:
     """Run from the newest checkpoint to the end, or until a signal."""
     done = finished(folder)
     if done and is_over(config.train, done.step, done.tokens):
         reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
-        bounds = " and ".join(compress(_BOUNDS, reached))
+        bounds = " and ".join(compress(BOUNDS, reached))
         display.say(f"{folder.path} is finished ({done.step} steps); raise {bounds} to train on")
         return Result(folder.path, done.step)
     if not folder.has_lock:
@@ -195,7 +147,10 @@ def _run(
         stack.callback(display.close)
         session = stack.enter_context(open_session(config, method, engine=engine, say=display.say))
         journal = Journal(folder, trackers, display)
+        now, found = environment(), digests(config, session.source, session.held_out)
+        accepted = check_inputs(starts.read(folder.path), now, found, resumption) if resumption else ()
         journal.restore(session)
+        journal.begin(session, {**now, "inputs": found, "accepted": list(accepted)}, resumption)
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, session.step, max_tokens=config.train.max_tokens, tokens=session.tokens)
         for line in _legend(config, evaluated=bool(session.held_out)):
@@ -207,7 +162,11 @@ def _run(
             display.close()
             display.say(f"stopped before step {session.step + 1}; resume with: edge-grpo train --resume {folder.path}")
             return Result(folder.path, session.step, stop.signal)
+        except NoMemoryLeftError as error:
+            raise journal.rescued(session, error) from error
         journal.finish(session)
+        if best := journal.best_note(session):
+            display.say(best)
         return Result(folder.path, session.step)
 
 
@@ -222,6 +181,10 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
         with stop.droppable():
             row = session.evaluate()
         journal.log(0, row)
+    if journal.lacks_last_evaluation(session):  # the run ends where it was stopped
+        with stop.droppable():
+            row = session.evaluate()
+        journal.extend(session.step, row)
     while not session.is_over:
         with stop.droppable():
             began = time.monotonic()
@@ -240,5 +203,5 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
         if lesson and config.run.rollouts:
             journal.write_rollouts(session, lesson)
         journal.log(session.step, row)
-        if session.step % config.train.checkpoint_every == 0 or session.is_over:
+        if session.step % config.train.checkpoint_every == 0 or session.is_over or journal.is_best(session, row):
             journal.save(session)

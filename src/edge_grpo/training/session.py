@@ -25,6 +25,7 @@ from edge_grpo.training.batching import batch_of
 from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
 from edge_grpo.training.distributed import World
+from edge_grpo.training.memory import bounded_by
 from edge_grpo.training.source import Source, open_source
 from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
 
@@ -81,10 +82,12 @@ class Session:
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
+    @bounded_by("rollout.max_rows", "sampling", intact=True)
     def collect(self) -> Collected:
         """The groups of the next step."""
         return self.source.groups(self.step, self.cursor)
 
+    @bounded_by("train.micro_batch_rows", "scoring completions", intact=True)
     def prepare(self, collected: Collected) -> Lesson | None:
         """Arrange, score and shape the groups; None if dynamic sampling left none.
 
@@ -104,6 +107,7 @@ class Session:
         _check_finite("the method's advantages", signal.advantages, signal.mask & signal.keep[:, None])
         return Lesson(groups, scored, signal)
 
+    @bounded_by("train.micro_batch_rows", "updating the weights", intact=False)
     def learn(self, collected: Collected, lesson: Lesson | None) -> Metrics:
         """Take the step: update the weights, hand them to the sampler, and move on in the data.
 
@@ -137,6 +141,7 @@ class Session:
             return settings.at_start
         return bool(settings.every and self.step % settings.every == 0) or (settings.at_end and self.is_over)
 
+    @bounded_by("rollout.max_rows", "evaluating", intact=True)
     def evaluate(self) -> dict[str, float]:
         """Metrics on the held-out problems with the current weights, and the seconds they took."""
         began = time.monotonic()

@@ -1,6 +1,6 @@
 """Where the groups of a step come from: sampled from problems, or stored as preference pairs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -32,6 +32,10 @@ class Source(Protocol):
         """The groups of a step, from position ``cursor`` of the data."""
         ...
 
+    def content(self) -> Iterator[tuple[object, object]]:
+        """Each problem or pair as read, with the token ids made of it."""
+        ...
+
 
 @dataclass(frozen=True)
 class SampledGroups:
@@ -50,6 +54,10 @@ class SampledGroups:
         """Sample ``num_groups`` families."""
         items = stream(self.prompts, seed=self.collector.seed, start=cursor)
         return self.collector.collect(items, step=step, num_groups=self.num_groups)
+
+    def content(self) -> Iterator[tuple[object, object]]:
+        """Each problem, with the token ids of its prompt and its variants."""
+        return ((each.problem, (each.prompt_ids, each.variant_ids)) for each in self.prompts)
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,10 @@ class StoredPairs:
         taken = take(stream(self.pairs, seed=self.seed, start=cursor), self.num_groups)
         groups = tuple(pair_group(pair, stop_id=self.stop_id) for pair in taken)
         return Collected(groups, self.num_groups, {"tokens": (0.0, 1.0)})
+
+    def content(self) -> Iterator[tuple[object, object]]:
+        """Each pair, with the token ids of its prompt and its answers."""
+        return ((each.pair, (each.prompt_ids, each.chosen_ids, each.rejected_ids)) for each in self.pairs)
 
 
 def open_source(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
@@ -126,8 +138,7 @@ def _load_problems(
 ) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     """Problems to train on and held-out ones; only the former need variants."""
     held_out = config.eval
-    num_eval = held_out.size if held_out.every or held_out.at_start or held_out.at_end else 0
-    loaded = load_train_eval(config.data, num_eval=num_eval, seed=held_out.seed)
+    loaded = load_train_eval(config.data, num_eval=held_out.num_problems, seed=held_out.seed)
     own = "eval.max_new_tokens" if held_out.max_new_tokens else "rollout.max_new_tokens"
     train = sampler.encode(loaded[0].problems, max_new_tokens=config.rollout.max_new_tokens, variants=variants)
     evaluated = sampler.encode(
