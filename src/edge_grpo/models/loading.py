@@ -1,14 +1,23 @@
 """Models from disk or the hub: loading, adapters, stop tokens, and limits on context length and vocabulary."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from edge_grpo.base.digests import digest_files
@@ -30,6 +39,9 @@ __all__ = [
     "vocabulary_size",
 ]
 
+_RANDOM = ("drop", "jitter")  # parts of the names of config fields that make training passes random
+_ATTENTION = ("attn_implementation", "attention implementation", "flash_attn", "FlashAttention")  # in messages about it
+_REMEDY = re.compile(r"\b(please|use|set|install|try|upgrade|load your|instead)\b", re.IGNORECASE)
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
 transformers_logging.disable_progress_bar()  # the console display shows progress
 
@@ -51,7 +63,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
             )
     except Exception as error:
         _reject_untrusted_code(path, error)
-        raise EngineError(f"model.path: cannot load a tokenizer from '{path}' ({_first_line(error)})") from error
+        raise EngineError(f"model.path: cannot load a tokenizer from '{path}' ({_one_line(error)})") from error
     if len(tokenizer.get_vocab()) < 2:
         raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer with the model")
     return tokenizer
@@ -105,15 +117,13 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with quiet_failures():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
-            for name, value in config.to_dict().items():
-                if "drop" in name and isinstance(value, float):  # some families call functional dropout
-                    setattr(config, name, 0.0)
+            _silence(config)
             network: PreTrainedModel
             network, found = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
-                attn_implementation=model.attention,
+                attn_implementation=None if model.attention == "auto" else model.attention,
                 use_safetensors=True,
                 trust_remote_code=trusted,
                 output_loading_info=True,
@@ -122,18 +132,32 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
             _check_weights(network, found)
             _check_generation_config(Path(folder))
     except Exception as error:
-        raise _not_loaded(model.path, error) from error
+        raise _not_loaded(model, error) from error
     return network
 
 
-def _not_loaded(path: str, error: Exception) -> EngineError:
+def _silence(config: PreTrainedConfig) -> None:
+    """Switch off all that makes training passes random: dropout, which some families call as a function, and noise."""
+    for each in (config, *(getattr(config, name) for name in config.sub_configs)):
+        for name, value in (each.to_dict() if isinstance(each, PreTrainedConfig) else {}).items():
+            if any(word in name for word in _RANDOM) and isinstance(value, float):
+                setattr(each, name, 0.0)
+
+
+def _not_loaded(model: ModelSettings, error: Exception) -> EngineError:
     """The error for a model that cannot be loaded."""
+    path = model.path
     _reject_untrusted_code(path, error)
+    if model.attention != "auto" and any(word in str(error) for word in _ATTENTION):
+        return EngineError(
+            f"model.attention: '{model.attention}' cannot be used for '{path}' ({_one_line(error).rstrip('.')}); leave "
+            "it at 'auto', or set model.attention=eager"
+        )
     folder = Path(resolve(path))
     pickles = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
     hint = f"; {pickles[0]} is a pickle, which is never loaded: save the model as safetensors" if pickles else ""
     return EngineError(
-        f"model.path: cannot load a model from '{path}' ({_first_line(error).rstrip('.')}{hint}); give "
+        f"model.path: cannot load a model from '{path}' ({_one_line(error).rstrip('.')}{hint}); give "
         f"a Hugging Face folder, the name of a reachable hub model, or '{BUNDLED}'"
     )
 
@@ -188,7 +212,7 @@ def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> A
             torch.manual_seed(derive_seed(seed, "lora"))
             return get_peft_model(network, config)
     except ValueError as error:
-        raise ConfigError(f"model.lora.targets: {_first_line(error)}") from error
+        raise ConfigError(f"model.lora.targets: {_one_line(error)}") from error
 
 
 def resolve(path: str) -> str:
@@ -223,13 +247,22 @@ def fingerprint(model: ModelSettings) -> str:
             with quiet_failures():
                 config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
         except Exception as error:
-            raise _not_loaded(model.path, error) from error
+            raise _not_loaded(model, error) from error
         return str(getattr(config, "_commit_hash", None) or model.path)
     return digest_files(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _one_line(error: BaseException, most: int = 400) -> str:
+    """A library's message on one line; of a long one, its beginning and the sentences that say what to do."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if len(text) <= most:
+        return text
+    first, *others = re.split(r"(?<=[.!?:;]) ", text)
+    kept = [shorten(first, most // 2, placeholder=" ...")]
+    for sentence in others:
+        if _REMEDY.search(sentence) and sum(map(len, kept)) + len(sentence) < 2 * most:
+            kept.append(sentence)
+    return " ".join(kept)
 
 
 def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ...]:

@@ -122,8 +122,8 @@ class Policy:
         return Head.of(causal(self.model)).matrix(temperature=temperature)
 
     def training(self) -> AbstractContextManager[None]:
-        """The mode for passes with gradient (see :meth:`edge_grpo.models.scoring.Scorer.training`)."""
-        return self.scorer.training()
+        """The mode for passes with gradient (see :meth:`edge_grpo.models.scoring.Scorer.gradient_mode`)."""
+        return self.scorer.gradient_mode()
 
     def save(self, folder: Path) -> None:
         """Write an ordinary Hugging Face folder; adapters are merged in, and also saved in ``adapter/``."""

@@ -63,7 +63,7 @@ def _scores(scorer: Scorer, ids: Tensor, attention: Tensor, seed: int | None = N
     """Log-probs of all tokens but the first; with a seed, in the mode of passes with gradient."""
     mask = attention.clone()
     mask[:, 0] = False
-    with nullcontext() if seed is None else scorer.training(), torch.random.fork_rng():
+    with nullcontext() if seed is None else scorer.gradient_mode(), torch.random.fork_rng():
         if seed is not None:
             torch.manual_seed(seed)
         logprobs: Tensor = scorer(ids, attention, mask, temperature=1.0).logprobs

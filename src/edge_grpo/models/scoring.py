@@ -27,8 +27,8 @@ SCALES: Final[dict[str, Callable[[float], float]]] = {
 }
 """Config fields by which some families scale the head's logits, and the factor that each value means."""
 
-SOFT_CAP: Final = "final_logit_softcapping"
-"""The config field by which Gemma 2 bounds its logits: cap * tanh(logits / cap)."""
+SOFT_CAPS: Final = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Config fields by which Gemma 2, RecurrentGemma and xLSTM bound their logits: cap * tanh(logits / cap)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Head:
         for name, factor in SCALES.items():
             if value := getattr(config, name, None):
                 scale *= factor(float(value))
-        return cls(network.get_output_embeddings(), scale, getattr(config, SOFT_CAP, None))
+        cap = next((value for name in SOFT_CAPS if (value := getattr(config, name, None))), None)
+        return cls(network.get_output_embeddings(), scale, cap)
 
     def __call__(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocabulary"]:
         """Logits of the next token."""
@@ -192,7 +193,7 @@ class Scorer(nn.Module):
             return Head.of(network)(hidden)
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def gradient_mode(self) -> Iterator[None]:
         """The mode for passes with gradient: layers whose activations are recomputed are told that they train.
 
         All else stays as it is for evaluation: no dropout, router noise or kernel of its own in training.

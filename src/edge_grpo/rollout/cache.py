@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Cache
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.models.policy import Policy
@@ -69,10 +68,7 @@ class Cached:
 
     def select(self, rows: Int[Tensor, " chosen"]) -> None:
         """Keep only these rows, in this order; a row may be repeated."""
-        # `reorder_cache` covers every layer type, `batch_select_indices` not recurrent states, unless it is redefined
-        # by a cache that holds states of which only it knows (MiniMax).
-        redefined = type(self._cache).batch_select_indices is not Cache.batch_select_indices
-        (self._cache.batch_select_indices if redefined else self._cache.reorder_cache)(rows)
+        self._cache.reorder_cache(rows)  # unlike `batch_select_indices`, it covers recurrent states
         self._position, self.logits = self._position[rows], self.logits[rows]
         if self._attention is not None:
             self._attention = self._attention[rows]
