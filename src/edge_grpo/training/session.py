@@ -94,7 +94,7 @@ class Session:
         if not groups:
             return None
         batch = batch_of(groups, self.sampler)
-        scored = self.updater.score(batch)
+        scored = self.updater.score(batch, step=self.step)
         signal = self.updater.signal(scored)
         _check_finite(scored, signal)
         return Lesson(groups, scored, signal)
