@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -39,7 +42,7 @@ __all__ = [
     "vocabulary_size",
 ]
 
-_RANDOM = ("drop", "jitter")  # parts of the names of config fields that make training passes random
+_UNWANTED = ("drop", "jitter", "rescale_every")  # in names of config fields that set training apart from evaluation
 _ATTENTION = ("attn_implementation", "attention implementation", "flash_attn", "FlashAttention")  # in messages about it
 _REMEDY = re.compile(r"\b(please|use|set|install|try|upgrade|load your|instead)\b", re.IGNORECASE)
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
@@ -119,7 +122,7 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
             _silence(config)
             network: PreTrainedModel
-            network, found = AutoModelForCausalLM.from_pretrained(
+            network, found = _family(config).from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -136,12 +139,20 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     return network
 
 
+def _family(config: PreTrainedConfig) -> Any:
+    """The class that loads a model for text: the causal one, or the multimodal one where a family has no other."""
+    multimodal = (
+        type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    )
+    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+
+
 def _silence(config: PreTrainedConfig) -> None:
-    """Switch off all that makes training passes random: dropout, which some families call as a function, and noise."""
+    """Switch off all that makes training passes differ: dropout that is called as a function, noise, rescaling."""
     for each in (config, *(getattr(config, name) for name in config.sub_configs)):
         for name, value in (each.to_dict() if isinstance(each, PreTrainedConfig) else {}).items():
-            if any(word in name for word in _RANDOM) and isinstance(value, float):
-                setattr(each, name, 0.0)
+            if any(word in name for word in _UNWANTED) and isinstance(value, (int, float)) and value is not True:
+                setattr(each, name, type(value)(0))
 
 
 def _not_loaded(model: ModelSettings, error: Exception) -> EngineError:
