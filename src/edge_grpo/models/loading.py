@@ -263,17 +263,14 @@ def fingerprint(model: ModelSettings) -> str:
     return digest_files(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
 
 
-def _one_line(error: BaseException, most: int = 400) -> str:
+def _one_line(error: BaseException, most: int = 600) -> str:
     """A library's message on one line; of a long one, its beginning and the sentences that say what to do."""
     text = " ".join(str(error).split()) or type(error).__name__
     if len(text) <= most:
         return text
     first, *others = re.split(r"(?<=[.!?:;]) ", text)
-    kept = [shorten(first, most // 2, placeholder=" ...")]
-    for sentence in others:
-        if _REMEDY.search(sentence) and sum(map(len, kept)) + len(sentence) < 2 * most:
-            kept.append(sentence)
-    return " ".join(kept)
+    remedies = [sentence for sentence in others if _REMEDY.search(sentence)]
+    return " ".join(shorten(each, most // 2, placeholder=" ...") for each in (first, *remedies[:3]))
 
 
 def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ...]:

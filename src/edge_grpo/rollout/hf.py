@@ -73,6 +73,11 @@ class DecodeEngine:
         """Whether the recorded numbers are those of the policy to float32 rounding: not in bf16."""
         return not self.policy.autocast and self.policy.model.dtype in (torch.float32, torch.float64)
 
+    @property
+    def note(self) -> str:
+        """What the user should know about how this model is decoded; empty = nothing."""
+        return self.decoding.note
+
     def sync(self, policy: Policy, version: int) -> None:  # noqa: ARG002 - the weights are always the newest
         """Sample from this policy's weights from now on; they are shared, so nothing is copied."""
         self.policy = policy

@@ -73,5 +73,5 @@ def _limits(config: Config, policy: Policy, engine: Engine) -> Iterator[str]:
     attends = bool(getattr(settings, "num_attention_heads", 0))
     if config.model.attention == "auto" and attends and getattr(settings, "_attn_implementation", "") == "eager":
         yield f"model.attention: {family} has no fused attention; using eager"
-    if isinstance(engine, DecodeEngine) and engine.decoding.note:
-        yield f"{family}: {engine.decoding.note}"
+    if note := getattr(engine, "note", ""):
+        yield f"{family}: {note}"
