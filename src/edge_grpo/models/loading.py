@@ -94,8 +94,9 @@ def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0)
     frozen = None
     if reference and not model.lora.rank:
         frozen = _load_network(model, dtype).to(device).eval().requires_grad_(False)
-    if model.gradient_checkpointing and on_gpu:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if model.gradient_checkpointing and on_gpu and network.supports_gradient_checkpointing:
+        newer = getattr(network, "activation_checkpointing_enable", None)  # the other name is deprecated
+        (newer or network.gradient_checkpointing_enable)({"use_reentrant": False})
     if model.lora.rank:
         network = _with_adapters(network, model.lora, seed)
     for module in network.modules():

@@ -47,9 +47,9 @@ class Cached:
     def __init__(self, policy: Policy, prompts: Prompts, pad_id: int, *, padded: bool = True) -> None:
         self._model = policy.model
         self._accepts = inspect.signature(causal(policy.model).forward).parameters
-        self._name = next((name for name in ("past_key_values", "cache_params") if name in self._accepts), None)
-        if self._name is None:
-            raise EngineError("it has no cache")
+        self._name = next((name for name in ("past_key_values", "cache_params") if name in self._accepts), "")
+        if not self._name:
+            raise EngineError(f"{type(causal(policy.model)).__name__} has no cache that can be handed back to it")
         width = max(len(prompt) for prompt in prompts)
         ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -61,7 +61,12 @@ class Cached:
 
     def _run(self, ids: Int[Tensor, "rows new"], position: Int[Tensor, "rows new"], **wishes: int) -> None:
         """A forward pass over the new tokens; the first one makes the cache."""
-        given = {**wishes, "position_ids": position, "attention_mask": self._attention, self._name: self._cache}
+        given: dict[str, Any] = {
+            **wishes,
+            "position_ids": position,
+            "attention_mask": self._attention,
+            self._name: self._cache,
+        }
         known = {name: value for name, value in given.items() if name in self._accepts and value is not None}
         output = self._model(input_ids=ids, use_cache=True, **known)
         self._cache, self.logits = output[self._name], output.logits[:, -1]

@@ -70,8 +70,10 @@ def _limits(config: Config, policy: Policy, engine: Engine) -> Iterator[str]:
     """What is done in another way than usual, because the model's family does not support the usual one."""
     network = causal(policy.model)
     family, settings = type(network).__name__, network.config.get_text_config()
-    attends = bool(getattr(settings, "num_attention_heads", 0))
+    attends, on_gpu = bool(getattr(settings, "num_attention_heads", 0)), policy.device.type == "cuda"
     if config.model.attention == "auto" and attends and getattr(settings, "_attn_implementation", "") == "eager":
         yield f"model.attention: {family} has no fused attention; using eager"
+    if config.model.gradient_checkpointing and on_gpu and not network.supports_gradient_checkpointing:
+        yield f"model.gradient_checkpointing: {family} does not support it; activations of all layers stay in memory"
     if note := getattr(engine, "note", ""):
         yield f"{family}: {note}"
