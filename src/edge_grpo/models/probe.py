@@ -44,7 +44,8 @@ def check(scorer: Scorer) -> None:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise EngineError(f"model.path: {family} cannot be scored ({reason}); {STANDARD}") from error
+        hint = STANDARD if exact else f"set model.dtype=float32, or {STANDARD}"
+        raise EngineError(f"model.path: {family} cannot be scored ({reason}); {hint}") from error
     relative = 1e-3 if exact else 5e-2
     if ours.shape != theirs.shape or not _close(ours, theirs, relative=relative):
         raise EngineError(f"model.path: {family} computes its logits in an unsupported way; {STANDARD}")
