@@ -12,7 +12,7 @@ from families import family_model, save_multimodal
 from safetensors.torch import load_file, save_file
 from support import padded_rows, save_tiny, tiny_model, tiny_tokenizer
 from torch import Tensor
-from transformers import AutoConfig, dynamic_module_utils
+from transformers import AutoConfig, T5Config, T5ForConditionalGeneration, dynamic_module_utils
 
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.config.sections import LoraSettings, ModelSettings
@@ -273,6 +273,15 @@ def test_a_multimodal_checkpoint_is_trained_on_text(kind: str, tmp_path: Path) -
     wanted = logits[2:-1].gather(-1, ids[0, 3:, None]).squeeze(-1)
     assert torch.allclose(before[0, 3:], wanted, atol=1e-4)
     assert torch.equal(before, after)
+
+
+def test_a_model_that_is_not_causal_is_refused(tmp_path: Path) -> None:
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=99, d_model=8, num_layers=1, num_heads=2, d_ff=8, d_kv=4)
+    ).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=r"\('t5' is not a causal language model\); give"):
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
 
 
 def test_a_long_message_of_the_library_keeps_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

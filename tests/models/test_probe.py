@@ -25,9 +25,17 @@ def altered(change: Hook, *, recompute: bool = False) -> PreTrainedModel:
     return model
 
 
-def test_a_model_that_sees_padding_is_refused() -> None:
+def test_a_model_that_sees_the_future_is_refused() -> None:
     def mix(layer: nn.Module, args: object, hidden: Tensor) -> Tensor:
         return hidden + hidden.mean(1, keepdim=True)
+
+    with pytest.raises(EngineError, match=r"^model\.path: Qwen2ForCausalLM is not causal: later tokens change"):
+        Policy(altered(mix), tiny_tokenizer())
+
+
+def test_a_model_that_sees_other_rows_is_refused() -> None:
+    def mix(layer: nn.Module, args: object, hidden: Tensor) -> Tensor:
+        return hidden + hidden.mean(0, keepdim=True)
 
     with pytest.raises(EngineError, match=r"^model\.path: Qwen2ForCausalLM scores a row differently when it is padded"):
         Policy(altered(mix), tiny_tokenizer())

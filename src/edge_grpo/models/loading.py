@@ -142,10 +142,11 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
 def _family(config: PreTrainedConfig) -> Any:
     """The class that loads a model for text: the causal one, or the multimodal one where a family has no other."""
-    multimodal = (
-        type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
-    )
-    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map"):  # the latter: code of its own
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    raise EngineError(f"'{config.model_type}' is not a causal language model")
 
 
 def _silence(config: PreTrainedConfig) -> None:

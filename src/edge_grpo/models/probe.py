@@ -18,9 +18,10 @@ _TOKENS: Final = 8
 def check(scorer: Scorer) -> None:
     """Verify that a model's scores are what training takes them for.
 
-    Its logits are its head applied to its hidden states; padding on the right changes no score; scores are the same,
-    whatever the random state, in passes with gradient and without. Tolerances are relative to the largest value: 1e-3
-    in float32 and 5e-2 in bf16, for kernels that round differently; for the last one, 1e-4 and 2e-2 nats.
+    Its logits are its head applied to its hidden states; neither what follows a token nor padding nor another row
+    changes its score; scores are the same, whatever the random state, in passes with gradient and without. Logits may
+    differ by a fraction of the largest one, 1e-3 in float32 and 5e-2 in bf16, because kernels round differently; the
+    scores of the last comparison, which come from the same kernels, by 1e-4 and 2e-2 nats.
 
     Raises:
         EngineError: one of these does not hold.
@@ -36,6 +37,7 @@ def check(scorer: Scorer) -> None:
         short = ids[:, 3:7]
         mixed = torch.cat([ids, torch.cat([short, ids[:, :4]], dim=-1)])
         attention = torch.cat([alone, torch.arange(_TOKENS, device=scorer.device)[None] < 4])
+        first = scorer.next_logits(ids[:, :4], alone[:, :4])[0]
         padded = scorer.next_logits(mixed, attention)[1]
         unpadded = scorer.next_logits(short, alone[:, :4])[0]
         still = _scores(scorer, mixed, attention)
@@ -49,6 +51,8 @@ def check(scorer: Scorer) -> None:
     relative = 1e-3 if exact else 5e-2
     if ours.shape != theirs.shape or not _close(ours, theirs, relative=relative):
         raise EngineError(f"model.path: {family} computes its logits in an unsupported way; {STANDARD}")
+    if not _close(first, theirs[0, 3], relative=relative):
+        raise EngineError(f"model.path: {family} is not causal: later tokens change a token's score; {STANDARD}")
     if not _close(padded, unpadded, relative=relative):
         raise EngineError(f"model.path: {family} scores a row differently when it is padded; {STANDARD}")
     apart = max(float((each - still).abs().max()) for each in moving)
