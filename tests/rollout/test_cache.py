@@ -1,6 +1,8 @@
 """Model families: how each is decoded, and that it samples what it scores, whatever else is in the batch."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +77,16 @@ def test_a_family_has_gradients(name: str) -> None:
     assert all(bool(grad.isfinite().all()) for grad in found.values())
     without = [name for name, weight in policy.trained() if not bool(found.get(name, weight.new_zeros(1)).any())]
     assert len(without) < len(found) / 3, f"no gradient: {without}"
+
+
+def test_every_tested_family_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text()
+    listed = page.partition("## What is tested")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`([a-z0-9_]+)`", "\n".join(re.findall(r"^\| .*", listed, re.M)))) - {"model_type"} == {
+        *FAMILIES
+    }
+    for name in ONE_LENGTH | WITHOUT_CACHE:
+        assert f"`{name}`" in page.partition("## Attention")[0]
 
 
 @pytest.mark.parametrize("name", ["qwen3_5_text", "mamba", "minimax"])
