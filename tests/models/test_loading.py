@@ -8,10 +8,11 @@ from typing import NoReturn
 
 import pytest
 import torch
+from families import family_model, save_multimodal
 from safetensors.torch import load_file, save_file
-from support import padded_rows, save_tiny, tiny_model
+from support import padded_rows, save_tiny, tiny_model, tiny_tokenizer
 from torch import Tensor
-from transformers import AutoConfig, dynamic_module_utils
+from transformers import AutoConfig, T5Config, T5ForConditionalGeneration, dynamic_module_utils
 
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.config.sections import LoraSettings, ModelSettings
@@ -226,6 +227,75 @@ def test_all_dropout_is_disabled(folder: Path, tmp_path: Path) -> None:
     with policy.training():
         one, two = (policy.score(ids, attention, mask, temperature=1.0).logprobs for _ in range(2))
     assert torch.equal(one, two)
+
+
+def test_noise_and_dropout_are_switched_off_in_every_part_of_the_configuration(tmp_path: Path) -> None:
+    noisy = {"router_jitter_noise": 0.1, "input_jitter_noise": 0.1, "attention_dropout": 0.5}
+    family_model("phimoe", **noisy).save_pretrained(tmp_path / "experts")
+    tiny_tokenizer().save_pretrained(tmp_path / "experts")
+    config = load_policy(ModelSettings(path=str(tmp_path / "experts"), device="cpu")).model.config
+    assert [getattr(config, name) for name in noisy] == [0.0] * 3
+    parts = save_multimodal("gemma3", tmp_path / "parts")
+    raw = json.loads((parts / "config.json").read_text())
+    raw["text_config"]["attention_dropout"] = 0.5
+    (parts / "config.json").write_text(json.dumps(raw))
+    policy = load_policy(ModelSettings(path=str(parts), device="cpu"))
+    assert policy.model.config.get_text_config().attention_dropout == 0.0
+
+
+@pytest.mark.parametrize("family", ["gemma2", "bloom"])
+def test_attention_falls_back_to_eager_unless_another_one_is_asked_for(family: str, tmp_path: Path) -> None:
+    family_model(family).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    network = load_policy(ModelSettings(path=str(tmp_path), device="cpu")).model
+    assert network.config._attn_implementation == "eager"
+    with pytest.raises(EngineError, match=r"^model\.attention: 'sdpa' .* set model\.attention=eager$") as caught:
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu", attention="sdpa"))
+    assert 'attn_implementation="eager"' in str(caught.value), "the library's own remedy"
+    assert "\n" not in str(caught.value)
+
+
+def test_attention_is_fused_where_a_family_supports_it(folder: Path) -> None:
+    assert load_policy(ModelSettings(path=str(folder), device="cpu")).model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", ["qwen3_5", "gemma3", "mistral3"])
+def test_a_multimodal_checkpoint_is_trained_on_text(kind: str, tmp_path: Path) -> None:
+    save_multimodal(kind, tmp_path / "in")
+    policy = load_policy(ModelSettings(path=str(tmp_path / "in"), device="cpu"))
+    ids, attention, mask = padded_rows()
+    with torch.no_grad():
+        before = policy.score(ids, attention, mask, temperature=1.0).logprobs
+        logits = policy.model(input_ids=ids[:1]).logits[0].log_softmax(-1)
+        policy.save(tmp_path / "out")
+        again = load_policy(ModelSettings(path=str(tmp_path / "out"), device="cpu"))
+        after = again.score(ids, attention, mask, temperature=1.0).logprobs
+    wanted = logits[2:-1].gather(-1, ids[0, 3:, None]).squeeze(-1)
+    assert torch.allclose(before[0, 3:], wanted, atol=1e-4)
+    assert torch.equal(before, after)
+
+
+def test_a_model_that_is_not_causal_is_refused(tmp_path: Path) -> None:
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=99, d_model=8, num_layers=1, num_heads=2, d_ff=8, d_kv=4)
+    ).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=r"\('t5' is not a causal language model\); give"):
+        load_policy(ModelSettings(path=str(tmp_path), device="cpu"))
+
+
+def test_a_long_message_of_the_library_keeps_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise OSError(
+            "Nothing fits.\n" + "It has many parts. " * 60 + "Please install the package somename to read it."
+        )
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refused)
+    with pytest.raises(
+        EngineError, match=r"\(Nothing fits\. Please install the package somename to read it\); give"
+    ) as caught:
+        fingerprint(ModelSettings(path="me/model"))
+    assert len(str(caught.value)) < 400
 
 
 def test_a_model_without_stop_tokens_is_rejected(folder: Path) -> None:

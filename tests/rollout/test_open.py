@@ -1,9 +1,11 @@
 """What a run's settings become in the engine and the sampler, and that both end with the block."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+from families import family_policy
 from support import PROBLEM, tiny_policy, tiny_sampler
 
 from edge_grpo.base.errors import EngineError
@@ -81,6 +83,22 @@ def test_settings_reach_the_engine_and_it_is_closed(monkeypatch: pytest.MonkeyPa
         assert sampler.stop_ids == engine.settings["stop_ids"]
         assert engine.closed == 0
     assert engine.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "lines"),
+    [
+        ("qwen3_5_text", []),
+        ("bloom", ["model.attention: BloomForCausalLM has no fused attention; using eager"]),
+        ("minimax", ["MiniMaxForCausalLM: its cache cannot serve rows .* slowly"]),
+    ],
+)
+def test_what_a_family_does_not_support_is_said(family: str, lines: list[str]) -> None:
+    said: list[str] = []
+    with opening.open_sampler(load_config(None, WORDS), policy=family_policy(family), say=said.append):
+        pass
+    assert len(said) == len(lines)
+    assert all(re.fullmatch(pattern, line) for pattern, line in zip(lines, said, strict=True))
 
 
 class Short(Recorder):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from jaxtyping import Float
-from support import PROBLEM, group, tiny_policy
+from support import PROBLEM, group, row, tiny_policy
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -142,6 +142,33 @@ def test_the_first_update_sees_the_scores_of_the_batch(temperature: float) -> No
     trained = x.mask
     assert torch.allclose(x.logprobs[trained], x.old_logprobs[trained], atol=1e-5), "every ratio is one"
     assert means(metrics)["kl/old"] == pytest.approx(0.0, abs=1e-6)
+
+
+UNEVEN = [
+    Group(PROBLEM, tuple(row(reward, tokens=3 + 5 * i + j, prompt=4 + 7 * j) for j, reward in enumerate((0, 2, 1, 2))))
+    for i in range(5)
+]
+
+
+@pytest.mark.parametrize("settings", [{}, {"mini_batches": 3}, {"mini_batches": 2, "micro_batch_rows": 3, "passes": 2}])
+@pytest.mark.parametrize("whole_groups", [False, True])
+def test_old_log_probs_are_scored_in_the_pieces_of_the_first_pass(settings: dict[str, Any], whole_groups: bool) -> None:
+    method, seen = recording(whole_groups=whole_groups)
+    policy = tiny_policy(dtype=torch.bfloat16)
+    updater = make(policy, method, **settings)
+    passes: list[Tensor] = []
+    handle = register_module_forward_hook(
+        lambda module, args, _: passes.append(args[0]) if isinstance(module, Scorer) else None
+    )
+    try:
+        scored = updater.score(batch(UNEVEN), step=7)
+        before = len(passes)
+        updater.step(scored, updater.signal(scored), step=7)
+    finally:
+        handle.remove()
+    assert all(torch.equal(old, new) for old, new in zip(passes[:before], passes[before : 2 * before], strict=True))
+    x = seen.loss[0]
+    assert torch.equal(x.logprobs[x.mask], x.old_logprobs[x.mask]), "the first ratio is exactly 1, in bf16 too"
 
 
 def test_totals_see_current_log_probs_where_they_are_needed() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def ask(
         kind: what the answers are for: ``eval`` or ``screen``.
         console: where messages go.
     """
-    with open_sampler(config) as sampler:
+    with open_sampler(config, say=partial(console.print, markup=False, highlight=False)) as sampler:
         asked = tuple(encode(sampler, each, draws) for each in benchmarks)
         model = Path(config.model.path)
         name = model.parent.name if model.name == "final" else model.name

@@ -43,14 +43,15 @@ class ModelSettings:
     ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package.
     ``dtype``: ``auto`` is float32 on a CPU, and float32 weights under bf16 autocast on a GPU (with LoRA, a bf16 frozen
     base). ``bfloat16`` keeps all weights in bf16, where small updates are rounded away: for LoRA or high learning
-    rates. ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the
+    rates. ``attention``: ``auto`` is PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support
+    for it. ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the
     Python code it ships with, with all your permissions; only models with such code need it.
     """
 
     path: str = BUNDLED
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     gradient_checkpointing: bool = True
     trust_remote_code: bool = False
     lora: LoraSettings = LoraSettings()

@@ -1,14 +1,26 @@
 """Models from disk or the hub: loading, adapters, stop tokens, and limits on context length and vocabulary."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from edge_grpo.base.digests import digest_files
@@ -30,6 +42,9 @@ __all__ = [
     "vocabulary_size",
 ]
 
+_UNWANTED = ("drop", "jitter", "rescale_every")  # in names of config fields that set training apart from evaluation
+_ATTENTION = ("attn_implementation", "attention implementation", "flash_attn", "FlashAttention")  # in messages about it
+_REMEDY = re.compile(r"\b(please|use|set|install|try|upgrade|load your|instead)\b", re.IGNORECASE)
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
 transformers_logging.disable_progress_bar()  # the console display shows progress
 
@@ -51,7 +66,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
             )
     except Exception as error:
         _reject_untrusted_code(path, error)
-        raise EngineError(f"model.path: cannot load a tokenizer from '{path}' ({_first_line(error)})") from error
+        raise EngineError(f"model.path: cannot load a tokenizer from '{path}' ({_one_line(error)})") from error
     if len(tokenizer.get_vocab()) < 2:
         raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer with the model")
     return tokenizer
@@ -79,8 +94,9 @@ def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0)
     frozen = None
     if reference and not model.lora.rank:
         frozen = _load_network(model, dtype).to(device).eval().requires_grad_(False)
-    if model.gradient_checkpointing and on_gpu:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if model.gradient_checkpointing and on_gpu and network.supports_gradient_checkpointing:
+        newer = getattr(network, "activation_checkpointing_enable", None)  # the other name is deprecated
+        (newer or network.gradient_checkpointing_enable)({"use_reentrant": False})
     if model.lora.rank:
         network = _with_adapters(network, model.lora, seed)
     for module in network.modules():
@@ -105,15 +121,13 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with quiet_failures():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
-            for name, value in config.to_dict().items():
-                if "drop" in name and isinstance(value, float):  # some families call functional dropout
-                    setattr(config, name, 0.0)
+            _silence(config)
             network: PreTrainedModel
-            network, found = AutoModelForCausalLM.from_pretrained(
+            network, found = _family(config).from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
-                attn_implementation=model.attention,
+                attn_implementation=None if model.attention == "auto" else model.attention,
                 use_safetensors=True,
                 trust_remote_code=trusted,
                 output_loading_info=True,
@@ -122,18 +136,41 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
             _check_weights(network, found)
             _check_generation_config(Path(folder))
     except Exception as error:
-        raise _not_loaded(model.path, error) from error
+        raise _not_loaded(model, error) from error
     return network
 
 
-def _not_loaded(path: str, error: Exception) -> EngineError:
+def _family(config: PreTrainedConfig) -> Any:
+    """The class that loads a model for text: the causal one, or the multimodal one where a family has no other."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map"):  # the latter: code of its own
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    raise EngineError(f"'{config.model_type}' is not a causal language model")
+
+
+def _silence(config: PreTrainedConfig) -> None:
+    """Switch off all that makes training passes differ: dropout that is called as a function, noise, rescaling."""
+    for each in (config, *(getattr(config, name) for name in config.sub_configs)):
+        for name, value in (each.to_dict() if isinstance(each, PreTrainedConfig) else {}).items():
+            if any(word in name for word in _UNWANTED) and isinstance(value, (int, float)) and value is not True:
+                setattr(each, name, type(value)(0))
+
+
+def _not_loaded(model: ModelSettings, error: Exception) -> EngineError:
     """The error for a model that cannot be loaded."""
+    path = model.path
     _reject_untrusted_code(path, error)
+    if model.attention != "auto" and any(word in str(error) for word in _ATTENTION):
+        return EngineError(
+            f"model.attention: '{model.attention}' cannot be used for '{path}' ({_one_line(error).rstrip('.')}); leave "
+            "it at 'auto', or set model.attention=eager"
+        )
     folder = Path(resolve(path))
     pickles = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
     hint = f"; {pickles[0]} is a pickle, which is never loaded: save the model as safetensors" if pickles else ""
     return EngineError(
-        f"model.path: cannot load a model from '{path}' ({_first_line(error).rstrip('.')}{hint}); give "
+        f"model.path: cannot load a model from '{path}' ({_one_line(error).rstrip('.')}{hint}); give "
         f"a Hugging Face folder, the name of a reachable hub model, or '{BUNDLED}'"
     )
 
@@ -188,7 +225,7 @@ def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> A
             torch.manual_seed(derive_seed(seed, "lora"))
             return get_peft_model(network, config)
     except ValueError as error:
-        raise ConfigError(f"model.lora.targets: {_first_line(error)}") from error
+        raise ConfigError(f"model.lora.targets: {_one_line(error)}") from error
 
 
 def resolve(path: str) -> str:
@@ -223,13 +260,19 @@ def fingerprint(model: ModelSettings) -> str:
             with quiet_failures():
                 config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
         except Exception as error:
-            raise _not_loaded(model.path, error) from error
+            raise _not_loaded(model, error) from error
         return str(getattr(config, "_commit_hash", None) or model.path)
     return digest_files(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _one_line(error: BaseException, most: int = 600) -> str:
+    """A library's message on one line; of a long one, its beginning and the sentences that say what to do."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if len(text) <= most:
+        return text
+    first, *others = re.split(r"(?<=[.!?:;]) ", text)
+    remedies = [sentence for sentence in others if _REMEDY.search(sentence)]
+    return " ".join(shorten(each, most // 2, placeholder=" ...") for each in (first, *remedies[:3]))
 
 
 def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ...]:

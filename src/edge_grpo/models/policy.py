@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edge_grpo.base.errors import EngineError
+from edge_grpo.models.probe import check
 from edge_grpo.models.scoring import Head, Scorer, TokenScores, causal
 
 __all__ = ["Policy"]
@@ -26,7 +27,7 @@ class Policy:
         reference: a frozen copy of the starting weights, if a method needs one and LoRA is off.
         autocast: whether forward passes run under bf16 autocast.
     Raises:
-        EngineError: the model computes its logits in an unknown way.
+        EngineError: the model cannot be scored (see :mod:`edge_grpo.models.probe`).
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Policy:
         self.scorer = Scorer(model, autocast=autocast)
         self.reference = None if reference is None else Scorer(reference, autocast=autocast)
         self.tokenizer = tokenizer
-        self.scorer.check()
+        check(self.scorer)
 
     @property
     def model(self) -> Any:
@@ -120,14 +121,9 @@ class Policy:
         """
         return Head.of(causal(self.model)).matrix(temperature=temperature)
 
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """The mode for passes with gradient: gradient checkpointing needs training mode; dropout is off anyway."""
-        self.model.train()
-        try:
-            yield
-        finally:
-            self.model.eval()
+    def training(self) -> AbstractContextManager[None]:
+        """The mode for passes with gradient (see :meth:`edge_grpo.models.scoring.Scorer.gradient_mode`)."""
+        return self.scorer.gradient_mode()
 
     def save(self, folder: Path) -> None:
         """Write an ordinary Hugging Face folder; adapters are merged in, and also saved in ``adapter/``."""

@@ -1,7 +1,7 @@
 """Scoring as a module's ``forward``: log-probs and entropies of given tokens, without holding all logits at once."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,9 +14,12 @@ from transformers import PreTrainedModel
 from edge_grpo.base.errors import EngineError
 from edge_grpo.functional.logits import logprobs_and_entropy
 
-__all__ = ["SCALES", "Head", "Scorer", "TokenScores", "causal"]
+__all__ = ["SCALES", "Head", "Scorer", "TokenScores", "causal", "decoder"]
 
 LOGITS_AT_ONCE: Final = 2**25  # 128 MiB of float32
+
+STANDARD: Final = "use a standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
+"""What to do about a model that cannot be used, for messages."""
 
 SCALES: Final[dict[str, Callable[[float], float]]] = {
     "logits_scaling": lambda value: 1.0 / value,  # Granite divides
@@ -24,8 +27,8 @@ SCALES: Final[dict[str, Callable[[float], float]]] = {
 }
 """Config fields by which some families scale the head's logits, and the factor that each value means."""
 
-SOFT_CAP: Final = "final_logit_softcapping"
-"""The config field by which Gemma 2 bounds its logits: cap * tanh(logits / cap)."""
+SOFT_CAPS: Final = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Config fields by which Gemma 2, RecurrentGemma and xLSTM bound their logits: cap * tanh(logits / cap)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,21 @@ def causal(model: Any) -> PreTrainedModel:
     """The causal language model inside peft's wrapper (adapters stay active), or the model itself."""
     inner: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
     return inner
+
+
+def decoder(network: PreTrainedModel) -> nn.Module:
+    """The part of a causal language model that ends with the hidden states that its head reads.
+
+    Usually ``base_model``; some families (Llama 4) name their modules so that this is the whole model again.
+
+    Raises:
+        EngineError: no such part is found.
+    """
+    candidates = (network.base_model, network.get_decoder(), getattr(network, "model", None))
+    for part in candidates:
+        if isinstance(part, nn.Module) and part is not network:
+            return part
+    raise EngineError(f"model.path: {type(network).__name__} has no decoder apart from its head; {STANDARD}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,8 @@ class Head:
         for name, factor in SCALES.items():
             if value := getattr(config, name, None):
                 scale *= factor(float(value))
-        return cls(network.get_output_embeddings(), scale, getattr(config, SOFT_CAP, None))
+        cap = next((value for name in SOFT_CAPS if (value := getattr(config, name, None))), None)
+        return cls(network.get_output_embeddings(), scale, cap)
 
     def __call__(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocabulary"]:
         """Logits of the next token."""
@@ -164,23 +183,36 @@ class Scorer(nn.Module):
         hidden: Tensor = self(input_ids, attention, mask, temperature=None)
         return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
 
-    @torch.no_grad()
-    def check(self) -> None:
-        """Verify that the model's logits are its head applied to its hidden states; otherwise scores are wrong.
-
-        Raises:
-            EngineError: they are not.
-        """
-        network = causal(self.model)
-        ids = torch.arange(4, device=self.device)[None]
+    def next_logits(
+        self, input_ids: Int[Tensor, "rows tokens"], attention: Bool[Tensor, "rows tokens"]
+    ) -> Float[Tensor, "rows vocabulary"]:
+        """Raw logits of the token after the last one of each row, padded on the right."""
+        network, rows = causal(self.model), torch.arange(len(input_ids), device=self.device)
         with self.precision():
-            hidden = network.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            ours, theirs = Head.of(network)(hidden), network(input_ids=ids, use_cache=False).logits
-        if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), atol=1e-2, rtol=1e-2):
-            raise EngineError(
-                f"{type(network).__name__} computes its logits in an unsupported way; "
-                "use a standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
-            )
+            hidden = _hidden(network, input_ids, attention)[rows, attention.sum(-1) - 1]
+            return Head.of(network)(hidden)
+
+    @contextmanager
+    def gradient_mode(self) -> Iterator[None]:
+        """The mode for passes with gradient: layers whose activations are recomputed are told that they train.
+
+        All else stays as it is for evaluation: no dropout, router noise or kernel of its own in training.
+        """
+        recomputed = [module for module in self.model.modules() if getattr(module, "gradient_checkpointing", False)]
+        for module in recomputed:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module in recomputed:
+                module.training = False
+
+
+def _hidden(network: PreTrainedModel, input_ids: Tensor, attention: Tensor) -> Tensor:
+    """Hidden states of all tokens, as the head reads them."""
+    output = decoder(network)(input_ids=input_ids, attention_mask=attention.long(), use_cache=False)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
 
 
 def _hidden_before(
@@ -188,5 +220,4 @@ def _hidden_before(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Hidden states at the position before each masked token, and the tokens' rows and columns."""
     rows, columns = mask.nonzero(as_tuple=True)
-    output = network.base_model(input_ids=input_ids, attention_mask=attention.long(), use_cache=False)
-    return output.last_hidden_state[rows, columns - 1], (rows, columns)
+    return _hidden(network, input_ids, attention)[rows, columns - 1], (rows, columns)

@@ -1,19 +1,19 @@
-"""The in-process engine: a KV-cache loop over any Hugging Face causal language model."""
+"""The in-process engine: a decode loop over any Hugging Face causal language model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from edge_grpo.base.errors import EngineError, TrainingError
 from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.base.rng import uniforms
 from edge_grpo.models.policy import Policy
-from edge_grpo.models.scoring import causal
+from edge_grpo.rollout.cache import pick
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
 
 __all__ = ["DecodeEngine", "draw"]
@@ -46,6 +46,7 @@ class DecodeEngine:
 
     Each prompt is prefilled once for all its completions; rows leave the batch when they finish; each row's draws come
     from its own stream of uniform numbers, so they do not depend on the batch (the logits do, by about 1e-7).
+    ``decoding`` says how the model's family is decoded; it is found out by trying on a few tokens.
 
     Args:
         policy: the policy; its weights are shared, not copied.
@@ -53,7 +54,7 @@ class DecodeEngine:
         pad_id: any valid token id, for the masked left padding of prompts.
         max_rows: how many rows are decoded at once.
     Raises:
-        EngineError: no stop token, or the model cannot be decoded with a cache.
+        EngineError: no stop token.
     """
 
     def __init__(self, policy: Policy, *, stop_ids: Iterable[int], pad_id: int, max_rows: int = 256) -> None:
@@ -65,50 +66,17 @@ class DecodeEngine:
             raise EngineError(
                 "no stop token: the tokenizer and the model's generation config name none; set rollout.stop"
             )
-        self._check()
-
-    @torch.inference_mode()
-    def _check(self) -> None:
-        """Verify on a few tokens that decoding with a cache gives the same logits as a full pass.
-
-        Raises:
-            EngineError: it does not, or the model family has no cache whose rows can be selected.
-        """
-        prompts = ((0, 1, 2), (3, 4))
-        longer = torch.tensor([[*prompts[0], 1]], device=self.policy.device)
-        family = type(causal(self.policy.model)).__name__
-        try:
-            with self.policy.precision():
-                _, cache, attention = self._prefill(prompts)
-                swapped = torch.tensor([1, 0], device=longer.device)
-                cache.batch_select_indices(swapped)
-                attention = torch.cat([attention[swapped], attention.new_ones(2, 1)], dim=-1)
-                output = self.policy.model(
-                    input_ids=longer.new_tensor([[1], [1]]),
-                    attention_mask=attention,
-                    position_ids=attention.sum(-1, keepdim=True) - 1,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                ours = output.logits[1, -1].float()
-                theirs = self.policy.model(input_ids=longer, use_cache=False).logits[0, -1].float()
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise EngineError(
-                f"model.path: {family} cannot be decoded with a cache in this process ({reason}); use a "
-                "standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
-            ) from error
-        tolerance = (1e-3 if self.exact else 5e-2) * float(theirs.abs().max())
-        if not float((ours - theirs).abs().max()) <= tolerance:
-            raise EngineError(
-                f"model.path: {family} gives different logits with and without a cache, so its samples would not be "
-                "the policy's; use a standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
-            )
+        self.decoding = pick(policy, pad_id)
 
     @property
     def exact(self) -> bool:
         """Whether the recorded numbers are those of the policy to float32 rounding: not in bf16."""
         return not self.policy.autocast and self.policy.model.dtype in (torch.float32, torch.float64)
+
+    @property
+    def note(self) -> str:
+        """What the user should know about how this model is decoded; empty = nothing."""
+        return self.decoding.note
 
     def sync(self, policy: Policy, version: int) -> None:  # noqa: ARG002 - the weights are always the newest
         """Sample from this policy's weights from now on; they are shared, so nothing is copied."""
@@ -161,8 +129,7 @@ class DecodeEngine:
         """Decode all rows, batched by prompt length; results in the order of ``rows``."""
         order = sorted(range(len(rows)), key=lambda i: (len(prompts[rows[i].prompt]), i))
         results: dict[int, tuple[Span, bool]] = {}
-        for start in range(0, len(order), self.max_rows):
-            chosen = order[start : start + self.max_rows]
+        for chosen in self._batches(order, [len(prompts[row.prompt]) for row in rows]):
             with self.policy.precision():
                 drawn = self._decode_batch(prompts, [rows[i] for i in chosen], sampling)
             columns = (drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.entropies.tolist())
@@ -173,15 +140,24 @@ class DecodeEngine:
                 results[i] = (Span(tokens, segment, logprobs, entropies), bool(stopped))
         return [results[i] for i in range(len(rows))]
 
+    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Rows that are decoded together: at most ``max_rows``, of one length where padding would be seen."""
+        same = (lambda _: 0) if self.decoding.padded else lengths.__getitem__
+        for _, group in groupby(order, key=same):
+            rows = list(group)
+            for start in range(0, len(rows), self.max_rows):
+                yield rows[start : start + self.max_rows]
+
     @torch.inference_mode()
     def _decode_batch(self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling) -> _Drawn:
         device = self.policy.device
         used = sorted({row.prompt for row in rows})
-        logits, cache, attention = self._prefill([prompts[i] for i in used])
+        if not all(prompts[i] for i in used):
+            raise EngineError("an empty prompt cannot be continued; give the template at least one token")
+        context = self.decoding.start(self.policy, [prompts[i] for i in used], self.pad_id)
         column = {prompt: place for place, prompt in enumerate(used)}
         place = torch.tensor([column[row.prompt] for row in rows], device=device)
-        logits, attention = logits[place], attention[place]
-        cache.batch_select_indices(place)
+        context.select(place)
 
         num_rows, most = len(rows), max(row.budget for row in rows)
         drawn = _Drawn(
@@ -194,12 +170,11 @@ class DecodeEngine:
         budget = torch.tensor([row.budget for row in rows], device=device)
         stop = torch.tensor(self.stop_ids, device=device)
         alive = torch.arange(num_rows, device=device)
-        position = attention.sum(-1)
         for step in range(most):
             if step % _UNIFORMS_AT_ONCE == 0:
                 streams = [uniforms(rows[i].seed, step, _UNIFORMS_AT_ONCE) for i in alive.tolist()]
                 noise = torch.from_numpy(np.stack(streams)).to(device)
-            token, logprob, entropy = draw(logits, noise[:, step % _UNIFORMS_AT_ONCE], sampling)
+            token, logprob, entropy = draw(context.logits, noise[:, step % _UNIFORMS_AT_ONCE], sampling)
             drawn.tokens[alive, step] = token
             drawn.logprobs[alive, step] = logprob
             drawn.entropies[alive, step] = entropy
@@ -218,40 +193,9 @@ class DecodeEngine:
                 if going.numel() == 0:
                     break
                 alive, token, noise = alive[going], token[going], noise[going]
-                attention, position = attention[going], position[going]
-                cache.batch_select_indices(going)
-            attention = torch.cat([attention, attention.new_ones(len(alive), 1)], dim=-1)
-            output = self.policy.model(
-                input_ids=token[:, None],
-                attention_mask=attention,
-                position_ids=position[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            position = position + 1
-            logits = output.logits[:, -1]
+                context.select(going)
+            context.extend(token)
         return drawn
-
-    def _prefill(
-        self, prompts: Sequence[tuple[int, ...]]
-    ) -> tuple[Float[Tensor, "prompts vocabulary"], DynamicCache, Int[Tensor, "prompts tokens"]]:
-        """Run every prompt once, padded on the left; returns the last logits, the cache and the attention mask."""
-        width = max(len(prompt) for prompt in prompts)
-        if min(len(prompt) for prompt in prompts) == 0:
-            raise EngineError("an empty prompt cannot be continued; give the template at least one token")
-        ids = torch.tensor([[self.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
-        cache = DynamicCache(config=self.policy.model.config)
-        output = self.policy.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1], cache, mask
 
 
 def draw(

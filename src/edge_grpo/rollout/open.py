@@ -1,11 +1,12 @@
 """Open an engine, and the sampler around it, from a run's settings: the one place that knows which engines exist."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from edge_grpo.config.tree import Config
 from edge_grpo.models.loading import context_length, load_policy, stop_token_ids, vocabulary_size
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.scoring import causal
 from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.hf import DecodeEngine
@@ -27,13 +28,20 @@ def open_engine(config: Config, policy: Policy, stop_ids: tuple[int, ...]) -> En
 
 
 @contextmanager
-def open_sampler(config: Config, *, policy: Policy | None = None, engine: Engine | None = None) -> Iterator[Sampler]:
+def open_sampler(
+    config: Config,
+    *,
+    policy: Policy | None = None,
+    engine: Engine | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Sampler]:
     """A sampler for the model, data, reward and rollout settings of a run; closed on exit from the block.
 
     Args:
         config: the settings.
         policy: the model, if already loaded; otherwise ``config.model`` is loaded.
         engine: a custom engine in place of ``rollout.engine``; it stays open.
+        say: shows a line about what a model's family does not support.
     Raises:
         EngineError: the model cannot be loaded, or the engine cannot generate from it.
         ConfigError: no stop token, or a reward function that cannot be imported.
@@ -45,6 +53,8 @@ def open_sampler(config: Config, *, policy: Policy | None = None, engine: Engine
         if engine is None:
             engine = open_engine(config, policy, stop_ids)
             stack.callback(engine.close)
+        for line in _limits(config, policy, engine):
+            say(line)
         yield Sampler(
             engine=engine,
             grader=rewards,
@@ -54,3 +64,16 @@ def open_sampler(config: Config, *, policy: Policy | None = None, engine: Engine
             context=context_length(policy),
             vocabulary=vocabulary_size(policy),
         )
+
+
+def _limits(config: Config, policy: Policy, engine: Engine) -> Iterator[str]:
+    """What is done in another way than usual, because the model's family does not support the usual one."""
+    network = causal(policy.model)
+    family, settings = type(network).__name__, network.config.get_text_config()
+    attends, on_gpu = bool(getattr(settings, "num_attention_heads", 0)), policy.device.type == "cuda"
+    if config.model.attention == "auto" and attends and getattr(settings, "_attn_implementation", "") == "eager":
+        yield f"model.attention: {family} has no fused attention; using eager"
+    if config.model.gradient_checkpointing and on_gpu and not network.supports_gradient_checkpointing:
+        yield f"model.gradient_checkpointing: {family} does not support it; activations of all layers stay in memory"
+    if note := getattr(engine, "note", ""):
+        yield f"{family}: {note}"

@@ -98,7 +98,7 @@ class Session:
         if not groups:
             return None
         batch = batch_of(groups, self.sampler)
-        scored = self.updater.score(batch)
+        scored = self.updater.score(batch, step=self.step)
         counted = scored.mask & scored.scorable[:, None]
         _check_finite("the policy's log-probs", scored.old_logprobs, counted)
         _check_finite("the policy's entropies", scored.entropy, counted)
@@ -193,11 +193,11 @@ def open_session(
         config: the settings.
         method: a custom method, in place of ``config.method``.
         engine: a custom engine, in place of ``rollout.engine``; it stays open.
-        say: shows a line about skipped data.
+        say: shows a line about skipped data, or about what the model does not support.
     """
     method = method or config.method
     policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)
-    with open_sampler(config, policy=policy, engine=engine) as sampler:
+    with open_sampler(config, policy=policy, engine=engine, say=say) as sampler:
         source, held_out = open_source(config, method, sampler, say)
         sampler.sync(policy, 0)
         yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)

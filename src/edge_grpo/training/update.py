@@ -85,15 +85,30 @@ class Updater:
         self.skipped_in_a_row = 0
 
     @torch.no_grad()
-    def score(self, batch: Batch) -> Scored:
-        """Score every completion token under the policy, and under the reference if the method needs it."""
+    def score(self, batch: Batch, *, step: int = 0) -> Scored:
+        """Score every completion token under the policy, and under the reference if the method needs it.
+
+        Unless the engine's numbers are reused, rows are scored in the micro-batches of the step's first pass: the same
+        rows in the same order, cut to the same width. Kernels round by shape, so that only then is the ratio of the
+        first update exactly 1 in bf16.
+
+        Args:
+            batch: the rollouts.
+            step: the one that :meth:`step` is called with; determines the mini-batches.
+        """
         batch = _to(batch, self.policy.device)
         known = batch.mask & batch.sampling_logprobs.isfinite()
         whole = (known == batch.mask).all(-1) & ~batch.corrected & self.reuse_sampled
         zeros = torch.zeros(batch.mask.shape, device=self.policy.device)
         old = torch.where(whole[:, None] & batch.mask, batch.sampling_logprobs, zeros)
         entropy = torch.where(whole[:, None] & batch.mask, batch.sampling_entropy, zeros)
-        for piece in self._pieces(batch, (~whole).nonzero().squeeze(-1)):
+        if self.reuse_sampled:
+            pieces = self._pieces(batch, (~whole).nonzero().squeeze(-1))
+        else:
+            pieces = (
+                piece for rows in self._mini_batches(batch, step, 0) for piece in self._update_pieces(batch, rows)
+            )
+        for piece in pieces:
             scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
             old[piece.rows, : piece.width] = scores.logprobs.to(old.dtype)
             entropy[piece.rows, : piece.width] = scores.entropy.to(old.dtype)
@@ -159,15 +174,14 @@ class Updater:
         metrics: Metrics = {"learning_rate": (rate, 1.0)}
         first = True
         for number in range(self.train.passes):
-            rng = python_random(self.train.seed, "mini-batches", step, number)
-            for rows in mini_batches(batch.family, count=self.train.mini_batches, rng=rng):
+            for rows in self._mini_batches(batch, step, number):
                 metrics = merge(metrics, self._update(batch, signal, rows, step, first=first))
                 first = False
         return metrics
 
     def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool) -> Metrics:
         """One optimizer update on some rows; ``first``: the weights are still those that scored the batch."""
-        pieces = list(self._pieces(batch, rows, whole_groups=self.method.needs.whole_groups))
+        pieces = list(self._update_pieces(batch, rows))
         totals = self._totals(batch, signal, pieces, forward=self.method.needs.forward_totals and not first)
         if totals.rows == 0:
             return {"empty_updates": (1.0, 1.0)}
@@ -222,6 +236,15 @@ class Updater:
         scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
         entropy = scores.entropy if self.method.needs.entropy_gradient else scores.entropy.detach()
         return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
+
+    def _mini_batches(self, batch: Batch, step: int, number: int) -> list[Tensor]:
+        """The rows of each update of a step's pass."""
+        rng = python_random(self.train.seed, "mini-batches", step, number)
+        return mini_batches(batch.family, count=self.train.mini_batches, rng=rng)
+
+    def _update_pieces(self, batch: Batch, rows: Tensor) -> Iterator[_Piece]:
+        """The micro-batches of an update."""
+        return self._pieces(batch, rows, whole_groups=self.method.needs.whole_groups)
 
     def _pieces(self, batch: Batch, rows: Tensor, *, whole_groups: bool = False) -> Iterator[_Piece]:
         lengths, size = batch.attention.sum(-1), self.train.micro_batch_rows
