@@ -90,6 +90,15 @@ def test_the_run_folder_holds_what_it_should(straight: Path) -> None:
     assert loaded(**tokenizer("1+1\n", return_tensors="pt")).logits.isfinite().all()
 
 
+def test_the_phases_of_a_step_add_up_to_it(straight: Path) -> None:
+    phases = [f"time/{name}_s" for name in ("sample", "grade", "correct", "score", "update")]
+    for line in (straight / "metrics.jsonl").read_text().splitlines()[1:]:
+        row = json.loads(line)
+        spent = sum(row[name] for name in phases)
+        assert all(row[name] > 0 for name in [*phases, "time/write_s"])
+        assert 0.5 * row["time/step_s"] < spent <= row["time/step_s"]
+
+
 def test_rollouts_hold_every_completion(straight: Path) -> None:
     steps = rollouts(straight)
     assert [len(step) for step in steps] == [12] * 6

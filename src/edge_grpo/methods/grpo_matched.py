@@ -79,13 +79,13 @@ class GrpoMatched(Method):
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
         """Each corrected row becomes two: as first sampled and, after the group, as corrected."""
         return [
-            replace(group, rows=(*map(_as_sampled, group.rows), *(row for row in group.rows if row.first)))
+            replace(group, rows=(*self.compared(group).rows, *(row for row in group.rows if row.first)))
             for group in groups
         ]
 
-    def useful(self, group: Group) -> bool:
-        """Whether the rewards as first sampled differ."""
-        return not group.collapsed_before
+    def compared(self, group: Group) -> Group:
+        """The rows as first sampled: no correction reaches the policy-gradient term."""
+        return replace(group, rows=tuple(map(_as_sampled, group.rows)))
 
     def signal(self, batch: Scored) -> Signal:
         """Group-normalised rewards of the rows as first sampled; corrected rows have only a likelihood weight."""

@@ -1,7 +1,6 @@
 """The training loop: collect, prepare, learn, log; a run can be stopped anywhere and resumed exactly."""
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from edge_grpo.training.update import is_over
 
 __all__ = ["Result", "resume", "train"]
 
+_PHASES = ("sample", "grade", "correct", "score", "update")
 _BOUNDS = ("train.steps", "train.max_tokens")  # what ends a run; nothing else may change on resume
 
 
@@ -207,28 +207,27 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
     Raises:
         StepDropped: a signal arrived; the current step has changed nothing.
     """
-    config = session.config
+    config, watch = session.config, session.watch
     if session.step == 0 and session.evaluation_is_due and not any(journal.folder.rows()):
         with stop.droppable():
             row = session.evaluate()
         journal.log(0, row)
     while not session.is_over:
         with stop.droppable():
-            began = time.monotonic()
+            began = watch.clock()
             collected = session.collect()
             lesson = session.prepare(collected)
-        prepared = time.monotonic()
         row = means(session.learn(collected, lesson))
-        ended = time.monotonic()
-        row |= {
-            "time/step_s": ended - began,
-            "time/update_s": ended - prepared,
-            "time/tokens_per_s": row["tokens"] / (ended - began),
-        }
+        seconds = watch.clock() - began
+        row |= {"time/step_s": seconds, "time/tokens_per_s": row["tokens"] / seconds}
+        row |= {f"time/{name}_s": spent for name, spent in watch.take(*_PHASES).items()}
         if session.evaluation_is_due:
             row |= session.evaluate()
-        if lesson and config.run.rollouts:
-            journal.write_rollouts(session, lesson)
-        journal.log(session.step, row)
-        if session.step % config.train.checkpoint_every == 0 or session.is_over:
-            journal.save(session)
+        with watch.phase("write"):
+            if lesson and config.run.rollouts:
+                journal.write_rollouts(session, lesson)
+        row["time/write_s"] = watch.take("write")["write"]
+        with watch.phase("write"):
+            journal.log(session.step, row)
+            if session.step % config.train.checkpoint_every == 0 or session.is_over:
+                journal.save(session)

@@ -1,6 +1,5 @@
 """The state of a run while it trains: policy, optimizer and data position, and what one step does with them."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.metrics import Metrics, merge
 from edge_grpo.base.records import Group, Prompt
+from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.config.tree import Config
 from edge_grpo.evaluation import heldout
@@ -78,6 +78,11 @@ class Session:
         )
         self.step = self.cursor = self.tokens = 0
 
+    @property
+    def watch(self) -> Stopwatch:
+        """Counts the seconds of a step's phases; the sampler shares it."""
+        return self.sampler.watch
+
     # --- one step -----------------------------------------------------------------------------------------------------
 
     def collect(self) -> Collected:
@@ -90,13 +95,14 @@ class Session:
         Raises:
             TrainingError: the model's log-probs, or the method's advantages, are not finite.
         """
-        groups = self.method.arrange(collected.groups)
-        if not groups:
-            return None
-        batch = batch_of(groups, self.sampler)
-        scored = self.updater.score(batch)
-        signal = self.updater.signal(scored)
-        _check_finite(scored, signal)
+        with self.watch.phase("score"):
+            groups = self.method.arrange(collected.groups)
+            if not groups:
+                return None
+            batch = batch_of(groups, self.sampler)
+            scored = self.updater.score(batch)
+            signal = self.updater.signal(scored)
+            _check_finite(scored, signal)
         return Lesson(groups, scored, signal)
 
     def learn(self, collected: Collected, lesson: Lesson | None) -> Metrics:
@@ -107,8 +113,9 @@ class Session:
         """
         metrics = collected.metrics | {"empty_steps": (float(lesson is None), 1.0)}
         if lesson is not None:
-            updated = self.updater.step(lesson.batch, lesson.signal, step=self.step, tokens=self.tokens)
-            self.sampler.sync(self.policy, self.step + 1)
+            with self.watch.phase("update"):
+                updated = self.updater.step(lesson.batch, lesson.signal, step=self.step, tokens=self.tokens)
+                self.sampler.sync(self.policy, self.step + 1)
             metrics = merge(metrics, describe_scores(lesson.batch), lesson.signal.metrics, updated)
         self.step += 1
         self.cursor += collected.num_prompts
@@ -134,9 +141,9 @@ class Session:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics on the held-out problems with the current weights, and the seconds they took."""
-        began = time.monotonic()
-        row = heldout.figures(heldout.evaluate(self.sampler, self.held_out, heldout_draws(self.config)))
-        return {**row, "time/eval_s": time.monotonic() - began}
+        with self.watch.phase("eval"):
+            row = heldout.figures(heldout.evaluate(self.sampler, self.held_out, heldout_draws(self.config)))
+        return {**row, "time/eval_s": self.watch.take("eval")["eval"]}
 
     # --- state --------------------------------------------------------------------------------------------------------
 
