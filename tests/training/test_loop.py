@@ -99,6 +99,33 @@ def test_the_phases_of_a_step_add_up_to_it(straight: Path) -> None:
         assert 0.5 * row["time/step_s"] < spent <= row["time/step_s"]
 
 
+def test_a_run_introduces_itself_and_explains_each_surprise_once(config: Make) -> None:
+    display = Said()
+    train(config("train.steps=2"), display=display)
+    assert display.said[0].startswith("run folder: ")
+    assert any(line.startswith("method: edge_grpo, 2 steps") for line in display.said)
+    explained = [line for line in display.said if line.startswith("step ")]
+    assert explained[0].startswith("step 0: 100% of the held-out answers were cut at rollout.max_new_tokens=12 tokens")
+    assert [line for line in explained if "completions were cut" in line] == [
+        "step 1: 100% of the completions were cut at rollout.max_new_tokens=12 tokens, before they ended; raise it, or "
+        "ask for shorter answers (data.system_prompt)"
+    ]
+    again = Said()
+    resume(config().run.dir, config("train.steps=3"), display=again)
+    assert again.said[0] == "resuming after step 2"
+    assert again.said[1].startswith("run folder: ")
+
+
+def test_a_reward_that_fails_on_some_rows_is_explained_by_its_file_and_line(config: Make, tmp_path: Path) -> None:
+    judge = tmp_path / "judge.py"
+    judge.write_text("def reward(texts, tasks):\n    return [1 / (sum(map(ord, one)) % 2) for one in texts]\n")
+    display = Said()
+    words = ("train.steps=1", "method.correction.amount=none", *NOT_EVALUATED)
+    train(config(*words, f"reward.function={judge}:reward"), display=display)
+    (line,) = [line for line in display.said if "failed and are dropped" in line]
+    assert f"the first: ZeroDivisionError: division by zero ({judge}:2)" in line
+
+
 def test_rollouts_hold_every_completion(straight: Path) -> None:
     steps = rollouts(straight)
     assert [len(step) for step in steps] == [12] * 6

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from edge_grpo.base.errors import CheckpointError, ConfigError
 from edge_grpo.base.interrupt import Interruption, StepDropped
 from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Group
 from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree, to_yaml
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
@@ -21,7 +22,9 @@ from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display, Silent, decoding
 from edge_grpo.trackers.open import open_trackers
+from edge_grpo.training.banner import banner
 from edge_grpo.training.journal import Journal, finished
+from edge_grpo.training.notices import first_failure, notices
 from edge_grpo.training.session import Session, open_session
 from edge_grpo.training.update import is_over
 
@@ -188,7 +191,7 @@ def _run(
         journal.restore(session)
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, session.step, max_tokens=config.train.max_tokens, tokens=session.tokens)
-        for line in _legend(config, evaluated=bool(session.held_out)):
+        for line in (*banner(session, folder.path), *_legend(config, evaluated=bool(session.held_out))):
             display.say(line)
         try:
             _train(session, journal, stop)
@@ -208,10 +211,19 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
         StepDropped: a signal arrived; the current step has changed nothing.
     """
     config, watch = session.config, session.watch
+    told: set[str] = set()
+
+    def explain(row: dict[str, float], groups: Sequence[Group] = ()) -> None:
+        found = notices(row, config, session.method, failure=first_failure(groups))
+        for line in (line for kind, line in found.items() if kind not in told):
+            journal.display.say(f"step {session.step}: {line}")
+        told.update(found)
+
     if session.step == 0 and session.evaluation_is_due and not any(journal.folder.rows()):
         with stop.droppable():
             row = session.evaluate()
         journal.log(0, row)
+        explain(row)
     while not session.is_over:
         with stop.droppable():
             began = watch.clock()
@@ -229,5 +241,6 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
         row["time/write_s"] = watch.take("write")["write"]
         with watch.phase("write"):
             journal.log(session.step, row)
+            explain(row, collected.groups)
             if session.step % config.train.checkpoint_every == 0 or session.is_over:
                 journal.save(session)
