@@ -191,6 +191,7 @@ def test_dynamic_sampling_is_bounded_and_fills_up_only_if_it_may() -> None:
     assert (len(filled.groups), filled.num_prompts) == (3, 9)
     dropped = make(Grpo(top_up=TopUp(max_rounds=2, fill=False)), ["no"]).collect(prompts(), step=0, num_groups=3)
     assert (len(dropped.groups), dropped.num_prompts) == (0, 9)
+    assert [len(each.dropped) for each in (filled, dropped)] == [6, 9]
 
 
 def test_too_few_problems_is_a_clear_error() -> None:

@@ -21,11 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Collected:
-    """The groups of a step, how many prompts they used up, and the metrics of the collection."""
+    """The groups of a step, how many prompts they used up, the metrics, and the groups dynamic sampling dropped."""
 
     groups: tuple[Group, ...]
     num_prompts: int
     metrics: Metrics = field(default_factory=dict)
+    dropped: tuple[Group, ...] = ()
 
 
 def stream(items: Sequence[T], *, seed: int, start: int) -> Iterator[T]:
@@ -82,13 +83,15 @@ class Collector:
         if top_up.max_rounds == 0:
             return Collected(tuple(sampled), asked, self._described(sampled, sampled) | metrics)
         ranked = sorted(families, key=lambda family: not self._useful(family))  # stable: useful ones first
-        kept = [g for family in ranked[:num_groups] if top_up.fill or self._useful(family) for g in family]
+        chosen = [family for family in ranked[:num_groups] if top_up.fill or self._useful(family)]
+        kept = [group for family in chosen for group in family]
+        dropped = tuple(group for family in ranked[len(chosen) :] for group in family)
         metrics |= {
             "dynamic/prompts": (asked, 1.0),
             "dynamic/extra_completions": (_num_rows(families) - in_first, 1.0),
             "dynamic/useful": share(map(self._useful, families)),
         }
-        return Collected(tuple(kept), asked, self._described(sampled, kept) | metrics)
+        return Collected(tuple(kept), asked, self._described(sampled, kept) | metrics, dropped)
 
     def _described(self, sampled: Sequence[Group], kept: Sequence[Group]) -> Metrics:
         return describe(sampled, kept, compared=self.method.compared)

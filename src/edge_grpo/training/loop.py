@@ -236,11 +236,11 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
         if session.evaluation_is_due:
             row |= session.evaluate()
         with watch.phase("write"):
-            if lesson and config.run.rollouts:
-                journal.write_rollouts(session, lesson)
+            if config.run.rollouts:
+                journal.write_rollouts(session, collected, lesson)
         row["time/write_s"] = watch.take("write")["write"]
         with watch.phase("write"):
             journal.log(session.step, row)
-            explain(row, collected.groups)
+            explain(row, collected.groups + collected.dropped)
             if session.step % config.train.checkpoint_every == 0 or session.is_over:
                 journal.save(session)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -20,6 +21,7 @@ from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.rollout.sampler import Sampler
+from edge_grpo.runs.completions import data_columns
 from edge_grpo.training.batching import batch_of
 from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
@@ -82,6 +84,11 @@ class Session:
     def watch(self) -> Stopwatch:
         """Counts the seconds of a step's phases; the sampler shares it."""
         return self.sampler.watch
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """The further columns of the data and their kinds, the same for every step's rollouts."""
+        return data_columns(self.source.metas)
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
