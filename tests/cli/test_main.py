@@ -59,6 +59,26 @@ def test_train_then_eval_then_resume(command: Command, model: str, tmp_path: Pat
     assert saved[0]["verdict"] in ("unparsed", "wrong")
 
 
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(model: str, tmp_path: Path) -> None:
+    words = ["train", f"model.path={model}", *TINY, "run.dir=run"]
+    command_line = [sys.executable, "-u", "-m", "edge_grpo", *words]
+    started = subprocess.Popen(command_line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert started.stdout is not None
+    assert started.stderr is not None
+    assert started.stdout.readline().startswith(b"run folder: run")
+    started.stdout.close()
+    said = started.stderr.read()
+    started.stderr.close()
+    assert (started.wait(), said) == (0, b"")
+    assert (tmp_path / "run/final/config.json").is_file()
+
+
+def test_a_short_command_ends_quietly_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m edge_grpo show-config | true"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
 def test_unnamed_runs_are_numbered(command: Command, model: str) -> None:
     code, out, _ = command("train", f"model.path={model}", *TINY, "train.steps=0", "eval.at_start=false")
     assert code == 0
