@@ -59,6 +59,26 @@ def test_train_then_eval_then_resume(command: Command, model: str, tmp_path: Pat
     assert saved[0]["verdict"] in ("unparsed", "wrong")
 
 
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(model: str, tmp_path: Path) -> None:
+    words = ["train", f"model.path={model}", *TINY, "run.dir=run"]
+    command_line = [sys.executable, "-u", "-m", "edge_grpo", *words]
+    started = subprocess.Popen(command_line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert started.stdout is not None
+    assert started.stderr is not None
+    assert started.stdout.readline().startswith(b"run folder: run")
+    started.stdout.close()
+    said = started.stderr.read()
+    started.stderr.close()
+    assert (started.wait(), said) == (0, b"")
+    assert (tmp_path / "run/final/config.json").is_file()
+
+
+def test_a_short_command_ends_quietly_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m edge_grpo show-config | true"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
 def test_unnamed_runs_are_numbered(command: Command, model: str) -> None:
     code, out, _ = command("train", f"model.path={model}", *TINY, "train.steps=0", "eval.at_start=false")
     assert code == 0
@@ -68,6 +88,12 @@ def test_unnamed_runs_are_numbered(command: Command, model: str) -> None:
 MISTAKES = [
     (["train", "train.stepz=3"], "train.stepz: no such setting (did you mean 'train.steps'?)"),
     (["train", "train.steps=x"], "train.steps: got 'x'"),
+    (
+        ["train", "train.epochs=3"],
+        "(did you mean 'train.steps'? steps = epochs x problems / rollout.prompts_per_step)",
+    ),
+    (["train", "data.path=questions.jsonl"], "the row has 'question', 'answer'. Set data.fields.prompt=question"),
+    (["eval", "./nowhere"], "model.path: no such folder: './nowhere'"),
     (["train", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
     (["train", "rollout.group_size=1"], "rollout.group_size: got 1"),
     (["train", "model.path=./nowhere"], "model.path: no such folder: './nowhere'"),
@@ -105,6 +131,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     (tmp_path / "bad.jsonl").write_text('{"problem": "a", "answer": "1"}\n{"problem": "b", "answer": null}\n')
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "questions.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").write_text("")
     (tmp_path / "good.jsonl").write_text('{"problem": "a", "answer": "1"}\n')
@@ -134,6 +161,7 @@ def test_eval_of_a_run_uses_its_settings(command: Command, model: str) -> None:
     code, _, err = command("eval", "--model", "r")
     assert code == 2
     assert "r is a run folder; give r/final" in err
+    assert command("eval", "r/final")[1] == command("eval", "--model", "r/final")[1]
     code, out, _ = command("eval", f"model.path={model}", "eval.size=2", "rollout.max_new_tokens=3")
     assert code == 0
     assert f"{model} on held-out problems" in out

@@ -135,7 +135,7 @@ def test_a_bad_row_is_reported_or_skipped(tmp_path: Path, case: str) -> None:
         ),
         ("latin.jsonl", '{"problem": "é"}'.encode("latin-1"), "not UTF-8 text"),
         ("broken.parquet", b"PAR1 no", "not a readable parquet file"),
-        ("rows.csv", b"problem,answer\n", "unknown file type; wanted one of .json, .jsonl, .parquet"),
+        ("rows.tsv", b"problem,answer\n", "unknown file type; wanted one of .json, .jsonl, .parquet, .csv"),
     ],
 )
 def test_an_unusable_file_is_an_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:

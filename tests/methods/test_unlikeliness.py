@@ -89,6 +89,14 @@ def test_groups_of_equal_rewards_are_dropped() -> None:
     assert [Unlikeliness().useful(group) for group in GROUPS] == [True, False, False]
 
 
+def test_collapse_is_about_the_rewards_that_are_shaped() -> None:
+    group = make_group([False] * 4)
+    rewards = [replace(row, grade=replace(row.grade, reward=float(i))) for i, row in enumerate(group.rows)]
+    shaped = replace(group, rows=tuple(rewards))
+    assert Unlikeliness(reward_values="correct").compared(shaped).collapsed
+    assert not Unlikeliness(reward_values="run").compared(shaped).collapsed
+
+
 def test_wrong_rows_go_and_then_at_most_so_many_stay() -> None:
     baseline = Unlikeliness(drop_uniform=False, wrong_rows="dropped")
     assert rights(baseline.arrange(GROUPS)) == [[True, True], [True, True, True]]

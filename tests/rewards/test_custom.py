@@ -54,6 +54,25 @@ def test_the_adapter_in_the_guide_works(tmp_path: Path) -> None:
     assert call(f"{path}:reward", ["it is 2", "it is 2"], problems, [True, True]) == [1.0, 0.0]
 
 
+def test_an_exception_names_the_line_of_the_users_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import json\n\ndef inner(text):\n    return json.loads(text)\n\n"
+        "def reward(completions, problems):\n    return [inner(text) for text in completions]\n"
+    )
+    with Rewards(RewardSettings(function=f"{path}:reward", workers=1)) as rewards:
+        grades = rewards.judge([Problem("a", "?", ("1",))] * 2, ["1", "{"], [True, True])
+    assert grades[0].note == "no \\boxed{} could be read"
+    assert grades[1].note.startswith("JSONDecodeError: Expecting property name")
+    assert grades[1].note.endswith(f" ({path}:4)"), "not json's own file"
+    path.write_text("def reward(completions, problems):\n    return []\n\nraise OSError('no such model')\n")
+    with (
+        pytest.raises(ConfigError, match=rf"OSError: no such model \({re.escape(str(path))}:4\)"),
+        Rewards(RewardSettings(function=f"{path}:reward")),
+    ):
+        pass
+
+
 def test_paths_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "home" / "judges"
     package.mkdir(parents=True)

@@ -45,18 +45,21 @@ def test_a_folder_is_renamed_before_it_is_deleted(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "advice"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (OSError("from a library,\nwithout errno"), "from a library, without errno"),
-        (SafetensorError("I/O error: File too large"), "I/O error: File too large"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device", "free some space"),
+        (ConnectionError(errno.ECONNREFUSED, "Connection refused"), "Connection refused", "fix that"),
+        (OSError("from a library,\nwithout errno"), "from a library, without errno", "fix that"),
+        (SafetensorError("I/O error: File too large"), "I/O error: File too large", "fix that"),
     ],
 )
-def test_a_failed_write_is_one_line_that_says_how_to_resume(tmp_path: Path, error: Exception, reason: str) -> None:
+def test_a_failed_write_is_one_line_that_says_how_to_resume(
+    tmp_path: Path, error: Exception, reason: str, advice: str
+) -> None:
     with pytest.raises(CheckpointError) as caught, saving(tmp_path / "x", tmp_path):
         raise error
     assert str(caught.value) == (
-        f"{tmp_path / 'x'}: could not be written ({reason}); fix that (by freeing space, say), then resume with: "
+        f"{tmp_path / 'x'}: could not be written ({reason}); {advice}, then resume with: "
         f"edge-grpo train --resume {tmp_path}"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edge_grpo.trackers.console import LiveDisplay, PlainDisplay, Silent, decoding, summary
+from edge_grpo.trackers.console import LiveDisplay, Output, PlainDisplay, Silent, decoding, summary
 
 ROW = {
     "step": 3,
@@ -40,9 +40,9 @@ def show(
 
 def test_plain_lines_hold_everything_that_was_promised() -> None:
     text = show(PlainDisplay, [{"step": 0, **EVALUATED}, ROW | EVALUATED])
-    for word in ("step 3/10", "reward 1.25", "accuracy 25.0%", "entropy 0.500", "collapse 50%", "after 12%"):
+    for word in ("step 3/10", "reward 1.25", "accuracy 25.0%", "entropy 0.500 nats", "collapse 50%", "after 12%"):
         assert word in text
-    for word in ("tokens/s 1234", "held-out 40.0% (30.0% - 50.0%)", "left "):
+    for word in ("  1234 tokens/s", "held-out 40.0% (30.0% - 50.0%)", "left "):
         assert word in text
     assert "[bold]x[/bold]" in text  # text is never read as markup
 
@@ -99,16 +99,44 @@ WIDEST = {
 
 def test_tables_fit_80_columns_and_say_how_answers_were_drawn() -> None:
     live = show(LiveDisplay, [ROW, WIDEST], width=80, force_terminal=True, color_system=None)
-    assert re.search(r"step +reward +accuracy +entropy +collapse +after +tokens/s +held-out", live)
+    assert re.search(r"step +reward +accuracy +entropy, nats +collapse +after +tokens/s +held-out", live)
     assert re.search(r"99999 +-12\.25 +100\.0% +10\.500 +100% +100% +123456 +100\.0%", live)
     out = io.StringIO()
-    table = summary([ROW, WIDEST, WIDEST, WIDEST], sampled=decoding(0.6), held_out=decoding(0.0))
+    rows = [WIDEST | {"step": 0}, ROW, WIDEST, WIDEST, WIDEST]
+    table = summary(rows, sampled=decoding(0.6), held_out=decoding(0.0))
     Console(file=out, width=80).print(table)
     text = out.getvalue()
     assert re.search(r"held-out accuracy, greedy +│ +100\.0% │ +100\.0% │", text)
     assert re.search(r"training accuracy, temperature 0\.6 │", text)
-    assert "held-out: first and last evaluation; else 2 steps at each end" in text
+    assert "held-out: step 0 and 99999; else 2 steps at each end" in text
     assert "…" not in live + text
+
+
+def test_no_figure_is_shown_that_was_not_measured() -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(summary([ROW, ROW | {"step": 4} | EVALUATED | {"eval/accuracy": 0.0}]))
+    assert re.search(r"held-out accuracy +│ +not evaluated │ +0\.0% │", out.getvalue())
+    assert re.search(r"95% interval +│ +│ +30\.0% - 50\.0% │", out.getvalue())
+    assert "held-out: step 4; else" in out.getvalue()
+    out = io.StringIO()
+    Console(file=out, width=80).print(summary([{"step": 0} | EVALUATED, ROW]))
+    assert re.search(r"held-out accuracy +│ +40\.0% │ +not evaluated │", out.getvalue())
+
+
+class Closed(io.StringIO):
+    """A pipe whose reader is gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_closed_output_ends_nothing() -> None:
+    display = PlainDisplay(Output(file=Closed()))
+    display.start(10, 0)
+    for step in (1, 2):
+        display.log(step, ROW)
+    display.say("unheard")
+    display.close()
 
 
 PAIRS = {"tokens": 0, "time/tokens_per_s": 0.0, "rewards/accuracies": 0.75, "rewards/margins": 0.5, "logps/chosen": -7}
@@ -130,9 +158,9 @@ def test_a_run_on_stored_pairs_shows_its_pair_accuracy() -> None:
 @pytest.mark.parametrize(
     ("bound", "wanted"),
     [
-        ({}, ["1:10", "1:00"]),
-        ({"max_tokens": 500, "tokens": 200}, ["0:20", "0:10"]),  # 100 of the 300 tokens left in each step
-        ({"max_tokens": 10**6, "tokens": 200}, ["1:10", "1:00"]),  # steps end it
+        ({}, ["1 min 10 s", "1 min 00 s"]),
+        ({"max_tokens": 500, "tokens": 200}, ["20 s", "10 s"]),  # 100 of the 300 tokens left in each step
+        ({"max_tokens": 10**6, "tokens": 200}, ["1 min 10 s", "1 min 00 s"]),  # steps end it
     ],
 )
 def test_the_time_left_follows_what_ends_the_run(
@@ -147,7 +175,7 @@ def test_the_time_left_follows_what_ends_the_run(
     for step in (3, 4):
         now += 10
         display.log(step, ROW | {"tokens": 100})
-    assert re.findall(r"left ([\d:]+)", out.getvalue()) == wanted
+    assert re.findall(r"left (.+)$", out.getvalue(), re.M) == wanted
 
 
 def test_a_run_without_rows_has_a_summary() -> None:

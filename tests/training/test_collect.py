@@ -10,13 +10,15 @@ from support import PROBLEM, group, row, tiny_sampler, tiny_tokenizer
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import means
-from edge_grpo.base.records import Group, Problem, Prompt, Rollout, Row, Segment, Span, Strategy
+from edge_grpo.base.records import Group, Problem, Prompt, Rollout, Row, Segment, Span, Strategy, Verdict
+from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.data.prompts import encode_follow_up, encode_text
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.methods import TopUp
 from edge_grpo.methods.base import Method, Repair
 from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo
 from edge_grpo.methods.grpo import Grpo
+from edge_grpo.methods.grpo_matched import GrpoMatched
 from edge_grpo.methods.mgrpo import Mgrpo
 from edge_grpo.methods.share_grpo import ShareGrpo
 from edge_grpo.models.policy import Policy
@@ -189,6 +191,7 @@ def test_dynamic_sampling_is_bounded_and_fills_up_only_if_it_may() -> None:
     assert (len(filled.groups), filled.num_prompts) == (3, 9)
     dropped = make(Grpo(top_up=TopUp(max_rounds=2, fill=False)), ["no"]).collect(prompts(), step=0, num_groups=3)
     assert (len(dropped.groups), dropped.num_prompts) == (0, 9)
+    assert [len(each.dropped) for each in (filled, dropped)] == [6, 9]
 
 
 def test_too_few_problems_is_a_clear_error() -> None:
@@ -224,6 +227,44 @@ def test_figures_tell_before_from_after() -> None:
     assert figures["reward/after"] == pytest.approx(9 / 6)
     assert figures["verdict/wrong"] == pytest.approx(4 / 6)
     assert figures["correction/answer_right"] == 1.0
+
+
+def test_reward_parts_are_those_of_the_first_samples() -> None:
+    fixed = Row(row(2.0).rollout, row(2.0).grade, Strategy.ANSWER, first=(row(0.0).rollout, row(0.0).grade))
+    failed = row(0.0, verdict=Verdict.ERROR)
+    groups = [Group(PROBLEM, (fixed, row(1.0), failed))]
+    assert means(describe(groups, groups))["reward/part/accuracy"] == pytest.approx(0.25)
+
+
+def test_collapse_after_is_about_the_rewards_that_the_method_compares() -> None:
+    fixes = Correction(reflect=0, answer=1, reference=0)
+    for method, after in ((EdgeGrpo(correction=fixes), 0.0), (GrpoMatched(correction=fixes), 1.0)):
+        figures = means(make(method, ["\\boxed{3}"]).collect(prompts(), step=0, num_groups=2).metrics)
+        assert figures["collapse/before"] == figures["collapse/before_all_wrong"] == 1.0
+        assert figures["correction/rows"] == 0.75
+        assert figures["collapse/after"] == figures["collapse/after_all_wrong"] == after
+
+
+def test_seconds_are_counted_by_phase_and_corrections_keep_theirs() -> None:
+    collector = make(edge(reflect=1, answer=0, reference=0), ["\\boxed{3}"])
+    now = [0.0]
+    collector.sampler.watch = watch = Stopwatch(lambda: now[0])
+    engine, judge = collector.sampler.engine, collector.sampler.grader
+
+    class Slow:
+        """Passes calls on; each takes as many seconds as its name says."""
+
+        def __init__(self, inner: Any, **seconds: float) -> None:
+            self.inner, self.seconds = inner, seconds
+
+        def __getattr__(self, name: str) -> Any:
+            now[0] += self.seconds.get(name, 0.0)
+            return getattr(self.inner, name)
+
+    collector.sampler.engine = Slow(engine, sample=10.0, resume=100.0)
+    collector.sampler.grader = Slow(judge, grade=1.0)
+    collector.collect(prompts(), step=0, num_groups=2)
+    assert watch.take("sample", "grade", "correct") == {"sample": 10.0, "grade": 1.0, "correct": 101.0}
 
 
 def test_a_method_that_names_nothing_new_ends_the_corrections() -> None:

@@ -18,6 +18,7 @@ from support import save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import edge_grpo.runs
 from edge_grpo.base.errors import CheckpointError, ConfigError, TrainingError
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
@@ -88,6 +89,81 @@ def test_the_run_folder_holds_what_it_should(straight: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(straight / "final")
     tokenizer = AutoTokenizer.from_pretrained(straight / "final")
     assert loaded(**tokenizer("1+1\n", return_tensors="pt")).logits.isfinite().all()
+
+
+def test_groups_that_dynamic_sampling_drops_are_kept_and_marked(config: Make, model: Path) -> None:
+    own = [text for text in SMALL if not text.startswith("method.")]
+    words = [f"model.path={model}", *own, "method=dapo", "method.top_up.max_rounds=2", *NOT_EVALUATED, "train.steps=1"]
+    folder = train(load_config(None, [*words, f"run.dir={config().run.dir}"])).folder
+    ((*lines,),) = rollouts(folder)
+    assert len(lines) == 9 * 4, "an empty step, and every completion of its three rounds"
+    assert {(line["trained"], line["dropped"], line["advantage"]) for line in lines} == {
+        (False, "dynamic_sampling", None)
+    }
+    assert sorted({line["group"] for line in lines}) == list(range(9))
+    assert len({line["family"] for line in lines}) == 9
+    assert all(line["completion"] and line["spans"] for line in lines)
+
+
+def test_rows_that_a_method_leaves_out_are_kept_and_marked(config: Make, model: Path, tmp_path: Path) -> None:
+    judge = tmp_path / "judge.py"
+    judge.write_text(
+        "def reward(texts, tasks):\n"
+        "    odd = [sum(map(ord, one)) % 2 for one in texts]\n"
+        "    return [{'reward': float(one), 'correct': one} for one in odd]\n"
+    )
+    data = tmp_path / "data.jsonl"
+    rows_ = [{"problem": f"Compute {i}+1.", "answer": i + 1, "step": f"s{i}", "tags": [i]} for i in range(6)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    own = [text for text in SMALL if not text.startswith("method.")]
+    words = [f"model.path={model}", *own, "method=rpo", "method.max_pairs=1", *NOT_EVALUATED, "train.steps=2"]
+    words += [f"data.path={data}", f"reward.function={judge}:reward", f"run.dir={config().run.dir}"]
+    table = edge_grpo.runs.rollouts(train(load_config(None, words)).folder)
+    for step in (1, 2):
+        lines = [line for line in table.to_pylist() if line["step"] == step]
+        assert len(lines) == 12
+        assert {(line["trained"], line["dropped"]) for line in lines} == {(True, ""), (False, "method")}
+        assert all((line["advantage"] is None) is not line["trained"] for line in lines)
+        assert all(line["data/step"] == f"s{int(line['answer']) - 1}" for line in lines)
+        assert all(json.loads(line["data/tags"]) == [int(line["answer"]) - 1] for line in lines)
+        questions = {(line["family"], line["problem"]) for line in lines}
+        assert len(questions) == 3, "rows left out keep the family of their question"
+
+
+def test_the_phases_of_a_step_add_up_to_it(straight: Path) -> None:
+    phases = [f"time/{name}_s" for name in ("sample", "grade", "correct", "score", "update")]
+    for line in (straight / "metrics.jsonl").read_text().splitlines()[1:]:
+        row = json.loads(line)
+        spent = sum(row[name] for name in phases)
+        assert all(row[name] > 0 for name in [*phases, "time/write_s"])
+        assert 0.5 * row["time/step_s"] < spent <= row["time/step_s"]
+
+
+def test_a_run_introduces_itself_and_explains_each_surprise_once(config: Make) -> None:
+    display = Said()
+    train(config("train.steps=2"), display=display)
+    assert display.said[0].startswith("run folder: ")
+    assert any(line.startswith("method: edge_grpo, 2 steps") for line in display.said)
+    explained = [line for line in display.said if line.startswith("step ")]
+    assert explained[0].startswith("step 0: 100% of the held-out answers were cut at rollout.max_new_tokens=12 tokens")
+    assert [line for line in explained if "completions were cut" in line] == [
+        "step 1: 100% of the completions were cut at rollout.max_new_tokens=12 tokens, before they ended; raise it, or "
+        "ask for shorter answers (data.system_prompt)"
+    ]
+    again = Said()
+    resume(config().run.dir, config("train.steps=3"), display=again)
+    assert again.said[0] == "resuming after step 2"
+    assert again.said[1].startswith("run folder: ")
+
+
+def test_a_reward_that_fails_on_some_rows_is_explained_by_its_file_and_line(config: Make, tmp_path: Path) -> None:
+    judge = tmp_path / "judge.py"
+    judge.write_text("def reward(texts, tasks):\n    return [1 / (sum(map(ord, one)) % 2) for one in texts]\n")
+    display = Said()
+    words = ("train.steps=1", "method.correction.amount=none", *NOT_EVALUATED)
+    train(config(*words, f"reward.function={judge}:reward"), display=display)
+    (line,) = [line for line in display.said if "failed and are dropped" in line]
+    assert f"the first: ZeroDivisionError: division by zero ({judge}:2)" in line
 
 
 def test_rollouts_hold_every_completion(straight: Path) -> None:
@@ -227,7 +303,7 @@ def test_stored_pairs_have_no_tokens_to_bound_and_no_samples_to_speak_of(
     train(load_config(None, [*words, "train.steps=1"]), display=display)
     assert display.said[-1] == "pairs: chosen above rejected"
     train(config("train.steps=0", name="sampled"), display=display)
-    assert display.said[-1] == "accuracy: training samples, temperature 1; held-out: greedy"
+    assert "accuracy: training samples, temperature 1; held-out: greedy" in display.said
 
 
 def test_lora_resumes_bit_for_bit_and_leaves_the_adapter(config: Make) -> None:
@@ -335,7 +411,8 @@ def test_the_guide_names_every_metric_and_column(straight: Path, model: Path, tm
     assert {one for one in written if not any(fnmatch(one, name) for name in names)} == set()
     assert {name for name in names if not any(fnmatch(one, name) for one in written)} == {"empty_updates"}
     (schema,) = {pq.read_schema(file) for file in [next((straight / "rollouts").glob("*.parquet"))]}
-    columns = set(schema.names) | {f"spans.{field.name}" for field in schema.field("spans").type.value_type}
+    columns = {"data/*" if name.startswith("data/") else name for name in schema.names}
+    columns |= {f"spans.{field.name}" for field in schema.field("spans").type.value_type}
     columns |= {f"reward_parts.{field.name}" for field in schema.field("reward_parts").type.value_type}
     assert documented("What a rollout file holds") == columns
 

@@ -88,6 +88,17 @@ def test_the_engine_gets_the_restored_weights_before_anything_is_sampled(make: M
     assert synced(session) == [(session.policy, 3)]
 
 
+def test_scoring_updating_and_evaluating_are_timed(make: Make) -> None:
+    session = make()
+    collected = session.collect()
+    lesson = session.prepare(collected)
+    session.learn(collected, lesson)
+    spent = session.watch.take("sample", "grade", "score", "update")
+    assert all(seconds > 0 for seconds in spent.values())
+    assert session.evaluate()["time/eval_s"] > 0
+    assert session.watch.take("sample", "grade") == {"sample": 0.0, "grade": 0.0}, "they belong to the evaluation"
+
+
 def test_a_step_without_groups_updates_nothing_and_is_counted(make: Make) -> None:
     session = make()
     metrics = session.learn(session.collect(), None)

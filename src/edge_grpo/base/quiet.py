@@ -1,10 +1,12 @@
-"""Holds back what other libraries log until it is clear whether the user needs it."""
+"""Holds back what other libraries log until it is clear whether the user needs it; silences a closed output."""
 
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["quiet_failures"]
+__all__ = ["quiet_failures", "silence_stdout"]
 
 _LIBRARIES = ("datasets", "huggingface_hub", "transformers")
 
@@ -39,3 +41,10 @@ def quiet_failures() -> Iterator[None]:
             logger.handlers, logger.propagate = handlers, propagate
     for record in held.records:
         logging.getLogger(record.name).handle(record)
+
+
+def silence_stdout() -> None:
+    """Send the rest of standard output nowhere: its reader is gone, and flushing it at exit would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

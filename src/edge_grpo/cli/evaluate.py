@@ -14,7 +14,7 @@ from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
-from edge_grpo.cli.settings import Settings, config_for
+from edge_grpo.cli.settings import config_for, model_first
 from edge_grpo.runs.durable import write_whole
 
 if TYPE_CHECKING:
@@ -34,8 +34,14 @@ Samples = Annotated[int | None, typer.Option(min=0, help="Sampled answers per pr
 
 
 def evaluate(
-    settings: Settings = None,
-    model: Annotated[str, typer.Option(metavar="DIR", help="Overrides model.path.")] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] [CONFIG.yaml] [key=value ...]",
+            help="A model (a folder or hub name), a YAML file, and settings that override it.",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="DIR", help="The same as MODEL.")] = "",
     suite: SuiteFile = "",
     data_dir: DataDir = "",
     samples: Samples = None,
@@ -50,7 +56,7 @@ def evaluate(
     run's `final` folder is evaluated with the settings of its run (template, token budget). Samples are drawn at
     eval.temperature, or at the rollout's if that is 0.
     """
-    config = config_for(settings, model)
+    config = config_for(*model_first(settings, model))
 
     from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
     from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415

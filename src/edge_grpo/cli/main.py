@@ -14,6 +14,7 @@ from edge_grpo import __version__
 from edge_grpo.base.errors import EdgeGrpoError
 from edge_grpo.base.interrupt import Terminated, terminable
 from edge_grpo.base.memory import is_out_of_memory
+from edge_grpo.base.quiet import silence_stdout
 from edge_grpo.cli.compare_models import compare_models
 from edge_grpo.cli.diagnostics import lld, uplift
 from edge_grpo.cli.evaluate import evaluate
@@ -50,6 +51,10 @@ def main() -> None:
     try:
         with terminable():
             code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head`: the reader has what it wanted
+        silence_stdout()
+        _leave(1)
     except (EdgeGrpoError, SafetensorError, OSError) as error:  # OSError: a full disk, a folder without permission
         _fail(str(error))
     except _UsageError as error:

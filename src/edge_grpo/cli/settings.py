@@ -12,7 +12,7 @@ from edge_grpo.base.errors import ConfigError
 if TYPE_CHECKING:
     from edge_grpo.config.tree import Config
 
-__all__ = ["Settings", "config_for"]
+__all__ = ["Settings", "config_for", "model_first"]
 
 Settings = Annotated[
     list[str] | None,
@@ -39,3 +39,17 @@ def config_for(words: Sequence[str] | None, model: str) -> "Config":
         base = RunFolder.read_config(folder.parent)[0] | {"method": "edge_grpo"}  # evaluation does not depend on it
     config = load_config(path or base, overrides)
     return replace(config, model=replace(config.model, path=model)) if model else config
+
+
+def model_first(words: Sequence[str] | None, model: str) -> tuple[list[str], str]:
+    """Settings and model, where the model may also be the first word: a folder or hub name, not a YAML file.
+
+    Raises:
+        ConfigError: two models are named.
+    """
+    rest = list(words or [])
+    if not rest or "=" in rest[0] or rest[0].endswith((".yaml", ".yml")):
+        return rest, model
+    if model:
+        raise ConfigError(f"two models: '{rest[0]}' and --model {model}; name one")
+    return rest[1:], rest[0]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.cli.settings import Settings
@@ -36,10 +35,10 @@ def train(
 
     from edge_grpo.config.tree import parse_tree  # noqa: PLC0415
     from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415
-    from edge_grpo.trackers.console import LiveDisplay, PlainDisplay, decoding, summary  # noqa: PLC0415
+    from edge_grpo.trackers.console import LiveDisplay, Output, PlainDisplay, decoding, summary  # noqa: PLC0415
     from edge_grpo.training import loop  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
 
-    console = Console()
+    console = Output()
     display = LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
     if resume or config is None:
         result = loop.resume(resume, config, display=display, accept_changes=accept_changes)

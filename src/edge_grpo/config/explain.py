@@ -43,6 +43,8 @@ ELSEWHERE: Final[dict[str, str]] = {
     "warmup_ratio": "train.warmup_steps",
     "lr_warmup_steps": "train.warmup_steps",
     "max_steps": "train.steps",
+    "epochs": "train.steps",
+    "num_epochs": "train.steps",
     "num_train_epochs": "train.steps",
     "total_epochs": "train.steps",
     "total_training_steps": "train.steps",
@@ -116,6 +118,8 @@ _ADVICE: Final[dict[str, str]] = {
 }
 
 
+_EPOCHS: Final = " steps = epochs x problems / rollout.prompts_per_step"
+
 _MAX_LINES: Final = 20
 _UNION_TAG: Final = re.compile(r"(literal\[|constrained-).*|float|int|bool|str", re.DOTALL)
 
@@ -164,8 +168,9 @@ def explain(
             ((key, given),) = given.items()
             name = shortened(f"{name}.{key}")
         meant = _meant(name, list(setting_names(root, method)))
+        formula = _EPOCHS if "epochs" in name.rpartition(".")[2] else ""
         return f"{name}: no such setting" + (
-            f" (did you mean {meant}?)" if meant else "; `edge-grpo show-config` lists all settings"
+            f" (did you mean {meant}?{formula})" if meant else "; `edge-grpo show-config` lists all settings"
         )
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         word = shortened(str(given.get("kind") if isinstance(given, Mapping) else given))

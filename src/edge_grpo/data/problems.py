@@ -22,6 +22,12 @@ __all__ = [
 ]
 
 
+_ELSEWHERE = {
+    "prompt": ("question", "prompt", "query", "instruction", "input", "problem"),
+    "answer": ("answer", "final_answer", "expected_answer", "ground_truth", "target", "gold", "label"),
+}  # what other data calls the columns, the most specific name first
+
+
 @dataclass(frozen=True)
 class Loaded:
     """Problems, and how many bad rows were skipped."""
@@ -145,7 +151,7 @@ def read_problem(row: Mapping[str, object], names: FieldNames, default_id: str) 
     Raises:
         BadRowError: the row is unusable; the message says why.
     """
-    prompt = required(row, names.prompt)
+    prompt = _column(row, names.prompt, "prompt")
     if not is_text(prompt, names.prompt) or not prompt.strip():
         raise BadRowError(f"field '{names.prompt}': {described(prompt)}, wanted text")
     worked = row.get(names.solution)
@@ -155,11 +161,24 @@ def read_problem(row: Mapping[str, object], names: FieldNames, default_id: str) 
     return Problem(
         id=row_id(row, names.id, default_id),
         prompt=prompt,
-        answers=_answers(required(row, names.answer), names.answer),
+        answers=_answers(_column(row, names.answer, "answer"), names.answer),
         solution=worked or "",
         variants=_variants(row.get(names.variants), names.variants, prompt),
         meta={key: value for key, value in row.items() if key not in used},
     )
+
+
+def _column(row: Mapping[str, object], name: str, role: str) -> object:
+    """The value of a required column; the error offers the setting for a column that usually holds it elsewhere.
+
+    Raises:
+        BadRowError: the row has no such column.
+    """
+    try:
+        return required(row, name)
+    except BadRowError as error:
+        meant = next((other for other in _ELSEWHERE[role] if other in row), "")
+        raise BadRowError(f"{error}. Set data.fields.{role}={meant}" if meant else str(error)) from None
 
 
 def _answers(value: object, name: str) -> tuple[str, ...]:

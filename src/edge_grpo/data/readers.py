@@ -11,15 +11,13 @@ from edge_grpo.base.errors import DataError
 from edge_grpo.base.quiet import quiet_failures
 from edge_grpo.base.records import Pair, Problem
 from edge_grpo.base.text import lone_surrogate
+from edge_grpo.data.bad_rows import BadRowError
+from edge_grpo.data.csv_rows import csv_rows
 
 __all__ = ["FILES", "BadRowError", "described", "is_text", "load_records", "required", "row_id"]
 
-FILES = (".json", ".jsonl", ".parquet")
+FILES = (".json", ".jsonl", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-class BadRowError(Exception):
-    """What is wrong with one row; the reader adds its location."""
 
 
 T = TypeVar("T", Problem, Pair)
@@ -99,7 +97,7 @@ def _rows_of(path: str, split: str, split_setting: str) -> Iterator[tuple[int, o
     if suffix in FILES:
         if not is_file:
             raise DataError(f"{path}: no such file")
-        readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+        readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".csv": csv_rows}
         return readers[suffix](file, path)
     if is_file:
         raise DataError(f"{path}: unknown file type; wanted one of {', '.join(FILES)}")

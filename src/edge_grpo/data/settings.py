@@ -36,10 +36,11 @@ class PairFieldNames:
 class DataSettings:
     r"""Problems for training and evaluation, and how a problem becomes a prompt.
 
-    ``path``: a ``.json``, ``.jsonl`` or ``.parquet`` file, a folder written by ``Dataset.save_to_disk``, or the name of
-    a hub dataset; empty = the built-in ``task``. ``eval_path`` likewise; empty = held-out problems of the task, or rows
-    split off ``path``. ``system_prompt``: empty = none, or the template's own for ``qwen-math``. ``over_long`` decides
-    what happens to a prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its last tokens.
+    ``path``: a ``.json``, ``.jsonl``, ``.parquet`` or ``.csv`` file, a folder written by ``Dataset.save_to_disk``, or
+    the name of a hub dataset; empty = the built-in ``task``. ``eval_path`` likewise; empty = held-out problems of the
+    task, or rows split off ``path``. ``system_prompt``: empty = none, or the template's own for ``qwen-math``.
+    ``over_long`` decides what happens to a prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its
+    last tokens.
 
     ``pairs``: pairs of answers, one preferred, from a file, folder or hub dataset as in ``path``; methods that learn
     from pairs then train on them instead of sampled groups. ``over_long`` also applies to answers of more than

@@ -107,9 +107,16 @@ class Method(ABC):
         """What the method needs from the rest of training."""
         return Needs()
 
+    def compared(self, group: Group) -> Group:
+        """The group with the rows and rewards that the policy-gradient term compares; by default, as it is.
+
+        ``collapse/after`` is about these rewards.
+        """
+        return group
+
     def useful(self, group: Group) -> bool:
         """Whether a question counts for dynamic sampling; called after corrections, with all its answers."""
-        return not group.collapsed
+        return not self.compared(group).collapsed
 
     def plan(self, groups: Sequence[Group], rng: random.Random) -> Sequence[Repair | Ask]:
         """Which rows to correct or revise, and how; called again after each round until it returns nothing.

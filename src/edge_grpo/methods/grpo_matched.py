@@ -82,12 +82,12 @@ class GrpoMatched(Method):
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
         """Each row as first sampled; after the group, once more, those with an injection."""
         return [
-            replace(group, rows=(*map(_as_sampled, group.rows), *filter(_is_injected, group.rows))) for group in groups
+            replace(group, rows=(*self.compared(group).rows, *filter(_is_injected, group.rows))) for group in groups
         ]
 
-    def useful(self, group: Group) -> bool:
-        """Whether the rewards as first sampled differ."""
-        return not group.collapsed_before
+    def compared(self, group: Group) -> Group:
+        """The rows as first sampled: no correction reaches the policy-gradient term."""
+        return replace(group, rows=tuple(map(_as_sampled, group.rows)))
 
     def signal(self, batch: Scored) -> Signal:
         """Group-normalised rewards of the rows as first sampled; corrected rows have only a likelihood weight."""

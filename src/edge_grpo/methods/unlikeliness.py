@@ -89,9 +89,10 @@ class Unlikeliness(Method):
         """The reward of a row, as configured."""
         return float(row.grade.correct) if self.reward_values == "correct" else row.grade.reward
 
-    def useful(self, group: Group) -> bool:
-        """Whether the rewards differ."""
-        return len({self.value(row) for row in group.rows if row.grade.scorable}) > 1
+    def compared(self, group: Group) -> Group:
+        """The rows with the rewards that are configured."""
+        rows = (replace(row, grade=replace(row.grade, reward=self.value(row))) for row in group.rows)
+        return replace(group, rows=tuple(rows))
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
         """The groups and rows that are trained; emptied groups are dropped."""

@@ -4,7 +4,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ __all__ = ["Entry", "call", "check", "locate"]
 
 MAX_REWARD = 1e30  # larger numbers are rejected: float32 must hold sums of them
 WANTED = "(completions, problems) and optionally 'finished'"
+
+_PACKAGE = f"{Path(__file__).parents[1]}/"
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 Entry = dict[str, float | str] | float | str | None  # for one row; text shows a value that is not a number
 
@@ -79,7 +85,9 @@ def check(path: str) -> str:
     Raises:
         BaseException: whatever the user's module raises, and ``inspect`` for a function without a signature.
     """
-    signature = inspect.signature(_load(path))
+    with _locating():
+        function = _load(path)
+    signature = inspect.signature(function)
     names = tuple(signature.parameters)
     if names[:2] != ("completions", "problems") and {"prompts", "completions", "problems"} & set(names):
         return (
@@ -99,14 +107,32 @@ def call(path: str, completions: list[str], problems: list[Problem], finished: l
 
     Returns:
         One entry per row, or what is wrong with the function's result.
+    Raises:
+        BaseException: whatever the function raises, with a note that names the file and line.
     """
-    function = _load(path)
-    extra = {"finished": finished} if "finished" in inspect.signature(function).parameters else {}
-    entries = function(completions, problems, **extra)
+    with _locating():
+        function = _load(path)
+        extra = {"finished": finished} if "finished" in inspect.signature(function).parameters else {}
+        entries = function(completions, problems, **extra)
     if isinstance(entries, list) and len(entries) == len(problems):
         return [_plain(entry) for entry in entries]
     got = f"{len(entries)} entries" if isinstance(entries, list) else f"a {type(entries).__name__}"
     return f"the function returned {got}, want a list of {len(problems)}"
+
+
+@contextmanager
+def _locating() -> Iterator[None]:
+    """Add the file and line to an exception of the user's code: the innermost line that belongs to no library."""
+    try:
+        yield
+    except BaseException as error:
+        places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+        outside = [place for place in places if not place[0].startswith(("<", _PACKAGE))]
+        own = [place for place in outside if not place[0].startswith(_LIBRARIES)]
+        if outside:
+            file, line = own[-1] if own else outside[0]
+            error.add_note(f"{file}:{line}")
+        raise
 
 
 def _plain(entry: object) -> Entry:

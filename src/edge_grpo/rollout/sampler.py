@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
+from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.data.prompts import (
     Tokenizer,
     check_count,
@@ -69,6 +70,7 @@ class Sampler:
         stop_ids: tokens that end a completion; the first one closes injected text.
         context: the model's context length in tokens; None = no known limit.
         vocabulary: size of the model's vocabulary; None = unknown.
+        watch: counts the seconds of the phases ``sample`` and ``grade``; None = a new one.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Sampler:
         stop_ids: tuple[int, ...],
         context: int | None = None,
         vocabulary: int | None = None,
+        watch: Stopwatch | None = None,
     ) -> None:
+        self.watch = watch or Stopwatch()
         self.engine, self.grader, self.tokenizer, self.data = engine, grader, tokenizer, data
         self.stop_ids, self.context, self.vocabulary = stop_ids, context, vocabulary
 
@@ -170,7 +174,8 @@ class Sampler:
     ) -> list[tuple[Row, ...]]:
         """Graded completions of each prompt, one per seed."""
         requests = [Request(prompt.prompt_ids, own) for prompt, own in zip(prompts, seeds, strict=True)]
-        sampled = self.engine.sample(requests, sampling)
+        with self.watch.phase("sample"):
+            sampled = self.engine.sample(requests, sampling)
         if [len(own) for own in sampled] != [len(request.seeds) for request in requests]:
             raise EngineError(
                 f"{type(self.engine).__name__}.sample returned {[len(own) for own in sampled]} rollouts, wanted "
@@ -182,7 +187,8 @@ class Sampler:
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
         """Append injected tokens to rollouts and continue sampling; not graded."""
-        continued = self.engine.resume(continuations, sampling)
+        with self.watch.phase("sample"):
+            continued = self.engine.resume(continuations, sampling)
         if len(continued) != len(continuations):
             raise EngineError(
                 f"{type(self.engine).__name__}.resume returned {len(continued)} rollouts, wanted {len(continuations)}"
@@ -191,7 +197,8 @@ class Sampler:
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
         """One grade per rollout: the only place where tokens become text to be judged."""
-        return self.grader.grade(problems, self.texts(rollouts), [rollout.finished for rollout in rollouts])
+        with self.watch.phase("grade"):
+            return self.grader.grade(problems, self.texts(rollouts), [rollout.finished for rollout in rollouts])
 
     def sync(self, policy: Policy, version: int) -> None:
         """Hand the engine the policy's weights, after a restore and after every update.

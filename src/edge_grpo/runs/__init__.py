@@ -1,1 +1,5 @@
-"""Files that outlive a process: run folders, resumable work directories, durable writes."""
+"""Run folders, and files that outlive a process; :func:`rollouts` reads the completions of a run."""
+
+from edge_grpo.runs.completions import rollouts
+
+__all__ = ["rollouts"]

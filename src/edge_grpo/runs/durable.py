@@ -1,5 +1,6 @@
 """Files that survive kills and power cuts: written atomically, and on disk before anything relies on them."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -85,11 +86,11 @@ def is_open_as(file: IO[str], name: Path) -> bool:
 
 @contextmanager
 def saving(path: Path | str, run: Path) -> Iterator[None]:
-    """Turn the errors of a full or read-only disk while writing ``path`` into one line.
+    """Turn the errors of a disk or network while writing ``path`` into one line.
 
     Args:
         path: what is being written, for the message.
-        run: the run's folder, to resume from once there is space again.
+        run: the run's folder, to resume from once the cause is gone.
     Raises:
         CheckpointError: ``path`` could not be written.
     """
@@ -97,7 +98,8 @@ def saving(path: Path | str, run: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise CheckpointError(
-            f"{path}: could not be written ({reason}); fix that (by freeing space, say), then resume with: "
+            f"{path}: could not be written ({reason}); {'free some space' if full else 'fix that'}, then resume with: "
             f"edge-grpo train --resume {run}"
         ) from error

@@ -11,6 +11,7 @@ from typing import IO, Any
 import yaml
 
 from edge_grpo.base.errors import CheckpointError, ConfigError
+from edge_grpo.runs.completions import table_of
 from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
 from edge_grpo.runs.starts import STARTS
 
@@ -212,22 +213,17 @@ class RunFolder:
             write_whole(self.path / "metrics.jsonl", "".join(json.dumps(each) + "\n" for each in rows.values()))
         return added
 
-    def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write all completions of a step as a parquet file.
+    def write_rollouts(
+        self, step: int, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None
+    ) -> None:
+        """Write all completions of a step as a parquet file; ``columns`` are those of the user's data.
 
         Raises:
             CheckpointError: the disk is full or not writable, or the lock was deleted.
         """
-        import pyarrow as pa  # noqa: PLC0415 - slow imports, needed here only
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415 - slow import, needed here only
 
-        numbers = pa.list_(pa.float32())
-        span = pa.struct(
-            {"origin": pa.string(), "token_ids": pa.list_(pa.int64()), "logprobs": numbers, "entropies": numbers}
-        )
-        table = pa.Table.from_pylist([dict(row) for row in rows])
-        place = table.schema.get_field_index("spans")
-        table = table.set_column(place, "spans", pa.array([row["spans"] for row in rows], type=pa.list_(span)))
+        table = table_of(rows, columns)
         self.check_lock()
         folder = self.path / "rollouts"
         draft, file = folder / f".step_{step:06d}.parquet", folder / f"step_{step:06d}.parquet"

@@ -1,6 +1,7 @@
 """The console: a live table in a terminal, plain lines elsewhere, and a summary at the end of a run."""
 
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,24 +12,35 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from edge_grpo.base.quiet import silence_stdout
 from edge_grpo.base.records import Verdict
 from edge_grpo.trackers.base import Tracker
 
-__all__ = ["Display", "LiveDisplay", "PlainDisplay", "Silent", "decoding", "summary"]
+__all__ = ["Display", "LiveDisplay", "Output", "PlainDisplay", "Silent", "decoding", "summary"]
 
 _COLUMNS = (
-    ("step", "step", "{:.0f}"),
-    ("reward", "reward/before", "{:.2f}"),
-    ("accuracy", "accuracy", "{:.1%}"),
-    ("pairs", "rewards/accuracies", "{:.1%}"),
-    ("entropy", "entropy", "{:.3f}"),
-    ("collapse", "collapse/before", "{:.0%}"),
-    ("after", "collapse/after", "{:.0%}"),
-    ("tokens/s", "time/tokens_per_s", "{:.0f}"),
-    ("held-out", "eval/accuracy", "{:.1%}"),
-)
+    ("step", "step", "{:.0f}", ""),
+    ("reward", "reward/before", "{:.2f}", ""),
+    ("accuracy", "accuracy", "{:.1%}", ""),
+    ("pairs", "rewards/accuracies", "{:.1%}", ""),
+    ("entropy", "entropy", "{:.3f}", "nats"),
+    ("collapse", "collapse/before", "{:.0%}", ""),
+    ("after", "collapse/after", "{:.0%}", ""),
+    ("", "time/tokens_per_s", "{:.0f}", "tokens/s"),
+    ("held-out", "eval/accuracy", "{:.1%}", ""),
+)  # title, name, form, unit
 _SHOWN = 12
 _TROUBLE = (Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR)  # shown only where they occur
+
+
+class Output(Console):
+    """Standard output that may be closed while a run goes on (``| head``): what is printed later is dropped."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more, and leave nothing for the interpreter to flush at exit; rich would exit here."""
+        self.quiet = True
+        if self.file is sys.stdout:
+            silence_stdout()
 
 
 @runtime_checkable
@@ -83,12 +95,14 @@ class PlainDisplay:
         """Print the main figures of a step."""
         self._pace.advance(step, row)
         figures = [f"step {self._pace}"]
-        figures += [f"{title} {form.format(row[name])}" for title, name, form in _COLUMNS[1:] if _known(row, name)]
+        for title, name, form, unit in _COLUMNS[1:]:
+            if _known(row, name):
+                figures.append(" ".join(filter(None, (title, form.format(row[name]), unit))))
         if _known(row, "eval/accuracy"):
             figures[-1] += f" ({_interval(row)})"
         figures += [f"{name} {row[f'verdict/{name}']:.0%}" for name in _TROUBLE if row.get(f"verdict/{name}")]
         if (left := self._pace.left()) is not None:
-            figures.append(f"left {_clock(left)}")
+            figures.append(f"left {_duration(left)}")
         self.say("  ".join(figures))
 
     def rewind(self, step: int | None) -> None:
@@ -134,7 +148,7 @@ class LiveDisplay:
         self._pace.advance(step, row)
         self._bar.update(self._task, completed=self._pace.share, step=str(self._pace))
         row = {"step": step, **row}
-        self._seen |= {name for _, name, _ in _COLUMNS if _known(row, name)}
+        self._seen |= {name for _, name, *_ in _COLUMNS if _known(row, name)}
         self._rows = [*self._rows, row][-_SHOWN:]
         self._live.update(Group(self._bar, self._table()))
 
@@ -150,10 +164,10 @@ class LiveDisplay:
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 1))
         columns = [column for column in _COLUMNS if column[1] in self._seen]
-        for title, *_ in columns:
-            table.add_column(title, justify="right")
+        for title, _, _, unit in columns:
+            table.add_column(", ".join(filter(None, (title, unit))), justify="right")
         for row in self._rows:
-            table.add_row(*(form.format(row[name]) if _known(row, name) else "" for _, name, form in columns))
+            table.add_row(*(form.format(row[name]) if _known(row, name) else "" for _, name, form, _ in columns))
         return table
 
 
@@ -189,9 +203,17 @@ def _known(row: Mapping[str, Any], name: str) -> bool:
     return value is not None and not math.isnan(value) and (value > 0 or name != "time/tokens_per_s")
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
+    """A time with its units, to two digits of the smaller one.
+
+    Example:
+        >>> _duration(4.6), _duration(70), _duration(7500)
+        ('5 s', '1 min 10 s', '2 h 05 min')
+    """
     minutes, rest = divmod(int(seconds + 0.5), 60)
-    return f"{minutes}:{rest:02d}"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def decoding(temperature: float) -> str:
@@ -214,13 +236,17 @@ def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held
     table = Table(title="before and after training", title_justify="left")
     for title in ("", "start", "end"):
         table.add_column(title, justify="left" if not title else "right")
+    when = ""
     if evaluated:
-        first, last = evaluated[0], evaluated[-1]
-        best = max(row["eval/accuracy"] for row in evaluated)
+        ends = [
+            [row for row in evaluated if row["step"] == 0][:1],
+            [row for row in evaluated if row["step"] > 0][-1:],
+        ]  # either may not have been evaluated
         title = ", ".join(filter(None, ("held-out accuracy", held_out)))
-        table.add_row(title, *(f"{row['eval/accuracy']:.1%}" for row in (first, last)))
-        table.add_row("  95% interval", _interval(first), _interval(last))
-        table.add_row("  best evaluation", "", f"{best:.1%}")
+        table.add_row(title, *(f"{own[0]['eval/accuracy']:.1%}" if own else "not evaluated" for own in ends))
+        table.add_row("  95% interval", *(_interval(own[0]) if own else "" for own in ends))
+        table.add_row("  best evaluation", "", f"{max(row['eval/accuracy'] for row in evaluated):.1%}")
+        when = "held-out: step " + " and ".join(f"{row['step']:.0f}" for own in ends for row in own) + "; else "
     if trained:
         few = max(1, min(5, len(trained) // 2))
         early, late = trained[:few], trained[-few:]
@@ -240,7 +266,7 @@ def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held
             if any(_known(row, name) and (row[name] or not name.startswith("verdict/")) for row in few_rows):
                 table.add_row(title, *(_mean(part, name, form) for part in (early, late)))
         steps = "1 step" if few == 1 else f"{few} steps"
-        table.caption = f"{'held-out: first and last evaluation; else ' if evaluated else ''}{steps} at each end"
+        table.caption = f"{when}{steps} at each end"
         table.caption_justify = "left"
     return table
 

@@ -13,7 +13,16 @@ from edge_grpo.base.records import Group, Rollout, Row, Segment, Strategy
 from edge_grpo.base.tensors import Batch, LossInputs, Scored, Signal
 from edge_grpo.rollout.sampler import Sampler
 
-__all__ = ["batch_of", "collate", "group_micro_batches", "loss_inputs", "micro_batches", "mini_batches", "scored"]
+__all__ = [
+    "batch_of",
+    "collate",
+    "group_micro_batches",
+    "loss_inputs",
+    "micro_batches",
+    "mini_batches",
+    "relations",
+    "scored",
+]
 
 
 def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[float], pad_id: int) -> Batch:
@@ -44,7 +53,7 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
         mask=segment > 0,
         segment=segment,
         group=torch.tensor([index for index, group in enumerate(groups) for _ in group.rows]),
-        **_relations(groups),
+        **relations(groups),
         reward=torch.tensor([row.grade.reward for row in rows], dtype=torch.float32),
         reward_parts=torch.tensor(
             [[row.grade.parts.get(name, nan) for name in parts] for row in rows], dtype=torch.float32
@@ -65,7 +74,7 @@ def batch_of(groups: Sequence[Group], sampler: Sampler) -> Batch:
     return collate(groups, parts=grader.part_names, weights=grader.part_weights, pad_id=sampler.stop_id)
 
 
-def _relations(groups: Sequence[Group]) -> dict[str, Int[Tensor, " rows"]]:
+def relations(groups: Sequence[Group]) -> dict[str, Int[Tensor, " rows"]]:
     """The question of each row, the variants it is trained and was sampled under, and the row it revises."""
     names = [("own", index) if group.family is None else ("family", group.family) for index, group in enumerate(groups)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}

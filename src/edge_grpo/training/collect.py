@@ -1,7 +1,7 @@
 """Problems -> groups: sample, grade, correct, top up. The only stage of a step that loops."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -21,11 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Collected:
-    """The groups of a step, how many prompts they used up, and the metrics of the collection."""
+    """The groups of a step, how many prompts they used up, the metrics, and the groups dynamic sampling dropped."""
 
     groups: tuple[Group, ...]
     num_prompts: int
     metrics: Metrics = field(default_factory=dict)
+    dropped: tuple[Group, ...] = ()
 
 
 def stream(items: Sequence[T], *, seed: int, start: int) -> Iterator[T]:
@@ -80,15 +81,20 @@ class Collector:
         sampled = [group for family in families for group in family]
         metrics: Metrics = {f"{name}/skipped": (skipped[name], 1.0) for name in sorted({"correction", *skipped})}
         if top_up.max_rounds == 0:
-            return Collected(tuple(sampled), asked, describe(sampled, sampled) | metrics)
+            return Collected(tuple(sampled), asked, self._described(sampled, sampled) | metrics)
         ranked = sorted(families, key=lambda family: not self._useful(family))  # stable: useful ones first
-        kept = [g for family in ranked[:num_groups] if top_up.fill or self._useful(family) for g in family]
+        chosen = [family for family in ranked[:num_groups] if top_up.fill or self._useful(family)]
+        kept = [group for family in chosen for group in family]
+        dropped = tuple(group for family in ranked[len(chosen) :] for group in family)
         metrics |= {
             "dynamic/prompts": (asked, 1.0),
             "dynamic/extra_completions": (_num_rows(families) - in_first, 1.0),
             "dynamic/useful": share(map(self._useful, families)),
         }
-        return Collected(tuple(kept), asked, describe(sampled, kept) | metrics)
+        return Collected(tuple(kept), asked, self._described(sampled, kept) | metrics, dropped)
+
+    def _described(self, sampled: Sequence[Group], kept: Sequence[Group]) -> Metrics:
+        return describe(sampled, kept, compared=self.method.compared)
 
     def _useful(self, family: Sequence[Group]) -> bool:
         answers = [row for group in family if group.layer == 1 for row in group.rows]
@@ -125,7 +131,8 @@ class Collector:
             repairs = [each for each in planned if isinstance(each, Repair)]
             asks = [each for each in planned if isinstance(each, Ask)]
             path = (step, number, done)
-            corrected, num_corrected = self._correct(groups, repairs, path)
+            with self.sampler.watch.phase("correct"):
+                corrected, num_corrected = self._correct(groups, repairs, path)
             revisions = self._revise(groups, asks, path)
             groups = corrected + revisions
             skipped["correction"] += len(repairs) - num_corrected
@@ -220,13 +227,16 @@ def take(items: Iterator[T], count: int) -> list[T]:
     return taken
 
 
-def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
+def describe(
+    groups: Sequence[Group], kept: Sequence[Group], *, compared: Callable[[Group], Group] = lambda group: group
+) -> Metrics:
     """Metrics of what was sampled (``groups``) and of what corrections and dynamic sampling left (``kept``).
 
-    ``accuracy``, ``reward/before``, ``collapse/before*``, ``verdict/*``, lengths and entropy describe the policy's own
-    samples; ``reward/after`` and ``collapse/after*`` describe the result of corrections and dynamic sampling, before
-    the method arranges it for training. Revisions (layer 2) only count in ``tokens``. Collapse is the share of groups
-    whose rewards are all equal, split into all right and all wrong (the rest: equal for another reason).
+    ``accuracy``, ``reward/before``, ``reward/part/*``, ``collapse/before*``, ``verdict/*``, lengths and entropy
+    describe the policy's own samples; ``reward/after`` and ``collapse/after*`` describe the result of corrections and
+    dynamic sampling, before the method arranges it for training, the latter by the rewards that the method compares
+    (``compared``). Revisions (layer 2) only count in ``tokens``. Collapse is the share of groups whose rewards are all
+    equal, split into all right and all wrong (the rest: equal for another reason).
     """
     everything = [row for group in groups for row in group.rows]
     groups, kept = ([group for group in some if group.layer == 1] for some in (groups, kept))
@@ -236,12 +246,14 @@ def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
     corrected = [row for row in rows if row.strategy is not Strategy.NONE]
     spans = [span for rollout, _ in first for span in rollout.spans]
     trained = [segment for row in rows for segment in row.rollout.segments]
+    seen = [compared(group) for group in kept]
+    parts = [grade.parts for _, grade in first if grade.scorable]
     metrics: Metrics = {
         "accuracy": share(grade.correct for _, grade in first if grade.scorable),
         "reward/before": mean_of(grade.reward for _, grade in first if grade.scorable),
         "reward/after": mean_of(row.grade.reward for row in rows if row.grade.scorable),
         "collapse/before": share(group.collapsed_before for group in groups),
-        "collapse/after": share(group.collapsed for group in kept),
+        "collapse/after": share(group.collapsed for group in seen),
         "length/sampled": mean_of(len(rollout.completion_ids) for rollout, _ in first),
         "length/unfinished": share(not rollout.finished for rollout, _ in first),
         "entropy/sampling": mean_of(value for span in spans for value in span.entropies),
@@ -254,8 +266,10 @@ def describe(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
             group.collapsed_before and _all(group, right, before=True) for group in groups
         )
         metrics[f"collapse/after_{name}"] = share(
-            group.collapsed and _all(group, right, before=False) for group in kept
+            group.collapsed and _all(group, right, before=False) for group in seen
         )
+    for name in dict.fromkeys(name for own in parts for name in own):
+        metrics[f"reward/part/{name}"] = mean_of(own[name] for own in parts if name in own)
     for verdict in Verdict:
         metrics[f"verdict/{verdict}"] = share(grade.verdict is verdict for _, grade in first)
     for strategy in (Strategy.REFLECT, Strategy.ANSWER, Strategy.REFERENCE):

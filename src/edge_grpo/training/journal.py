@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edge_grpo.base.errors import EdgeGrpoError, TrainingError
-from edge_grpo.base.records import Problem, Row
-from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.config.tree import config_hash, to_yaml
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
@@ -19,8 +17,10 @@ from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display
 from edge_grpo.training import checkpoint
 from edge_grpo.training.checkpoint import RunState
+from edge_grpo.training.collect import Collected
 from edge_grpo.training.memory import NoMemoryLeftError
 from edge_grpo.training.resumption import Resumption
+from edge_grpo.training.rollout_rows import rollout_rows
 from edge_grpo.training.session import Lesson, Session
 
 __all__ = ["Journal", "finished"]
@@ -133,13 +133,10 @@ class Journal:
         """
         self._track(step, self.folder.extend_metrics({"step": step, **row}))
 
-    def write_rollouts(self, session: Session, lesson: Lesson) -> None:
-        """Write every completion of the step just taken."""
-        rows = [(group.problem, number, row) for number, group in enumerate(lesson.groups) for row in group.rows]
-        texts = session.sampler.texts([row.rollout for *_, row in rows])
-        corrected = iter(session.sampler.texts([row.first[0] for *_, row in rows if row.first]))
-        pairs = [(text, next(corrected) if row.first else "") for text, (*_, row) in zip(texts, rows, strict=True)]
-        self.folder.write_rollouts(session.step, _rollout_rows(session.step, rows, pairs, lesson.batch, lesson.signal))
+    def write_rollouts(self, session: Session, collected: Collected, lesson: Lesson | None) -> None:
+        """Write every completion of the step just taken, those left out of training too."""
+        rows = rollout_rows(session, collected, lesson)
+        self.folder.write_rollouts(session.step, rows, session.columns)
 
     def save(self, session: Session) -> None:
         """Write a checkpoint.
@@ -251,70 +248,3 @@ def finished(folder: RunFolder) -> RunState | None:
     except (OSError, ValueError):
         return None
     return state if found == {"step": state.step, "tokens": state.tokens} else None
-
-
-def _rollout_rows(
-    step: int,
-    problem_rows: Sequence[tuple[Problem, int, Row]],
-    texts: Sequence[tuple[str, str]],
-    batch: Scored,
-    signal: Signal,
-) -> list[dict[str, Any]]:
-    """One plain dict per completion, for the parquet file.
-
-    Args:
-        step: the step's number.
-        problem_rows: (problem, group number, row) of every completion, in the batch's order.
-        texts: the completion's text, and the text before its correction (empty if there was none).
-        batch: entropies, nats per token.
-        signal: advantages before and after the method reshaped them.
-    """
-    entropy = (batch.entropy * batch.mask).sum(-1) / batch.mask.sum(-1).clamp(min=1)
-    names = ("family", "variant", "source", "layer", "parent")
-    values = zip(*(getattr(batch, name).tolist() for name in names), strict=True)
-    relations = [dict(zip(names, own, strict=True)) for own in values]
-    columns = zip(
-        problem_rows,
-        texts,
-        entropy.tolist(),
-        signal.raw_advantages.tolist(),
-        signal.row_advantages.tolist(),
-        signal.keep.tolist(),
-        relations,
-        strict=True,
-    )
-    return [
-        {
-            "step": step,
-            "problem": problem.id,
-            "prompt": problem.prompt,
-            "group": group,
-            **related,
-            "answer": problem.answer,
-            "completion": text,
-            "completion_before": before,
-            "strategy": str(row.strategy),
-            "verdict": str(row.grade.verdict),
-            "verdict_before": str(row.first_grade.verdict),
-            "note": row.grade.note,
-            "reward": row.grade.reward,
-            "reward_before": row.first_grade.reward,
-            "reward_parts": [{"name": name, "value": value} for name, value in row.grade.parts.items()],
-            "finished": row.rollout.finished,
-            "entropy": mean_entropy,
-            "advantage_before_shaping": raw,
-            "advantage": shaped,
-            "trained": kept,
-            "prompt_ids": list(row.rollout.prompt_ids),
-            "spans": [
-                {
-                    "origin": span.segment.name.lower(),
-                    "token_ids": list(span.token_ids),
-                    "logprobs": list(span.logprobs),
-                    "entropies": list(span.entropies),
-                }
-                for span in row.rollout.spans
-            ],
-        }
-        for (problem, group, row), (text, before), mean_entropy, raw, shaped, kept, related in columns
-    ]

@@ -1,15 +1,16 @@
 """The training loop: collect, prepare, learn, log; a run can be stopped anywhere and resumed exactly."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.interrupt import Interruption, StepDropped
 from edge_grpo.base.metrics import means
+from edge_grpo.base.records import Group
 from edge_grpo.config.tree import Config, config_hash, to_yaml
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
@@ -20,14 +21,18 @@ from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display, Silent, decoding
 from edge_grpo.trackers.open import open_trackers
+from edge_grpo.training.banner import banner
 from edge_grpo.training.inputs import digests
 from edge_grpo.training.journal import Journal, finished
 from edge_grpo.training.memory import NoMemoryLeftError
+from edge_grpo.training.notices import first_failure, notices
 from edge_grpo.training.resumption import BOUNDS, Resumption, check_inputs, plan, tree_of
 from edge_grpo.training.session import Session, open_session
 from edge_grpo.training.update import is_over
 
 __all__ = ["Result", "resume", "train"]
+
+_PHASES = ("sample", "grade", "correct", "score", "update")
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def _run(
         journal.begin(session, {**now, "inputs": found, "accepted": list(accepted)}, resumption)
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, session.step, max_tokens=config.train.max_tokens, tokens=session.tokens)
-        for line in _legend(config, evaluated=bool(session.held_out)):
+        for line in (*banner(session, folder.path), *_legend(config, evaluated=bool(session.held_out))):
             display.say(line)
         try:
             _train(session, journal, stop)
@@ -176,32 +181,41 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
     Raises:
         StepDropped: a signal arrived; the current step has changed nothing.
     """
-    config = session.config
+    config, watch = session.config, session.watch
+    told: set[str] = set()
+
+    def explain(row: dict[str, float], groups: Sequence[Group] = ()) -> None:
+        found = notices(row, config, session.method, failure=first_failure(groups))
+        for line in (line for kind, line in found.items() if kind not in told):
+            journal.display.say(f"step {session.step}: {line}")
+        told.update(found)
+
     if session.step == 0 and session.evaluation_is_due and not any(journal.folder.rows()):
         with stop.droppable():
             row = session.evaluate()
         journal.log(0, row)
+        explain(row)
     if journal.lacks_last_evaluation(session):  # the run ends where it was stopped
         with stop.droppable():
             row = session.evaluate()
         journal.extend(session.step, row)
     while not session.is_over:
         with stop.droppable():
-            began = time.monotonic()
+            began = watch.clock()
             collected = session.collect()
             lesson = session.prepare(collected)
-        prepared = time.monotonic()
         row = means(session.learn(collected, lesson))
-        ended = time.monotonic()
-        row |= {
-            "time/step_s": ended - began,
-            "time/update_s": ended - prepared,
-            "time/tokens_per_s": row["tokens"] / (ended - began),
-        }
+        seconds = watch.clock() - began
+        row |= {"time/step_s": seconds, "time/tokens_per_s": row["tokens"] / seconds}
+        row |= {f"time/{name}_s": spent for name, spent in watch.take(*_PHASES).items()}
         if session.evaluation_is_due:
             row |= session.evaluate()
-        if lesson and config.run.rollouts:
-            journal.write_rollouts(session, lesson)
-        journal.log(session.step, row)
-        if session.step % config.train.checkpoint_every == 0 or session.is_over or journal.is_best(session, row):
-            journal.save(session)
+        with watch.phase("write"):
+            if config.run.rollouts:
+                journal.write_rollouts(session, collected, lesson)
+        row["time/write_s"] = watch.take("write")["write"]
+        with watch.phase("write"):
+            journal.log(session.step, row)
+            explain(row, collected.groups + collected.dropped)
+            if session.step % config.train.checkpoint_every == 0 or session.is_over or journal.is_best(session, row):
+                journal.save(session)

@@ -1,9 +1,9 @@
 """The state of a run while it trains: policy, optimizer and data position, and what one step does with them."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.metrics import Metrics, merge
 from edge_grpo.base.records import Group, Prompt
+from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.config.tree import Config
 from edge_grpo.evaluation import heldout
@@ -21,6 +22,7 @@ from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.rollout.sampler import Sampler
+from edge_grpo.runs.completions import data_columns
 from edge_grpo.training.batching import batch_of
 from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
@@ -80,6 +82,16 @@ class Session:
         )
         self.step = self.cursor = self.tokens = 0
 
+    @property
+    def watch(self) -> Stopwatch:
+        """Counts the seconds of a step's phases; the sampler shares it."""
+        return self.sampler.watch
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """The further columns of the data and their kinds, the same for every step's rollouts."""
+        return data_columns(self.source.metas)
+
     # --- one step -----------------------------------------------------------------------------------------------------
 
     @bounded_by("rollout.max_rows", "sampling", intact=True)
@@ -94,17 +106,18 @@ class Session:
         Raises:
             TrainingError: the model's log-probs, or the method's advantages, are not finite.
         """
-        groups = self.method.arrange(collected.groups)
-        if not groups:
-            return None
-        batch = batch_of(groups, self.sampler)
-        scored = self.updater.score(batch, step=self.step)
-        counted = scored.mask & scored.scorable[:, None]
-        _check_finite("the policy's log-probs", scored.old_logprobs, counted)
-        _check_finite("the policy's entropies", scored.entropy, counted)
-        _check_finite("the reference's log-probs", scored.ref_logprobs, counted)
-        signal = self.updater.signal(scored)
-        _check_finite("the method's advantages", signal.advantages, signal.mask & signal.keep[:, None])
+        with self.watch.phase("score"):
+            groups = self.method.arrange(collected.groups)
+            if not groups:
+                return None
+            batch = batch_of(groups, self.sampler)
+            scored = self.updater.score(batch, step=self.step)
+            counted = scored.mask & scored.scorable[:, None]
+            _check_finite("the policy's log-probs", scored.old_logprobs, counted)
+            _check_finite("the policy's entropies", scored.entropy, counted)
+            _check_finite("the reference's log-probs", scored.ref_logprobs, counted)
+            signal = self.updater.signal(scored)
+            _check_finite("the method's advantages", signal.advantages, signal.mask & signal.keep[:, None])
         return Lesson(groups, scored, signal)
 
     @bounded_by("train.micro_batch_rows", "updating the weights", intact=False)
@@ -116,8 +129,9 @@ class Session:
         """
         metrics = collected.metrics | {"empty_steps": (float(lesson is None), 1.0)}
         if lesson is not None:
-            updated = self.updater.step(lesson.batch, lesson.signal, step=self.step, tokens=self.tokens)
-            self.sampler.sync(self.policy, self.step + 1)
+            with self.watch.phase("update"):
+                updated = self.updater.step(lesson.batch, lesson.signal, step=self.step, tokens=self.tokens)
+                self.sampler.sync(self.policy, self.step + 1)
             metrics = merge(metrics, describe_scores(lesson.batch), lesson.signal.metrics, updated)
         self.step += 1
         self.cursor += collected.num_prompts
@@ -144,9 +158,9 @@ class Session:
     @bounded_by("rollout.max_rows", "evaluating", intact=True)
     def evaluate(self) -> dict[str, float]:
         """Metrics on the held-out problems with the current weights, and the seconds they took."""
-        began = time.monotonic()
-        row = heldout.figures(heldout.evaluate(self.sampler, self.held_out, heldout_draws(self.config)))
-        return {**row, "time/eval_s": time.monotonic() - began}
+        with self.watch.phase("eval"):
+            row = heldout.figures(heldout.evaluate(self.sampler, self.held_out, heldout_draws(self.config)))
+        return {**row, "time/eval_s": self.watch.take("eval")["eval"]}
 
     # --- state --------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Where the groups of a step come from: sampled from problems, or stored as preference pairs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +28,11 @@ class Source(Protocol):
         """Problems or pairs to train on."""
         ...
 
+    @property
+    def metas(self) -> Iterable[Mapping[str, object]]:
+        """The further columns of every data row."""
+        ...
+
     def groups(self, step: int, cursor: int) -> Collected:
         """The groups of a step, from position ``cursor`` of the data."""
         ...
@@ -49,6 +54,11 @@ class SampledGroups:
     def num_items(self) -> int:
         """Problems to train on."""
         return len(self.prompts)
+
+    @property
+    def metas(self) -> Iterable[Mapping[str, object]]:
+        """The problems' further columns."""
+        return (prompt.problem.meta for prompt in self.prompts)
 
     def groups(self, step: int, cursor: int) -> Collected:
         """Sample ``num_groups`` families."""
@@ -73,6 +83,11 @@ class StoredPairs:
     def num_items(self) -> int:
         """Pairs to train on."""
         return len(self.pairs)
+
+    @property
+    def metas(self) -> Iterable[Mapping[str, object]]:
+        """None: pairs keep no further columns."""
+        return ()
 
     def groups(self, step: int, cursor: int) -> Collected:  # noqa: ARG002 - pairs do not depend on it
         """The next ``num_groups`` pairs."""

@@ -62,7 +62,9 @@ def answer(message: bytes) -> bytes:
     except MemoryError:
         return _encoded(Ending.CRASHED, None, "out of memory", began)
     except BaseException as error:  # noqa: BLE001  (SystemExit too; the caller decides what it means)
-        return _encoded(Ending.RAISED, None, f"{type(error).__name__}: {error}"[:500], began)
+        notes = getattr(error, "__notes__", None)
+        where = "".join(f" ({note})" for note in notes) if isinstance(notes, list) else ""
+        return _encoded(Ending.RAISED, None, f"{type(error).__name__}: {error}"[:500] + where[:500], began)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 

@@ -1,0 +1,71 @@
+"""What a run is about, in a few lines at its start."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from edge_grpo.config.tree import Config
+from edge_grpo.models.policy import Policy
+from edge_grpo.training.session import Session
+
+__all__ = ["banner"]
+
+
+def banner(session: Session, folder: Path) -> Iterator[str]:
+    """The run folder, model, precision, device, method and data of a run that is about to start or to resume."""
+    config = session.config
+    yield f"run folder: {folder}"
+    yield f"model: {config.model.path}, {_model(session.policy)}"
+    yield f"trained: {_trained(session.policy)}"
+    yield f"method: {session.method.kind}, {_budget(config)}"
+    yield f"data: {_data(session)}"
+
+
+def _model(policy: Policy) -> str:
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in policy.model.parameters()})
+    precision = " and ".join(dtypes) + (" under bfloat16 autocast" if policy.autocast else "")
+    threads = torch.get_num_threads()
+    where = f"cpu with {threads} thread{'s' if threads > 1 else ''}"
+    if policy.device.type != "cpu":
+        where = f"{policy.device} ({torch.cuda.get_device_name(policy.device)})"
+    return f"{_size(sum(weight.numel() for weight in policy.model.parameters()))}, {precision}, on {where}"
+
+
+def _trained(policy: Policy) -> str:
+    trained = sum(weight.numel() for _, weight in policy.trained())
+    every = sum(weight.numel() for weight in policy.model.parameters())
+    what = "LoRA adapters" if policy.has_adapters else "all weights" if trained == every else "part of the weights"
+    return f"{what}, {_size(trained)}" + ("" if trained == every else f" ({trained / every:.2%})")
+
+
+def _budget(config: Config) -> str:
+    train, rollout = config.train, config.rollout
+    until = f" or {train.max_tokens:,} sampled tokens" if train.max_tokens else ""
+    if config.data.pairs:
+        return f"{train.steps} steps of {rollout.prompts_per_step} pairs"
+    return (
+        f"{train.steps} steps{until}, each of {rollout.prompts_per_step} prompts x {rollout.group_size} completions of "
+        f"at most {rollout.max_new_tokens} tokens"
+    )
+
+
+def _data(session: Session) -> str:
+    data, count = session.config.data, session.source.num_items
+    noun = "pairs" if data.pairs else "problems"
+    name = data.pairs or data.path or f"built-in {data.task}"
+    held_out = f"{len(session.held_out):,} held-out problems" if session.held_out else "nothing held out"
+    return f"{name}, {count:,} {noun} to train on, {held_out}"
+
+
+def _size(count: int) -> str:
+    """A number of parameters.
+
+    Example:
+        >>> _size(640), _size(626_944), _size(1_543_714_304)
+        ('640 parameters', '0.63M parameters', '1.54B parameters')
+    """
+    for unit, letter in ((1e9, "B"), (1e6, "M")):
+        if count >= unit / 10:
+            return f"{count / unit:.2f}{letter} parameters"
+    return f"{count:,} parameters"

@@ -1,0 +1,129 @@
+"""Surprising steps are explained, ordinary ones are not: rows of metrics and settings in, lines out."""
+
+from typing import Any
+
+import pytest
+from support import group
+
+from edge_grpo.base.records import Grade, Group, Row, Verdict
+from edge_grpo.config.tree import load_config
+from edge_grpo.training.notices import first_failure, notices
+
+ORDINARY: dict[str, float | None] = {
+    "accuracy": 0.4,
+    "length/unfinished": 0.02,
+    "verdict/error": 0.0,
+    "verdict/timeout": 0.0,
+    "verdict/unparsed": 0.1,
+    "collapse/before_all_wrong": 0.2,
+    "collapse/after": 0.1,
+    "collapse/after_all_wrong": 0.1,
+    "collapse/after_all_right": 0.0,
+    "correction/rows": 0.3,
+    "correction/skipped": 0.0,
+    "advantage/max_abs": 1.5,
+    "rows/trained": 1.0,
+    "empty_steps": 0.0,
+    "skipped_updates": 0.0,
+    "loss": -0.2,
+    "grad_norm": 1.25,
+    "eval/finished": 1.0,
+}
+
+
+def explained(row: dict[str, Any], *words: str, failure: str = "") -> dict[str, str]:
+    config = load_config(None, list(words))
+    return notices(ORDINARY | row, config, config.method, failure=failure)
+
+
+def test_an_ordinary_step_needs_no_explanation() -> None:
+    assert explained({}) == {}
+    config = load_config(None, [])
+    assert notices({}, config, config.method) == {}, "undefined is not 0"
+
+
+COLLAPSED = {"collapse/after": 1.0, "advantage/max_abs": 0.0, "grad_norm": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("row", "words", "kind", "wanted"),
+    [
+        ({"length/unfinished": 0.97}, [], "cut", ["97% of the completions", "rollout.max_new_tokens=96 tokens"]),
+        ({"eval/finished": 0.0}, [], "cut in evaluation", ["100% of the held-out", "rollout.max_new_tokens=96 tokens"]),
+        ({"eval/finished": 0.2}, ["eval.max_new_tokens=7"], "cut in evaluation", ["80% of", "eval.max_new_tokens=7"]),
+        ({"verdict/error": 0.25}, [], "failing", ["25.0% failed and are dropped", "the first: boom (my.py:3)"]),
+        ({"verdict/timeout": 0.5}, [], "failing", ["50.0% took too long and earned 0"]),
+        ({"verdict/unparsed": 0.9}, [], "unreadable", ["90% of", "\\boxed{}", "data.system_prompt"]),
+        (
+            {"empty_steps": 1.0, "dynamic/prompts": 48.0, "rows/trained": None, "loss": None, "grad_norm": None},
+            ["method=dapo", "method.top_up.max_rounds=2"],
+            "empty",
+            ["no useful one among 48 prompts", "method.top_up.max_rounds (now 2)"],
+        ),
+        ({"empty_steps": 1.0}, ["method=unlikeliness"], "empty", ["the method dropped them all"]),
+        ({"empty_updates": 1.0}, [], "empty", ["no row was left in an update"]),
+        (
+            {"rows/trained": 0.0, "length/unfinished": 1.0},
+            ["method=grpo", "method.mask_unfinished=true"],
+            "empty",
+            ["method.mask_unfinished"],
+        ),
+        (
+            COLLAPSED | {"collapse/after_all_wrong": 1.0},
+            ["method=grpo"],
+            "collapsed",
+            ["no gradient: ", "all answers are wrong", "method=edge_grpo", "rollout.group_size"],
+        ),
+        (COLLAPSED | {"collapse/after_all_right": 1.0}, ["method=grpo"], "collapsed", ["all answers are right"]),
+        (
+            COLLAPSED | {"collapse/after_all_right": 0.25, "collapse/after_all_wrong": 0.75, "grad_norm": 0.5},
+            ["method=grpo"],
+            "collapsed",
+            ["only the other terms", "75% of them all wrong, 25% all right", "method.top_up.max_rounds=3"],
+        ),
+        (
+            {"correction/rows": 0.0, "correction/skipped": 12.0},
+            [],
+            "uncorrected",
+            ["12 corrections were skipped", "method.correction.max_new_tokens=256 tokens"],
+        ),
+        ({"correction/rows": 0.0}, [], "uncorrected", ["method.correction.max_prompt_tokens=256 tokens"]),
+        ({"skipped_updates": 1.0}, [], "skipped", ["100% of the updates", "train.learning_rate", "5 in a row"]),
+        ({"loss": 3e-9}, ["method=grpo"], "zero loss", ["0 by construction", "grad_norm 1.25"]),
+    ],
+)
+def test_a_surprise_is_explained(row: dict[str, Any], words: list[str], kind: str, wanted: list[str]) -> None:
+    found = explained(row, *words, failure="boom (my.py:3)")
+    assert list(found) == [kind] or (kind == "empty" and "cut" in found)
+    for text in wanted:
+        assert text in found[kind]
+    assert "\n" not in found[kind]
+
+
+def test_causes_come_before_their_effects() -> None:
+    cut = {"length/unfinished": 1.0, "verdict/unparsed": 1.0, **COLLAPSED, "collapse/after_all_wrong": 1.0}
+    assert list(explained(cut, "method=grpo")) == ["cut", "collapsed"]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"loss": 0.0, "grad_norm": 0.0}, ["method=grpo"]),  # nothing trains: another notice says so
+        ({"loss": 0.0}, ["method=grpo", "train.passes=2"]),
+        ({"collapse/after": 1.0}, ["method=raft"]),  # equal rewards, and yet it has an advantage
+        ({"correction/rows": 0.0, "collapse/before_all_wrong": 0.0}, []),
+        ({"correction/rows": 0.0}, ["method.correction.amount=none"]),
+        ({"correction/rows": 0.0}, ["method=grpo"]),
+    ],
+)
+def test_what_is_as_it_should_be_stays_unsaid(row: dict[str, Any], words: list[str]) -> None:
+    assert explained(row, *words) == {}
+
+
+def test_the_first_failure_is_the_first_remark_on_one() -> None:
+    fine = group(1, 2)
+    late = Grade(Verdict.TIMEOUT, 0.0, note="killed after 5 s")
+    failed = Grade(Verdict.ERROR, 0.0, note="KeyError: 'x' (my.py:3)")
+    rows = tuple(Row(fine.rows[0].rollout, grade) for grade in (late, failed))
+    assert first_failure([fine]) == ""
+    assert first_failure([fine, Group(fine.problem, rows)]) == "killed after 5 s"
