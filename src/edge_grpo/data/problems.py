@@ -198,15 +198,16 @@ def read_problem(
     return problem, references[0].found
 
 
-def told(read: Mapping[Found, int]) -> str:
+def told(read: Mapping[Found, int], *, solutions: bool = False) -> str:
     """One line about answers that were read out of longer text; empty if none were."""
     ways = {
-        Found.MARKED: "what follows the last '####'",
-        Found.BOXED: "the content of the last box",
-        Found.MATCHED: "the match of data.answer_pattern",
+        Found.MARKED: "after the last '####'",
+        Found.BOXED: "from the last box",
+        Found.MATCHED: "with data.answer_pattern",
     }
-    found = ", ".join(f"{words} in {read[way]:,} rows" for way, words in ways.items() if read.get(way))
-    return found and f"answer: {found}; the rest, if worked out, is the solution of rows without one"
+    found = ", ".join(f"{read[way]:,} answers read {words}" for way, words in ways.items() if read.get(way))
+    rest = "; a row without a solution gets the worked text around its answer" if solutions else ""
+    return found and f"{found}{rest}"
 
 
 def _references(value: object, name: str, pattern: str) -> list[Reference]:

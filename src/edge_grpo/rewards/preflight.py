@@ -22,6 +22,7 @@ REMEDY = (
     "Name the column of the answer alone (data.fields.answer), or set data.answer_pattern to a regular expression for "
     "the answer in it"
 )
+PROSE = "they are never injected, and grading against them is unreliable"
 
 
 class _Checked(NamedTuple):
@@ -59,7 +60,7 @@ def check_references(rewards: Rewards, problems: Sequence[Problem], *, name: str
     answers = [_Checked(problem, text, f"\\boxed{{{text}}}") for problem in problems for text in problem.answers]
     worked = [_Checked(each, each.solution, each.solution) for each in problems if solutions and each.solution]
     if rewards.is_custom:
-        return [*_sampled(rewards, answers, f"{name}: answers"), *_sampled(rewards, worked, f"{name}: solutions")]
+        return [*_sampled(rewards, answers, name, "answers"), *_sampled(rewards, worked, name, "worked solutions")]
     return [*_checked_answers(rewards, answers, name), *_checked_solutions(rewards, worked, name)]
 
 
@@ -77,9 +78,9 @@ def _checked_answers(rewards: Rewards, answers: Sequence[_Checked], name: str) -
         )
     of = f"of {len(answers):,} answers"
     lines = [
-        _line(name, prose, f"{of} are worked solutions or sentences", f"no completion is graded right. {REMEDY}"),
+        _line(name, prose, f"{of} are worked solutions or sentences", f"{PROSE}. {REMEDY}"),
         _line(name, noisy, f"{of} look like float32 rounding", "write the column as text or float64", _decimal),
-        _line(name, refused, f"{of} are not accepted by the reward", f"no completion is graded right. {REMEDY}", _why),
+        _line(name, refused, f"{of} are not accepted by the reward", f"they are never injected. {REMEDY}", _why),
         _limits(name, graded, "answers"),
     ]
     return list(filter(None, lines))
@@ -91,7 +92,7 @@ def _checked_solutions(rewards: Rewards, worked: Sequence[_Checked], name: str) 
     unread = [each for each in checked if each.verdict is Verdict.UNPARSED]
     wrong = [each for each in checked if each.verdict not in (Verdict.UNPARSED, Verdict.CORRECT)]
     of = f"of {len(checked):,} worked solutions"
-    instead = "corrections give the answer instead"
+    instead = "methods that correct use the answer instead"
     lines = [
         _line(
             name,
@@ -106,17 +107,20 @@ def _checked_solutions(rewards: Rewards, worked: Sequence[_Checked], name: str) 
     return list(filter(None, lines))
 
 
-def _sampled(rewards: Rewards, references: Sequence[_Checked], name: str) -> list[str]:
+def _sampled(rewards: Rewards, references: Sequence[_Checked], name: str, noun: str) -> list[str]:
     """The same for a custom reward function, on a sample; never an error, because it may want another form."""
     graded = [each for each in _graded(rewards, references) if each.grade]
     if not graded:
         return []
     refused = [each for each in graded if each.grade and not each.grade.correct]
-    head = f"{name}: reward.function was called on {len(graded)} of {len(references):,} references"
+    head = f"{name}: reward.function was tried on {len(graded)} of {len(references):,} {noun}"
     if not refused:
         return [f"{head} and accepts them"]
-    advice = "corrections do not inject what it does not accept (method.correction.answer_phrase sets the form)"
-    return [f"{head} and does not accept {len(refused)}, such as {_example(refused[0], _why)}; {advice}"]
+    form = (
+        "; it saw \\boxed{ANSWER}, another form is set by method.correction.answer_phrase" if noun == "answers" else ""
+    )
+    advice = f"what it does not accept is not injected{form}"
+    return [f"{head} and does not accept {len(refused)}, such as {_example(refused[0], _why)}: {advice}"]
 
 
 def _graded(rewards: Rewards, references: Sequence[_Checked]) -> list[_Checked]:

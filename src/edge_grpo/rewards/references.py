@@ -23,6 +23,7 @@ COUNTS = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 LATEX = re.compile(r"\\(?:text|mbox|mathrm|operatorname|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 WORD = re.compile(r"[^\W\d_]{2,}")
+ALPHANUMERIC = re.compile(r"[^\W_]")
 NUMERAL = re.compile(r"\d+(?:[.,]\d+)*")
 BREAK = re.compile(r"[.!?]\s+\S|\n\s*\S")  # between sentences or lines
 SUM = re.compile(r"\d\s*=\s*[-+$]*\d")
@@ -56,7 +57,7 @@ def read_reference(text: str, pattern: str = "") -> Reference:
     r"""The answer in a reference, and the worked solution around it.
 
     The first rule that applies: the last non-empty match of ``pattern`` (its group, if it has one); what follows the
-    last ``####``, on the same line; the content of the last box; the whole text.
+    last ``####``, on the same line; the content of the last box, if it has words around it; the whole text.
 
     Args:
         text: the reference.
@@ -69,16 +70,17 @@ def read_reference(text: str, pattern: str = "") -> Reference:
     Example:
         >>> read_reference("3+4=7 pens.\n#### 7")
         Reference(answer='7', found=<Found.MARKED: 'marked'>, worked='3+4=7 pens.\n\\boxed{7}')
-        >>> read_reference(r"$\boxed{a=170}$").answer, read_reference("7 pens", r"\d+").answer
-        ('a=170', '7')
+        >>> read_reference(r"So $a$ is \boxed{170}.").answer, read_reference("7 pens", r"\d+").answer
+        ('170', '7')
     """
     if pattern:
         return Reference(_matched(pattern, text), Found.MATCHED, text if is_worked(text) else "")
     if marked := _marked(text):
         return Reference(marked[1], Found.MARKED, boxed_solution(text) if marked[0] else "")
-    boxed = (boxed_answer(text) or "").strip()
-    if boxed:
-        return Reference(boxed, Found.BOXED, text if is_worked(text) else "")
+    boxed = boxed_answer(text) or ""
+    around = text.replace(f"\\boxed{{{boxed}}}", "")
+    if boxed.strip() and ALPHANUMERIC.search(around):
+        return Reference(boxed.strip(), Found.BOXED, text if is_worked(text) else "")
     return Reference(text.strip())
 
 
