@@ -116,10 +116,9 @@ def _sampled(rewards: Rewards, references: Sequence[_Checked], name: str, noun: 
     head = f"{name}: reward.function was tried on {len(graded)} of {len(references):,} {noun}"
     if not refused:
         return [f"{head} and accepts them"]
-    form = (
-        "; it saw \\boxed{ANSWER}, another form is set by method.correction.answer_phrase" if noun == "answers" else ""
-    )
-    advice = f"what it does not accept is not injected{form}"
+    advice = "corrections do not inject what it does not accept"
+    if noun == "answers":
+        advice += ". It saw \\boxed{ANSWER}; method.correction.answer_phrase sets another form"
     return [f"{head} and does not accept {len(refused)}, such as {_example(refused[0], _why)}: {advice}"]
 
 

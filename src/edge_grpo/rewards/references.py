@@ -27,7 +27,6 @@ ALPHANUMERIC = re.compile(r"[^\W_]")
 NUMERAL = re.compile(r"\d+(?:[.,]\d+)*")
 BREAK = re.compile(r"[.!?]\s+\S|\n\s*\S")  # between sentences or lines
 SUM = re.compile(r"\d\s*=\s*[-+$]*\d")
-LETTER = re.compile(r"[^\W\d_]")
 CONCLUSION = re.compile(r"\b(?:answer|because|hence|so|therefore|thus)\b", re.IGNORECASE)
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # annotations of GSM8K
 SENTENCE_WORDS, STORY_WORDS, STORY_NUMBERS, PROSE_WORDS = 4, 10, 3, 20
@@ -99,8 +98,8 @@ def is_worked(text: str) -> bool:
     r"""Whether a text is a worked solution, or a sentence about the answer, rather than an answer alone.
 
     Prose around numbers: a calculator annotation (``<<3+4=7>>``), 20 words, 10 words with 3 numbers, 4 words in several
-    sentences or lines, a sum (``3+4=7``) alone or between words, or a concluding word such as "answer". Text without a
-    number is an answer in words.
+    sentences or lines, a sum between words, or a concluding word such as "answer". Text without a number is an answer
+    in words.
 
     Example:
         >>> is_worked("She had $100 and spent $50, so 100-50=50."), is_worked("5 million US dollars")
@@ -118,7 +117,7 @@ def is_worked(text: str) -> bool:
         words >= PROSE_WORDS
         or (words >= STORY_WORDS and numbers >= STORY_NUMBERS)
         or (words >= SENTENCE_WORDS and BREAK.search(plain.strip()) is not None)
-        or (SUM.search(plain) is not None and (words >= 2 or not LETTER.search(plain)))
+        or (words >= 2 and SUM.search(plain) is not None)
         or CONCLUSION.search(plain) is not None
     )
 
@@ -161,7 +160,7 @@ def compiled(pattern: str) -> Any:
     try:
         found = regex.compile(pattern)
     except (regex.error, OverflowError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        raise ValueError(f"{pattern[:80]!r} is not a regular expression: {error}") from None
     if found.groups > 1:
         raise ValueError(f"{pattern!r} has {found.groups} groups, wanted at most one; write the others as (?:...)")
     return found
