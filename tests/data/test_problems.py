@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Problem
-from edge_grpo.data.problems import load_eval, load_problems, load_train_eval, split
+from edge_grpo.data.problems import load_eval, load_problems, load_train_eval, split, told
 from edge_grpo.data.settings import DataSettings, FieldNames
 
 ROWS = [
@@ -259,3 +259,50 @@ def test_train_and_eval_load_from_every_combination(tmp_path: Path) -> None:
     train, test = load_train_eval(DataSettings(path=train_path, eval_path=eval_path), num_eval=3, seed=0)
     assert (len(train.problems), len(test.problems)) == (10, 3)
     assert len(load_eval(DataSettings(eval_path=eval_path), num_eval=9, seed=0).problems) == 5
+
+
+GSM = [
+    {"question": "3 and 4 pens?", "answer": "He has 3+4=<<3+4=7>>7 pens.\n#### 7"},
+    {"question": "A bus?", "answer": "1200+34=<<1200+34=1234>>1234.\n#### 1,234", "solution": "Add them.\n#### 1,234"},
+    {"question": "Alone?", "answer": "#### 5"},
+    {"question": "Plain?", "answer": "6"},
+]
+
+
+def test_marked_answers_are_read_and_their_text_is_the_solution(tmp_path: Path) -> None:
+    loaded = load_problems(write_jsonl(tmp_path / "gsm.jsonl", GSM), FieldNames(prompt="question"))
+    assert [each.answers for each in loaded.problems] == [("7",), ("1,234",), ("5",), ("6",)]
+    assert [each.solution for each in loaded.problems] == [
+        "He has 3+4=<<3+4=7>>7 pens.\n\\boxed{7}",
+        "Add them.\n\\boxed{1,234}",
+        "",
+        "",
+    ]
+    assert told(loaded.read) == "3 answers read after the last '####'"
+    assert "a row without a solution gets the worked text" in told(loaded.read, solutions=True)
+    assert told(load_problems(write_jsonl(tmp_path / "plain.jsonl", GSM[3:]), FieldNames(prompt="question")).read) == ""
+
+
+def test_a_boxed_solution_in_the_answer_column_is_read(tmp_path: Path) -> None:
+    text = r"Adding 3 and 4 gives \boxed{7}, which is the answer."
+    loaded = load_problems(write_jsonl(tmp_path / "math.jsonl", [{"problem": "?", "answer": [text, "7.0"]}]))
+    assert loaded.problems[0].answers == ("7", "7.0")
+    assert loaded.problems[0].solution == text
+    assert told(loaded.read) == "1 answers read from the last box"
+
+
+def test_a_pattern_finds_the_answer_and_rows_without_one_are_bad(tmp_path: Path) -> None:
+    rows = [{"problem": "?", "answer": "The answer is: 7"}, {"problem": "?", "answer": "seven"}]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match=r"row 2, field .answer.: data\.answer_pattern matches nothing in .seven."):
+        load_problems(path, answer_pattern="is: (.+)")
+    data = DataSettings(path=path, eval_path=path, answer_pattern="is: (.+)", bad_rows="skip")
+    for loaded in load_train_eval(data, num_eval=5, seed=0):
+        assert [each.answers for each in loaded.problems] == [("7",)]
+        assert told(loaded.read) == "1 answers read with data.answer_pattern"
+
+
+@pytest.mark.parametrize("pattern", ["(", "(a)(b)", "a" * 2000])
+def test_a_bad_pattern_is_a_bad_setting(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="answer_pattern"):
+        DataSettings(answer_pattern=pattern)

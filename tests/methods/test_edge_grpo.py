@@ -17,6 +17,7 @@ from edge_grpo.base.tensors import Scored
 from edge_grpo.config.tree import load_config
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.shaping import entropy_driven_advantage, relative_entropy
+from edge_grpo.methods import Skip
 from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
 from edge_grpo.methods.grpo import Grpo
 
@@ -57,7 +58,8 @@ def test_only_wrong_scorable_rows_of_short_prompts() -> None:
     group = replace(group, rows=(*group.rows, unscorable))
     long = make_group([True, False], prompt=256)
     repairs = edge(guard=False).plan([long, group], random.Random(0))
-    assert [(repair.group, repair.row) for repair in repairs] == [(1, 1), (1, 2)]
+    assert repairs[0] == Skip(0, 1, "prompt")
+    assert [(repair.group, repair.row) for repair in repairs[1:]] == [(1, 1), (1, 2)]
 
 
 def test_without_a_solution_the_answer_is_injected() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from support import PROBLEM, group, row, tiny_sampler, tiny_tokenizer
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import means
-from edge_grpo.base.records import Group, Problem, Prompt, Rollout, Row, Segment, Span, Strategy, Verdict
+from edge_grpo.base.records import Grade, Group, Problem, Prompt, Rollout, Row, Segment, Span, Strategy, Verdict
 from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.data.prompts import encode_follow_up, encode_text
 from edge_grpo.data.settings import DataSettings
@@ -72,9 +72,10 @@ def make(
     group_size: int = 4,
     max_new_tokens: int = 30,
     context: int | None = None,
+    judge: Callable[[Problem, str], Grade | bool] = is_right,
     **engine: Any,
 ) -> Collector:
-    sampler = tiny_sampler(ScriptedEngine(texts, **engine), is_right, context=context)
+    sampler = tiny_sampler(ScriptedEngine(texts, **engine), judge, context=context)
     return Collector(sampler, method, sampling=Sampling(max_new_tokens), group_size=group_size, seed=0)
 
 

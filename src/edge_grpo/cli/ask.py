@@ -1,6 +1,6 @@
 """Query a model and keep its answers in a folder: what eval, compare-models and screen share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,14 @@ from rich.console import Console
 
 from edge_grpo.cli.progress import ProgressBar
 from edge_grpo.config.tree import Config, config_hash
+from edge_grpo.data.problems import told
 from edge_grpo.evaluation.answers import Answer, Draws
 from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of
 from edge_grpo.evaluation.suite import Benchmark
+from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.rewards.preflight import check_references
 from edge_grpo.rollout.open import open_sampler
+from edge_grpo.rollout.sampler import Sampler
 
 __all__ = ["Answered", "ask"]
 
@@ -46,6 +50,8 @@ def ask(
     """
     with open_sampler(config, say=partial(console.print, markup=False, highlight=False)) as sampler:
         asked = tuple(encode(sampler, each, draws) for each in benchmarks)
+        for line in _about_references(sampler, benchmarks, asked, solutions=kind == "screen"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         model = Path(config.model.path)
         name = model.parent.name if model.name == "final" else model.name
         identity = identity_of(config, draws, asked)
@@ -69,3 +75,19 @@ def ask(
             seen: list[int] = []
             answers = answer_all(sampler, config, draws, asked, folder, identity=identity, progress=progress)
     return Answered(config.model.path, identity, tuple(answers), asked, draws, folder)
+
+
+def _about_references(
+    sampler: Sampler, benchmarks: Sequence[Benchmark], asked: Sequence[EncodedBenchmark], *, solutions: bool
+) -> Iterator[str]:
+    """How answers were read, and which references the reward does not accept; before anything is asked.
+
+    Raises:
+        DataError: it accepts no answer of a benchmark.
+    """
+    for benchmark, encoded in zip(benchmarks, asked, strict=True):
+        if line := told(benchmark.read, solutions=solutions):
+            yield f"{benchmark.name}: {line}"
+        if isinstance(sampler.grader, Rewards):
+            problems = [item.problem for item in encoded.problems]
+            yield from check_references(sampler.grader, problems, name=benchmark.name, solutions=solutions)

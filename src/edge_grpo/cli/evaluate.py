@@ -99,13 +99,16 @@ def benchmarks_of(config: "Config", suite: str, data_dir: str) -> "Sequence[Benc
     if suite:
         return load_suite(suite, config.data, data_dir=data_dir)
     held_out = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[1]
-    return (Benchmark(HELD_OUT, config.data.eval_path, held_out.problems, held_out.num_skipped),)
+    return (Benchmark(HELD_OUT, config.data.eval_path, held_out.problems, held_out.num_skipped, held_out.read),)
 
 
 def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:
     from edge_grpo.data.problems import load_problems  # noqa: PLC0415
 
-    loaded = load_problems(path, config.data.fields, split=config.data.split, bad_rows=config.data.bad_rows)
+    data = config.data
+    loaded = load_problems(
+        path, data.fields, split=data.split, bad_rows=data.bad_rows, answer_pattern=data.answer_pattern
+    )
     return {problem.id: problem for problem in loaded.problems}
 
 

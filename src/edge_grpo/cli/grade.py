@@ -20,7 +20,9 @@ from rich.table import Table
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Grade, Problem, Verdict
 from edge_grpo.cli.progress import ProgressBar, target
+from edge_grpo.data.problems import told
 from edge_grpo.data.readers import BadRowError, described, required
+from edge_grpo.rewards.references import Found, Reference, is_worked, read_reference
 
 if TYPE_CHECKING:
     from edge_grpo.config.tree import Config
@@ -34,12 +36,13 @@ CHUNK_CHARACTERS = 20_000_000  # fewer rows if they are long, to bound memory
 
 @dataclass(frozen=True)
 class _Fields:
-    """Which columns are read; ``gold`` is optional with a custom reward function."""
+    """Which columns are read, and how; with a custom reward function, ``gold`` is optional and may be anything."""
 
     text: str
     gold: str
     prompt: str
-    gold_optional: bool
+    custom: bool
+    pattern: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class _Row:
     problem: Problem
     text: str
     finished: bool
+    found: Found = Found.ALONE
     bad: str = ""
 
 
@@ -94,8 +98,10 @@ def grade(
     source = _existing(file)
     path = target(out, source=source)
     config = load_config(*split_words(settings))
-    fields = _Fields(text_field, gold_field, config.data.fields.prompt, bool(config.reward.function))
-    count = sum(1 for _ in _rows(source, fields, config))
+    data = config.data
+    fields = _Fields(text_field, gold_field, data.fields.prompt, bool(config.reward.function), data.answer_pattern)
+    read = Counter(row.found for row in _rows(source, fields, config))
+    count = read.total()
     if not count:
         raise DataError(f"{source}: no rows to grade")
     tally, began = _Tally(), time.monotonic()
@@ -108,6 +114,8 @@ def grade(
             progress(len(tally.seconds), count)
         decided = dict(rewards.decided)
     console = Console()
+    if line := told(read):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(_table(tally))
     mean = f"{tally.rewards / tally.scored:.4g}" if tally.scored else "none"
     how = ", ".join(f"{number} by {name.value}" for name, number in decided.items() if number)
@@ -171,10 +179,10 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
     text = required(row, fields.text)
     if not isinstance(text, str):
         raise BadRowError(f"field '{fields.text}': {described(text)}, wanted text")
-    golds: tuple[str, ...] = ()
-    if not (fields.gold_optional and row.get(fields.gold) is None):
+    golds: list[Reference] = []
+    if not (fields.custom and row.get(fields.gold) is None):
         given = required(row, fields.gold)
-        golds = tuple(_gold(each, fields.gold) for each in (given if isinstance(given, list) else [given]))
+        golds = [_gold(each, fields) for each in (given if isinstance(given, list) else [given])]
         if not golds:
             raise BadRowError(f"field '{fields.gold}': an empty list, wanted an answer")
     finished = row.get("finished", True)
@@ -182,10 +190,27 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
         raise BadRowError(f"field 'finished': {described(finished)}, wanted true or false")
     prompt = row.get(fields.prompt)
     meta = {key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)}
-    return _Row(Problem(name, prompt if isinstance(prompt, str) else "", golds, meta=meta), text, finished)
+    answers = tuple(each.answer for each in golds)
+    problem = Problem(name, prompt if isinstance(prompt, str) else "", answers, meta=meta)
+    return _Row(problem, text, finished, golds[0].found if golds else Found.ALONE)
 
 
-def _gold(value: object, name: str) -> str:
+def _gold(value: object, fields: _Fields) -> Reference:
+    """The answer in a reference; a worked solution without one is refused, because its last number is a guess."""
+    text = _as_text(value, fields.gold)
+    try:
+        reference = read_reference(text, fields.pattern)
+    except ValueError:
+        raise BadRowError(f"field '{fields.gold}': data.answer_pattern matches nothing in {text[:80]!r}") from None
+    if not fields.custom and is_worked(reference.answer):
+        raise BadRowError(
+            f"field '{fields.gold}': a worked solution or a sentence, {text[:80]!r}, wanted the answer alone, in a "
+            "box, after '####', or where data.answer_pattern finds it"
+        )
+    return reference
+
+
+def _as_text(value: object, name: str) -> str:
     if isinstance(value, str) and value.strip():
         return value
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,8 +1,9 @@
 """Problems from JSON, JSONL and parquet files, saved or hub datasets, and the built-in task."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edge_grpo.base.errors import DataError
@@ -11,6 +12,7 @@ from edge_grpo.base.rng import python_random
 from edge_grpo.data import arithmetic
 from edge_grpo.data.readers import BadRowError, described, is_text, load_records, required, row_id
 from edge_grpo.data.settings import DataSettings, FieldNames
+from edge_grpo.rewards.references import Found, Reference, boxed_solution, read_reference
 
 __all__ = [
     "Loaded",
@@ -19,6 +21,7 @@ __all__ = [
     "load_train_eval",
     "read_problem",
     "split",
+    "told",
 ]
 
 
@@ -30,10 +33,11 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """Problems, and how many bad rows were skipped."""
+    """Problems, how many bad rows were skipped, and how the answers were read."""
 
     problems: tuple[Problem, ...]
     num_skipped: int = 0
+    read: Mapping[Found, int] = field(default_factory=dict)
 
 
 def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Loaded, Loaded]:
@@ -51,11 +55,13 @@ def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Lo
     if not data.path:
         train = Loaded(tuple(arithmetic.problems(data.arithmetic, count=data.arithmetic.size)))
         return train, load_eval(data, num_eval=num_eval, seed=seed)
-    train = load_problems(data.path, data.fields, split=data.split, bad_rows=data.bad_rows)
+    train = load_problems(
+        data.path, data.fields, split=data.split, bad_rows=data.bad_rows, answer_pattern=data.answer_pattern
+    )
     if data.eval_path:
         return train, load_eval(data, num_eval=num_eval, seed=seed)
     kept, evaluated = split(train.problems, num_eval, seed)
-    return Loaded(kept, train.num_skipped), Loaded(evaluated)
+    return replace(train, problems=kept), Loaded(evaluated)
 
 
 def load_eval(data: DataSettings, *, num_eval: int, seed: int) -> Loaded:
@@ -66,10 +72,12 @@ def load_eval(data: DataSettings, *, num_eval: int, seed: int) -> Loaded:
     """
     if not data.eval_path:
         return Loaded(tuple(arithmetic.problems(data.arithmetic, count=num_eval, on_held_out=True)))
-    loaded = load_problems(data.eval_path, data.fields, split=data.eval_split, bad_rows=data.bad_rows)
+    loaded = load_problems(
+        data.eval_path, data.fields, split=data.eval_split, bad_rows=data.bad_rows, answer_pattern=data.answer_pattern
+    )
     if num_eval >= len(loaded.problems):
         return loaded
-    return Loaded(split(loaded.problems, num_eval, seed)[1], loaded.num_skipped)
+    return replace(loaded, problems=split(loaded.problems, num_eval, seed)[1])
 
 
 def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
@@ -114,6 +122,7 @@ def load_problems(
     *,
     split: str = "train",
     bad_rows: Literal["error", "skip"] = "error",
+    answer_pattern: str = "",
 ) -> Loaded:
     """Load the problems of a file, a saved dataset or a hub dataset.
 
@@ -122,19 +131,27 @@ def load_problems(
         fields: which column holds what.
         split: which split of a dataset to read; files have none.
         bad_rows: ``skip`` drops unusable rows and counts them.
+        answer_pattern: finds the answer in its column, see `read_problem`.
 
     Returns:
-        the problems in file order. Answers are text: ``142.0`` becomes ``"142"``, a list keeps all its answers. Rows
-        without an id are named after the file and row number (line number in a JSONL file), counted from 1.
+        the problems in file order. Rows without an id are named after the file and row number (line number in a JSONL
+        file), counted from 1.
 
     Raises:
         DataError: the path is missing or unreadable, has no usable row, or, unless ``bad_rows`` is ``skip``, has an
             unusable row.
     """
     names = fields or FieldNames()
+    read: Counter[Found] = Counter()
+
+    def record(row: Mapping[str, object], name: str) -> Problem:
+        problem, found = read_problem(row, names, name, answer_pattern=answer_pattern)
+        read[found] += 1
+        return problem
+
     kept, skipped = load_records(
         path,
-        lambda row, name: read_problem(row, names, name),
+        record,
         split=split,
         split_setting="data.split",
         fields_setting="data.fields",
@@ -142,14 +159,31 @@ def load_problems(
         noun="problems",
         bad_rows=bad_rows,
     )
-    return Loaded(kept, skipped)
+    return Loaded(kept, skipped, read)
 
 
-def read_problem(row: Mapping[str, object], names: FieldNames, default_id: str) -> Problem:
-    """The problem in a data row; its id is ``default_id`` if the row has none.
+def read_problem(
+    row: Mapping[str, object],
+    names: FieldNames,
+    default_id: str,
+    *,
+    answer_pattern: str = "",
+) -> tuple[Problem, Found]:
+    """The problem in a data row, and how its answer was read; the id is ``default_id`` if the row has none.
+
+    Answers are text: ``142.0`` becomes ``"142"``, a list keeps all its answers. A longer text is read by
+    `read_reference`; if it is a worked solution, and the row has none, it becomes the problem's solution. A solution
+    that ends in ``#### ANSWER`` ends in a box instead.
+
+    Args:
+        row: the row.
+        names: which column holds what.
+        default_id: for a row without one.
+        answer_pattern: a regular expression that finds the answer in its column.
 
     Raises:
         BadRowError: the row is unusable; the message says why.
+        DataError: the pattern takes too long.
     """
     prompt = _column(row, names.prompt, "prompt")
     if not is_text(prompt, names.prompt) or not prompt.strip():
@@ -157,15 +191,17 @@ def read_problem(row: Mapping[str, object], names: FieldNames, default_id: str) 
     worked = row.get(names.solution)
     if worked is not None and not is_text(worked, names.solution):
         raise BadRowError(f"field '{names.solution}': {described(worked)}, wanted text or null")
+    references = _references(_column(row, names.answer, "answer"), names.answer, answer_pattern)
     used = {names.prompt, names.answer, names.solution, names.variants, names.id}
-    return Problem(
+    problem = Problem(
         id=row_id(row, names.id, default_id),
         prompt=prompt,
-        answers=_answers(_column(row, names.answer, "answer"), names.answer),
-        solution=worked or "",
+        answers=tuple(each.answer for each in references),
+        solution=boxed_solution(worked or "") or references[0].worked,
         variants=_variants(row.get(names.variants), names.variants, prompt),
         meta={key: value for key, value in row.items() if key not in used},
     )
+    return problem, references[0].found
 
 
 def _column(row: Mapping[str, object], name: str, role: str) -> object:
@@ -181,11 +217,27 @@ def _column(row: Mapping[str, object], name: str, role: str) -> object:
         raise BadRowError(f"{error}. Set data.fields.{role}={meant}" if meant else str(error)) from None
 
 
-def _answers(value: object, name: str) -> tuple[str, ...]:
+def told(read: Mapping[Found, int], *, solutions: bool = False) -> str:
+    """One line about answers that were read out of longer text; empty if none were."""
+    ways = {
+        Found.MARKED: "after the last '####'",
+        Found.BOXED: "from the last box",
+        Found.MATCHED: "with data.answer_pattern",
+    }
+    found = ", ".join(f"{read[way]:,} answers read {words}" for way, words in ways.items() if read.get(way))
+    rest = "; a row without a solution gets the worked text around its answer" if solutions else ""
+    return found and f"{found}{rest}"
+
+
+def _references(value: object, name: str, pattern: str) -> list[Reference]:
     values = value if isinstance(value, list | tuple) else [value]
     if not values:
         raise BadRowError(f"field '{name}': an empty list, wanted an answer")
-    return tuple(_answer(each, name) for each in values)
+    texts = [_answer(each, name) for each in values]
+    try:
+        return [read_reference(text, pattern) for text in texts]
+    except ValueError:
+        raise BadRowError(f"field '{name}': data.answer_pattern matches nothing in {texts[0][:80]!r}") from None
 
 
 def _answer(value: object, name: str) -> str:

@@ -1,14 +1,25 @@
 """The ``data`` section of a run's settings."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edge_grpo.base.settings import settings
 from edge_grpo.base.text import lone_surrogate
 from edge_grpo.data.arithmetic import ArithmeticSettings
+from edge_grpo.rewards.references import compiled
 
-__all__ = ["DataSettings", "FieldNames", "PairFieldNames"]
+__all__ = ["AnswerPattern", "DataSettings", "FieldNames", "PairFieldNames"]
+
+
+def _compiles(pattern: str) -> str:
+    if pattern:
+        compiled(pattern)
+    return pattern
+
+
+AnswerPattern = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression that finds the answer in the answer column; empty = none."""
 
 
 @settings
@@ -42,6 +53,10 @@ class DataSettings:
     ``over_long`` decides what happens to a prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its
     last tokens.
 
+    ``answer_pattern``: a regular expression with at most one group, for an answer column that holds more than the
+    answer: its last non-empty match (or the group's) is the answer. Without one, an answer is what follows the last
+    ``####`` (GSM8K), or the content of the last box, or all of the column; ``(?s).+`` is always all of it.
+
     ``pairs``: pairs of answers, one preferred, from a file, folder or hub dataset as in ``path``; methods that learn
     from pairs then train on them instead of sampled groups. ``over_long`` also applies to answers of more than
     ``rollout.max_new_tokens`` tokens; ``truncate`` keeps their first tokens.
@@ -54,6 +69,7 @@ class DataSettings:
     eval_path: str = ""
     eval_split: str = "test"
     fields: FieldNames = Field(default_factory=FieldNames)
+    answer_pattern: AnswerPattern = ""
     pairs: str = ""
     pairs_split: str = "train"
     pair_fields: PairFieldNames = Field(default_factory=PairFieldNames)

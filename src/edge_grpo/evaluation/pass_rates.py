@@ -15,6 +15,7 @@ from edge_grpo.data.readers import load_records
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.evaluation.answers import Answer
 from edge_grpo.evaluation.suite import Benchmark
+from edge_grpo.rewards.references import Found
 from edge_grpo.runs.durable import write_whole
 
 __all__ = ["Collapse", "Rate", "expected_collapse", "in_band", "load_rows", "parse_band", "rates", "write_rows"]
@@ -85,9 +86,11 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
         DataError: the file is missing or unreadable, or a row is unusable and ``data.bad_rows`` is not ``skip``.
     """
     rows: dict[str, Mapping[str, object]] = {}
+    read: Counter[Found] = Counter()
 
     def record(row: Mapping[str, object], name: str) -> Problem:
-        problem = read_problem(row, data.fields, name)
+        problem, found = read_problem(row, data.fields, name, answer_pattern=data.answer_pattern)
+        read[found] += 1
         rows.setdefault(problem.id, row)  # load_records rejects a later row with the same id
         return problem
 
@@ -101,7 +104,7 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
         noun="problems",
         bad_rows=data.bad_rows,
     )
-    return Benchmark(Path(path).stem, path, problems, skipped), rows
+    return Benchmark(Path(path).stem, path, problems, skipped, read), rows
 
 
 def rates(answers: Sequence[Answer]) -> list[Rate]:

@@ -1,6 +1,7 @@
 """Benchmarks to evaluate on: a single data file, or a suite file that lists several with their sources."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,8 @@ from edge_grpo.config.explain import explain_all
 from edge_grpo.config.tree import read_yaml
 from edge_grpo.data.problems import load_problems
 from edge_grpo.data.readers import FILES
-from edge_grpo.data.settings import DataSettings, FieldNames
+from edge_grpo.data.settings import AnswerPattern, DataSettings, FieldNames
+from edge_grpo.rewards.references import Found
 
 __all__ = ["Benchmark", "BenchmarkSource", "Suite", "load_suite"]
 
@@ -24,12 +26,13 @@ _SUITES = (".yaml", ".yml")
 class BenchmarkSource:
     """One place to find a benchmark's problems: a file, saved dataset or hub dataset, and the names of its columns.
 
-    ``split`` selects a split of a dataset; files have none.
+    ``split`` selects a split of a dataset; files have none. ``answer_pattern``: as in the ``data`` section.
     """
 
     path: str = Field(min_length=1)
     split: str = "test"
     fields: FieldNames = Field(default_factory=FieldNames)
+    answer_pattern: AnswerPattern = ""
 
 
 def _listed(value: Any) -> Any:
@@ -52,12 +55,13 @@ class Suite:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The problems of one benchmark, where they came from, and how many bad rows were left out."""
+    """The problems of one benchmark, where they came from, how many bad rows were left out, how answers were read."""
 
     name: str
     source: str
     problems: tuple[Problem, ...]
     num_skipped: int = 0
+    read: Mapping[Found, int] = field(default_factory=dict)
 
 
 def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Benchmark, ...]:
@@ -65,7 +69,7 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
 
     Args:
         path: a ``.yaml`` suite, or what ``data.path`` may be.
-        data: columns (of a data file alone), split, and the rule for bad rows.
+        data: columns and pattern of answers (of a data file alone), split, and the rule for bad rows.
         data_dir: where a suite's files are; empty = next to the suite file, else in the current folder.
 
     Raises:
@@ -73,8 +77,10 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
         DataError: no source of a benchmark is available, or a row is bad.
     """
     if Path(path).suffix.lower() not in _SUITES:
-        loaded = load_problems(path, data.fields, split=data.eval_split, bad_rows=data.bad_rows)
-        return (Benchmark(Path(path).stem, path, loaded.problems, loaded.num_skipped),)
+        loaded = load_problems(
+            path, data.fields, split=data.eval_split, bad_rows=data.bad_rows, answer_pattern=data.answer_pattern
+        )
+        return (Benchmark(Path(path).stem, path, loaded.problems, loaded.num_skipped, loaded.read),)
     tree = read_yaml(path)
     if "benchmarks" not in tree:
         raise ConfigError(f"{path}: has no 'benchmarks:' section; wanted one, with a name and a source per benchmark")
@@ -93,8 +99,14 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
                 f"{path}: benchmark '{name}': no such file: {looked}; put it there, pass its folder as --data-dir "
                 "(objective.data_dir in a space file), or add a hub dataset as another source"
             )
-        loaded = load_problems(source.path, source.fields, split=source.split, bad_rows=data.bad_rows)
-        found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped))
+        loaded = load_problems(
+            source.path,
+            source.fields,
+            split=source.split,
+            bad_rows=data.bad_rows,
+            answer_pattern=source.answer_pattern,
+        )
+        found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped, loaded.read))
     return tuple(found)
 
 

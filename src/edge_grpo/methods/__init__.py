@@ -11,7 +11,7 @@ from typing import Annotated, Final, get_args
 
 from pydantic import Field
 
-from edge_grpo.methods.base import Ask, Method, Needs, Repair, TopUp
+from edge_grpo.methods.base import Ask, Method, Needs, Repair, Skip, TopUp
 from edge_grpo.methods.bnpo import Bnpo
 from edge_grpo.methods.cispo import Cispo
 from edge_grpo.methods.dapo import Dapo
@@ -36,7 +36,7 @@ from edge_grpo.methods.share_grpo import ShareGrpo
 from edge_grpo.methods.unlikeliness import Unlikeliness
 from edge_grpo.methods.vespo import Vespo
 
-__all__ = ["METHODS", "Ask", "Method", "MethodConfig", "Needs", "Repair", "TopUp"]
+__all__ = ["METHODS", "Ask", "Method", "MethodConfig", "Needs", "Repair", "Skip", "TopUp"]
 
 MethodConfig = Annotated[
     EdgeGrpo

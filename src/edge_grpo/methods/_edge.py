@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from jaxtyping import Bool, Float
@@ -13,7 +14,8 @@ from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Totals
 from edge_grpo.functional import means, shaping, terms
 from edge_grpo.methods import _fields as f
-from edge_grpo.methods.base import Repair
+from edge_grpo.methods.base import Needs, Repair, Skip
+from edge_grpo.rewards.references import is_worked
 
 __all__ = [
     "EntropyAdvantage",
@@ -22,6 +24,7 @@ __all__ = [
     "entropy_driven",
     "imitated",
     "injected_likelihood",
+    "limited",
     "plan_repairs",
     "policy_rows",
 ]
@@ -35,8 +38,8 @@ class Guidance:
 
     A wrong rollout draws ``reflect`` (append ``reflect_phrase``, let the policy continue), ``answer`` (append
     ``answer_phrase``, in which ``{answer}`` stands for the reference answer) or ``reference`` (the worked solution
-    takes its place; ``answer`` where a problem has none) with these probabilities. At most ``max_new_tokens`` tokens
-    are added; prompts of ``max_prompt_tokens`` or more are not corrected.
+    takes its place; ``answer`` where a problem has none, or one that does not grade right) with these probabilities. At
+    most ``max_new_tokens`` tokens are added; prompts of ``max_prompt_tokens`` or more are not corrected.
 
     ``amount``: ``all`` wrong rollouts, ``balanced`` (only as many as bring the group nearest to half right, so that it
     never collapses), or ``none``. ``guard``, for ``all``: one wrong rollout, drawn at random, is left alone, so that no
@@ -88,8 +91,14 @@ class EntropyAdvantage:
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
-def plan_repairs(groups: Sequence[Group], rng: random.Random, guidance: Guidance) -> list[Repair]:
-    """Which wrong rollouts to correct and how.
+def limited(needs: Needs, guidance: Guidance) -> Needs:
+    """A method's needs, with the longest prompt that it corrects."""
+    return needs if guidance.amount == "none" else replace(needs, max_corrected_prompt=guidance.max_prompt_tokens)
+
+
+def plan_repairs(groups: Sequence[Group], rng: random.Random, guidance: Guidance) -> list[Repair | Skip]:
+    """Which wrong rollouts to correct and how, and which to skip although they would be: the prompt is too long, or the
+    reference is a worked solution where an answer is wanted.
 
     With ``amount="all"`` every wrong row draws its strategy once, in the first call; a repair that the collector had to
     skip is not retried. With ``"balanced"``, further rows follow until half the group is right (reflected rows count by
@@ -98,20 +107,46 @@ def plan_repairs(groups: Sequence[Group], rng: random.Random, guidance: Guidance
     begun = any(row.strategy is not Strategy.NONE for group in groups for row in group.rows)
     if guidance.amount == "none" or (guidance.amount == "all" and begun):
         return []
-    chosen = [(g, i) for g, group in enumerate(groups) for i in _rows_to_correct(group, rng, guidance)]
-    return [_repair(groups[g], g, i, _draw(rng, guidance), guidance) for g, i in chosen]
+    long = [_is_long(group, guidance) for group in groups]
+    chosen = [
+        (g, i)
+        for g, group in enumerate(groups)
+        for i in (_rows_skipped(group, guidance) if long[g] else _rows_to_correct(group, rng, guidance))
+    ]
+    return [
+        Skip(g, i, "prompt") if long[g] else _repair(groups[g], g, i, _draw(rng, guidance), guidance) for g, i in chosen
+    ]
+
+
+def _is_long(group: Group, guidance: Guidance) -> bool:
+    return len(group.rows[0].rollout.prompt_ids) >= guidance.max_prompt_tokens
 
 
 def _rows_to_correct(group: Group, rng: random.Random, guidance: Guidance) -> list[int]:
-    if len(group.rows[0].rollout.prompt_ids) >= guidance.max_prompt_tokens:
-        return []
-    scorable = [row for row in group.rows if row.grade.scorable]
-    wrong = [i for i, row in enumerate(group.rows) if _is_wrong(row) and row.strategy is Strategy.NONE]
+    wrong = _wrong_rows(group)
     if guidance.amount == "balanced":
-        missing = len(scorable) // 2 - sum(_counts_as_right(row) for row in scorable)
-        return sorted(rng.sample(wrong, min(max(missing, 0), len(wrong))))
+        return sorted(rng.sample(wrong, _num_missing(group, wrong)))
     spared = rng.choice(wrong) if wrong and guidance.guard else None
     return [i for i in wrong if i != spared]
+
+
+def _rows_skipped(group: Group, guidance: Guidance) -> list[int]:
+    """As many rows as would be corrected; nothing is drawn."""
+    wrong = _wrong_rows(group)
+    if guidance.amount == "balanced":
+        return wrong[: _num_missing(group, wrong)]
+    return wrong[1:] if guidance.guard else wrong
+
+
+def _wrong_rows(group: Group) -> list[int]:
+    return [i for i, row in enumerate(group.rows) if _is_wrong(row) and row.strategy is Strategy.NONE]
+
+
+def _num_missing(group: Group, wrong: Sequence[int]) -> int:
+    """Wrong rows to correct until half of the group is right."""
+    scorable = [row for row in group.rows if row.grade.scorable]
+    missing = len(scorable) // 2 - sum(_counts_as_right(row) for row in scorable)
+    return min(max(missing, 0), len(wrong))
 
 
 def _draw(rng: random.Random, guidance: Guidance) -> Strategy:
@@ -121,15 +156,15 @@ def _draw(rng: random.Random, guidance: Guidance) -> Strategy:
     return Strategy.ANSWER if number < guidance.reflect + guidance.answer else Strategy.REFERENCE
 
 
-def _repair(group: Group, index: int, row: int, strategy: Strategy, guidance: Guidance) -> Repair:
-    if strategy is Strategy.REFERENCE and not group.problem.solution:
-        strategy = Strategy.ANSWER
-    text = {
-        Strategy.REFLECT: guidance.reflect_phrase,
-        Strategy.ANSWER: guidance.answer_phrase.replace("{answer}", group.problem.answer),
-        Strategy.REFERENCE: group.problem.solution,
-    }[strategy]
-    return Repair(index, row, strategy, text, guidance.max_new_tokens)
+def _repair(group: Group, index: int, row: int, strategy: Strategy, guidance: Guidance) -> Repair | Skip:
+    budget, reference = guidance.max_new_tokens, next(iter(group.problem.answers), "")
+    if strategy is Strategy.REFLECT:
+        return Repair(index, row, strategy, guidance.reflect_phrase, budget)
+    readable = reference and not is_worked(reference)
+    answer = guidance.answer_phrase.replace("{answer}", reference) if readable else ""
+    if strategy is Strategy.REFERENCE and group.problem.solution:
+        return Repair(index, row, strategy, group.problem.solution, budget, fallback=answer)
+    return Repair(index, row, Strategy.ANSWER, answer, budget) if answer else Skip(index, row, "reference")
 
 
 def _is_wrong(row: Row) -> bool:

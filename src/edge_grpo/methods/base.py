@@ -16,7 +16,7 @@ from edge_grpo.base.records import Group, Strategy
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import GroupHidden, LossInputs, Scored, Signal, Totals
 
-__all__ = ["Ask", "Method", "Needs", "Repair", "TopUp"]
+__all__ = ["Ask", "Method", "Needs", "Repair", "Skip", "TopUp"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Repair:
     ``REFLECT``: append ``text`` and let the policy continue. ``ANSWER``: append ``text`` and stop. ``REFERENCE``:
     replace the completion with ``text``. At most ``budget`` tokens are added, so that no completion exceeds
     ``rollout.max_new_tokens + budget``; a text that does not fit is skipped and counted, never cut.
+
+    An injected text that does not grade right is not trained on: ``fallback``, unless empty, is appended to the
+    completion instead, as an ``ANSWER``; if that is not right either, the row is left alone and counted.
     """
 
     group: int
@@ -33,6 +36,16 @@ class Repair:
     strategy: Strategy
     text: str
     budget: int
+    fallback: str = ""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A row that the method would correct, but for a reason: counted as ``correction/skipped_<reason>``."""
+
+    group: int
+    row: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class Needs:
     first update of a step the two are equal, and no forward pass is made. ``whole_groups``: all kept rows of a group
     are in one micro-batch. ``variants``: how many variants of each question are sampled, one group per variant.
     ``stored_pairs``: stored pairs (``data.pairs``) can replace sampled groups. ``top_up``: dynamic sampling.
+    ``max_corrected_prompt``: prompts of this many tokens or more are never corrected (0 = no such limit).
     """
 
     reference: bool = False
@@ -85,6 +99,7 @@ class Needs:
     variants: int = 1
     stored_pairs: bool = False
     top_up: TopUp = field(default_factory=TopUp)
+    max_corrected_prompt: int = 0
 
 
 class Method(ABC):
@@ -118,7 +133,7 @@ class Method(ABC):
         """Whether a question counts for dynamic sampling; called after corrections, with all its answers."""
         return not self.compared(group).collapsed
 
-    def plan(self, groups: Sequence[Group], rng: random.Random) -> Sequence[Repair | Ask]:
+    def plan(self, groups: Sequence[Group], rng: random.Random) -> Sequence[Repair | Skip | Ask]:
         """Which rows to correct or revise, and how; called again after each round until it returns nothing.
 
         Rows already corrected or revised must not be returned again. Never called in evaluation.

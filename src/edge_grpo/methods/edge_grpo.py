@@ -20,7 +20,7 @@ from edge_grpo.functional.shaping import no_positive_credit
 from edge_grpo.methods import _edge as edge
 from edge_grpo.methods import _fields as f
 from edge_grpo.methods import _policy_gradient as pg
-from edge_grpo.methods.base import Method, Needs, Repair, TopUp
+from edge_grpo.methods.base import Method, Needs, Repair, Skip, TopUp
 
 __all__ = ["Correction", "EdgeGrpo", "EntropyAdvantage"]
 
@@ -97,10 +97,10 @@ class EdgeGrpo(Method):
 
     @property
     def needs(self) -> Needs:
-        """What the modifiers need."""
-        return pg.needs_of(self)
+        """What the modifiers need, and the limit of corrections."""
+        return edge.limited(pg.needs_of(self), self.correction)
 
-    def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
+    def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair | Skip]:
         """Which wrong rollouts to correct and how."""
         return edge.plan_repairs(groups, rng, self.correction)
 

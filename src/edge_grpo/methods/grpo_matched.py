@@ -19,7 +19,7 @@ from edge_grpo.functional.means import mean_over_rows
 from edge_grpo.methods import _edge as edge
 from edge_grpo.methods import _fields as f
 from edge_grpo.methods import _policy_gradient as pg
-from edge_grpo.methods.base import Method, Needs, Repair, TopUp
+from edge_grpo.methods.base import Method, Needs, Repair, Skip, TopUp
 
 __all__ = ["GrpoMatched"]
 
@@ -69,15 +69,15 @@ class GrpoMatched(Method):
 
     @property
     def needs(self) -> Needs:
-        """What the modifiers need."""
-        return pg.needs_of(self)
+        """What the modifiers need, and the limit of corrections."""
+        return edge.limited(pg.needs_of(self), self.correction)
 
-    def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair]:
+    def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair | Skip]:
         """The injections that EDGE-GRPO would make, from the same draws, and any reflections they depend on."""
-        repairs = edge.plan_repairs(groups, rng, self.correction)
+        planned = edge.plan_repairs(groups, rng, self.correction)
         if self.correction.amount == "balanced":
-            return repairs
-        return [repair for repair in repairs if repair.strategy is not Strategy.REFLECT]
+            return planned
+        return [each for each in planned if isinstance(each, Skip) or each.strategy is not Strategy.REFLECT]
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
         """Each row as first sampled; after the group, once more, those with an injection."""

@@ -14,7 +14,7 @@ from edge_grpo.base.records import Grade, Problem, Verdict
 from edge_grpo.base.settings import settings
 from edge_grpo.rewards import custom
 from edge_grpo.rewards.answers.comparer import Comparer, How
-from edge_grpo.rewards.answers.equality import gold_text, same_as_any
+from edge_grpo.rewards.answers.equality import decide_any_by_text, gold_text, same_as_any
 from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.formats import thinks_then_boxes, tighten
 from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
@@ -152,6 +152,11 @@ class Rewards:
         return (self.config.format_weight, self.config.accuracy_weight)
 
     @property
+    def is_custom(self) -> bool:
+        """Whether a custom function rewards the completions."""
+        return bool(self._function)
+
+    @property
     def decided(self) -> Mapping[How, int]:
         """Number of answers the built-in check has compared so far, by how they were decided."""
         return self._comparer.counts
@@ -226,6 +231,13 @@ class Rewards:
         if strict:
             self._check_scored(grades, by_function=False)
         return grades
+
+    def decides_by_text(self, problem: Problem, completion: str) -> bool:
+        """Whether grading a completion needs neither a worker nor the custom function."""
+        if self._function:
+            return False
+        answer = self._read(completion).answer
+        return answer is None or decide_any_by_text(answer, [gold_text(gold) for gold in problem.answers]) is not None
 
     def formatted(self, completion: str) -> bool:
         """Whether a completion earns the format reward."""

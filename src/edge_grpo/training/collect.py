@@ -7,12 +7,13 @@ from typing import TypeVar
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import Metrics, mean_of, share
-from edge_grpo.base.records import Group, Prompt, Rollout, Row, Segment, Strategy, Verdict
+from edge_grpo.base.records import Group, Prompt, Row, Segment, Strategy, Verdict
 from edge_grpo.base.rng import derive_seed, python_random
 from edge_grpo.data.prompts import draw_variants, phrasings
-from edge_grpo.methods.base import Ask, Method, Repair
-from edge_grpo.rollout.engine import Continuation, Sampling, inject
+from edge_grpo.methods.base import Ask, Method, Repair, Skip
+from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
+from edge_grpo.training.corrections import Corrector
 
 __all__ = ["Collected", "Collector", "describe", "stream", "take"]
 
@@ -56,6 +57,7 @@ class Collector:
     def __init__(self, sampler: Sampler, method: Method, *, sampling: Sampling, group_size: int, seed: int) -> None:
         self.sampler, self.method = sampler, method
         self.sampling, self.group_size, self.seed = sampling, group_size, seed
+        self.corrector = Corrector(sampler, sampling, seed)
 
     def collect(self, problems: Iterator[Prompt], *, step: int, num_groups: int) -> Collected:
         """The groups of one step.
@@ -69,17 +71,17 @@ class Collector:
             not fill up. A question is useful if all its answers together are, or the revisions of any one of them.
         """
         top_up = self.method.needs.top_up
-        families, skipped = self._round(take(problems, num_groups), step, 0, 0)
+        families, counts = self._round(take(problems, num_groups), step, 0, 0)
         asked, in_first = num_groups, _num_rows(families)
         for number in range(1, top_up.max_rounds + 1):
             useful = sum(map(self._useful, families))
             if useful >= top_up.min_share * num_groups:
                 break
             missing = num_groups - useful
-            more, more_skipped = self._round(take(problems, missing), step, number, asked)
-            families, skipped, asked = families + more, skipped + more_skipped, asked + missing
+            more, more_counts = self._round(take(problems, missing), step, number, asked)
+            families, counts, asked = families + more, counts + more_counts, asked + missing
         sampled = [group for family in families for group in family]
-        metrics: Metrics = {f"{name}/skipped": (skipped[name], 1.0) for name in sorted({"correction", *skipped})}
+        metrics: Metrics = {name: (counts[name], 1.0) for name in sorted({"correction/skipped", *counts})}
         if top_up.max_rounds == 0:
             return Collected(tuple(sampled), asked, self._described(sampled, sampled) | metrics)
         ranked = sorted(families, key=lambda family: not self._useful(family))  # stable: useful ones first
@@ -104,7 +106,7 @@ class Collector:
     def _round(
         self, prompted: list[Prompt], step: int, number: int, asked: int
     ) -> tuple[list[list[Group]], Counter[str]]:
-        """Sample and grade one group per prompt, then carry out the method's plan; counts what had to be skipped.
+        """Sample and grade one group per prompt, then carry out the method's plan; counts rows it could not correct.
 
         Families are numbered from ``asked``, the number of questions already asked in this step.
         """
@@ -125,27 +127,34 @@ class Collector:
             for (family, variant, item), rows in zip(drawn, sampled, strict=True)
         ]
         rng = python_random(self.seed, "correct", step, number)
-        skipped: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
+        skipped: dict[tuple[int, int], str] = {}  # the last reason, by group and row
         done = 0
         while planned := self.method.plan(groups, rng):
             repairs = [each for each in planned if isinstance(each, Repair)]
             asks = [each for each in planned if isinstance(each, Ask)]
             path = (step, number, done)
             with self.sampler.watch.phase("correct"):
-                corrected, num_corrected = self._correct(groups, repairs, path)
+                corrected = self.corrector.correct(groups, repairs, path)
             revisions = self._revise(groups, asks, path)
-            groups = corrected + revisions
-            skipped["correction"] += len(repairs) - num_corrected
+            groups = corrected.groups + revisions
+            skipped |= {(each.group, each.row): each.reason for each in planned if isinstance(each, Skip)}
+            skipped |= corrected.skipped
+            if corrected.num_fallbacks:
+                counts["correction/fallback"] += corrected.num_fallbacks
             if asks:
-                skipped["revision"] += len(asks) - len(revisions)
+                counts["revision/skipped"] += len(asks) - len(revisions)
             done += 1
-            if num_corrected + len(revisions) == 0:
+            if corrected.num_rows + len(revisions) == 0:
                 break
+        left = [reason for (g, i), reason in skipped.items() if groups[g].rows[i].strategy is Strategy.NONE]
+        counts.update(f"correction/skipped_{reason}" for reason in left)
+        counts["correction/skipped"] = len(left)
         families: dict[int, list[Group]] = {}
         for group in groups:
             assert group.family is not None, "numbered above"
             families.setdefault(group.family, []).append(group)
-        return list(families.values()), skipped
+        return list(families.values()), counts
 
     def _phrasings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
         """The prompts to sample from: the question itself, or as many variants as the method wants, drawn at random."""
@@ -177,38 +186,6 @@ class Collector:
             replace(groups[ask.group], rows=rows, layer=2, parent=ask.row)
             for (ask, _), rows in zip(fitting, sampled, strict=True)
         ]
-
-    def _correct(
-        self, groups: list[Group], repairs: Sequence[Repair], path: tuple[int, int, int]
-    ) -> tuple[list[Group], int]:
-        """Carry out repairs, grade the results, and count them. A repair that exceeds its budget is skipped."""
-        edited: dict[tuple[int, int], Rollout] = {}
-        to_continue: list[tuple[Repair, Continuation]] = []
-        for repair in repairs:
-            rollout = groups[repair.group].rows[repair.row].rollout
-            ids = self.sampler.encode_text(repair.text, most=self.sampling.max_new_tokens + repair.budget)
-            if repair.strategy is Strategy.REFLECT:
-                if len(ids) < repair.budget:
-                    seed = derive_seed(self.seed, "continue", *path, repair.group, repair.row)
-                    to_continue.append((repair, Continuation(rollout, ids, repair.budget, seed)))
-            elif repair.strategy is Strategy.ANSWER:
-                if len(ids) + 1 <= repair.budget:
-                    edited[repair.group, repair.row] = inject(rollout, (*ids, self.sampler.stop_id), finished=True)
-            elif ids and len(ids) + 1 <= self.sampling.max_new_tokens + repair.budget:
-                empty = Rollout(rollout.prompt_ids, (), finished=False)
-                edited[repair.group, repair.row] = inject(empty, (*ids, self.sampler.stop_id), finished=True)
-        if to_continue:
-            continued = self.sampler.resume([item for _, item in to_continue], self.sampling)
-            edited |= {(w.group, w.row): rollout for (w, _), rollout in zip(to_continue, continued, strict=True)}
-        if not edited:
-            return groups, 0
-        grades = self.sampler.grade([groups[g].problem for g, _ in edited], list(edited.values()))
-        strategy = {(each.group, each.row): each.strategy for each in repairs}
-        rows = [list(group.rows) for group in groups]
-        for (g, i), grade in zip(edited, grades, strict=True):
-            old = rows[g][i]
-            rows[g][i] = Row(edited[g, i], grade, strategy[g, i], first=(old.rollout, old.grade), source=old.source)
-        return [replace(group, rows=tuple(own)) for group, own in zip(groups, rows, strict=True)], len(edited)
 
 
 def _num_rows(families: Sequence[Sequence[Group]]) -> int:

@@ -8,8 +8,10 @@ from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Prompt
 from edge_grpo.config.tree import Config
 from edge_grpo.data.pairs import EncodedPair, encode_pairs, load_pairs, pair_group
-from edge_grpo.data.problems import load_train_eval
+from edge_grpo.data.problems import load_train_eval, told
 from edge_grpo.methods.base import Method
+from edge_grpo.rewards.builtin import Rewards
+from edge_grpo.rewards.preflight import check_references
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.training.collect import Collected, Collector, stream, take
@@ -17,6 +19,7 @@ from edge_grpo.training.collect import Collected, Collector, stream, take
 __all__ = ["SampledGroups", "Source", "StoredPairs", "open_source"]
 
 Say = Callable[[str], None]
+TRAINING = "training data"
 
 
 @runtime_checkable
@@ -120,6 +123,7 @@ def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -
     prompts, held_out = _load_problems(config, sampler, say, variants=method.needs.variants)
     if not prompts:
         raise DataError("no training problems are left; check data.max_prompt_tokens and data.bad_rows")
+    _report_uncorrected(say, prompts, method.needs.max_corrected_prompt)
     rollout = config.rollout
     collector = Collector(
         sampler,
@@ -159,9 +163,25 @@ def _load_problems(
     evaluated = sampler.encode(
         loaded[1].problems, max_new_tokens=held_out.max_new_tokens or config.rollout.max_new_tokens, setting=own
     )
-    for name, side, encoded in zip(("training data", "held-out data"), loaded, (train, evaluated), strict=True):
+    for name, side, encoded in zip((TRAINING, "held-out data"), loaded, (train, evaluated), strict=True):
         _report_skipped(say, name, side.num_skipped, encoded.num_skipped, encoded.num_truncated)
+        if line := told(side.read, solutions=name == TRAINING):
+            say(f"{name}: {line}")
+        if isinstance(sampler.grader, Rewards):
+            problems = [prompt.problem for prompt in encoded.prompts]
+            for line in check_references(sampler.grader, problems, name=name, solutions=name == TRAINING):
+                say(line)
     return train.prompts, evaluated.prompts
+
+
+def _report_uncorrected(say: Say, prompts: Sequence[Prompt], limit: int) -> None:
+    """Long prompts that the method never corrects."""
+    long = sum(len(prompt.prompt_ids) >= limit for prompt in prompts) if limit else 0
+    if long:
+        say(
+            f"{TRAINING}: {long:,} of {len(prompts):,} prompts ({long / len(prompts):.1%}) have {limit} tokens or "
+            "more, and their answers are never corrected; raise method.correction.max_prompt_tokens"
+        )
 
 
 def _report_skipped(say: Say, name: str, bad: int, over_long: int, cut: int) -> None:
