@@ -34,12 +34,13 @@ CHUNK_CHARACTERS = 20_000_000  # fewer rows if they are long, to bound memory
 
 @dataclass(frozen=True)
 class _Fields:
-    """Which columns are read; ``gold`` is optional with a custom reward function."""
+    """Which columns are read, and what goes before each text; ``gold`` is optional with a custom reward function."""
 
     text: str
     gold: str
     prompt: str
     gold_optional: bool
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def grade(
     gold_field: Annotated[
         str, typer.Option(metavar="NAME", help="The column of reference answers: text, a number, or a list of them.")
     ] = "gold",
+    prefix: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the prompts opened for every completion, such as '<think>'.")
+    ] = "",
     out: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write one verdict per row here, in order.")] = "",
 ) -> None:
     """Grade the completions of a JSONL file as training does, and count the verdicts.
@@ -94,7 +98,7 @@ def grade(
     source = _existing(file)
     path = target(out, source=source)
     config = load_config(*split_words(settings))
-    fields = _Fields(text_field, gold_field, config.data.fields.prompt, bool(config.reward.function))
+    fields = _Fields(text_field, gold_field, config.data.fields.prompt, bool(config.reward.function), prefix)
     count = sum(1 for _ in _rows(source, fields, config))
     if not count:
         raise DataError(f"{source}: no rows to grade")
@@ -182,7 +186,7 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
         raise BadRowError(f"field 'finished': {described(finished)}, wanted true or false")
     prompt = row.get(fields.prompt)
     meta = {key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)}
-    return _Row(Problem(name, prompt if isinstance(prompt, str) else "", golds, meta=meta), text, finished)
+    return _Row(Problem(name, prompt if isinstance(prompt, str) else "", golds, meta=meta), fields.prefix + text, finished)
 
 
 def _gold(value: object, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Models from disk or the hub: loading, adapters, stop tokens, and limits on context length and vocabulary."""
+"""Models from disk or the hub: loading, adapters, and limits on context length and vocabulary."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,11 +26,9 @@ __all__ = [
     "load_tokenizer",
     "pick_device",
     "resolve",
-    "stop_token_ids",
     "vocabulary_size",
 ]
 
-_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
 transformers_logging.disable_progress_bar()  # the console display shows progress
 
 
@@ -230,33 +228,6 @@ def fingerprint(model: ModelSettings) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ...]:
-    """All tokens that end a completion; the first one also closes injected text.
-
-    They are the tokenizer's end-of-sequence token, those of the model's generation config, known end-of-turn tokens
-    among the tokenizer's special tokens (a base model's own may differ from its template's), and ``extra``.
-
-    Raises:
-        ConfigError: an ``extra`` token is not in the vocabulary, or there are no stop tokens.
-    """
-    tokenizer = policy.tokenizer
-    found: list[int] = []
-    if tokenizer.eos_token_id is not None:
-        found.append(tokenizer.eos_token_id)
-    configured = getattr(policy.model.generation_config, "eos_token_id", None)
-    found += configured if isinstance(configured, list) else [configured] if configured is not None else []
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    known = tokenizer.get_vocab()
-    found += [known[text] for text in _END_OF_TURN if known.get(text) in special]
-    for text in extra:
-        if text not in known:
-            raise ConfigError(f"rollout.stop: '{text}' is not a token in this model's vocabulary; drop it")
-        found.append(known[text])
-    if not found:
-        raise ConfigError("rollout.stop: neither tokenizer nor generation config has a stop token; set rollout.stop")
-    return tuple(dict.fromkeys(found))
 
 
 def context_length(policy: Policy) -> int | None:
