@@ -11,12 +11,12 @@ from edge_grpo.data.turns import idle_arguments, turns_of
 HEADER = "<|end|><|assistant|>"
 SHOWN = "{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}"
 TURNS = "{% for m in messages %}" + SHOWN + "{% endfor %}{% if add_generation_prompt %}<|assistant|>OPENED{% endif %}"
-EMPTY_THOUGHTS = TURNS.replace(
-    SHOWN, "{{ '<|' + m.role + '|>' + ('<think>\n\n</think>\n\n' if m.role == 'assistant' else '') + m.content }}<|end|>"
-)
+NO_THOUGHTS = "('<think>\n\n</think>\n\n' if m.role == 'assistant' else '')"
+EMPTY_THOUGHTS = TURNS.replace("+ m.content", f"+ {NO_THOUGHTS} + m.content")
 SWITCH = "{{ '<think>\n\n</think>\n\n' if enable_thinking is defined and not enable_thinking else '' }}"
 REFUSING = (
-    "{% if messages|length != 1 or messages[0].role != 'user' %}{{ raise_exception('one question') }}{% endif %}" + TURNS
+    "{% if messages|length != 1 or messages[0].role != 'user' %}{{ raise_exception('one question') }}{% endif %}"
+    + TURNS
 )
 
 
@@ -43,9 +43,7 @@ def test_what_a_template_opens_is_found(template: str, header: str, opened: str)
 
 def test_a_template_may_decide_by_the_conversation_what_it_opens() -> None:
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = TURNS.replace(
-        "OPENED", "{{ '' if 'quick' in messages[0].content else '<think>\n' }}"
-    )
+    tokenizer.chat_template = TURNS.replace("OPENED", "{{ '' if 'quick' in messages[0].content else '<think>\n' }}")
     turns = turns_of(tokenizer, DataSettings())
     shown = [turns.opened_in(render_prompt(tokenizer, text, DataSettings())) for text in ("1+1?", "quick: 1+1?")]
     assert shown == ["<think>\n", ""]

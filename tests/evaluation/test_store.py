@@ -190,6 +190,12 @@ def test_an_edited_reward_function_is_another_evaluation(
     assert code == one.identity([])["reward"]["code"] != ""
 
 
+def test_arguments_of_the_chat_template_count(model: Make) -> None:
+    on, off = (model(DRAWS, f"data.chat_template_kwargs={{think: {value}}}") for value in ("true", "false"))
+    assert on.identity(BENCHMARKS) != off.identity(BENCHMARKS)
+    assert model().identity(BENCHMARKS)["data"]["chat_template_kwargs"] == {}
+
+
 def test_what_a_reward_may_read_of_a_problem_counts(model: Make) -> None:
     one = model()
     problems = tuple(replace(problem, meta={"level": 1}) for problem in PROBLEMS)

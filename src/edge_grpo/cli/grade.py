@@ -186,7 +186,8 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
         raise BadRowError(f"field 'finished': {described(finished)}, wanted true or false")
     prompt = row.get(fields.prompt)
     meta = {key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)}
-    return _Row(Problem(name, prompt if isinstance(prompt, str) else "", golds, meta=meta), fields.prefix + text, finished)
+    problem = Problem(name, prompt if isinstance(prompt, str) else "", golds, meta=meta)
+    return _Row(problem, fields.prefix + text, finished)
 
 
 def _gold(value: object, name: str) -> str:

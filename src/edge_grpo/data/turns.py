@@ -1,6 +1,5 @@
 """What a chat template puts around the turns of a conversation: markers, what it opens for the model, how turns end."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -43,7 +42,7 @@ def turns_of(tokenizer: Tokenizer, data: DataSettings) -> Turns:
     asked = _rendered(tokenizer, data, question)
     before, _, after = asked.partition(_QUESTION)
     earlier = _rendered(tokenizer, data, question, answer, turn("user", "."), open_answer=False)
-    header = os.path.commonprefix([after, earlier.partition(_QUESTION)[2].partition(_ANSWER)[0]]) if earlier else after
+    header = _shared(after, earlier.partition(_QUESTION)[2].partition(_ANSWER)[0]) if earlier else after
     if _THINK in after:
         header = after[: after.index(_THINK)]
     closing = _rendered(tokenizer, data, question, answer, open_answer=False).partition(_ANSWER)[2]
@@ -70,6 +69,12 @@ def idle_arguments(tokenizer: Tokenizer, data: DataSettings) -> Iterator[str]:
                 f"data.chat_template_kwargs: {name}={value!r} does not change the prompts: it is the template's "
                 "default, or the template does not read it"
             )
+
+
+def _shared(one: str, two: str) -> str:
+    """The beginning that two texts share."""
+    differ = (place for place, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1])
+    return one[: next(differ, min(len(one), len(two)))]
 
 
 def _rendered(tokenizer: Tokenizer, data: DataSettings, *turns: dict[str, str], open_answer: bool = True) -> str:

@@ -96,10 +96,11 @@ class Rewards:
     ``function_parts`` names parts, every row must be a mapping of exactly these (a single part may be a number).
     Without ``correct``, the row's verdict, but not its reward, comes from the built-in check of the last box; if the
     problem has no reference answer, a row is correct when its reward is positive. A third parameter named ``finished``
-    receives whether each completion ended with a stop token. If a batch fails (exception, deadline, crash), its rows
-    are retried one by one, so that only the offending rows are *error* (exception, invalid result) or *timeout* (late,
-    crashed); retries stop after another ``function_timeout_s``, and rows not reached are *error*. If no row of a call
-    could be scored, `grade` raises, except for fewer than 8 rows once others have been scored.
+    receives whether each completion ended by itself, within its budget. If a batch fails (exception, deadline,
+    crash), its rows are retried one by one, so that only the offending rows are *error* (exception, invalid result)
+    or *timeout* (late, crashed); retries stop after another ``function_timeout_s``, and rows not reached are
+    *error*. If no row of a call could be scored, `grade` raises, except for fewer than 8 rows once others have been
+    scored.
 
     Args:
         config: the settings.
@@ -164,7 +165,7 @@ class Rewards:
         Args:
             problems: one per completion.
             completions: texts of the answers, with what the prompt opened for them, such as ``<think>``.
-            finished: whether a completion ended with a stop token. The built-in reward treats both alike.
+            finished: whether a completion ended with a stop token or string. The built-in reward treats both alike.
 
         Returns:
             One grade per completion, in order.

@@ -51,10 +51,9 @@ class Continuation:
 class Engine(Protocol):
     """Samples completions. Token ids are never decoded and re-encoded along the way.
 
-    A completion ends with its first stop token, or with the token that completes one of the stop strings of
-    ``rollout.stop`` in its decoded text, including one that only shares a token with what follows. Such a rollout has
-    ``finished`` and ``ends_in_text`` set and keeps all its tokens; an engine that cuts them off changes the answer.
-    :func:`edge_grpo.models.stops.find_stops` gives both kinds; what was injected before the sampled tokens stops nothing.
+    A completion ends with its first stop token, or with the token that completes a stop string (``rollout.stop``) in
+    the decoded text of the newly sampled tokens. All its tokens are kept, including what the last one holds after the
+    string, and ``finished`` and ``ends_in_text`` are set. :func:`edge_grpo.models.stops.find_stops` gives both kinds.
 
     ``exact``: the recorded log-probs and entropies are those of ``policy.score`` to float32 rounding, so rows sampled
     in full need not be scored again before the step's first update.
@@ -96,7 +95,8 @@ class Engine(Protocol):
 def inject(rollout: Rollout, token_ids: tuple[int, ...], *, finished: bool) -> Rollout:
     """Append text to a completion that was graded wrong.
 
-    A stop token at its end is dropped first, a stop string is text and stays; what was sampled becomes the wrong prefix.
+    The stop token of a finished completion is dropped first; a stop string is text and stays. What was sampled becomes
+    the wrong prefix.
 
     Args:
         rollout: the completion to extend.

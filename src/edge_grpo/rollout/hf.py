@@ -219,9 +219,7 @@ class DecodeEngine:
             stopped = torch.isin(token, stop)
             ended = stopped | (budget[alive] == step + 1)
             to_read = torch.isin(token, may_complete) & ~stopped
-            any_ended, any_to_read, sound = torch.stack(
-                [ended.any(), to_read.any(), logprob.isfinite().all()]
-            ).tolist()
+            any_ended, any_to_read, sound = torch.stack([ended.any(), to_read.any(), logprob.isfinite().all()]).tolist()
             if not sound:
                 raise TrainingError(
                     "the model's log-probs are not finite (NaN or inf). If they were finite at the start, begin a new "

@@ -25,9 +25,7 @@ def open_engine(config: Config, policy: Policy, stops: Stops) -> Engine:
     match rollout.engine.kind:
         case "hf":
             ids = stops.token_ids
-            return DecodeEngine(
-                policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows
-            )
+            return DecodeEngine(policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows)
 
 
 @contextmanager
