@@ -36,9 +36,7 @@ class StopStrings:
         Part of a character decodes to U+FFFD, and some tokenizers drop a leading space: both count as possible.
         """
         return any(
-            string in text
-            or any(string.endswith(text[:length]) for length in range(1, min(len(text), len(string)) + 1))
-            or ("\ufffd" in text and not string.isascii())
+            _overlaps(string, text) or ("\ufffd" in text and not string.isascii())
             for string in self.strings
             for text in (token, f" {token}")
         )
@@ -53,3 +51,10 @@ class StopStrings:
             rows, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return texts
+
+
+def _overlaps(string: str, text: str) -> bool:
+    """Whether a text contains a string or begins with some end of it."""
+    if string[-1] not in text:
+        return False
+    return string in text or any(string.endswith(text[:length]) for length in range(1, len(text) + 1))
