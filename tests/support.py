@@ -18,6 +18,8 @@ from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment,
 from edge_grpo.bundled.make import build_tokenizer
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.stops import marker_ids
+from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.sampler import Sampler
 
@@ -85,6 +87,9 @@ class Judge:
         right, wrong = Grade(Verdict.CORRECT, 2.0), Grade(Verdict.WRONG, 1.0)
         return [each if isinstance(each, Grade) else right if each else wrong for each in found]
 
+    def answer(self, completion: str) -> str | None:
+        return boxed_answer(completion)
+
 
 def tiny_sampler(
     engine: Engine,
@@ -101,6 +106,7 @@ def tiny_sampler(
         tokenizer=tokenizer,
         data=data or DataSettings(),
         stop_ids=(tokenizer.eos_token_id,),
+        marker_ids=marker_ids(tokenizer, data or DataSettings()),
         context=context,
     )
 

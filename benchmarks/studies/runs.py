@@ -25,7 +25,8 @@ from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.prompts import encode_problems, encode_text
 from edge_grpo.evaluation.answers import heldout_draws
 from edge_grpo.evaluation.heldout import evaluate
-from edge_grpo.models.loading import load_policy, stop_token_ids
+from edge_grpo.models.loading import load_policy
+from edge_grpo.models.stops import find_stops
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.trackers.console import Display
 from edge_grpo.training import loop
@@ -282,7 +283,7 @@ def _train_sft(config: Config, final: Path) -> None:
     loaded, _ = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
     encoded = encode_problems(policy.tokenizer, loaded.problems, config.data)
     problems = [Prompt(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
-    stop = stop_token_ids(policy, config.rollout.stop)[0]
+    stop = find_stops(policy, config.data, config.rollout.stop).token_ids[0]
 
     def example(item: Prompt) -> Example:
         return Example(item.prompt_ids, (*encode_text(policy.tokenizer, _solution(item.problem)), stop))

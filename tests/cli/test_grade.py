@@ -203,3 +203,18 @@ def test_an_interrupted_command_leaves_no_draft(
     monkeypatch.setattr(module, "_output_row", stop)
     assert command("rows.jsonl", "--out", "out.jsonl")[0] == 130
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_what_prompts_opened_goes_before_every_completion(command: Command, tmp_path: Path) -> None:
+    write(
+        tmp_path / "rows.jsonl", [{"text": r"1+1</think>\boxed{2}", "gold": "2"}, {"text": r"\boxed{2}", "gold": "2"}]
+    )
+    words = ("rows.jsonl", "--out", "out.jsonl", "reward.workers=1", "reward.format=think")
+    for prefix, formatted, verdicts in (
+        ((), [False, False], ["correct", "correct"]),
+        (("--prefix", "<think>"), [True, False], ["correct", "unparsed"]),
+    ):
+        assert command(*words, *prefix)[0] == 0
+        written = read(tmp_path / "out.jsonl")
+        assert [row["formatted"] for row in written] == formatted
+        assert [row["verdict"] for row in written] == verdicts

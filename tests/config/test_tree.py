@@ -263,3 +263,27 @@ def test_many_mistakes_are_cut_off(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\nand 80 more$") as caught:
         load_config(write(tmp_path, "".join(f"wrong_{i}: 1\n" for i in range(100))))
     assert len(str(caught.value).splitlines()) == 21
+
+
+def test_arguments_of_the_chat_template_are_settings() -> None:
+    config = load_config(None, ["data.chat_template_kwargs.enable_thinking=false"])
+    assert config.data.chat_template_kwargs == {"enable_thinking": False}
+    assert parse_tree(to_tree(config)) == config
+    assert config_hash(to_tree(config)) != config_hash(to_tree(load_config()))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.enable_thinking=false"], r"no such setting \(did you mean 'data\.chat_template_kwargs'\?\)"),
+        (["data.chat_template_kwargs=3"], r"data\.chat_template_kwargs: got 3, wanted a mapping"),
+        (["data.chat_template_kwargs.tokenize=true"], r"'tokenize' is not an argument of the template; drop it"),
+        (
+            ["data.template=plain", "data.chat_template_kwargs.enable_thinking=false"],
+            r"with template=plain there is no chat template to read them; leave them empty, or set template=chat",
+        ),
+    ],
+)
+def test_arguments_that_no_template_would_read_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, words)

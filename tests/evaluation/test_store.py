@@ -15,7 +15,8 @@ from edge_grpo.config.tree import Config, load_config
 from edge_grpo.evaluation.answers import Answer, Draws, draws_of, training_draws
 from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of, read_answers
 from edge_grpo.evaluation.suite import Benchmark
-from edge_grpo.models.loading import load_policy, stop_token_ids
+from edge_grpo.models.loading import load_policy
+from edge_grpo.models.stops import find_stops
 from edge_grpo.rollout.engine import Engine, Request, Sampling
 from edge_grpo.rollout.open import open_engine, open_sampler
 from edge_grpo.rollout.sampler import Sampler
@@ -83,8 +84,8 @@ def model(folder: Path) -> Iterator[Make]:
         def make(draws: Draws = DRAWS, *words: str, watch: Watch = unwatched) -> Model:
             config = load_config(None, [f"model.path={folder}", "reward.workers=1", "rollout.max_rows=4", *words])
             policy = load_policy(config.model)
-            stop_ids = stop_token_ids(policy)
-            engine = Watched(open_engine(config, policy, stop_ids), watch)
+            stops = find_stops(policy, config.data)
+            engine = Watched(open_engine(config, policy, stops), watch)
             return Model(config, draws, stack.enter_context(open_sampler(config, policy=policy, engine=engine)))
 
         yield make
@@ -187,6 +188,12 @@ def test_an_edited_reward_function_is_another_evaluation(
     module = model(DRAWS, "reward.function=judge:reward")
     code = module.identity([])["reward"]["code"]
     assert code == one.identity([])["reward"]["code"] != ""
+
+
+def test_arguments_of_the_chat_template_count(model: Make) -> None:
+    on, off = (model(DRAWS, f"data.chat_template_kwargs={{think: {value}}}") for value in ("true", "false"))
+    assert on.identity(BENCHMARKS) != off.identity(BENCHMARKS)
+    assert model().identity(BENCHMARKS)["data"]["chat_template_kwargs"] == {}
 
 
 def test_what_a_reward_may_read_of_a_problem_counts(model: Make) -> None:

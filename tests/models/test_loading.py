@@ -16,7 +16,7 @@ from transformers import AutoConfig, T5Config, T5ForConditionalGeneration, dynam
 
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.config.sections import LoraSettings, ModelSettings
-from edge_grpo.models.loading import fingerprint, load_policy, load_tokenizer, stop_token_ids
+from edge_grpo.models.loading import fingerprint, load_policy, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +65,6 @@ def test_saved_weights_reload_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     again = load_policy(ModelSettings(path=str(tmp_path / "out"), device="cpu"))
     for (name, one), (_, two) in zip(policy.trained(), again.trained(), strict=True):
         assert torch.equal(one, two), name
-
-
-def test_stop_tokens_are_collected_from_all_sources(folder: Path) -> None:
-    policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
-    eos = policy.tokenizer.eos_token_id
-    policy.model.generation_config.eos_token_id = [eos, 9]
-    found = stop_token_ids(policy, ("a",))
-    assert found[0] == eos
-    assert {eos, 9, policy.tokenizer.convert_tokens_to_ids("a")} <= set(found)
-    assert len(set(found)) == len(found)
-    with pytest.raises(ConfigError, match=r"rollout\.stop"):
-        stop_token_ids(policy, ("nowhere",))
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all"])
@@ -296,16 +284,6 @@ def test_a_long_message_of_the_library_keeps_its_remedy(monkeypatch: pytest.Monk
     ) as caught:
         fingerprint(ModelSettings(path="me/model"))
     assert len(str(caught.value)) < 400
-
-
-def test_a_model_without_stop_tokens_is_rejected(folder: Path) -> None:
-    policy = load_policy(ModelSettings(path=str(folder), device="cpu"))
-    policy.tokenizer.eos_token = None
-    policy.model.generation_config.eos_token_id = None
-    assert stop_token_ids(policy)  # known end-of-turn tokens in the vocabulary
-    policy.tokenizer.get_vocab = dict
-    with pytest.raises(ConfigError, match=r"rollout\.stop"):
-        stop_token_ids(policy)
 
 
 def test_a_fingerprint_changes_with_any_byte_of_the_weights(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import re
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,14 @@ from hypothesis import strategies as st
 
 from edge_grpo.base.records import Problem, Verdict
 from edge_grpo.rewards import Rewards, RewardSettings
-from edge_grpo.rewards.formats import tagged_answer, thinks_then_answers, thinks_then_boxes, tighten
+from edge_grpo.rewards.formats import (
+    as_tags,
+    outside_thoughts,
+    tagged_answer,
+    thinks_then_answers,
+    thinks_then_boxes,
+    tighten,
+)
 
 # The release's rules are patterns, which take more than linear time.
 PIECES = ["<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "}", "x", "\n", " ", "<", ">", "/"]
@@ -44,13 +52,82 @@ def test_thinking_can_earn_the_format_reward() -> None:
     settings = RewardSettings(format="think", format_weight=0.1, accuracy_weight=0.9, workers=1)
     with Rewards(settings) as rewards:
         grades = rewards.grade([problem] * 5, texts, [True] * 5)
-    assert [grade.reward for grade in grades] == pytest.approx([1.0, 0.9, 0.1, 0.0, 0.9])
+    assert [grade.reward for grade in grades] == pytest.approx([1.0, 0.9, 0.1, 0.0, 0.0])
     assert [grade.parts["format"] for grade in grades] == [1, 0, 1, 0, 0]
     right, wrong, unparsed = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
-    assert [grade.verdict for grade in grades] == [right, right, wrong, unparsed, right]
+    assert [grade.verdict for grade in grades] == [right, right, wrong, unparsed, unparsed]
 
 
 def test_a_box_among_the_thoughts_is_no_answer_to_the_format() -> None:
     assert not thinks_then_boxes(r"<think>It is \boxed{2}.</think> It is 2.")
     assert not thinks_then_boxes(r"<think>It is \boxed{2</think>}")
     assert thinks_then_boxes(r"<think>Perhaps \boxed{3}.</think> No, \boxed{2}.")
+
+
+@pytest.mark.parametrize(
+    ("text", "outside"),
+    [
+        (r"\boxed{2}", r"\boxed{2}"),
+        (r"<think>maybe \boxed{5}, but let me check", ""),
+        (r"<think>maybe \boxed{5}</think>I do not know.", "I do not know."),
+        (r"<think>maybe \boxed{6}</think>It is \boxed{5}.", r"It is \boxed{5}."),
+        (r"maybe \boxed{6}</think>It is 5.", "It is 5."),
+        ("< think >a</ think >b", "b"),
+        ("a <think>b</think> c <think>d</think> e", "a  c  e"),
+        ("<think>a</think>b<think>c", "b"),
+        ("<think>a<think>b</think>c", "c"),
+        ("<think>a</think>b</think>c", "b</think>c"),
+        ("<thinking>a</thinking>", "<thinking>a</thinking>"),
+        ("", ""),
+    ],
+)
+def test_thoughts_are_cut_out_finished_or_not(text: str, outside: str) -> None:
+    assert outside_thoughts(text) == outside
+
+
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "tagged"),
+    [
+        ("no channels", "no channels"),
+        (f"{ANALYSIS}a", "<think>a"),
+        (f"{ANALYSIS}a<|end|>", "<think>a</think>"),
+        (f"{ANALYSIS}a<|end|><|start|>assistant{FINAL}b", "<think>a</think>b"),
+        (f"{ANALYSIS}a{FINAL}b<|return|>", "<think>a</think>b"),
+        (f"{ANALYSIS}a</think>b<|end|><|start|>assistant{FINAL}c", "<think>ab</think>c"),
+        ("<|channel|>commentary to=f <|constrain|>json<|message|>{}<|call|>", "<think>{}</think>"),
+        (f"<|start|>assistant{FINAL}b", "b"),
+    ],
+)
+def test_channels_read_as_thoughts_and_answer(text: str, tagged: str) -> None:
+    assert as_tags(text) == tagged
+
+
+@pytest.mark.parametrize("form", ["box", "think"])
+def test_only_the_final_channel_holds_an_answer(form: Literal["box", "think"]) -> None:
+    problem = Problem("p", "1+1?", ("2",))
+    texts = [
+        rf"{ANALYSIS}It is \boxed{{2}}.",
+        rf"{ANALYSIS}It is \boxed{{2}}.<|end|><|start|>assistant{FINAL}It is 2.",
+        rf"{ANALYSIS}Is it \boxed{{3}}?<|end|><|start|>assistant{FINAL}\boxed{{2}}",
+    ]
+    with Rewards(RewardSettings(format=form, workers=1)) as rewards:
+        grades = rewards.grade([problem] * 3, texts, [True] * 3)
+        assert [rewards.answer(text) for text in texts] == [None, None, "2"]
+    assert [grade.verdict for grade in grades] == [Verdict.UNPARSED, Verdict.UNPARSED, Verdict.CORRECT]
+    assert [grade.parts["format"] for grade in grades] == [0, 0, 1]
+
+
+def test_without_the_think_format_a_box_in_thoughts_still_counts() -> None:
+    with Rewards(RewardSettings(workers=1)) as rewards:
+        assert rewards.answer(r"<think>It is \boxed{2}.</think> It is 2.") == "2"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("piece", ["<think>", "</think>", "<think></think>", "<" + " " * 9, "<|channel|>", "<|end|>"])
+def test_thoughts_of_long_texts_are_cut_out_in_linear_time(piece: str) -> None:
+    text = piece * (2_000_000 // len(piece))
+    outside_thoughts(as_tags(text))
+    outside_thoughts("<" + " " * 2_000_000 + "/" + " " * 2_000_000)

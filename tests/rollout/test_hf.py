@@ -9,7 +9,7 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from edge_grpo.base.errors import EngineError, TrainingError
-from edge_grpo.base.records import Segment
+from edge_grpo.base.records import Rollout, Segment
 from edge_grpo.base.rng import derive_seed
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Continuation, Request, Sampling
@@ -224,3 +224,58 @@ def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature: float, va
     engine.policy.model.register_forward_hook(poison)
     with pytest.raises(TrainingError, match="not finite"):
         engine.sample(make_requests(), Sampling(20, temperature))
+
+
+def with_strings(*strings: str, max_rows: int = 256) -> DecodeEngine:
+    return DecodeEngine(tiny_policy(), stop_ids=STOPS, stop_texts=strings, pad_id=0, max_rows=max_rows)
+
+
+def drawn_strings(samples: Sequence[Sequence[Rollout]]) -> tuple[str, ...]:
+    """A string of two tokens from the middle of each completion that has one."""
+    tokenizer = tiny_policy().tokenizer
+    found = []
+    for ids in (rollout.completion_ids for group in samples for rollout in group):
+        texts = (tokenizer.decode(ids[k : k + 2]) for k in range(3, len(ids) - 2))
+        found += [text for text in texts if len(text) == 2 and text.isascii()][:1]
+    return tuple(found)
+
+
+def cut_at(ids: tuple[int, ...], strings: Sequence[str]) -> tuple[int, ...] | None:
+    """The tokens up to the one that completes a string; None if the whole text has none."""
+    tokenizer = tiny_policy().tokenizer
+    lengths = (k for k in range(1, len(ids) + 1) if any(s in tokenizer.decode(ids[:k]) for s in strings))
+    return next((ids[:k] for k in lengths), None)
+
+
+def test_a_stop_string_ends_the_completion_and_stays_in_it() -> None:
+    free = make_engine().sample(make_requests(), Sampling(24))
+    strings = drawn_strings(free)
+    stopped = with_strings(*strings).sample(make_requests(), Sampling(24))
+    by_text = 0
+    for old, new in zip([r for group in free for r in group], [r for group in stopped for r in group], strict=True):
+        cut = cut_at(old.completion_ids, strings)
+        cut = None if cut and cut[-1] in STOPS else cut
+        assert new.completion_ids == (cut or old.completion_ids)
+        assert len(new.spans[0].logprobs) == len(new.completion_ids)
+        assert (new.finished, new.ends_in_text) == ((True, True) if cut else (old.finished, False))
+        assert new.answer_ids == (new.completion_ids if cut or not new.finished else new.completion_ids[:-1])
+        by_text += bool(cut)
+    assert by_text > 1
+    for max_rows in (1, 4):
+        again = with_strings(*strings, max_rows=max_rows).sample(make_requests(), Sampling(24))
+        assert [r.completion_ids for g in again for r in g] == [r.completion_ids for g in stopped for r in g]
+
+
+def test_a_continuation_keeps_a_stop_string_and_is_stopped_by_new_text_alone() -> None:
+    strings = drawn_strings(make_engine().sample(make_requests(), Sampling(24)))
+    engine = with_strings(*strings)
+    rollouts = [r for group in engine.sample(make_requests(), Sampling(24)) for r in group if r.ends_in_text]
+    wishes = [Continuation(each, (30, 31), 12, derive_seed("again", i)) for i, each in enumerate(rollouts)]
+    for old, new in zip(rollouts, engine.resume(wishes, Sampling(99)), strict=True):
+        kept = (*old.completion_ids, 30, 31)
+        assert new.completion_ids[: len(kept)] == kept
+        added = new.completion_ids[len(kept) :]
+        cut = cut_at(added, strings)
+        assert new.ends_in_text == (cut is not None and cut[-1] not in STOPS)
+        assert added == (cut or added)
+        assert new.finished == (new.ends_in_text or added[-1] in STOPS)

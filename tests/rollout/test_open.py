@@ -79,7 +79,7 @@ def test_settings_reach_the_engine_and_it_is_closed(monkeypatch: pytest.MonkeyPa
     with opening.open_sampler(config, policy=policy) as sampler:
         (engine,) = made
         assert engine.settings["max_rows"] == 7
-        assert policy.tokenizer.get_vocab()["="] in engine.settings["stop_ids"]
+        assert engine.settings["stop_texts"] == ("=",)
         assert sampler.stop_ids == engine.settings["stop_ids"]
         assert engine.closed == 0
     assert engine.closed == 1

@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PROBLEM, tiny_policy, tiny_sampler
+from support import PROBLEM, Judge, tiny_model, tiny_policy, tiny_sampler, tiny_tokenizer
 from torch import nn
 
 from edge_grpo.base.errors import ConfigError, DataError
-from edge_grpo.base.records import Prompt
+from edge_grpo.base.records import Prompt, Rollout, Segment, Span
 from edge_grpo.config.tree import load_config
+from edge_grpo.data.prompts import encode_prompt, encode_text
+from edge_grpo.data.settings import DataSettings
+from edge_grpo.models.policy import Policy
+from edge_grpo.models.stops import find_stops, marker_ids
 from edge_grpo.rollout.engine import Request, Sampling
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.rollout.open import open_sampler
@@ -46,6 +50,39 @@ def test_completions_come_graded_and_in_order(sampler: Sampler) -> None:
     assert sampler.texts([row.rollout for row in one])[0] == sampler.tokenizer.decode(
         one[0].rollout.completion_ids, skip_special_tokens=True
     )
+
+
+THINKING = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
+
+
+def test_texts_begin_with_what_the_prompt_opened_and_keep_tags() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": [*tokenizer.extra_special_tokens, "<think>", "</think>"]})
+    tokenizer.chat_template = THINKING
+    data = DataSettings()
+    policy = Policy(tiny_model(), tokenizer)
+    sampler = Sampler(
+        engine=DecodeEngine(policy, stop_ids=[2], pad_id=0),
+        grader=Judge(lambda *_: True),
+        tokenizer=tokenizer,
+        data=data,
+        stop_ids=find_stops(policy, data).token_ids,
+        marker_ids=marker_ids(tokenizer, data),
+    )
+
+    def shown(prompt: tuple[int, ...], text: str) -> str:
+        ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+        return sampler.texts([Rollout(prompt, (Span(ids, Segment.SAMPLED),), finished=True)])[0]
+
+    asked = encode_prompt(tokenizer, "1+1?", data)
+    assert shown(asked, "one</think> x != y , 2<|user|><|end|>") == "<think>\none</think> x != y , 2"
+    again = (*asked, *encode_text(tokenizer, "one</think>2"), *sampler.encode_follow_up("Sure?"))
+    assert shown(again, "yes</think>2<|end|>") == "<think>\nyes</think>2"
+    assert shown((10, 11), "2") == "<think>\n2"  # a prompt cut to its end, or of another template
+    assert sampler.texts([]) == []
 
 
 def test_a_sampler_closes_its_own_engine_and_not_yours(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -302,6 +303,25 @@ def test_a_revision_sees_every_token_of_an_unfinished_answer() -> None:
     answer, asked = first.rows[0].rollout, second.rows[0].rollout
     tail = encode_follow_up(TOKENIZER, "Check again.", DataSettings())
     assert asked.prompt_ids == (*answer.prompt_ids, *answer.completion_ids, *tail)
+
+
+class StoppedByText(ScriptedEngine):
+    """Its answers end with a stop string, in whose last token there is nothing to drop."""
+
+    def rollout(self, prompt_ids: tuple[int, ...]) -> Rollout:
+        return replace(super().rollout(prompt_ids), finished=True, ends_in_text=True)
+
+
+def test_no_token_of_an_answer_that_ended_with_a_stop_string_is_dropped() -> None:
+    whole = encode_text(TOKENIZER, "\\boxed{3}\n")
+    for method in (mgrpo(), edge(reflect=1, answer=0, reference=0)):
+        engine = StoppedByText(["\\boxed{3}\n"], finished=False)
+        made = Collector(tiny_sampler(engine, is_right), method, sampling=Sampling(30), group_size=2, seed=0)
+        collected = made.collect(prompts(), step=0, num_groups=1)
+        last = collected.groups[-1].rows[0].rollout
+        kept = last.prompt_ids[3:] if collected.groups[-1].layer == 2 else last.completion_ids
+        assert kept[: len(whole)] == whole
+        assert means(collected.metrics)["length/unfinished"] == 0.0
 
 
 def test_figures_are_about_answers_but_tokens_about_everything() -> None:

@@ -10,8 +10,9 @@ from support import save_tiny
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.base.records import Rollout
 from edge_grpo.config.tree import Config, load_config
-from edge_grpo.models.loading import load_policy, stop_token_ids
+from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.stops import find_stops
 from edge_grpo.rollout.engine import Continuation, Request, Sampling
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.loop import resume, train
@@ -26,7 +27,7 @@ class Copying:
 
     def __init__(self, config: Config) -> None:
         self.copy = load_policy(config.model)
-        stop_ids = stop_token_ids(self.copy)
+        stop_ids = find_stops(self.copy, config.data).token_ids
         self.engine = DecodeEngine(self.copy, stop_ids=stop_ids, pad_id=stop_ids[0])
         self.versions: list[int] = []
 

@@ -100,16 +100,31 @@ class Span:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A prompt and its completion. ``finished``: the last token is a stop token; otherwise the budget ran out."""
+    """A prompt and its completion.
+
+    ``finished``: it ended with a stop token or a stop string; otherwise the budget ran out. ``ends_in_text``: it ended
+    with a stop string, whose tokens are part of the answer; a stop token only ends it.
+    """
 
     prompt_ids: tuple[int, ...]
     spans: tuple[Span, ...]
     finished: bool
+    ends_in_text: bool = False
 
     @property
     def completion_ids(self) -> tuple[int, ...]:
         """All completion tokens in order, including the stop token if there is one."""
         return tuple(token for span in self.spans for token in span.token_ids)
+
+    @property
+    def stop_length(self) -> int:
+        """How many tokens at the end only end the completion: 1 for a stop token, 0 for a stop string or no end."""
+        return int(self.finished and not self.ends_in_text)
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The completion without its stop token: what a conversation continues from."""
+        return self.completion_ids[: len(self.completion_ids) - self.stop_length]
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from edge_grpo.cli.progress import ProgressBar
 from edge_grpo.config.tree import Config, config_hash
 from edge_grpo.data.problems import told
+from edge_grpo.data.turns import idle_arguments
 from edge_grpo.evaluation.answers import Answer, Draws
 from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of
 from edge_grpo.evaluation.suite import Benchmark
@@ -49,6 +50,8 @@ def ask(
         console: where messages go.
     """
     with open_sampler(config, say=partial(console.print, markup=False, highlight=False)) as sampler:
+        for line in idle_arguments(sampler.tokenizer, config.data):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         asked = tuple(encode(sampler, each, draws) for each in benchmarks)
         for line in _about_references(sampler, benchmarks, asked, solutions=kind == "screen"):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -36,13 +36,17 @@ CHUNK_CHARACTERS = 20_000_000  # fewer rows if they are long, to bound memory
 
 @dataclass(frozen=True)
 class _Fields:
-    """Which columns are read, and how; with a custom reward function, ``gold`` is optional and may be anything."""
+    """Which columns are read, and how; with a custom reward function, ``gold`` is optional and may be anything.
+
+    ``prefix`` goes before each text.
+    """
 
     text: str
     gold: str
     prompt: str
     custom: bool
     pattern: str
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,9 @@ def grade(
     gold_field: Annotated[
         str, typer.Option(metavar="NAME", help="The column of reference answers: text, a number, or a list of them.")
     ] = "gold",
+    prefix: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the prompts opened for every completion, such as '<think>'.")
+    ] = "",
     out: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write one verdict per row here, in order.")] = "",
 ) -> None:
     """Grade the completions of a JSONL file as training does, and count the verdicts.
@@ -99,7 +106,8 @@ def grade(
     path = target(out, source=source)
     config = load_config(*split_words(settings))
     data = config.data
-    fields = _Fields(text_field, gold_field, data.fields.prompt, bool(config.reward.function), data.answer_pattern)
+    custom = bool(config.reward.function)
+    fields = _Fields(text_field, gold_field, data.fields.prompt, custom, data.answer_pattern, prefix)
     read = Counter(row.found for row in _rows(source, fields, config))
     count = read.total()
     if not count:
@@ -192,7 +200,7 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
     meta = {key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)}
     answers = tuple(each.answer for each in golds)
     problem = Problem(name, prompt if isinstance(prompt, str) else "", answers, meta=meta)
-    return _Row(problem, text, finished, golds[0].found if golds else Found.ALONE)
+    return _Row(problem, fields.prefix + text, finished, golds[0].found if golds else Found.ALONE)
 
 
 def _gold(value: object, fields: _Fields) -> Reference:

@@ -28,6 +28,8 @@ ELSEWHERE: Final[dict[str, str]] = {
     "train_files": "data.path",
     "val_files": "data.eval_path",
     "max_prompt_length": "data.max_prompt_tokens",
+    "enable_thinking": "data.chat_template_kwargs",
+    "apply_chat_template_kwargs": "data.chat_template_kwargs",
     "reward_funcs": "reward.function",
     "custom_reward_function": "reward.function",
     # sampling

@@ -69,8 +69,9 @@ class RolloutSettings:
     """How completions are sampled during training.
 
     ``group_size`` completions for each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens each;
-    ``top_k`` 0 and ``top_p`` 1 disable truncation; ``stop`` adds stop tokens to the model's own; ``max_rows`` limits
-    how many rows are decoded together (memory only: samples do not depend on it).
+    ``top_k`` 0 and ``top_p`` 1 disable truncation; ``stop`` adds stop tokens to the model's own, and strings that end a
+    completion once its text contains one; ``max_rows`` limits how many rows are decoded together (memory only: samples
+    do not depend on it).
     """
 
     group_size: int = Field(default=8, ge=2)

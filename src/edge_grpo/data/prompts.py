@@ -22,7 +22,9 @@ __all__ = [
     "encode_text",
     "encode_variants",
     "phrasings",
+    "render",
     "render_prompt",
+    "turn",
 ]
 
 QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
@@ -58,7 +60,7 @@ class Tokenizer(Protocol):
         """Every token's text, mapped to its id."""
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool, **arguments: Any
     ) -> Any:
         """A conversation in the format the model was trained on."""
 
@@ -90,7 +92,7 @@ def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
     """
-    return _render(tokenizer, [_turn("user", prompt)], data)
+    return render(tokenizer, [turn("user", prompt)], data)
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tuple[int, ...]:
@@ -167,8 +169,8 @@ def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tup
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails or drops earlier answers.
     """
-    turns = [_turn("user", "."), _turn("assistant", _MARK), _turn("user", text)]
-    before, mark, after = _render(tokenizer, turns, data).rpartition(_MARK)
+    turns = [turn("user", "."), turn("assistant", _MARK), turn("user", text)]
+    before, mark, after = render(tokenizer, turns, data).rpartition(_MARK)
     if not mark or not before:
         raise ConfigError("data.template: the chat template drops earlier answers; use another template")
     return encode_text(tokenizer, after)
@@ -192,27 +194,45 @@ def _count(ids: Sequence[int], text: str) -> str:
     return f"{len(ids)}" if len(text) <= _LONGEST_ENCODED_WHOLE else f"at least {len(ids)}"
 
 
-def _turn(role: str, content: str) -> dict[str, str]:
+def turn(role: str, content: str) -> dict[str, str]:
+    """A message of a conversation."""
     return {"role": role, "content": content}
 
 
-def _render(tokenizer: Tokenizer, turns: list[dict[str, str]], data: DataSettings) -> str:
+def render(
+    tokenizer: Tokenizer, turns: Sequence[dict[str, str]], data: DataSettings, *, open_answer: bool = True
+) -> str:
+    """The text of a conversation under ``data.template``.
+
+    Args:
+        tokenizer: the model's.
+        turns: the messages; ``data.system_prompt`` comes before them.
+        data: the template, and the arguments passed to a chat template.
+        open_answer: whether the model's next answer is opened at the end.
+
+    Raises:
+        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
+    """
     if data.template == "plain":
         opening = f"{data.system_prompt}\n" if data.system_prompt else ""
-        return opening + "".join(f"{turn['content']}\n" for turn in turns)
+        return opening + "".join(f"{one['content']}\n" for one in turns)
     if data.template == "qwen-math":
-        system = _turn("system", data.system_prompt or QWEN_MATH_SYSTEM)
-        shown = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in [system, *turns])
-        return f"{shown}<|im_start|>assistant\n"
+        system = turn("system", data.system_prompt or QWEN_MATH_SYSTEM)
+        shown = "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in [system, *turns])
+        return f"{shown}<|im_start|>assistant\n" if open_answer else shown
     if not tokenizer.chat_template:
         raise ConfigError("data.template=chat: the tokenizer has no template; set data.template=plain or qwen-math")
     if data.system_prompt:
-        turns = [_turn("system", data.system_prompt), *turns]
+        turns = [turn("system", data.system_prompt), *turns]
+    arguments = data.chat_template_kwargs
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return str(
+            tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=open_answer, **arguments)
+        )
     except Exception as error:  # noqa: BLE001 (a template is a program: bad syntax, its own refusals, type errors)
         lines = str(error).strip().splitlines() or [type(error).__name__]
         advice = "leave data.system_prompt empty (some templates reject one), or " if data.system_prompt else ""
+        advice += "check data.chat_template_kwargs, or " if arguments else ""
         raise ConfigError(
             f"data.template=chat: the tokenizer's template fails: {lines[0].rstrip('.')}; "
             f"{advice}set data.template=plain or qwen-math"

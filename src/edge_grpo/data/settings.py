@@ -1,6 +1,6 @@
 """The ``data`` section of a run's settings."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -20,6 +20,13 @@ def _compiles(pattern: str) -> str:
 
 AnswerPattern = Annotated[str, AfterValidator(_compiles)]
 """A regular expression that finds the answer in the answer column; empty = none."""
+
+_TAKEN: Final = (
+    *("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "chat_template"),
+    *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+    *("tokenizer_kwargs", "messages", "bos_token", "eos_token"),
+)
+"""Arguments of ``apply_chat_template`` and variables of templates that are not the user's to set."""
 
 
 @settings
@@ -52,6 +59,7 @@ class DataSettings:
     task, or rows split off ``path``. ``system_prompt``: empty = none, or the template's own for ``qwen-math``.
     ``over_long`` decides what happens to a prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its
     last tokens.
+    ``chat_template_kwargs`` are arguments for the model's chat template, such as ``{enable_thinking: false}``.
 
     ``answer_pattern``: a regular expression with at most one group, for an answer column that holds more than the
     answer: its last non-empty match (or the group's) is the answer. Without one, an answer is what follows the last
@@ -76,10 +84,18 @@ class DataSettings:
     bad_rows: Literal["error", "skip"] = "error"
     template: Literal["chat", "qwen-math", "plain"] = "chat"
     system_prompt: str = ""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     max_prompt_tokens: int = Field(default=512, ge=1)
     over_long: Literal["error", "skip", "truncate"] = "error"
 
     def __post_init__(self) -> None:
-        """Reject a system prompt that no tokenizer accepts."""
+        """Reject a system prompt that no tokenizer accepts, and template arguments that nothing would read."""
         if broken := lone_surrogate(self.system_prompt):
             raise ValueError(f"system_prompt: {broken}")
+        if self.chat_template_kwargs and self.template != "chat":
+            raise ValueError(
+                f"chat_template_kwargs: with template={self.template} there is no chat template to read them; leave "
+                "them empty, or set template=chat"
+            )
+        if taken := [name for name in self.chat_template_kwargs if name in _TAKEN]:
+            raise ValueError(f"chat_template_kwargs: {taken[0]!r} is not an argument of the template; drop it")

@@ -8,7 +8,6 @@ from edge_grpo.base.records import Problem, Prompt, Row, Verdict
 from edge_grpo.base.rng import derive_seed
 from edge_grpo.base.settings import settings
 from edge_grpo.config.tree import Config
-from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
 
@@ -105,7 +104,7 @@ class Answer:
     """One answer to one problem, as a line of ``answers.jsonl``.
 
     ``prompt`` is the question, without a template. ``decoding`` is ``greedy`` or ``sampled``; ``number`` counts sampled
-    answers from 0. ``completion`` is the text and ``answer`` the content of its last box, None if it has none.
+    answers from 0. ``completion`` is the text and ``answer`` what the grader reads as its answer, None if nothing.
     ``tokens`` includes the stop token; ``entropy`` is the mean over tokens, in nats.
     """
 
@@ -163,13 +162,15 @@ def answer(sampler: Sampler, benchmark: str, prompts: Sequence[Prompt], draws: D
     groups = sample_rows(sampler, benchmark, prompts, draws, decoding)
     texts = iter(sampler.texts([row.rollout for rows in groups for row in rows]))
     return [
-        _answer(benchmark, decoding, number, prompt.problem, row, next(texts))
+        _answer(benchmark, decoding, number, prompt.problem, row, text, sampler.grader.answer(text))
         for prompt, rows in zip(prompts, groups, strict=True)
-        for number, row in enumerate(rows)
+        for number, (row, text) in enumerate(zip(rows, texts, strict=False))
     ]
 
 
-def _answer(benchmark: str, decoding: str, number: int, problem: Problem, row: Row, text: str) -> Answer:
+def _answer(
+    benchmark: str, decoding: str, number: int, problem: Problem, row: Row, text: str, read: str | None
+) -> Answer:
     entropies = [value for span in row.rollout.spans for value in span.entropies]
     return Answer(
         benchmark=benchmark,
@@ -178,7 +179,7 @@ def _answer(benchmark: str, decoding: str, number: int, problem: Problem, row: R
         decoding=decoding,
         number=number,
         completion=text,
-        answer=boxed_answer(text),
+        answer=read,
         gold=problem.answers,
         verdict=str(row.grade.verdict),
         reward=row.grade.reward,

@@ -22,6 +22,9 @@ from edge_grpo.runs.durable import write_whole
 __all__ = ["EncodedBenchmark", "OnProgress", "answer_all", "code_digest", "encode", "identity_of", "read_answers"]
 
 
+_PROMPT_SETTINGS = ("template", "system_prompt", "chat_template_kwargs", "over_long", "max_prompt_tokens")
+
+
 @dataclass(frozen=True)
 class EncodedBenchmark:
     """A benchmark with encoded prompts; ``num_skipped`` bad rows and ``num_over_long`` prompts were left out."""
@@ -57,7 +60,7 @@ def identity_of(config: Config, draws: Draws, benchmarks: Sequence[EncodedBenchm
         "edge_grpo": edge_grpo.__version__,
         "weights": fingerprint(config.model),
         "model": {"device": pick_device(config.model).type, "dtype": config.model.dtype},
-        "data": {name: getattr(data, name) for name in ("template", "system_prompt", "over_long", "max_prompt_tokens")},
+        "data": {name: getattr(data, name) for name in _PROMPT_SETTINGS},
         "reward": {name: reward[name] for name in reward if name != "workers"},
         "rollout": {"stop": list(config.rollout.stop)},
         "eval": asdict(draws),

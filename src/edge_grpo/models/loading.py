@@ -1,4 +1,4 @@
-"""Models from disk or the hub: loading, adapters, stop tokens, and limits on context length and vocabulary."""
+"""Models from disk or the hub: loading, adapters, and limits on context length and vocabulary."""
 
 import json
 import re
@@ -38,14 +38,12 @@ __all__ = [
     "load_tokenizer",
     "pick_device",
     "resolve",
-    "stop_token_ids",
     "vocabulary_size",
 ]
 
 _UNWANTED = ("drop", "jitter", "rescale_every")  # in names of config fields that set training apart from evaluation
 _ATTENTION = ("attn_implementation", "attention implementation", "flash_attn", "FlashAttention")  # in messages about it
 _REMEDY = re.compile(r"\b(please|use|set|install|try|upgrade|load your|instead)\b", re.IGNORECASE)
-_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
 transformers_logging.disable_progress_bar()  # the console display shows progress
 
 
@@ -273,33 +271,6 @@ def _one_line(error: BaseException, most: int = 600) -> str:
     first, *others = re.split(r"(?<=[.!?:;]) ", text)
     remedies = [sentence for sentence in others if _REMEDY.search(sentence)]
     return " ".join(shorten(each, most // 2, placeholder=" ...") for each in (first, *remedies[:3]))
-
-
-def stop_token_ids(policy: Policy, extra: tuple[str, ...] = ()) -> tuple[int, ...]:
-    """All tokens that end a completion; the first one also closes injected text.
-
-    They are the tokenizer's end-of-sequence token, those of the model's generation config, known end-of-turn tokens
-    among the tokenizer's special tokens (a base model's own may differ from its template's), and ``extra``.
-
-    Raises:
-        ConfigError: an ``extra`` token is not in the vocabulary, or there are no stop tokens.
-    """
-    tokenizer = policy.tokenizer
-    found: list[int] = []
-    if tokenizer.eos_token_id is not None:
-        found.append(tokenizer.eos_token_id)
-    configured = getattr(policy.model.generation_config, "eos_token_id", None)
-    found += configured if isinstance(configured, list) else [configured] if configured is not None else []
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    known = tokenizer.get_vocab()
-    found += [known[text] for text in _END_OF_TURN if known.get(text) in special]
-    for text in extra:
-        if text not in known:
-            raise ConfigError(f"rollout.stop: '{text}' is not a token in this model's vocabulary; drop it")
-        found.append(known[text])
-    if not found:
-        raise ConfigError("rollout.stop: neither tokenizer nor generation config has a stop token; set rollout.stop")
-    return tuple(dict.fromkeys(found))
 
 
 def context_length(policy: Policy) -> int | None:

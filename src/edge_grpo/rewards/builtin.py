@@ -16,7 +16,7 @@ from edge_grpo.rewards import custom
 from edge_grpo.rewards.answers.comparer import Comparer, How
 from edge_grpo.rewards.answers.equality import decide_any_by_text, gold_text, same_as_any
 from edge_grpo.rewards.answers.extract import boxed_answer
-from edge_grpo.rewards.formats import thinks_then_boxes, tighten
+from edge_grpo.rewards.formats import as_tags, outside_thoughts, thinks_then_boxes, tighten
 from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
 
 __all__ = ["RewardSettings", "Rewards", "verdict_counts"]
@@ -32,7 +32,9 @@ class RewardSettings:
 
     Attributes:
         format: what earns the format reward: ``box``, a readable ``\boxed{}``; ``think``, thoughts in
-            ``<think></think>`` followed by a ``\boxed{}``. Source of the latter: Share-GRPO's release.
+            ``<think></think>`` followed by a ``\boxed{}``, and then a box in thoughts, finished or not, is not the
+            answer. Source of the latter: Share-GRPO's release, which reads the answer from thoughts too. Of gpt-oss's
+            channels, only the final one holds an answer, with either format.
         format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
         accuracy_weight: reward for the right answer. Source: the same, 1.
         timeout_s: deadline for grading one completion against all its reference answers, in seconds.
@@ -94,10 +96,11 @@ class Rewards:
     ``function_parts`` names parts, every row must be a mapping of exactly these (a single part may be a number).
     Without ``correct``, the row's verdict, but not its reward, comes from the built-in check of the last box; if the
     problem has no reference answer, a row is correct when its reward is positive. A third parameter named ``finished``
-    receives whether each completion ended with a stop token. If a batch fails (exception, deadline, crash), its rows
-    are retried one by one, so that only the offending rows are *error* (exception, invalid result) or *timeout* (late,
-    crashed); retries stop after another ``function_timeout_s``, and rows not reached are *error*. If no row of a call
-    could be scored, `grade` raises, except for fewer than 8 rows once others have been scored.
+    receives whether each completion ended by itself, within its budget. If a batch fails (exception, deadline,
+    crash), its rows are retried one by one, so that only the offending rows are *error* (exception, invalid result)
+    or *timeout* (late, crashed); retries stop after another ``function_timeout_s``, and rows not reached are
+    *error*. If no row of a call could be scored, `grade` raises, except for fewer than 8 rows once others have been
+    scored.
 
     Args:
         config: the settings.
@@ -166,8 +169,8 @@ class Rewards:
 
         Args:
             problems: one per completion.
-            completions: texts without the prompt and without special tokens.
-            finished: whether a completion ended with a stop token. The built-in reward treats both alike.
+            completions: texts of the answers, with what the prompt opened for them, such as ``<think>``.
+            finished: whether a completion ended with a stop token or string. The built-in reward treats both alike.
 
         Returns:
             One grade per completion, in order.
@@ -243,12 +246,15 @@ class Rewards:
         """Whether a completion earns the format reward."""
         return self._read(completion).formatted
 
+    def answer(self, completion: str) -> str | None:
+        """The content of the box that is a completion's answer, None if there is none."""
+        return self._read(completion).answer
+
     def _read(self, completion: str) -> "_Read":
         began = time.perf_counter()
-        answer = boxed_answer(completion)
-        formatted = answer is not None
-        if self.config.format == "think":
-            formatted = thinks_then_boxes(tighten(completion))
+        thinks, tagged = self.config.format == "think", as_tags(completion)
+        answer = boxed_answer(outside_thoughts(tagged) if thinks or tagged != completion else completion)
+        formatted = thinks_then_boxes(tighten(tagged)) if thinks else answer is not None
         return _Read(answer, formatted, time.perf_counter() - began)
 
     def _math_grade(self, read: "_Read", outcome: Outcome | None) -> Grade:

@@ -5,12 +5,15 @@ Everything here takes time linear in the length of the text.
 
 import re
 
-__all__ = ["tagged_answer", "thinks_then_answers", "thinks_then_boxes", "tighten"]
+__all__ = ["as_tags", "outside_thoughts", "tagged_answer", "thinks_then_answers", "thinks_then_boxes", "tighten"]
 
 SYMBOLS = re.compile(r"([<>/])")
 THINK, END_OF_THINK = "<think>", "</think>"
 ANSWER, END_OF_ANSWER = "<answer>", "</answer>"
 TURN = re.compile(r"</think>\s*<answer>")
+TAG = re.compile(r"<\s*(/\s*)?think\s*>")
+CHANNEL, MESSAGE = "<|channel|>", "<|message|>"
+END_OF_MESSAGE = re.compile(r"<\|(?:end|return|call|start)\|>")
 
 
 def tighten(text: str) -> str:
@@ -29,6 +32,51 @@ def tighten(text: str) -> str:
         piece = pieces[place].lstrip() if place else pieces[place]
         pieces[place] = piece.rstrip() if place < last else piece
     return "".join(pieces)
+
+
+def as_tags(text: str) -> str:
+    """The text with gpt-oss's channels as tags: all but the final one become thoughts; other text is unchanged.
+
+    Source:
+        OpenAI's harmony response format.
+
+    Example:
+        >>> as_tags("<|channel|>analysis<|message|>1+1<|end|><|start|>assistant<|channel|>final<|message|>2")
+        '<think>1+1</think>2'
+    """
+    before, *channels = text.split(CHANNEL)
+    if not channels:
+        return text
+    pieces = [END_OF_MESSAGE.split(before)[0]]
+    for number, channel in enumerate(channels, 1):
+        name, _, body = channel.partition(MESSAGE)
+        end = END_OF_MESSAGE.search(body)
+        content = TAG.sub("", body[: end.start()] if end else body)
+        if name.strip() == "final":
+            pieces.append(content)
+        else:
+            pieces.append(THINK + content + (END_OF_THINK if end or number < len(channels) else ""))
+    return "".join(pieces)
+
+
+def outside_thoughts(text: str) -> str:
+    """The text without thoughts, finished or not; a first ``</think>`` without its ``<think>`` ends thoughts too.
+
+    Example:
+        >>> outside_thoughts("<think>1+1</think>It is 2. <think>Or"), outside_thoughts("1+1</think>2")
+        ('It is 2. ', '2')
+    """
+    tags = list(TAG.finditer(text))
+    inside = bool(tags) and tags[0][1] is not None
+    pieces, start = [], 0
+    for tag in tags:
+        closes = tag[1] is not None
+        if closes is not inside:
+            continue  # a tag in the wrong place changes nothing
+        if not inside:
+            pieces.append(text[start : tag.start()])
+        inside, start = not inside, tag.end()
+    return "".join(pieces) + ("" if inside else text[start:])
 
 
 def thinks_then_boxes(text: str) -> bool:

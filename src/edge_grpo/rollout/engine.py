@@ -51,6 +51,10 @@ class Continuation:
 class Engine(Protocol):
     """Samples completions. Token ids are never decoded and re-encoded along the way.
 
+    A completion ends with its first stop token, or with the token that completes a stop string (``rollout.stop``) in
+    the decoded text of the newly sampled tokens. All its tokens are kept, including what the last one holds after the
+    string, and ``finished`` and ``ends_in_text`` are set. :func:`edge_grpo.models.stops.find_stops` gives both kinds.
+
     ``exact``: the recorded log-probs and entropies are those of ``policy.score`` to float32 rounding, so rows sampled
     in full need not be scored again before the step's first update.
     """
@@ -91,7 +95,8 @@ class Engine(Protocol):
 def inject(rollout: Rollout, token_ids: tuple[int, ...], *, finished: bool) -> Rollout:
     """Append text to a completion that was graded wrong.
 
-    The stop token of a finished completion is dropped first; what was sampled becomes the wrong prefix.
+    The stop token of a finished completion is dropped first; a stop string is text and stays. What was sampled becomes
+    the wrong prefix.
 
     Args:
         rollout: the completion to extend.
@@ -99,7 +104,7 @@ def inject(rollout: Rollout, token_ids: tuple[int, ...], *, finished: bool) -> R
         finished: whether the result ends with a stop token.
     """
     spans = list(rollout.spans)
-    if rollout.finished:
+    if rollout.stop_length:
         last = spans[-1]
         spans[-1] = replace(
             last, token_ids=last.token_ids[:-1], logprobs=last.logprobs[:-1], entropies=last.entropies[:-1]

@@ -15,6 +15,7 @@ from edge_grpo.base.rng import uniforms
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.cache import pick
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
+from edge_grpo.rollout.stop_strings import StopStrings
 
 __all__ = ["DecodeEngine", "draw"]
 
@@ -32,13 +33,14 @@ class _Row:
 
 @dataclass
 class _Drawn:
-    """What decoding records: per-token values, and each row's length and whether it ended with a stop token."""
+    """What decoding records: per-token values, each row's length, and whether it ended with a stop token or string."""
 
     tokens: Int[Tensor, "rows steps"]
     logprobs: Float[Tensor, "rows steps"]
     entropies: Float[Tensor, "rows steps"]
     lengths: Int[Tensor, " rows"]
     stopped: Bool[Tensor, " rows"]
+    by_text: Bool[Tensor, " rows"]
 
 
 class DecodeEngine:
@@ -51,15 +53,25 @@ class DecodeEngine:
     Args:
         policy: the policy; its weights are shared, not copied.
         stop_ids: tokens that end a completion and are part of it.
+        stop_texts: strings that end a completion once its decoded text contains one.
         pad_id: any valid token id, for the masked left padding of prompts.
         max_rows: how many rows are decoded at once.
     Raises:
         EngineError: no stop token.
     """
 
-    def __init__(self, policy: Policy, *, stop_ids: Iterable[int], pad_id: int, max_rows: int = 256) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        stop_ids: Iterable[int],
+        stop_texts: Sequence[str] = (),
+        pad_id: int,
+        max_rows: int = 256,
+    ) -> None:
         self.policy = policy
         self.stop_ids = tuple(sorted(set(stop_ids)))
+        self.stop_strings = StopStrings(policy.tokenizer, stop_texts)
         self.pad_id = pad_id
         self.max_rows = max_rows
         if not self.stop_ids:
@@ -97,7 +109,7 @@ class DecodeEngine:
         results = []
         for request in requests:
             group = [next(done)[0] for _ in request.seeds]
-            results.append(tuple(Rollout(request.prompt_ids, (span,), stopped) for span, stopped in group))
+            results.append(tuple(Rollout(request.prompt_ids, (span,), *ending) for span, *ending in group))
         return results
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
@@ -119,25 +131,24 @@ class DecodeEngine:
         prompts = [start.prompt_ids + start.completion_ids for start in starts]
         spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
         return [
-            Rollout(start.prompt_ids, (*start.spans, span), stopped)
-            for start, (span, stopped) in zip(starts, spans, strict=True)
+            Rollout(start.prompt_ids, (*start.spans, span), *ending)
+            for start, (span, *ending) in zip(starts, spans, strict=True)
         ]
 
     def _decode(
         self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling, segment: Segment
-    ) -> list[tuple[Span, bool]]:
-        """Decode all rows, batched by prompt length; results in the order of ``rows``."""
+    ) -> list[tuple[Span, bool, bool]]:
+        """Decode all rows, batched by prompt length; for each, its span, whether it stopped, and whether by text."""
         order = sorted(range(len(rows)), key=lambda i: (len(prompts[rows[i].prompt]), i))
-        results: dict[int, tuple[Span, bool]] = {}
+        results: dict[int, tuple[Span, bool, bool]] = {}
         for chosen in self._batches(order, [len(prompts[row.prompt]) for row in rows]):
             with self.policy.precision():
                 drawn = self._decode_batch(prompts, [rows[i] for i in chosen], sampling)
             columns = (drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.entropies.tolist())
-            for place, (i, length, stopped) in enumerate(
-                zip(chosen, drawn.lengths.tolist(), drawn.stopped.tolist(), strict=True)
-            ):
+            endings = (drawn.lengths.tolist(), drawn.stopped.tolist(), drawn.by_text.tolist())
+            for place, (i, length, stopped, by_text) in enumerate(zip(chosen, *endings, strict=True)):
                 tokens, logprobs, entropies = (tuple(column[place][:length]) for column in columns)
-                results[i] = (Span(tokens, segment, logprobs, entropies), bool(stopped))
+                results[i] = (Span(tokens, segment, logprobs, entropies), stopped, by_text)
         return [results[i] for i in range(len(rows))]
 
     def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -166,9 +177,11 @@ class DecodeEngine:
             torch.zeros((num_rows, most), device=device),
             torch.zeros(num_rows, dtype=torch.long, device=device),
             torch.zeros(num_rows, dtype=torch.bool, device=device),
+            torch.zeros(num_rows, dtype=torch.bool, device=device),
         )
         budget = torch.tensor([row.budget for row in rows], device=device)
         stop = torch.tensor(self.stop_ids, device=device)
+        may_complete = torch.tensor(self.stop_strings.candidates, dtype=torch.long, device=device)
         alive = torch.arange(num_rows, device=device)
         for step in range(most):
             if step % _UNIFORMS_AT_ONCE == 0:
@@ -180,12 +193,20 @@ class DecodeEngine:
             drawn.entropies[alive, step] = entropy
             stopped = torch.isin(token, stop)
             ended = stopped | (budget[alive] == step + 1)
-            any_ended, sound = torch.stack([ended.any(), logprob.isfinite().all()]).tolist()
+            to_read = torch.isin(token, may_complete) & ~stopped
+            any_ended, any_to_read, sound = torch.stack([ended.any(), to_read.any(), logprob.isfinite().all()]).tolist()
             if not sound:
                 raise TrainingError(
                     "the model's log-probs are not finite (NaN or inf). If they were finite at the start, begin a new "
                     "run with a lower train.learning_rate; the last checkpoint is untouched"
                 )
+            if any_to_read:
+                tails = drawn.tokens[alive[to_read], max(0, step + 1 - self.stop_strings.window) : step + 1]
+                by_text = to_read.clone()
+                by_text[to_read] = torch.tensor(self.stop_strings.completed(tails.tolist()), device=device)
+                drawn.by_text[alive] = by_text
+                stopped, ended = stopped | by_text, ended | by_text
+                any_ended = bool(ended.any())
             if any_ended:
                 drawn.lengths[alive[ended]] = step + 1
                 drawn.stopped[alive[stopped]] = True

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from edge_grpo.config.tree import Config
-from edge_grpo.models.loading import context_length, load_policy, stop_token_ids, vocabulary_size
+from edge_grpo.models.loading import context_length, load_policy, vocabulary_size
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.scoring import causal
+from edge_grpo.models.stops import Stops, find_stops, marker_ids
 from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.hf import DecodeEngine
@@ -15,7 +16,7 @@ from edge_grpo.rollout.sampler import Sampler
 __all__ = ["open_engine", "open_sampler"]
 
 
-def open_engine(config: Config, policy: Policy, stop_ids: tuple[int, ...]) -> Engine:
+def open_engine(config: Config, policy: Policy, stops: Stops) -> Engine:
     """The engine named by ``rollout.engine.kind``; the caller closes it.
 
     Raises:
@@ -24,7 +25,8 @@ def open_engine(config: Config, policy: Policy, stop_ids: tuple[int, ...]) -> En
     rollout = config.rollout
     match rollout.engine.kind:
         case "hf":
-            return DecodeEngine(policy, stop_ids=stop_ids, pad_id=stop_ids[0], max_rows=rollout.max_rows)
+            ids = stops.token_ids
+            return DecodeEngine(policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows)
 
 
 @contextmanager
@@ -47,11 +49,11 @@ def open_sampler(
         ConfigError: no stop token, or a reward function that cannot be imported.
     """
     policy = policy or load_policy(config.model)
-    stop_ids = stop_token_ids(policy, config.rollout.stop)
+    stops = find_stops(policy, config.data, config.rollout.stop)
     with ExitStack() as stack:
         rewards = stack.enter_context(Rewards(config.reward))
         if engine is None:
-            engine = open_engine(config, policy, stop_ids)
+            engine = open_engine(config, policy, stops)
             stack.callback(engine.close)
         for line in _limits(config, policy, engine):
             say(line)
@@ -60,7 +62,8 @@ def open_sampler(
             grader=rewards,
             tokenizer=policy.tokenizer,
             data=config.data,
-            stop_ids=stop_ids,
+            stop_ids=stops.token_ids,
+            marker_ids=marker_ids(policy.tokenizer, config.data),
             context=context_length(policy),
             vocabulary=vocabulary_size(policy),
         )

@@ -1,7 +1,8 @@
 """Prompts in, graded completions out: one place that encodes, samples and grades, for training and evaluation alike."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from edge_grpo.base.errors import ConfigError, EngineError
@@ -16,10 +17,13 @@ from edge_grpo.data.prompts import (
     encode_variants,
 )
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.turns import Turns, turns_of
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling
 
 __all__ = ["Grader", "Prompts", "Sampler", "TextTokenizer"]
+
+_TAIL = 256  # tokens at the end of a prompt in which its template's last header is looked for
 
 
 @runtime_checkable
@@ -40,12 +44,18 @@ class Grader(Protocol):
         """One grade per completion."""
         ...
 
+    def answer(self, completion: str) -> str | None:
+        """The answer read from a completion, None if there is none; completions with equal answers agree."""
+        ...
+
 
 @runtime_checkable
 class TextTokenizer(Tokenizer, Protocol):
     """The part of a Hugging Face tokenizer that encodes prompts and decodes completions."""
 
-    def batch_decode(self, ids: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+    def batch_decode(
+        self, ids: list[list[int]], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
+    ) -> list[str]:
         """The text of each list of token ids."""
         ...
 
@@ -67,7 +77,8 @@ class Sampler:
         grader: grades completions.
         tokenizer: the model's.
         data: template and rule for over-long prompts.
-        stop_ids: tokens that end a completion; the first one closes injected text.
+        stop_ids: tokens that only end a completion; the first one closes injected text.
+        marker_ids: further tokens that are not text (:func:`edge_grpo.models.stops.marker_ids`).
         context: the model's context length in tokens; None = no known limit.
         vocabulary: size of the model's vocabulary; None = unknown.
         watch: counts the seconds of the phases ``sample`` and ``grade``; None = a new one.
@@ -81,6 +92,7 @@ class Sampler:
         tokenizer: TextTokenizer,
         data: DataSettings,
         stop_ids: tuple[int, ...],
+        marker_ids: Collection[int] = (),
         context: int | None = None,
         vocabulary: int | None = None,
         watch: Stopwatch | None = None,
@@ -88,6 +100,7 @@ class Sampler:
         self.watch = watch or Stopwatch()
         self.engine, self.grader, self.tokenizer, self.data = engine, grader, tokenizer, data
         self.stop_ids, self.context, self.vocabulary = stop_ids, context, vocabulary
+        self._not_text = {*stop_ids, *marker_ids}
 
     @property
     def exact(self) -> bool:
@@ -163,9 +176,27 @@ class Sampler:
         return encode_follow_up(self.tokenizer, text, self.data)
 
     def texts(self, rollouts: Sequence[Rollout]) -> list[str]:
-        """The text of each completion, without special tokens; for grading and display only."""
-        ids = [list(rollout.completion_ids) for rollout in rollouts]
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        """The text of each answer, for grading and display only.
+
+        It begins with what the prompt opened, such as ``<think>``. Stop tokens, padding and the markers of turns are
+        left out; other special tokens, such as tags, are part of it.
+        """
+        prompts = {rollout.prompt_ids: "" for rollout in rollouts}
+        tails = self._decoded([ids[-_TAIL:] for ids in prompts])
+        prompts = {ids: self._turns.opened_in(tail) for ids, tail in zip(prompts, tails, strict=True)}
+        own = [[token for token in rollout.completion_ids if token not in self._not_text] for rollout in rollouts]
+        return [prompts[each.prompt_ids] + text for each, text in zip(rollouts, self._decoded(own), strict=True)]
+
+    @cached_property
+    def _turns(self) -> Turns:
+        return turns_of(self.tokenizer, self.data)
+
+    def _decoded(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        if not rows:
+            return []  # the tokenizer takes an empty batch for one empty text
+        return self.tokenizer.batch_decode(
+            [list(row) for row in rows], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
 
     # --- sampling and grading -----------------------------------------------------------------------------------------
 

@@ -171,8 +171,7 @@ class Collector:
         for ask in asks:
             group = groups[ask.group]
             rollout = group.rows[ask.row].rollout
-            answer = rollout.completion_ids[: -1 if rollout.finished else None]
-            ids = (*rollout.prompt_ids, *answer, *self.sampler.encode_follow_up(ask.phrase))
+            ids = (*rollout.prompt_ids, *rollout.answer_ids, *self.sampler.encode_follow_up(ask.phrase))
             if self.sampler.context is None or len(ids) + self.sampling.max_new_tokens <= self.sampler.context:
                 fitting.append((ask, Prompt(group.problem, ids)))
         if not fitting:

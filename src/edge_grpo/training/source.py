@@ -9,6 +9,7 @@ from edge_grpo.base.records import Prompt
 from edge_grpo.config.tree import Config
 from edge_grpo.data.pairs import EncodedPair, encode_pairs, load_pairs, pair_group
 from edge_grpo.data.problems import load_train_eval, told
+from edge_grpo.data.turns import idle_arguments
 from edge_grpo.methods.base import Method
 from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rewards.preflight import check_references
@@ -110,11 +111,13 @@ def open_source(config: Config, method: Method, sampler: Sampler, say: Say) -> t
         config: the settings.
         method: asked for variants, corrections and whether it learns from stored pairs.
         sampler: the run's.
-        say: shows a line about skipped data.
+        say: shows a line about skipped data and idle template arguments.
     Raises:
         DataError: a file, row or field is missing or unusable, or nothing is left to train on.
         ConfigError: the method does not learn from stored pairs, or the model cannot hold the data.
     """
+    for line in idle_arguments(sampler.tokenizer, config.data):
+        say(line)
     open_own = _open_pairs if config.data.pairs else _open_problems
     return open_own(config, method, sampler, say)
 

@@ -138,15 +138,17 @@ class Bytes:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(text.encode())
 
-    def batch_decode(self, ids: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
-        assert skip_special_tokens
-        return [bytes(own[:-1] if own[-1:] == [STOP] else own).decode(errors="replace") for own in ids]
+    def batch_decode(
+        self, ids: list[list[int]], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
+    ) -> list[str]:
+        assert not skip_special_tokens
+        return [bytes(own).decode(errors="replace") for own in ids]
 
     def get_vocab(self) -> dict[str, int]:
         return {chr(byte): byte for byte in range(256)}
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool, **arguments: object
     ) -> str:
         (turn,) = conversation
         return f"<u>{turn['content']}<a>"
