@@ -165,3 +165,20 @@ def test_a_killed_evaluation_resumes_without_repeating_answers(model: str, tmp_p
     )
     assert whole == cut
     assert results(tmp_path / "whole")["benchmarks"] == results(tmp_path / "cut")["benchmarks"]
+
+
+def test_references_are_checked_before_anything_is_asked(command: Command, model: str, tmp_path: Path) -> None:
+    prose = "Ann had $100. She spent $30 and $20. She has 50 left."
+    rows = [{"problem": f"Compute {i}+1.", "answer": f"{i}+1={i + 1}.\n#### {i + 1}"} for i in range(2)]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"problem": "Left?", "answer": prose}]))
+    code, out, _ = command("eval", "--suite", "mixed.jsonl", "--model", model, "--out", "e", *SMALL)
+    assert code == 0
+    assert "mixed: 2 answers read after the last '####'" in out
+    assert "mixed: 1 of 3 answers are worked solutions or sentences" in out
+    assert {each.gold for each in read_answers(Path("e"))[1]} == {("1",), ("2",), (prose,)}
+    file.write_text(json.dumps({"problem": "Left?", "answer": prose}) + "\n")
+    for words in (["eval", "--suite", "mixed.jsonl"], ["screen", "mixed.jsonl"]):
+        code, _, err = command(*words, "--model", model, *SMALL)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "mixed: the reward accepts none of 1 reference answers" in err

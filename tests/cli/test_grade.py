@@ -218,3 +218,25 @@ def test_what_prompts_opened_goes_before_every_completion(command: Command, tmp_
         written = read(tmp_path / "out.jsonl")
         assert [row["formatted"] for row in written] == formatted
         assert [row["verdict"] for row in written] == verdicts
+
+
+def test_a_worked_solution_as_reference_is_read_by_its_mark_or_refused(command: Command, tmp_path: Path) -> None:
+    marked = "Ann had $100. She spent $30 and $20, so $<<100-30-20=50>>50.\n#### 50"
+    texts = [r"\boxed{50}", r"\boxed{100}", r"\boxed{20}"]
+    write(tmp_path / "rows.jsonl", [{"text": text, "gold": marked} for text in texts])
+    code, out, _ = command("rows.jsonl", "--out", "out.jsonl", "reward.workers=1")
+    assert code == 0
+    assert [row["verdict"] for row in read(tmp_path / "out.jsonl")] == ["correct", "wrong", "wrong"]
+    assert "3 answers read after the last '####'" in out
+
+    unmarked = "Ann had $100. She spent $30 and $20. She has 50 left."
+    write(tmp_path / "rows.jsonl", [{"text": r"\boxed{50}", "gold": unmarked}])
+    code, _, err = command("rows.jsonl")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "row 1, field 'gold': a worked solution or a sentence, 'Ann had" in err
+    code, _, _ = command("rows.jsonl", "--out", "out.jsonl", r"data.answer_pattern=has (\d+) left", "reward.workers=1")
+    assert code == 0
+    assert read(tmp_path / "out.jsonl")[0]["verdict"] == "correct"
+    code, _, err = command("rows.jsonl", "data.answer_pattern=has no (.+)")
+    assert code == 2
+    assert "data.answer_pattern matches nothing in 'Ann had" in err

@@ -10,6 +10,7 @@ from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Pair, Prompt
 from edge_grpo.config.tree import load_config
 from edge_grpo.data.pairs import EncodedPair
+from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.source import Source, StoredPairs, open_source
 
@@ -30,6 +31,7 @@ def test_every_pair_is_a_group_of_right_and_wrong() -> None:
 
 
 def write(tmp_path: Path, *lines: str) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     file = tmp_path / "d.jsonl"
     file.write_text("\n".join(lines))
     return file
@@ -40,11 +42,12 @@ ENGINE = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0)
 SPLIT = ["eval.size=2", "rollout.max_new_tokens=6"]
 
 
-def opened(*words: str) -> tuple[Source, Sequence[Prompt], list[str]]:
+def opened(*words: str, grader: Rewards | None = None) -> tuple[Source, Sequence[Prompt], list[str]]:
     """The source of a configuration, its held-out problems, and the messages shown."""
     said: list[str] = []
     config = load_config(None, [*SPLIT, *words])
     sampler = tiny_sampler(ENGINE, lambda *_: True, data=config.data, context=512)
+    sampler.grader = grader or sampler.grader
     source, held_out = open_source(config, config.method, sampler, said.append)
     return source, held_out, said
 
@@ -57,6 +60,29 @@ def test_skipped_data_is_reported(tmp_path: Path) -> None:
     told = " ".join(said)
     assert "1 bad rows skipped" in told
     assert "1 over-long prompts skipped" in told
+
+
+def test_long_prompts_and_bad_references_are_reported(tmp_path: Path) -> None:
+    long = f'{{"problem": "{"long " * 70}", "answer": "1"}}'
+    solved = '{"problem": "Compute 3+4.", "answer": "7", "solution": "So 3+4=7 pens."}'
+    marked = '{"problem": "Compute 4+4.", "answer": "So 8.\\n#### 8"}'
+    file = write(tmp_path, *GOOD, long, solved, marked)
+    words = [f"data.path={file}", f"data.eval_path={write(tmp_path / 'e', *GOOD)}", "data.max_prompt_tokens=400"]
+    with Rewards(RewardSettings(workers=1)) as rewards:
+        _, _, said = opened(*words, "rollout.max_new_tokens=6", grader=rewards)
+        assert said == [
+            "training data: 1 answers read after the last '####'; a row without a solution gets the worked text around "
+            "its answer",
+            "training data: 1 of 2 worked solutions have no readable answer, such as 'So 3+4=7 pens.' of problem 'd:8' "
+            "(it ends 'So 3+4=7 pens.'): methods that correct use the answer instead. End them in \\boxed{ANSWER} or "
+            "'#### ANSWER', or set data.fields.solution",
+            "training data: 1 of 9 prompts (11.1%) have 256 tokens or more, and their answers are never corrected; "
+            "raise method.correction.max_prompt_tokens",
+        ]
+        assert "prompts" not in " ".join(opened(*words, "method=grpo", grader=rewards)[2])
+        bad = write(tmp_path, '{"problem": "?", "answer": "Ann has 3+4=7 pens left"}')
+        with pytest.raises(DataError, match="training data: the reward accepts none of 1 reference answers"):
+            opened(f"data.path={bad}", *words[1:], grader=rewards)
 
 
 def test_no_problem_left_is_an_error(tmp_path: Path) -> None:
