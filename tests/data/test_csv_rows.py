@@ -24,7 +24,7 @@ def test_rows_are_problems_and_other_columns_travel_along(tmp_path: Path) -> Non
 
 
 def test_bad_rows_are_named_or_counted(tmp_path: Path) -> None:
-    rows = [b"problem,answer", b"a,1,2", b"b", b'"c"x,1', b"caf\xe9,1", b"d,", b"e,1"]
+    rows = [b"problem,answer", b"a,1,2", b"b", b'"c"x,1', b"\xe9,1", b"d,", b"e,1"]
     path = write(tmp_path, b"\n".join(rows))
     loaded = load_problems(path, bad_rows="skip")
     assert ([one.prompt for one in loaded.problems], loaded.num_skipped) == (["e"], 5)

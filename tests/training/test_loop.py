@@ -18,7 +18,6 @@ from support import save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import edge_grpo.runs
 from edge_grpo.base.errors import CheckpointError, ConfigError, TrainingError
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
@@ -89,45 +88,6 @@ def test_the_run_folder_holds_what_it_should(straight: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(straight / "final")
     tokenizer = AutoTokenizer.from_pretrained(straight / "final")
     assert loaded(**tokenizer("1+1\n", return_tensors="pt")).logits.isfinite().all()
-
-
-def test_groups_that_dynamic_sampling_drops_are_kept_and_marked(config: Make, model: Path) -> None:
-    own = [text for text in SMALL if not text.startswith("method.")]
-    words = [f"model.path={model}", *own, "method=dapo", "method.top_up.max_rounds=2", *NOT_EVALUATED, "train.steps=1"]
-    folder = train(load_config(None, [*words, f"run.dir={config().run.dir}"])).folder
-    ((*lines,),) = rollouts(folder)
-    assert len(lines) == 9 * 4, "an empty step, and every completion of its three rounds"
-    assert {(line["trained"], line["dropped"], line["advantage"]) for line in lines} == {
-        (False, "dynamic_sampling", None)
-    }
-    assert sorted({line["group"] for line in lines}) == list(range(9))
-    assert len({line["family"] for line in lines}) == 9
-    assert all(line["completion"] and line["spans"] for line in lines)
-
-
-def test_rows_that_a_method_leaves_out_are_kept_and_marked(config: Make, model: Path, tmp_path: Path) -> None:
-    judge = tmp_path / "judge.py"
-    judge.write_text(
-        "def reward(texts, tasks):\n"
-        "    odd = [sum(map(ord, one)) % 2 for one in texts]\n"
-        "    return [{'reward': float(one), 'correct': one} for one in odd]\n"
-    )
-    data = tmp_path / "data.jsonl"
-    rows_ = [{"problem": f"Compute {i}+1.", "answer": i + 1, "step": f"s{i}", "tags": [i]} for i in range(6)]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows_))
-    own = [text for text in SMALL if not text.startswith("method.")]
-    words = [f"model.path={model}", *own, "method=rpo", "method.max_pairs=1", *NOT_EVALUATED, "train.steps=2"]
-    words += [f"data.path={data}", f"reward.function={judge}:reward", f"run.dir={config().run.dir}"]
-    table = edge_grpo.runs.rollouts(train(load_config(None, words)).folder)
-    for step in (1, 2):
-        lines = [line for line in table.to_pylist() if line["step"] == step]
-        assert len(lines) == 12
-        assert {(line["trained"], line["dropped"]) for line in lines} == {(True, ""), (False, "method")}
-        assert all((line["advantage"] is None) is not line["trained"] for line in lines)
-        assert all(line["data/step"] == f"s{int(line['answer']) - 1}" for line in lines)
-        assert all(json.loads(line["data/tags"]) == [int(line["answer"]) - 1] for line in lines)
-        questions = {(line["family"], line["problem"]) for line in lines}
-        assert len(questions) == 3, "rows left out keep the family of their question"
 
 
 def test_the_phases_of_a_step_add_up_to_it(straight: Path) -> None:
