@@ -15,6 +15,7 @@ from edge_grpo.config.tree import Config
 from edge_grpo.evaluation import heldout
 from edge_grpo.evaluation.answers import heldout_draws
 from edge_grpo.methods.base import Method
+from edge_grpo.models.adapters import describe
 from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Engine
@@ -183,10 +184,12 @@ def open_session(
         config: the settings.
         method: a custom method, in place of ``config.method``.
         engine: a custom engine, in place of ``rollout.engine``; it stays open.
-        say: shows a line about skipped data.
+        say: shows a line about adapters and skipped data.
     """
     method = method or config.method
     policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)
+    if policy.has_adapters:
+        say(describe(policy.adapted))
     with open_sampler(config, policy=policy, engine=engine) as sampler:
         source, held_out = open_source(config, method, sampler, say)
         sampler.sync(policy, 0)
