@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 from support import tiny_policy, tiny_sampler
 
 from edge_grpo.base.errors import CheckpointError
@@ -152,3 +153,16 @@ def test_a_tracker_that_cannot_write_ends_the_run_in_one_line(journal: Journal) 
     journal.trackers[0].log = full
     with pytest.raises(CheckpointError, match=r"could not be written \(No space left on device\).*--resume"):
         journal.log(1, {"loss": 1.0})
+
+
+def test_a_final_model_that_is_not_the_trained_one_replaces_nothing(journal: Journal, session: Session) -> None:
+    journal.finish(session)
+    before = (journal.folder.final / "model.safetensors").read_bytes()
+    layer = session.policy.model.model.layers[0].mlp
+    layer.register_forward_hook(lambda module, args, output: output + torch.arange(output.shape[-1]))  # never saved
+    session.step = 1
+    with pytest.raises(CheckpointError, match=r"final: not written, because .* not the one that was trained") as caught:
+        journal.finish(session)
+    assert str(journal.folder.checkpoints) in str(caught.value)
+    assert (journal.folder.final / "model.safetensors").read_bytes() == before
+    assert "| steps | 0 |" in (journal.folder.final / "README.md").read_text()

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest", "digest_each", "digest_files"]
+__all__ = ["damaged_files", "digest", "digest_each", "digest_files"]
 
 
 def digest(content: Any) -> str:
@@ -56,3 +56,26 @@ def digest_files(files: Iterable[Path]) -> str:
         with file.open("rb") as stream:
             content.update(hashlib.file_digest(stream, "sha256").digest())
     return content.hexdigest()[:12]
+
+
+def damaged_files(sums: Path) -> list[str]:
+    """The files in a list made by ``sha256sum`` that do not have the bytes it says; the list itself if unreadable.
+
+    Example:
+        >>> damaged_files(Path("nowhere/SHA256SUMS"))
+        ['SHA256SUMS']
+    """
+    try:
+        pairs = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines()]
+        return [name for digest, name in pairs if _sha256(sums.with_name(name)) != digest] if pairs else [sums.name]
+    except (OSError, ValueError):
+        return [sums.name]
+
+
+def _sha256(file: Path) -> str:
+    """The SHA-256 of a file; empty if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""

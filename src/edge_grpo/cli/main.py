@@ -18,6 +18,7 @@ from edge_grpo.base.quiet import silence_stdout
 from edge_grpo.cli.compare_models import compare_models
 from edge_grpo.cli.diagnostics import lld, uplift
 from edge_grpo.cli.evaluate import evaluate
+from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
 from edge_grpo.cli.make_base import make_base
 from edge_grpo.cli.screen import screen
@@ -30,6 +31,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(export)
 app.command()(compare_models)
 app.command()(screen)
 app.command()(grade)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,24 +21,21 @@ Settings = Annotated[
 
 
 def config_for(words: Sequence[str] | None, model: str) -> "Config":
-    """The settings for querying ``model``: the given words over those of its run, if it is a run's ``final`` folder.
+    """The settings for querying ``model``: the given words over those of its run, if it belongs to one.
 
     Raises:
-        ConfigError: a setting is invalid, or ``model`` is a run folder instead of the model inside it.
+        ConfigError: a setting is invalid, or ``model`` is a run without a final model.
     """
+    from edge_grpo.config.sections import LoraSettings  # noqa: PLC0415 - imports pydantic
     from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
 
     path, overrides = split_words(words)
-    folder = Path(model).expanduser()
-    if (folder / "config.yaml").exists() and (folder / "final").exists():
-        raise ConfigError(f"--model: {model} is a run folder; give {folder / 'final'}")
-    base = None
-    if not path and folder.name == "final" and (folder.parent / "config.yaml").exists():
-        from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415 - imports pyarrow
-
-        base = RunFolder.read_config(folder.parent)[0] | {"method": "edge_grpo"}  # evaluation does not depend on it
-    config = load_config(path or base, overrides)
-    return replace(config, model=replace(config.model, path=model)) if model else config
+    model, run = _inside_run(model)
+    if run is None:
+        config = load_config(path, overrides)
+        return replace(config, model=replace(config.model, path=model)) if model else config
+    config = load_config(path or _settings_of(run), overrides)
+    return replace(config, model=replace(config.model, path=model, lora=LoraSettings()))  # merged already
 
 
 def model_first(words: Sequence[str] | None, model: str) -> tuple[list[str], str]:
@@ -53,3 +50,35 @@ def model_first(words: Sequence[str] | None, model: str) -> tuple[list[str], str
     if model:
         raise ConfigError(f"two models: '{rest[0]}' and --model {model}; name one")
     return rest[1:], rest[0]
+
+
+def _inside_run(model: str) -> tuple[str, Path | None]:
+    """The model that is meant, and the folder of its run, if it is a run, its ``final`` or one of its checkpoints.
+
+    Raises:
+        ConfigError: the run has no final model.
+    """
+    folder = Path(model).expanduser()
+    places = {folder: folder / "final", folder.parent: folder, folder.parent.parent: folder}
+    if not model or ((folder / "config.json").exists() and folder.name != "final"):
+        return model, None
+    for run, place in places.items():
+        if (run / "config.yaml").is_file() and (run / "checkpoints").is_dir():
+            if place.name == "final" and not place.exists():
+                raise ConfigError(
+                    f"--model: {run} has no final model yet; finish the run with `edge-grpo train --resume {run}`, "
+                    f"take its newest checkpoint with `edge-grpo export {run} FOLDER`, or give one of "
+                    f"{run / 'checkpoints'}"
+                )
+            return (model if place == folder else str(place)), run
+    return model, None
+
+
+def _settings_of(run: Path) -> dict[str, Any]:
+    """The settings of a run that evaluation depends on; not its method, nor a custom engine."""
+    from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415 - imports pyarrow
+
+    tree = RunFolder.read_config(run)[0] | {"method": "edge_grpo"}
+    if "class" in tree.get("rollout", {}).get("engine", {}):
+        del tree["rollout"]["engine"]
+    return tree

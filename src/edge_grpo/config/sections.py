@@ -25,8 +25,11 @@ BUNDLED: Final = "bundled"
 class LoraSettings:
     """Low-rank adapters through peft; ``rank`` 0 trains all weights.
 
-    ``targets`` empty = every linear layer but the head. No dropout, because log-probs before and after an update must
-    come from the same network.
+    ``targets`` empty = every linear layer of the text decoder but the head, and the experts and router of a mixture.
+    Otherwise each target is the end of a layer's name (``q_proj``), of an expert weight's (``experts.down_proj``), or a
+    regular expression for whole names; one that matches nothing is an error. A target that is tied to another layer
+    (head and embeddings) is untied, in ``final`` too. What is adapted, and what stays frozen, is printed at the start.
+    No dropout, because log-probs before and after an update must come from the same network.
 
     Source: Hu et al. 2021, arXiv:2106.09685.
     """
@@ -46,10 +49,15 @@ class ModelSettings:
     rates. ``attention``: ``auto`` is PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support
     for it. ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the
     Python code it ships with, with all your permissions; only models with such code need it.
+
+    ``path`` may also be a LoRA adapter's folder or a run's checkpoint: it is merged into its base model's weights.
+    ``save_dtype`` is that of ``final``: ``auto`` is what the model's own folder has, whatever it is trained in;
+    checkpoints keep the weights as trained.
     """
 
     path: str = BUNDLED
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     gradient_checkpointing: bool = True

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -11,11 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,10 +21,12 @@ from transformers.utils import logging as transformers_logging
 from edge_grpo.base.digests import digest_files
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.quiet import quiet_failures
-from edge_grpo.base.rng import derive_seed
-from edge_grpo.config.sections import BUNDLED, LoraSettings, ModelSettings
+from edge_grpo.config.sections import BUNDLED, ModelSettings
+from edge_grpo.models.adapters import add_adapters, check_reached
+from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.scoring import causal
+from edge_grpo.models.sources import declared_dtype, resolve, source_of
 
 __all__ = [
     "context_length",
@@ -56,7 +53,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     Raises:
         EngineError: there is no tokenizer, it cannot be read, or it needs untrusted code.
     """
-    folder = resolve(path)
+    folder = _tokenizer_place(ModelSettings(path=path))
     try:
         with quiet_failures():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -68,6 +65,14 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     if len(tokenizer.get_vocab()) < 2:
         raise EngineError(f"model.path: '{path}' has no tokenizer files; save the tokenizer with the model")
     return tokenizer
+
+
+def _tokenizer_place(model: ModelSettings) -> str:
+    """Where the tokenizer is: an adapter may bring its own, otherwise it is the base model's."""
+    source = source_of(model)
+    if source.over is None or (source.config and (source.config.parent / "tokenizer_config.json").is_file()):
+        return source.place
+    return _tokenizer_place(source.over)
 
 
 def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0) -> Policy:
@@ -87,20 +92,28 @@ def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0)
     autocast = on_gpu and model.dtype == "auto" and torch.cuda.is_bf16_supported()
     frozen_base = autocast and model.lora.rank > 0  # float32 adapters on a base that is never updated
     dtype = torch.bfloat16 if model.dtype == "bfloat16" or frozen_base else torch.float32
-    network = _load_network(model, dtype).to(device)
+    network = _network(model, dtype).to(device)
     tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     frozen = None
     if reference and not model.lora.rank:
-        frozen = _load_network(model, dtype).to(device).eval().requires_grad_(False)
+        frozen = _network(model, dtype).to(device).eval().requires_grad_(False)
     if model.gradient_checkpointing and on_gpu and network.supports_gradient_checkpointing:
         newer = getattr(network, "activation_checkpointing_enable", None)  # the other name is deprecated
         (newer or network.gradient_checkpointing_enable)({"use_reentrant": False})
     if model.lora.rank:
-        network = _with_adapters(network, model.lora, seed)
+        place = resolve(model.path)
+        network = add_adapters(
+            network, model.lora, seed, base=str(Path(place).resolve()) if Path(place).is_dir() else place
+        )
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast)
+    save_dtype = declared_dtype(model) if model.save_dtype == "auto" else getattr(torch, model.save_dtype)
+    policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast, save_dtype=save_dtype)
+    if policy.has_adapters:
+        with policy.precision():
+            check_reached(policy.model)
+    return policy
 
 
 def pick_device(model: ModelSettings) -> torch.device:
@@ -114,14 +127,23 @@ def pick_device(model: ModelSettings) -> torch.device:
     return torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def _network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
+    """The network that ``model.path`` names; an adapter or a checkpoint is merged into its base."""
+    source = source_of(model)
+    if source.over is None:
+        return _load_network(model, dtype)
+    return source.into(_network(source.over, dtype))
+
+
 def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     folder, trusted = resolve(model.path), model.trust_remote_code
     try:
         with quiet_failures():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+            _check_unquantised(config)
             _silence(config)
             network: PreTrainedModel
-            network, found = _family(config).from_pretrained(
+            network, found = family_class(config).from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -136,15 +158,6 @@ def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     except Exception as error:
         raise _not_loaded(model, error) from error
     return network
-
-
-def _family(config: PreTrainedConfig) -> Any:
-    """The class that loads a model for text: the causal one, or the multimodal one where a family has no other."""
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map"):  # the latter: code of its own
-        return AutoModelForCausalLM
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return AutoModelForImageTextToText
-    raise EngineError(f"'{config.model_type}' is not a causal language model")
 
 
 def _silence(config: PreTrainedConfig) -> None:
@@ -171,6 +184,13 @@ def _not_loaded(model: ModelSettings, error: Exception) -> EngineError:
         f"model.path: cannot load a model from '{path}' ({_one_line(error).rstrip('.')}{hint}); give "
         f"a Hugging Face folder, the name of a reachable hub model, or '{BUNDLED}'"
     )
+
+
+def _check_unquantised(config: PreTrainedConfig) -> None:
+    """Reject quantised weights, which can be neither trained nor merged nor saved as they are."""
+    if found := getattr(config, "quantization_config", None):
+        kind = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+        raise EngineError(f"its weights are quantised ({kind or 'method unknown'}); use a copy in bf16 or float32")
 
 
 def _check_weights(network: PreTrainedModel, found: Mapping[str, Iterable[Any]]) -> None:
@@ -211,48 +231,20 @@ def _reject_untrusted_code(path: str, error: Exception) -> None:
         ) from error
 
 
-def _with_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - slow to import, only needed with LoRA
-
-    targets = list(lora.targets) or "all-linear"
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
-    )
-    try:
-        with torch.random.fork_rng():  # peft draws from the global generator
-            torch.manual_seed(derive_seed(seed, "lora"))
-            return get_peft_model(network, config)
-    except ValueError as error:
-        raise ConfigError(f"model.lora.targets: {_one_line(error)}") from error
-
-
-def resolve(path: str) -> str:
-    """The folder that ``model.path`` refers to, or the hub name unchanged.
-
-    Raises:
-        EngineError: it is a path, but not of a folder.
-    """
-    if path == BUNDLED:
-        return str(files("edge_grpo") / "bundled" / "base_model")
-    if path.startswith((".", "/", "~")) or Path(path).exists():
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise EngineError(
-                f"model.path: no such folder: '{path}'; give a Hugging Face folder, a hub name, or '{BUNDLED}'"
-            )
-        return str(folder)
-    return path
-
-
 def fingerprint(model: ModelSettings) -> str:
     """Twelve hex digits that change with the files in a model folder; for a hub model, its commit.
+
+    For an adapter or a checkpoint they cover its base model too.
 
     Reads all bytes: some seconds for a model of several gigabytes.
 
     Raises:
         EngineError: the model does not exist.
     """
-    folder = Path(resolve(model.path))
+    source = source_of(model)
+    if source.over is not None:
+        return source.identity(fingerprint(source.over))
+    folder = Path(source.place)
     if not folder.is_dir():
         try:
             with quiet_failures():

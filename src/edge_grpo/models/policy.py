@@ -1,6 +1,5 @@
 """The policy: the model that is trained, its tokenizer, its frozen reference, and how it is saved."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edge_grpo.base.errors import EngineError
+from edge_grpo.models.adapters import Adapted, what_is_adapted
 from edge_grpo.models.probe import check
+from edge_grpo.models.saving import save
 from edge_grpo.models.scoring import Head, Scorer, TokenScores, causal
 
 __all__ = ["Policy"]
@@ -26,6 +27,7 @@ class Policy:
         tokenizer: its tokenizer; never used between sampling and the loss.
         reference: a frozen copy of the starting weights, if a method needs one and LoRA is off.
         autocast: whether forward passes run under bf16 autocast.
+        save_dtype: of the weights that :meth:`save` writes; None = that of the weights now.
     Raises:
         EngineError: the model cannot be scored (see :mod:`edge_grpo.models.probe`).
     """
@@ -37,8 +39,10 @@ class Policy:
         *,
         reference: PreTrainedModel | None = None,
         autocast: bool = False,
+        save_dtype: torch.dtype | None = None,
     ) -> None:
         self.scorer = Scorer(model, autocast=autocast)
+        self.save_dtype = save_dtype or causal(model).dtype
         self.reference = None if reference is None else Scorer(reference, autocast=autocast)
         self.tokenizer = tokenizer
         check(self.scorer)
@@ -126,12 +130,14 @@ class Policy:
         return self.scorer.gradient_mode()
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face folder; adapters are merged in, and also saved in ``adapter/``."""
-        model = self.model
-        if self.has_adapters:
-            device = self.device
-            model.save_pretrained(folder / "adapter")
-            model = copy.deepcopy(model.to("cpu")).merge_and_unload()  # no room for two on a GPU
-            self.model.to(device)
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Write an ordinary Hugging Face folder, and check it (see :func:`edge_grpo.models.saving.save`).
+
+        Raises:
+            EngineError: what was written is not what was trained.
+        """
+        save(self.model, self.tokenizer, folder, dtype=self.save_dtype)
+
+    @property
+    def adapted(self) -> Adapted:
+        """What is trained: adapted layers by kind, and parameters."""
+        return what_is_adapted(self.model)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from edge_grpo.config.tree import Config
+from edge_grpo.models.adapters import describe
 from edge_grpo.models.policy import Policy
 from edge_grpo.training.session import Session
 
@@ -17,7 +18,7 @@ def banner(session: Session, folder: Path) -> Iterator[str]:
     config = session.config
     yield f"run folder: {folder}"
     yield f"model: {config.model.path}, {_model(session.policy)}"
-    yield f"trained: {_trained(session.policy)}"
+    yield describe(session.policy.adapted)
     yield f"method: {session.method.kind}, {_budget(config)}"
     yield f"data: {_data(session)}"
 
@@ -30,13 +31,6 @@ def _model(policy: Policy) -> str:
     if policy.device.type != "cpu":
         where = f"{policy.device} ({torch.cuda.get_device_name(policy.device)})"
     return f"{_size(sum(weight.numel() for weight in policy.model.parameters()))}, {precision}, on {where}"
-
-
-def _trained(policy: Policy) -> str:
-    trained = sum(weight.numel() for _, weight in policy.trained())
-    every = sum(weight.numel() for weight in policy.model.parameters())
-    what = "LoRA adapters" if policy.has_adapters else "all weights" if trained == every else "part of the weights"
-    return f"{what}, {_size(trained)}" + ("" if trained == every else f" ({trained / every:.2%})")
 
 
 def _budget(config: Config) -> str:

@@ -8,14 +8,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from edge_grpo.base.errors import EdgeGrpoError, TrainingError
-from edge_grpo.config.tree import config_hash, to_yaml
+from edge_grpo.base.errors import CheckpointError, EdgeGrpoError, EngineError, TrainingError
+from edge_grpo.config.tree import config_hash, to_tree, to_yaml
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display
 from edge_grpo.training import checkpoint
+from edge_grpo.training.card import write_cards
 from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
 from edge_grpo.training.memory import NoMemoryLeftError
@@ -203,16 +204,30 @@ class Journal:
         return TrainingError(f"{error}; resume with: edge-grpo train --resume {self.folder.path} {lower}")
 
     def finish(self, session: Session) -> None:
-        """Write ``final/``: an ordinary Hugging Face folder, complete or absent.
+        """Write ``final/``: an ordinary Hugging Face folder, loaded again and checked, complete or absent.
 
         Raises:
-            CheckpointError: the disk is full or not writable, or the run's lock was deleted.
+            CheckpointError: the disk is full or not writable, the run's lock was deleted, or the folder would not hold
+                the model that was trained.
         """
         self.folder.check_lock()
         final, draft = self.folder.final, self.folder.path / ".final"
         with saving(final, self.folder.path):
             shutil.rmtree(draft, ignore_errors=True)
-            session.policy.save(draft)
+            try:
+                session.policy.save(draft)
+            except EngineError as error:
+                raise CheckpointError(
+                    f"{final}: not written, because {error}; the trained weights are in {self.folder.checkpoints}"
+                ) from error
+            write_cards(
+                draft,
+                to_tree(session.config),
+                method=str(getattr(session.method, "kind", type(session.method).__name__)),
+                step=session.step,
+                tokens=session.tokens,
+                rows=self.folder.rows(),
+            )
             (draft / "progress.json").write_text(json.dumps({"step": session.step, "tokens": session.tokens}) + "\n")
             flush_tree(draft)
             remove_tree(final)  # from fewer steps, if a finished run was extended

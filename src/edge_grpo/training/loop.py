@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,8 @@ def _run(
         now, found = environment(), digests(config, session.source, session.held_out)
         accepted = check_inputs(starts.read(folder.path), now, found, resumption) if resumption else ()
         journal.restore(session)
-        journal.begin(session, {**now, "inputs": found, "accepted": list(accepted)}, resumption)
+        trained = asdict(session.policy.adapted)
+        journal.begin(session, {**now, "inputs": found, "trained": trained, "accepted": list(accepted)}, resumption)
         stop = stack.enter_context(Interruption())
         display.start(config.train.steps, session.step, max_tokens=config.train.max_tokens, tokens=session.tokens)
         for line in (*banner(session, folder.path), *_legend(config, evaluated=bool(session.held_out))):

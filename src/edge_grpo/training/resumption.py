@@ -29,7 +29,7 @@ MAY_CHANGE = (
     *BOUNDS,
     *_ROUNDING,
     *("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.max_skipped_updates"),
-    *("eval.*", "run.*", "reward.workers"),
+    *("eval.*", "run.*", "reward.workers", "model.save_dtype"),
 )
 """The settings that may change on resume, as patterns of dotted names."""
 

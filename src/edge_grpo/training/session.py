@@ -207,7 +207,7 @@ def open_session(
         config: the settings.
         method: a custom method, in place of ``config.method``.
         engine: a custom engine, in place of ``rollout.engine``; it stays open.
-        say: shows a line about skipped data, or about what the model does not support.
+        say: shows a line about skipped data, or what the model does not support.
     """
     method = method or config.method
     policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)

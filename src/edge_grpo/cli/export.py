@@ -1,0 +1,70 @@
+"""``edge-grpo export``."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_grpo.base.errors import CheckpointError, ConfigError, EngineError
+
+__all__ = ["export"]
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A new folder for the model.")],
+    step: Annotated[int | None, typer.Option(min=0, help="The checkpoint's step; default: the newest.")] = None,
+) -> None:
+    """Write the model in a run's checkpoint as an ordinary Hugging Face folder, as `final` would be.
+
+    The checkpoint's checksums are verified, and the folder is loaded again and compared before it appears.
+    """
+    folder, place = Path(run).expanduser(), Path(out).expanduser()
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"export: {run} holds no run (no config.yaml); pass a run folder")
+    if place.exists():
+        raise ConfigError(f"export: {out} exists; name a new folder")
+
+    from edge_grpo.config.tree import parse_tree  # noqa: PLC0415 - imports torch
+    from edge_grpo.models.loading import load_policy  # noqa: PLC0415 - model code
+    from edge_grpo.models.sources import restore  # noqa: PLC0415
+    from edge_grpo.runs.durable import flush, flush_tree  # noqa: PLC0415
+    from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415 - imports pyarrow
+    from edge_grpo.training.card import write_cards  # noqa: PLC0415
+    from edge_grpo.training.checkpoint import read_state  # noqa: PLC0415
+
+    checkpoint = _checkpoint(folder / "checkpoints", step)
+    tree = RunFolder.read_config(folder)[0]
+    model = parse_tree({"model": tree["model"]}).model
+    state = read_state(checkpoint)
+    policy = load_policy(replace(model, device="cpu" if model.device == "cpu" else "auto"))
+    restore(checkpoint, dict(policy.trained()))
+    draft = place.with_name(f".{place.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        policy.save(draft)
+        kind = str(tree["method"].get("kind") or tree["method"].get("class"))
+        rows = RunFolder(folder).rows()
+        write_cards(draft, tree, method=kind, step=state.step, tokens=state.tokens, rows=rows)
+        flush_tree(draft)
+        draft.rename(place)
+        flush(place.parent)
+    except EngineError as error:
+        raise EngineError(f"export: {out} is not written, because {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    print(f"wrote {out}: step {state.step} of {run}, {state.tokens:,} sampled tokens")
+
+
+def _checkpoint(folder: Path, step: int | None) -> Path:
+    """The checkpoint of a step; None: the newest."""
+    found = {int(path.name.removeprefix("step_")): path for path in folder.glob("step_*") if path.name[5:].isdigit()}
+    if not found:
+        raise CheckpointError(f"export: {folder} holds no checkpoint yet")
+    if step is not None and step not in found:
+        held = ", ".join(map(str, sorted(found)))
+        raise CheckpointError(f"export: no checkpoint of step {step} in {folder}; it holds those of steps {held}")
+    return found[max(found) if step is None else step]
