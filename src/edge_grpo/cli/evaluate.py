@@ -87,19 +87,22 @@ def evaluate(
 def benchmarks_of(config: "Config", suite: str, data_dir: str) -> "Sequence[Benchmark]":
     """What the options name: a suite, a data file, or the held-out problems of the settings."""
     from edge_grpo.data.problems import load_train_eval  # noqa: PLC0415
+    from edge_grpo.data.settings import sources  # noqa: PLC0415
     from edge_grpo.evaluation.answers import HELD_OUT  # noqa: PLC0415
     from edge_grpo.evaluation.suite import Benchmark, load_suite  # noqa: PLC0415
 
     if suite:
         return load_suite(suite, config.data, data_dir=data_dir)
     held_out = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[1]
-    return (Benchmark(HELD_OUT, config.data.eval_path, held_out.problems, held_out.num_skipped),)
+    where = ", ".join(sources(config.data.eval_path))
+    return (Benchmark(HELD_OUT, where, held_out.problems, held_out.num_skipped),)
 
 
 def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:
     from edge_grpo.data.problems import load_problems  # noqa: PLC0415
 
-    loaded = load_problems(path, config.data.fields, split=config.data.split, bad_rows=config.data.bad_rows)
+    data = config.data
+    loaded = load_problems(path, data.fields, subset=data.subset, split=data.split, bad_rows=data.bad_rows)
     return {problem.id: problem for problem in loaded.problems}
 
 
@@ -110,7 +113,7 @@ def _overlapping(asked: Sequence[Any], train: Mapping[str, Problem]) -> list[dic
     trained, found = list(train.values()), []
     for each in asked:
         problems = [item.problem for item in each.problems]
-        for one in overlaps([problem.prompt for problem in problems], [problem.prompt for problem in trained]):
+        for one in overlaps([problem.text for problem in problems], [problem.text for problem in trained]):
             test, other = problems[one.test], trained[one.train]
             found.append(
                 {

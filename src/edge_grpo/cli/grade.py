@@ -8,7 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -20,7 +20,8 @@ from rich.table import Table
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Grade, Problem, Verdict
 from edge_grpo.cli.progress import ProgressBar, target
-from edge_grpo.data.readers import BadRowError, described, required
+from edge_grpo.data.messages import read_prompt
+from edge_grpo.data.readers import BadRowError, described, optional, required
 
 if TYPE_CHECKING:
     from edge_grpo.config.tree import Config
@@ -172,7 +173,7 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
     if not isinstance(text, str):
         raise BadRowError(f"field '{fields.text}': {described(text)}, wanted text")
     golds: tuple[str, ...] = ()
-    if not (fields.gold_optional and row.get(fields.gold) is None):
+    if not (fields.gold_optional and optional(row, fields.gold) is None):
         given = required(row, fields.gold)
         golds = tuple(_gold(each, fields.gold) for each in (given if isinstance(given, list) else [given]))
         if not golds:
@@ -180,9 +181,17 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
     finished = row.get("finished", True)
     if not isinstance(finished, bool):
         raise BadRowError(f"field 'finished': {described(finished)}, wanted true or false")
-    prompt = row.get(fields.prompt)
-    meta = {key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)}
-    return _Row(Problem(name, prompt if isinstance(prompt, str) else "", golds, meta=meta), text, finished)
+    problem = Problem(
+        name,
+        "",
+        golds,
+        meta={key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)},
+        columns={key: value for key, value in row.items() if key not in (fields.text, fields.prompt)},
+    )
+    if (prompt := optional(row, fields.prompt)) is not None:
+        asked = read_prompt(prompt, fields.prompt)
+        problem = replace(problem, **vars(asked))
+    return _Row(problem, text, finished)
 
 
 def _gold(value: object, name: str) -> str:

@@ -24,10 +24,11 @@ _SUITES = (".yaml", ".yml")
 class BenchmarkSource:
     """One place to find a benchmark's problems: a file, saved dataset or hub dataset, and the names of its columns.
 
-    ``split`` selects a split of a dataset; files have none.
+    ``split`` selects a split of a dataset, ``subset`` a subset of a hub dataset; files have neither.
     """
 
     path: str = Field(min_length=1)
+    subset: str = ""
     split: str = "test"
     fields: FieldNames = Field(default_factory=FieldNames)
 
@@ -73,7 +74,14 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
         DataError: no source of a benchmark is available, or a row is bad.
     """
     if Path(path).suffix.lower() not in _SUITES:
-        loaded = load_problems(path, data.fields, split=data.eval_split, bad_rows=data.bad_rows)
+        loaded = load_problems(
+            path,
+            data.fields,
+            subset=data.eval_subset,
+            split=data.eval_split,
+            bad_rows=data.bad_rows,
+            prefix="data.eval_",
+        )
         return (Benchmark(Path(path).stem, path, loaded.problems, loaded.num_skipped),)
     tree = read_yaml(path)
     if "benchmarks" not in tree:
@@ -93,7 +101,14 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
                 f"{path}: benchmark '{name}': no such file: {looked}; put it there, pass its folder as --data-dir "
                 "(objective.data_dir in a space file), or add a hub dataset as another source"
             )
-        loaded = load_problems(source.path, source.fields, split=source.split, bad_rows=data.bad_rows)
+        loaded = load_problems(
+            source.path,
+            source.fields,
+            subset=source.subset,
+            split=source.split,
+            bad_rows=data.bad_rows,
+            prefix=f"benchmarks.{name}.",
+        )
         found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped))
     return tuple(found)
 

@@ -1,5 +1,6 @@
 """Where the groups of a step come from: sampled from problems, or stored as preference pairs."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,7 +13,7 @@ from edge_grpo.data.problems import load_train_eval
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
-from edge_grpo.training.collect import Collected, Collector, stream, take
+from edge_grpo.training.collect import Collected, Collector, epoch, stream, take
 
 __all__ = ["SampledGroups", "Source", "StoredPairs", "open_source"]
 
@@ -48,7 +49,8 @@ class SampledGroups:
 
     def groups(self, step: int, cursor: int) -> Collected:
         """Sample ``num_groups`` families."""
-        items = stream(self.prompts, seed=self.collector.seed, start=cursor)
+        weights = [prompt.problem.weight for prompt in self.prompts]
+        items = stream(self.prompts, seed=self.collector.seed, start=cursor, weights=weights)
         return self.collector.collect(items, step=step, num_groups=self.num_groups)
 
 
@@ -93,6 +95,8 @@ def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -
     prompts, held_out = _load_problems(config, sampler, say, variants=method.needs.variants)
     if not prompts:
         raise DataError("no training problems are left; check data.max_prompt_tokens and data.bad_rows")
+    if any(prompt.problem.weight != 1 for prompt in prompts):
+        say(_mixture([prompt.problem.weight for prompt in prompts]))
     rollout = config.rollout
     collector = Collector(
         sampler,
@@ -109,7 +113,9 @@ def _open_pairs(config: Config, method: Method, sampler: Sampler, say: Say) -> t
     data, budget = config.data, config.rollout.max_new_tokens
     if not method.needs.stored_pairs:
         raise ConfigError("data.pairs: this method learns from its own samples; leave it empty, or set method=rpo")
-    loaded = load_pairs(data.pairs, data.pair_fields, split=data.pairs_split, bad_rows=data.bad_rows)
+    loaded = load_pairs(
+        data.pairs, data.pair_fields, subset=data.pairs_subset, split=data.pairs_split, bad_rows=data.bad_rows
+    )
     encoded = encode_pairs(sampler.tokenizer, loaded.pairs, data, stop_id=sampler.stop_id, max_new_tokens=budget)
     _report_skipped(say, "pairs", loaded.num_skipped, encoded.num_skipped, encoded.num_truncated)
     held_out: tuple[Prompt, ...] = ()
@@ -136,6 +142,13 @@ def _load_problems(
     for name, side, encoded in zip(("training data", "held-out data"), loaded, (train, evaluated), strict=True):
         _report_skipped(say, name, side.num_skipped, encoded.num_skipped, encoded.num_truncated)
     return train.prompts, evaluated.prompts
+
+
+def _mixture(weights: Sequence[float]) -> str:
+    """How often problems are drawn, by weight: 100 problems of weight 2 are drawn 200 times per epoch."""
+    counts = Counter(weights)
+    parts = ", ".join(f"{count} problems x {weight:g}" for weight, count in counts.items())
+    return f"data.path: {parts} = {len(epoch(weights, seed=0, number=0))} prompts per epoch"
 
 
 def _report_skipped(say: Say, name: str, bad: int, over_long: int, cut: int) -> None:
