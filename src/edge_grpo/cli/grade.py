@@ -7,7 +7,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -188,9 +188,8 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
         meta={key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)},
         columns={key: value for key, value in row.items() if key not in (fields.text, fields.prompt)},
     )
-    if (prompt := optional(row, fields.prompt)) is not None:
-        asked = read_prompt(prompt, fields.prompt)
-        problem = replace(problem, **vars(asked))
+    with suppress(BadRowError):  # only custom rewards use the prompt, which a file of completions may lack
+        problem = replace(problem, **vars(read_prompt(optional(row, fields.prompt), fields.prompt)))
     return _Row(problem, text, finished)
 
 
