@@ -240,3 +240,20 @@ def test_a_worked_solution_as_reference_is_read_by_its_mark_or_refused(command: 
     code, _, err = command("rows.jsonl", "data.answer_pattern=has no (.+)")
     assert code == 2
     assert "data.answer_pattern matches nothing in 'Ann had" in err
+
+
+def test_nested_golds_and_conversations_reach_a_reward_written_for_trl(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(
+        "def reward(prompts, completions, reward_model, **kwargs):\n"
+        "    assert prompts == [[{'role': 'user', 'content': '1+1?'}], ''], prompts\n"
+        "    texts = [completions[0][0]['content'], completions[1]]\n"
+        "    return [float(own['gold'] in text) for own, text in zip(reward_model, texts)]\n"
+    )
+    rows = [
+        {"text": "2", "problem": [{"role": "user", "content": "1+1?"}], "reward_model": {"gold": "2"}},
+        {"text": "3", "problem": 7, "reward_model": {"gold": "2"}},
+    ]
+    words = ("--gold-field", "reward_model.gold", "--out", "out.jsonl", "reward.function=theirs.py:reward")
+    code, _, err = command(write(tmp_path / "rows.jsonl", rows), *words, "reward.function_style=trl")
+    assert (code, err) == (0, "")
+    assert [row["reward"] for row in read(tmp_path / "out.jsonl")] == [1.0, 0.0]

@@ -10,7 +10,7 @@ import pytest
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Problem
-from edge_grpo.data.readers import BadRowError, described, is_text, load_records, required, row_id
+from edge_grpo.data.readers import BadRowError, described, is_text, load_records, optional, required, row_id
 
 SETTINGS: dict[str, Any] = {
     "split": "train",
@@ -115,3 +115,25 @@ def test_a_row_of_ten_megabytes_is_read(tmp_path: Path) -> None:
     prompts, skipped = load(file, bad_rows="error")
     assert ([len(prompt) for prompt in prompts], skipped) == ([10**7, 4], 0)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
+
+
+def test_dotted_names_reach_into_objects_and_a_column_of_that_name_wins() -> None:
+    row = {"a": {"b": {"c": 1}, "b.c": 2}, "x.y": 3, "x": {"y": 4}, "text": '{"inner": 5}', "none": None}
+    wanted = {"a.b.c": 2, "x.y": 3, "text.inner": 5, "none": None}
+    assert {name: required(row, name) for name in wanted} == wanted
+    assert [optional(row, name) for name in ("a.q", "q", "none.x", "x.y.z")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("q.b", "field 'q.b': missing; the row has 'a', 'n', 't'"),
+        ("a.q", "field 'a.q': missing; 'a' has 'b'"),
+        ("a.b.q", "field 'a.b.q': 'b' holds int 1, wanted an object"),
+        ("n.b", r"field 'n.b': 'n' holds nothing \(null\), wanted an object"),
+        ("t.b", "field 't.b': 't' holds text, wanted an object"),
+    ],
+)
+def test_a_missing_inner_key_names_what_exists(name: str, message: str) -> None:
+    with pytest.raises(BadRowError, match=f"^{message}$"):
+        required({"a": {"b": 1}, "n": None, "t": "{not JSON"}, name)

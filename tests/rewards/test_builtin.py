@@ -286,7 +286,7 @@ def test_numbers_may_be_of_a_class_that_only_the_worker_knows(custom: CustomRewa
         ("return [1.0]", "the function returned 1 entries, want a list of 3"),
         ("return None", "a NoneType, want a list of 3"),
         ("return 1.0", "a float, want a list of 3"),
-        ("return (x for x in [1])", "a generator, want a list of 3"),
+        ("return (x for x in [1])", "the function returned 1 entries, want a list of 3"),
         ("return [None] * len(completions)", "the function returned None"),
         ("raise KeyError('answer')", "KeyError: 'answer'"),
         ("time.sleep(100)", "killed after"),
@@ -356,7 +356,20 @@ def documented(path: str) -> list[str]:
     return re.findall(r"^ *edge-grpo train (.*\breward\.function=.*)$", text, re.M)
 
 
-@pytest.mark.parametrize("line", documented("docs/guide.md") + documented("examples/own_reward.py"))
+PAGES = ("docs/guide.md", "examples/own_reward.py", "examples/trl_reward.py")
+COMMANDS = [line for page in PAGES for line in documented(page)]
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "function_style" in line])
+def test_the_documented_commands_for_other_signatures_work(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with Rewards(load_config(None, shlex.split(line)).reward) as rewards:
+        grades = rewards.grade([problem("1/2")] * 3, [r"\boxed{0.5}", r"\boxed{2}", "0.5"], [True, True, False])
+    assert [one.reward for one in grades] == [2.0, 1.0, 0.0]
+    assert [one.correct for one in grades] == [True, False, False]
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "function_style" not in line])
 def test_the_documented_commands_work(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = load_config(None, shlex.split(line))
@@ -370,5 +383,4 @@ def test_the_documented_commands_work(line: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_guide_and_the_example_show_commands() -> None:
-    assert documented("docs/guide.md")
-    assert documented("examples/own_reward.py")
+    assert all(map(documented, PAGES))

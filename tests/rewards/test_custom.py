@@ -44,14 +44,43 @@ def test_parameters_may_have_other_names(tmp_path: Path, parameters: str) -> Non
     assert call(f"{path}:reward", ["x"], [Problem("p", "?", ("1",))], [True]) == [1.0]
 
 
-def test_the_adapter_in_the_guide_works(tmp_path: Path) -> None:
+def test_the_function_for_trl_in_the_guide_works(tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
-    (snippet,) = [text for text in snippets if "trl_reward" in text]
-    path = tmp_path / "adapted.py"
+    (snippet,) = [text for text in snippets if "def reward(completions, answer, **kwargs)" in text]
+    path = tmp_path / "theirs.py"
     path.write_text(snippet)
     problems = [Problem("a", "1+1?", ("2",), meta={"level": 1}), Problem("b", "1+2?", ("3",))]
-    assert check(f"{path}:reward") == ""
-    assert call(f"{path}:reward", ["it is 2", "it is 2"], problems, [True, True]) == [1.0, 0.0]
+    assert check(f"{path}:reward", "trl") == ""
+    assert call(f"{path}:reward", ["it is 2", "it is 2"], problems, [True, True], "trl") == [1.0, 0.0]
+
+
+def test_a_file_finds_its_neighbours_first(tmp_path: Path) -> None:
+    """Even one that is called like a module of the standard library, as with ``python mine.py``."""
+    (tmp_path / "scores.py").write_text("from tabnanny import VALUE\n")
+    (tmp_path / "tabnanny.py").write_text("VALUE = 3.0\n")
+    (tmp_path / "mine.py").write_text(
+        "from scores import VALUE\ndef reward(completions, problems):\n    return [VALUE] * len(problems)\n"
+    )
+    with Rewards(RewardSettings(function=f"{tmp_path / 'mine.py'}:reward")) as rewards:
+        (grade,) = rewards.grade([Problem("a", "?", ("1",))], ["x"], [True])
+    assert grade.reward == 3.0
+
+
+def test_a_relative_import_names_the_form_that_works(tmp_path: Path) -> None:
+    package = tmp_path / "judges"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "sibling.py").write_text("VALUE = 4.0\n")
+    code = "from .sibling import VALUE\ndef reward(completions, problems): return [VALUE] * len(problems)\n"
+    (package / "strict.py").write_text(code)
+    better = f"{tmp_path}/judges.strict:reward"
+    with (
+        pytest.raises(ConfigError, match=rf"relative import.*; name the module .*: reward\.function={better}"),
+        Rewards(RewardSettings(function=f"{package / 'strict.py'}:reward")),
+    ):
+        pass
+    with Rewards(RewardSettings(function=better)) as rewards:
+        assert rewards.grade([Problem("a", "?", ("1",))], ["x"], [True])[0].reward == 4.0
 
 
 def test_an_exception_names_the_line_of_the_users_file(tmp_path: Path) -> None:

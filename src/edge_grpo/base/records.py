@@ -44,6 +44,11 @@ class Problem:
     ``id`` is unique in its dataset; ``answers`` are equivalent reference answers, the first of which is shown to
     models; ``solution`` is a worked reference or empty; ``variants`` are rephrasings of the question with the same
     answers; ``meta`` holds the remaining columns of the data row.
+
+    If the row has a conversation (``as_messages``), ``prompt`` is the user's last turn; ``earlier`` holds the turns
+    before it, alternating between user and assistant; ``system`` is the row's own system message or empty. ``weight``
+    is how often the problem is drawn per epoch. ``columns`` are all columns but the prompt's, as read and under the
+    user's names; they are ignored when problems are compared.
     """
 
     id: str
@@ -52,11 +57,21 @@ class Problem:
     solution: str = ""
     variants: tuple[str, ...] = ()
     meta: Mapping[str, object] = field(default_factory=dict)
+    earlier: tuple[str, ...] = ()
+    system: str = ""
+    as_messages: bool = False
+    weight: float = 1.0
+    columns: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def answer(self) -> str:
         """The reference answer that corrections inject."""
         return self.answers[0]
+
+    @property
+    def text(self) -> str:
+        """The question with the turns before it, to recognize it by; without the system message, which many share."""
+        return "\n\n".join((*self.earlier, self.prompt))
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,15 @@ def evaluate(
 def benchmarks_of(config: "Config", suite: str, data_dir: str) -> "Sequence[Benchmark]":
     """What the options name: a suite, a data file, or the held-out problems of the settings."""
     from edge_grpo.data.problems import load_train_eval  # noqa: PLC0415
+    from edge_grpo.data.settings import sources  # noqa: PLC0415
     from edge_grpo.evaluation.answers import HELD_OUT  # noqa: PLC0415
     from edge_grpo.evaluation.suite import Benchmark, load_suite  # noqa: PLC0415
 
     if suite:
         return load_suite(suite, config.data, data_dir=data_dir)
     held_out = load_train_eval(config.data, num_eval=config.eval.size, seed=config.eval.seed)[1]
-    return (Benchmark(HELD_OUT, config.data.eval_path, held_out.problems, held_out.num_skipped, held_out.read),)
+    where = ", ".join(sources(config.data.eval_path))
+    return (Benchmark(HELD_OUT, where, held_out.problems, held_out.num_skipped, held_out.read),)
 
 
 def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:
@@ -107,7 +109,12 @@ def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:
 
     data = config.data
     loaded = load_problems(
-        path, data.fields, split=data.split, bad_rows=data.bad_rows, answer_pattern=data.answer_pattern
+        path,
+        data.fields,
+        subset=data.subset,
+        split=data.split,
+        bad_rows=data.bad_rows,
+        answer_pattern=data.answer_pattern,
     )
     return {problem.id: problem for problem in loaded.problems}
 
@@ -119,7 +126,7 @@ def _overlapping(asked: Sequence[Any], train: Mapping[str, Problem]) -> list[dic
     trained, found = list(train.values()), []
     for each in asked:
         problems = [item.problem for item in each.problems]
-        for one in overlaps([problem.prompt for problem in problems], [problem.prompt for problem in trained]):
+        for one in overlaps([problem.text for problem in problems], [problem.text for problem in trained]):
             test, other = problems[one.test], trained[one.train]
             found.append(
                 {

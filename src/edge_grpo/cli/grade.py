@@ -7,8 +7,8 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -20,8 +20,9 @@ from rich.table import Table
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Grade, Problem, Verdict
 from edge_grpo.cli.progress import ProgressBar, target
+from edge_grpo.data.messages import read_prompt
 from edge_grpo.data.problems import told
-from edge_grpo.data.readers import BadRowError, described, required
+from edge_grpo.data.readers import BadRowError, described, optional, required
 from edge_grpo.rewards.references import Found, Reference, is_worked, read_reference
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
     if not isinstance(text, str):
         raise BadRowError(f"field '{fields.text}': {described(text)}, wanted text")
     golds: list[Reference] = []
-    if not (fields.custom and row.get(fields.gold) is None):
+    if not (fields.custom and optional(row, fields.gold) is None):
         given = required(row, fields.gold)
         golds = [_gold(each, fields) for each in (given if isinstance(given, list) else [given])]
         if not golds:
@@ -196,10 +197,15 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
     finished = row.get("finished", True)
     if not isinstance(finished, bool):
         raise BadRowError(f"field 'finished': {described(finished)}, wanted true or false")
-    prompt = row.get(fields.prompt)
-    meta = {key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)}
-    answers = tuple(each.answer for each in golds)
-    problem = Problem(name, prompt if isinstance(prompt, str) else "", answers, meta=meta)
+    problem = Problem(
+        name,
+        "",
+        tuple(each.answer for each in golds),
+        meta={key: value for key, value in row.items() if key not in (fields.text, fields.gold, fields.prompt)},
+        columns={key: value for key, value in row.items() if key not in (fields.text, fields.prompt)},
+    )
+    with suppress(BadRowError):  # only custom rewards use the prompt, which a file of completions may lack
+        problem = replace(problem, **vars(read_prompt(optional(row, fields.prompt), fields.prompt)))
     return _Row(problem, fields.prefix + text, finished, golds[0].found if golds else Found.ALONE)
 
 

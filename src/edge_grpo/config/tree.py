@@ -143,7 +143,8 @@ def located(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with absolute paths, so that it means the same from any working directory.
 
     ``model.path``, ``data.path``, ``data.eval_path`` and ``data.pairs`` change where that file or folder exists (hub
-    names stay as typed); ``reward.function`` changes where it is a file or a module in the current folder.
+    names stay as typed), each one if there are several; ``reward.function`` changes where it is a file or a module in
+    the current folder.
 
     Raises:
         ConfigError: ``reward.function`` names a file that does not exist.
@@ -151,7 +152,11 @@ def located(tree: Mapping[str, Any]) -> dict[str, Any]:
     found = copy.deepcopy(dict(tree))
     for section, name in (("model", "path"), ("data", "path"), ("data", "eval_path"), ("data", "pairs")):
         path = found[section][name]
-        if path and path != BUNDLED:
+        if isinstance(path, Mapping):
+            found[section][name] = {_absolute(each): weight for each, weight in path.items()}
+        elif isinstance(path, list | tuple):
+            found[section][name] = [_absolute(each) for each in path]
+        elif path and path != BUNDLED:
             found[section][name] = _absolute(path)
     if found["reward"]["function"]:
         found["reward"]["function"] = own.locate(found["reward"]["function"])

@@ -6,9 +6,10 @@ from typing import Literal
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Grade, Group, Pair, Problem, Rollout, Row, Segment, Span, Verdict
+from edge_grpo.data.messages import Turns, conversation, listed, non_empty, read_messages, read_prompt
 from edge_grpo.data.prompts import Tokenizer, encode_follow_up, encode_prompt, encode_text
-from edge_grpo.data.readers import BadRowError, described, is_text, load_records, required, row_id
-from edge_grpo.data.settings import DataSettings, PairFieldNames
+from edge_grpo.data.readers import BadRowError, check_subset, joined, load_records, required, row_id
+from edge_grpo.data.settings import DataSettings, PairFieldNames, Paths, sources
 
 __all__ = ["EncodedPair", "EncodedPairs", "LoadedPairs", "encode_pair", "encode_pairs", "load_pairs", "pair_group"]
 
@@ -42,22 +43,24 @@ class EncodedPairs:
 
 
 def load_pairs(
-    path: str,
+    path: Paths,
     fields: PairFieldNames | None = None,
     *,
     split: str = "train",
+    subset: str = "",
     bad_rows: Literal["error", "skip"] = "error",
 ) -> LoadedPairs:
-    """Load the pairs of a file, a saved dataset or a hub dataset.
+    """Load the pairs of a file, a saved dataset or a hub dataset, or of several, one after another.
 
     An answer is text or a conversation: a list of messages with ``role`` and ``content`` that ends with the
     assistant's. The messages before it form the prompt and must be the same for both answers; the prompt column is then
     ignored. Otherwise the prompt column holds the user's text, or messages that end with the user's.
 
     Args:
-        path: a ``.json`` (list of objects), ``.jsonl`` or ``.parquet`` file, a ``save_to_disk`` folder, or a hub name.
+        path: what ``data.pairs`` may be.
         fields: which column holds what.
         split: which split of a dataset to read; files have none.
+        subset: which subset of a hub dataset to read.
         bad_rows: ``skip`` drops unusable rows and counts them.
 
     Returns:
@@ -68,20 +71,24 @@ def load_pairs(
             unusable row.
     """
     names = fields or PairFieldNames()
-    pairs, skipped = load_records(
-        path,
-        lambda row, name: _pair(row, names, name),
-        split=split,
-        split_setting="data.pairs_split",
-        fields_setting="data.pair_fields",
-        id_field=names.id,
-        noun="pairs",
-        bad_rows=bad_rows,
-    )
-    return LoadedPairs(pairs, skipped)
-
-
-Turns = tuple[tuple[str, str], ...]  # (role, text)
+    paths = tuple(sources(path))
+    check_subset(paths, subset, "data.pairs_subset")
+    loaded = [
+        load_records(
+            each,
+            lambda row, name: _pair(row, names, name),
+            split=split,
+            split_setting="data.pairs_split",
+            subset=subset,
+            subset_setting="data.pairs_subset",
+            fields_setting="data.pair_fields",
+            id_field=names.id,
+            noun="pairs",
+            bad_rows=bad_rows,
+        )
+        for each in paths
+    ]
+    return LoadedPairs(joined(pairs for pairs, _ in loaded), sum(skipped for _, skipped in loaded))
 
 
 def _pair(row: Mapping[str, object], names: PairFieldNames, default_id: str) -> Pair:
@@ -91,53 +98,20 @@ def _pair(row: Mapping[str, object], names: PairFieldNames, default_id: str) -> 
         raise BadRowError(f"fields '{names.chosen}' and '{names.rejected}': answers to different conversations")
     if chosen.strip() == rejected.strip():
         raise BadRowError(f"fields '{names.chosen}' and '{names.rejected}': the same answer twice")
-    where = names.chosen if before else names.prompt
-    turns = before or _prompt(required(row, names.prompt), names.prompt)
-    system, *rest = turns if turns[0][0] == "system" else (("system", ""), *turns)
-    roles = [role for role, _ in rest]
-    if not rest or roles != ["user", "assistant"] * (len(rest) // 2) + ["user"]:
-        found = ", ".join(role for role, _ in turns)
-        wanted = "wanted alternating user and assistant, user first and last"
-        raise BadRowError(f"field '{where}': the prompt's messages have roles {found}; {wanted}")
-    *earlier, prompt = (text for _, text in rest)
-    return Pair(row_id(row, names.id, default_id), prompt, chosen, rejected, tuple(earlier), system[1])
+    found = conversation(before, names.chosen) if before else read_prompt(required(row, names.prompt), names.prompt)
+    return Pair(row_id(row, names.id, default_id), found.prompt, chosen, rejected, found.earlier, found.system)
 
 
 def _answer(row: Mapping[str, object], name: str) -> tuple[Turns, str]:
     """The messages before an answer, if any, and the answer."""
     value = required(row, name)
-    if not isinstance(value, list | tuple):
-        return (), _non_empty(value, name, "text or a list of messages")
-    *before, (role, text) = _messages(value, name)
+    messages = listed(value)
+    if messages is None:
+        return (), non_empty(value, name, "text or a list of messages")
+    *before, (role, text) = read_messages(messages, name)
     if role != "assistant":
         raise BadRowError(f"field '{name}': the last message has role {role!r}, wanted 'assistant'")
     return tuple(before), text
-
-
-def _prompt(value: object, name: str) -> Turns:
-    if isinstance(value, list | tuple):
-        return _messages(value, name)
-    return (("user", _non_empty(value, name, "text or a list of messages")),)
-
-
-def _messages(value: list[object] | tuple[object, ...], name: str) -> Turns:
-    if not value:
-        raise BadRowError(f"field '{name}': an empty list, wanted messages")
-    turns = []
-    for number, message in enumerate(value, 1):
-        if not isinstance(message, Mapping):
-            raise BadRowError(f"field '{name}', message {number}: {described(message)}, wanted an object")
-        role, text = (message.get(key) for key in ("role", "content"))
-        if not is_text(role, name):
-            raise BadRowError(f"field '{name}', message {number}, role: {described(role)}, wanted text")
-        turns.append((role, _non_empty(text, f"{name}', message {number}, 'content", "text")))
-    return tuple(turns)
-
-
-def _non_empty(value: object, name: str, wanted: str) -> str:
-    if not is_text(value, name) or not value.strip():
-        raise BadRowError(f"field '{name}': {described(value)}, wanted {wanted}")
-    return value
 
 
 def encode_pair(

@@ -10,8 +10,19 @@ from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Problem
 from edge_grpo.base.rng import python_random
 from edge_grpo.data import arithmetic
-from edge_grpo.data.readers import BadRowError, described, is_text, load_records, required, row_id
-from edge_grpo.data.settings import DataSettings, FieldNames
+from edge_grpo.data.messages import read_prompt
+from edge_grpo.data.readers import (
+    BadRowError,
+    check_subset,
+    described,
+    is_text,
+    joined,
+    load_records,
+    optional,
+    required,
+    row_id,
+)
+from edge_grpo.data.settings import DataSettings, FieldNames, Paths, sources
 from edge_grpo.rewards.references import Found, Reference, boxed_solution, read_reference
 
 __all__ = [
@@ -56,7 +67,12 @@ def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Lo
         train = Loaded(tuple(arithmetic.problems(data.arithmetic, count=data.arithmetic.size)))
         return train, load_eval(data, num_eval=num_eval, seed=seed)
     train = load_problems(
-        data.path, data.fields, split=data.split, bad_rows=data.bad_rows, answer_pattern=data.answer_pattern
+        data.path,
+        data.fields,
+        subset=data.subset,
+        split=data.split,
+        bad_rows=data.bad_rows,
+        answer_pattern=data.answer_pattern,
     )
     if data.eval_path:
         return train, load_eval(data, num_eval=num_eval, seed=seed)
@@ -73,7 +89,13 @@ def load_eval(data: DataSettings, *, num_eval: int, seed: int) -> Loaded:
     if not data.eval_path:
         return Loaded(tuple(arithmetic.problems(data.arithmetic, count=num_eval, on_held_out=True)))
     loaded = load_problems(
-        data.eval_path, data.fields, split=data.eval_split, bad_rows=data.bad_rows, answer_pattern=data.answer_pattern
+        data.eval_path,
+        data.fields,
+        subset=data.eval_subset,
+        split=data.eval_split,
+        bad_rows=data.bad_rows,
+        answer_pattern=data.answer_pattern,
+        prefix="data.eval_",
     )
     if num_eval >= len(loaded.problems):
         return loaded
@@ -83,13 +105,13 @@ def load_eval(data: DataSettings, *, num_eval: int, seed: int) -> Loaded:
 def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
     """Hold out ``num_eval`` problems at random; both parts keep their order.
 
-    Problems with the same prompt stay together, so the held-out part may be slightly smaller.
+    Problems with the same question (and turns before it) stay together, so the held-out part may be slightly smaller.
 
     Raises:
         DataError: nothing would be left to train on, or to evaluate on.
     """
     listed = tuple(problems)
-    prompts = sorted({problem.prompt for problem in listed})
+    prompts = sorted({problem.text for problem in listed})
     if num_eval >= len(prompts):
         raise DataError(
             f"{len(prompts)} distinct problems cannot provide {num_eval} held-out ones and leave any to train on; "
@@ -98,7 +120,7 @@ def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[
     python_random("split", seed).shuffle(prompts)
     counts = dict.fromkeys(prompts, 0)
     for problem in listed:
-        counts[problem.prompt] += 1
+        counts[problem.text] += 1
     chosen: set[str] = set()
     room = num_eval
     for prompt in prompts:
@@ -111,55 +133,86 @@ def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[
             "set data.eval_path, or evaluate on more (eval.size)"
         )
     return (
-        tuple(problem for problem in listed if problem.prompt not in chosen),
-        tuple(problem for problem in listed if problem.prompt in chosen),
+        tuple(problem for problem in listed if problem.text not in chosen),
+        tuple(problem for problem in listed if problem.text in chosen),
     )
 
 
 def load_problems(
-    path: str,
+    path: Paths,
     fields: FieldNames | None = None,
     *,
+    subset: str = "",
     split: str = "train",
     bad_rows: Literal["error", "skip"] = "error",
     answer_pattern: str = "",
+    prefix: str = "data.",
 ) -> Loaded:
-    """Load the problems of a file, a saved dataset or a hub dataset.
+    """Load the problems of a file, a saved dataset or a hub dataset, or of several, one after another.
 
     Args:
-        path: a ``.json`` (list of objects), ``.jsonl`` or ``.parquet`` file, a ``save_to_disk`` folder, or a hub name.
+        path: what ``data.path`` may be.
         fields: which column holds what.
+        subset: which subset of a hub dataset to read.
         split: which split of a dataset to read; files have none.
         bad_rows: ``skip`` drops unusable rows and counts them.
         answer_pattern: finds the answer in its column, see `read_problem`.
+        prefix: what the settings that choose subset and split begin with, for messages.
 
     Returns:
-        the problems in file order. Rows without an id are named after the file and row number (line number in a JSONL
-        file), counted from 1.
+        the problems in file order, with their source's weight. If two sources use the same id, ``17`` of the second one
+        becomes ``17#2``. Rows without an id are named after the file and row number (line number in a JSONL file),
+        counted from 1.
 
     Raises:
         DataError: the path is missing or unreadable, has no usable row, or, unless ``bad_rows`` is ``skip``, has an
             unusable row.
     """
-    names = fields or FieldNames()
+    names, weights = fields or FieldNames(), sources(path)
+    check_subset(tuple(weights), subset, f"{prefix}subset")
+    unseen = _chosen_and_optional(names)
+
     read: Counter[Found] = Counter()
 
     def record(row: Mapping[str, object], name: str) -> Problem:
+        for setting in [each for each in unseen if optional(row, unseen[each]) is not None]:
+            del unseen[setting]
         problem, found = read_problem(row, names, name, answer_pattern=answer_pattern)
         read[found] += 1
         return problem
 
-    kept, skipped = load_records(
-        path,
-        record,
-        split=split,
-        split_setting="data.split",
-        fields_setting="data.fields",
-        id_field=names.id,
-        noun="problems",
-        bad_rows=bad_rows,
-    )
-    return Loaded(kept, skipped, read)
+    loaded = [
+        load_records(
+            each,
+            record,
+            split=split,
+            split_setting=f"{prefix}split",
+            subset=subset,
+            subset_setting=f"{prefix}subset",
+            fields_setting="data.fields",
+            id_field=names.id,
+            noun="problems",
+            bad_rows=bad_rows,
+        )
+        for each in weights
+    ]
+    for setting, column in unseen.items():
+        raise DataError(f"data.fields.{setting}: no row of {', '.join(weights)} has a field {column!r}")
+    parts = [
+        kept if weight == 1 else tuple(replace(one, weight=weight) for one in kept)
+        for (kept, _), weight in zip(loaded, weights.values(), strict=True)
+    ]
+    return Loaded(joined(parts), sum(skipped for _, skipped in loaded), read)
+
+
+def _chosen_and_optional(names: FieldNames) -> dict[str, str]:
+    """The optional columns that the user has named, by setting: a typo there would otherwise go unnoticed."""
+    usual = FieldNames()
+    return {
+        setting: getattr(names, setting)
+        for setting in ("solution", "variants", "id")
+        if getattr(names, setting) != getattr(usual, setting)
+    }
 
 
 def read_problem(
@@ -185,21 +238,23 @@ def read_problem(
         BadRowError: the row is unusable; the message says why.
         DataError: the pattern takes too long.
     """
-    prompt = _column(row, names.prompt, "prompt")
-    if not is_text(prompt, names.prompt) or not prompt.strip():
-        raise BadRowError(f"field '{names.prompt}': {described(prompt)}, wanted text")
-    worked = row.get(names.solution)
+    asked = read_prompt(_column(row, names.prompt, "prompt"), names.prompt)
+    worked = optional(row, names.solution)
     if worked is not None and not is_text(worked, names.solution):
         raise BadRowError(f"field '{names.solution}': {described(worked)}, wanted text or null")
     references = _references(_column(row, names.answer, "answer"), names.answer, answer_pattern)
     used = {names.prompt, names.answer, names.solution, names.variants, names.id}
     problem = Problem(
         id=row_id(row, names.id, default_id),
-        prompt=prompt,
+        prompt=asked.prompt,
         answers=tuple(each.answer for each in references),
         solution=boxed_solution(worked or "") or references[0].worked,
-        variants=_variants(row.get(names.variants), names.variants, prompt),
+        variants=_variants(optional(row, names.variants), names.variants, asked.prompt),
         meta={key: value for key, value in row.items() if key not in used},
+        earlier=asked.earlier,
+        system=asked.system,
+        as_messages=asked.as_messages,
+        columns={key: value for key, value in row.items() if key != names.prompt},
     )
     return problem, references[0].found
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from edge_grpo.base.errors import ConfigError, DataError
@@ -86,25 +86,35 @@ def encode_text(tokenizer: Tokenizer, text: str, *, most: int | None = None) -> 
     return tuple(_encode(tokenizer, text, special=False, most=most, tail=False))
 
 
-def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> str:
+def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings, *, earlier: Sequence[str] = ()) -> str:
     """The text of a prompt under ``data.template``, up to where the model continues.
+
+    Args:
+        tokenizer: the model's.
+        prompt: the user's last turn.
+        data: the template and the system prompt.
+        earlier: the turns before it, alternating between user and assistant.
 
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
     """
-    return render(tokenizer, [turn("user", prompt)], data)
+    texts = (*earlier, prompt)
+    return render(tokenizer, [turn(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)], data)
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings) -> tuple[int, ...]:
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str, data: DataSettings, *, earlier: Sequence[str] = ()
+) -> tuple[int, ...]:
     """Token ids of a prompt under ``data.template``; only ``plain`` lets the tokenizer add its own first token.
 
-    A huge prompt is cut to its end before it is encoded; what remains is still longer than ``data.max_prompt_tokens``.
+    Arguments as in :func:`render_prompt`. A huge prompt is cut to its end before it is encoded; what remains is still
+    longer than ``data.max_prompt_tokens``.
 
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
         DataError: the prompt has no tokens.
     """
-    text, special = render_prompt(tokenizer, prompt, data), data.template == "plain"
+    text, special = render_prompt(tokenizer, prompt, data, earlier=earlier), data.template == "plain"
     ids = tuple(_encode(tokenizer, text, special=special, most=data.max_prompt_tokens, tail=True))
     if not ids:
         raise DataError(f"the prompt {prompt[:100]!r} has no tokens")
@@ -121,7 +131,7 @@ def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: Dat
     prompts: list[tuple[int, ...]] = []
     over_long: list[tuple[Problem, tuple[int, ...]]] = []
     for problem in problems:
-        ids = encode_prompt(tokenizer, problem.prompt, data)
+        ids = _encode_question(tokenizer, problem, problem.prompt, data)
         if len(ids) > data.max_prompt_tokens:
             over_long.append((problem, ids))
             if data.over_long != "truncate":
@@ -150,7 +160,7 @@ def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) 
     Raises:
         DataError: one is over-long and ``data.over_long`` is not ``truncate``.
     """
-    found = [encode_prompt(tokenizer, text, data) for text in problem.variants]
+    found = [_encode_question(tokenizer, problem, text, data) for text in problem.variants]
     longest = max(map(len, found), default=0)
     count = _count(range(longest), max(problem.variants, key=len, default=""))
     if longest > data.max_prompt_tokens and data.over_long != "truncate":
@@ -159,6 +169,13 @@ def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) 
             f"is {data.max_prompt_tokens}; raise it, or set data.over_long=truncate"
         )
     return tuple(ids[-data.max_prompt_tokens :] for ids in found)
+
+
+def _encode_question(tokenizer: Tokenizer, problem: Problem, text: str, data: DataSettings) -> tuple[int, ...]:
+    """Token ids of a phrasing of a question, with the turns before it and the row's own system message."""
+    if problem.system:
+        data = replace(data, system_prompt=problem.system)
+    return encode_prompt(tokenizer, text, data, earlier=problem.earlier)
 
 
 def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tuple[int, ...]:

@@ -3,18 +3,30 @@
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
 from edge_grpo.base.errors import DataError
-from edge_grpo.base.quiet import quiet_failures
 from edge_grpo.base.records import Pair, Problem
 from edge_grpo.base.text import lone_surrogate
 from edge_grpo.data.bad_rows import BadRowError
 from edge_grpo.data.csv_rows import csv_rows
+from edge_grpo.data.hub import Part, dataset_rows, is_saved
 
-__all__ = ["FILES", "BadRowError", "described", "is_text", "load_records", "required", "row_id"]
+__all__ = [
+    "FILES",
+    "BadRowError",
+    "check_subset",
+    "described",
+    "is_text",
+    "joined",
+    "load_records",
+    "optional",
+    "required",
+    "row_id",
+]
 
 FILES = (".json", ".jsonl", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -29,6 +41,8 @@ def load_records(
     *,
     split: str,
     split_setting: str,
+    subset: str = "",
+    subset_setting: str = "data.subset",
     fields_setting: str,
     id_field: str,
     noun: str,
@@ -37,11 +51,14 @@ def load_records(
     """Load records from the rows of a file, a saved dataset or a hub dataset, in order.
 
     Args:
-        path: a ``.json`` (list of objects), ``.jsonl`` or ``.parquet`` file, a ``save_to_disk`` folder, or a hub name.
+        path: a ``.json`` (list of objects), ``.jsonl`` or ``.parquet`` file, a folder (saved by ``save_to_disk``, or a
+            copy of a hub dataset), or a hub name.
         record: builds a record from a row and its default id, file name and row number (line number in a JSONL file),
             counted from 1. Raises ``BadRowError`` if it cannot.
         split: which split of a dataset to read; files have none.
-        split_setting: the setting that chooses the split, for messages; likewise ``fields_setting`` for the columns.
+        split_setting: the setting that chooses the split, for messages; likewise ``subset_setting`` for the subset and
+            ``fields_setting`` for the columns.
+        subset: which subset (configuration) of a hub dataset to read; empty = the only one.
         id_field: the column whose values must be unique.
         noun: what the records are called, for messages.
         bad_rows: ``skip`` drops unusable rows and counts them.
@@ -57,7 +74,8 @@ def load_records(
     seen: dict[str, int] = {}
     first_error = ""
     skipped = 0
-    for number, row in _rows_of(path, split, split_setting):
+    part = Part(split, split_setting, subset, subset_setting)
+    for number, row in _rows_of(path, part):
         try:
             one = record(_object(row), f"{Path(path).stem}:{number}")
             if one.id in seen:
@@ -79,6 +97,34 @@ def load_records(
     return tuple(kept), skipped
 
 
+def joined(parts: Iterable[tuple[T, ...]]) -> tuple[T, ...]:
+    """The records of several sources, in order; if an earlier source has a record's id, ``17`` of source 2 is ``17#2``.
+
+    Raises:
+        DataError: the longer id is taken, too.
+    """
+    kept: dict[str, T] = {}
+    for number, part in enumerate(parts, 1):
+        for one in part:
+            name = f"{one.id}#{number}" if one.id in kept else one.id
+            if name in kept:
+                raise DataError(f"several sources have ids {one.id!r} and {name!r}; make the ids unique")
+            kept[name] = one if name == one.id else replace(one, id=name)
+    return tuple(kept.values())
+
+
+def check_subset(paths: Sequence[str], subset: str, setting: str) -> None:
+    """Reject a subset if there are only files, which have none.
+
+    Raises:
+        DataError: there are only files.
+    """
+    if subset and all(Path(path).suffix.lower() in FILES for path in paths):
+        raise DataError(
+            f"{setting}: got {subset!r}, but {paths[0]} is a file, and files have no subsets; leave it empty"
+        )
+
+
 def _object(row: object) -> Mapping[str, object]:
     if isinstance(row, BadRowError):
         raise row
@@ -87,7 +133,7 @@ def _object(row: object) -> Mapping[str, object]:
     return row
 
 
-def _rows_of(path: str, split: str, split_setting: str) -> Iterator[tuple[int, object]]:
+def _rows_of(path: str, part: Part) -> Iterator[tuple[int, object]]:
     try:
         file = Path(path).expanduser()
         is_file, is_folder = file.is_file(), file.is_dir()
@@ -102,9 +148,9 @@ def _rows_of(path: str, split: str, split_setting: str) -> Iterator[tuple[int, o
     if is_file:
         raise DataError(f"{path}: unknown file type; wanted one of {', '.join(FILES)}")
     if is_folder:
-        return enumerate(_dataset(str(file), split, split_setting, saved=True), 1)
+        return enumerate(dataset_rows(str(file), part, saved=is_saved(file)), 1)
     if _HUB_NAME.fullmatch(path):
-        return enumerate(_dataset(path, split, split_setting, saved=False), 1)
+        return enumerate(dataset_rows(path, part, saved=False), 1)
     raise DataError(f"{path}: no such file or folder, and not the name of a hub dataset")
 
 
@@ -189,27 +235,6 @@ def _parquet_row(table: Any) -> object:
     return row
 
 
-def _dataset(name: str, split: str, split_setting: str, *, saved: bool) -> Iterable[object]:
-    try:
-        import datasets  # noqa: PLC0415 (heavy, and needed for datasets only)
-    except ImportError:
-        raise DataError(f"{name}: reading a dataset needs the package 'datasets' (pip install datasets)") from None
-    try:
-        with quiet_failures():
-            found: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, split=split)
-    except Exception as error:  # noqa: BLE001 (the library and its file systems raise errors of many kinds)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        kind = "saved dataset" if saved else f"hub dataset (split {split!r})"
-        hint = "" if saved else " No such file or folder exists either"
-        raise DataError(f"{name}: cannot be loaded as a {kind}: {lines[0].rstrip('.')}.{hint}") from None
-    if isinstance(found, dict):
-        if split not in found:
-            raise DataError(f"{name}: no split {split!r}; it has {', '.join(map(repr, found))}. Set {split_setting}")
-        found = found[split]
-    rows: Iterable[object] = found
-    return rows
-
-
 def is_text(value: object, name: str) -> TypeGuard[str]:
     """Whether the value of field ``name`` is text. Raises ``BadRowError`` for invalid text."""
     if not isinstance(value, str) or isinstance(value, _LongInteger):
@@ -220,15 +245,49 @@ def is_text(value: object, name: str) -> TypeGuard[str]:
 
 
 def required(row: Mapping[str, object], name: str) -> object:
-    """The value of field ``name``. Raises ``BadRowError`` if the row has none."""
-    if name not in row:
-        raise BadRowError(f"field '{name}': missing; the row has {', '.join(map(repr, row)) or 'no fields'}")
-    return row[name]
+    """The value of field ``name``, which may lie inside objects (``reward_model.ground_truth``).
+
+    Raises:
+        BadRowError: the row has none.
+    """
+    found, missing = _reach(row, name)
+    if missing:
+        raise BadRowError(f"field '{name}': {missing}")
+    return found
+
+
+def optional(row: Mapping[str, object], name: str) -> object:
+    """The value of field ``name``, or None if the row has none."""
+    return _reach(row, name)[0]
+
+
+def _reach(row: Mapping[str, object], name: str) -> tuple[object, str]:
+    """The value of a field, and what is missing on the way to it. A column whose own name has the dots comes first."""
+    if name in row:
+        return row[name], ""
+    outer = next((name[:at] for at, mark in reversed([*enumerate(name)]) if mark == "." and name[:at] in row), None)
+    if outer is None:
+        return None, f"missing; the row has {', '.join(map(repr, row)) or 'no fields'}"
+    inner = _as_object(row[outer])
+    if inner is None:
+        return None, f"'{outer}' holds {described(row[outer])}, wanted an object"
+    found, missing = _reach(inner, name[len(outer) + 1 :])
+    return found, missing and missing.replace("the row has", f"'{outer}' has", 1)
+
+
+def _as_object(value: object) -> Mapping[str, object] | None:
+    """An object, or one written as JSON text, as CSV files and some datasets have it."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = _parse(value)
+        except (json.JSONDecodeError, RecursionError):
+            return None
+    return value if isinstance(value, Mapping) else None
 
 
 def row_id(row: Mapping[str, object], name: str, default: str) -> str:
     """The row's own id, or the default. Raises ``BadRowError`` for an id of the wrong type."""
-    given = row.get(name)
+    given = optional(row, name)
     if given is not None and (isinstance(given, bool) or not (isinstance(given, int) or is_text(given, name))):
         raise BadRowError(f"field '{name}': {described(given)}, wanted text or a whole number")
     return default if given is None else str(given)

@@ -1,15 +1,41 @@
 """The ``data`` section of a run's settings."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from edge_grpo.base.settings import settings
 from edge_grpo.base.text import lone_surrogate
 from edge_grpo.data.arithmetic import ArithmeticSettings
 from edge_grpo.rewards.references import compiled
 
-__all__ = ["AnswerPattern", "DataSettings", "FieldNames", "PairFieldNames"]
+__all__ = ["AnswerPattern", "DataSettings", "FieldNames", "PairFieldNames", "Paths", "sources"]
+
+
+def _form(given: Any) -> str:
+    """Which form of a path setting is meant, so that a mistake in it is explained for that form alone."""
+    if isinstance(given, list | tuple):
+        return "tagged-list"
+    return "tagged-mapping" if isinstance(given, Mapping) else "tagged-text"
+
+
+_One = Annotated[str, Tag("tagged-text")]
+_Several = Annotated[tuple[str, ...], Tag("tagged-list")]
+_Weighted = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], Tag("tagged-mapping")]
+Paths = Annotated[_One | _Several | _Weighted, Discriminator(_form)]
+
+
+def sources(path: Paths) -> dict[str, float]:
+    """The files, folders and hub names in a path setting, each with its weight.
+
+    Example:
+        >>> sources(""), sources(("a.jsonl", "b.jsonl")), sources({"a.jsonl": 2.0})
+        ({}, {'a.jsonl': 1.0, 'b.jsonl': 1.0}, {'a.jsonl': 2.0})
+    """
+    if isinstance(path, Mapping):
+        return dict(path)
+    return dict.fromkeys((path,) if isinstance(path, str) and path else path or (), 1.0)
 
 
 def _compiles(pattern: str) -> str:
@@ -31,7 +57,11 @@ _TAKEN: Final = (
 
 @settings
 class FieldNames:
-    """Which column of a data row holds what. Columns not named here end up in ``Problem.meta``."""
+    """Which column of a data row holds what; ``a.b`` is the value ``b`` of the objects in column ``a``.
+
+    ``prompt`` is text or a conversation: a list of messages with ``role`` and ``content`` that ends with the user's.
+    Columns not named here end up in ``Problem.meta``.
+    """
 
     prompt: str = "problem"
     answer: str = "answer"
@@ -54,31 +84,36 @@ class PairFieldNames:
 class DataSettings:
     r"""Problems for training and evaluation, and how a problem becomes a prompt.
 
-    ``path``: a ``.json``, ``.jsonl``, ``.parquet`` or ``.csv`` file, a folder written by ``Dataset.save_to_disk``, or
-    the name of a hub dataset; empty = the built-in ``task``. ``eval_path`` likewise; empty = held-out problems of the
-    task, or rows split off ``path``. ``system_prompt``: empty = none, or the template's own for ``qwen-math``.
-    ``over_long`` decides what happens to a prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its
-    last tokens.
+    ``path``: a ``.json``, ``.jsonl``, ``.parquet`` or ``.csv`` file, a folder written by ``Dataset.save_to_disk`` or
+    laid out like a hub dataset, or the name of a hub dataset; empty = the built-in ``task``. Several are a list, or a
+    mapping with how often each one's problems are drawn per epoch (``{a.jsonl: 2, b.jsonl: 0.5}``). ``subset`` chooses
+    a subset (configuration) of a hub dataset, ``split`` a split; files have neither. ``eval_path`` likewise, without
+    weights; empty = held-out problems of the task, or rows split off ``path``. ``system_prompt``: empty = none, or the
+    template's own for ``qwen-math``; a row's own system message replaces it. ``over_long`` decides what happens to a
+    prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its last tokens.
     ``chat_template_kwargs`` are arguments for the model's chat template, such as ``{enable_thinking: false}``.
 
     ``answer_pattern``: a regular expression with at most one group, for an answer column that holds more than the
     answer: its last non-empty match (or the group's) is the answer. Without one, an answer is what follows the last
     ``####`` (GSM8K), or the content of the last box, or all of the column; ``(?s).+`` is always all of it.
 
-    ``pairs``: pairs of answers, one preferred, from a file, folder or hub dataset as in ``path``; methods that learn
-    from pairs then train on them instead of sampled groups. ``over_long`` also applies to answers of more than
+    ``pairs``: pairs of answers, one preferred, from what ``eval_path`` may be; methods that learn from pairs then train
+    on them instead of sampled groups. ``over_long`` also applies to answers of more than
     ``rollout.max_new_tokens`` tokens; ``truncate`` keeps their first tokens.
     """
 
     task: Literal["arithmetic"] = "arithmetic"
     arithmetic: ArithmeticSettings = Field(default_factory=ArithmeticSettings)
-    path: str = ""
+    path: Paths = ""
+    subset: str = ""
     split: str = "train"
-    eval_path: str = ""
+    eval_path: Paths = ""
+    eval_subset: str = ""
     eval_split: str = "test"
     fields: FieldNames = Field(default_factory=FieldNames)
     answer_pattern: AnswerPattern = ""
-    pairs: str = ""
+    pairs: Paths = ""
+    pairs_subset: str = ""
     pairs_split: str = "train"
     pair_fields: PairFieldNames = Field(default_factory=PairFieldNames)
     bad_rows: Literal["error", "skip"] = "error"
@@ -89,7 +124,15 @@ class DataSettings:
     over_long: Literal["error", "skip", "truncate"] = "error"
 
     def __post_init__(self) -> None:
-        """Reject a system prompt that no tokenizer accepts, and template arguments that nothing would read."""
+        """Reject unusable text and paths, and template arguments that nothing reads."""
+        for name, given in (("path", self.path), ("eval_path", self.eval_path), ("pairs", self.pairs)):
+            if not isinstance(given, str) and (not given or not all(map(str.strip, given))):
+                raise ValueError(f"{name}: got {given!r}, wanted at least one path, none of them empty")
+            if isinstance(given, Mapping) and name != "path":
+                raise ValueError(f"{name}: got weights, which are for data.path alone; give a list of paths")
+            if isinstance(given, tuple) and len({*given}) < len(given):
+                twice = next(each for each in given if given.count(each) > 1)
+                raise ValueError(f"{name}: {twice!r} is listed twice; to draw it more often, write {{{twice}: 2, ...}}")
         if broken := lone_surrogate(self.system_prompt):
             raise ValueError(f"system_prompt: {broken}")
         if self.chat_template_kwargs and self.template != "chat":

@@ -99,6 +99,7 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
         record,
         split=data.split,
         split_setting="data.split",
+        subset=data.subset,
         fields_setting="data.fields",
         id_field=data.fields.id,
         noun="problems",

@@ -14,7 +14,7 @@ from edge_grpo.config.tree import Config
 from edge_grpo.evaluation.answers import Answer, Draws, answer
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.models.loading import fingerprint, pick_device
-from edge_grpo.rewards import custom
+from edge_grpo.rewards.sources import source_files
 from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.runs import workdir
 from edge_grpo.runs.durable import write_whole
@@ -178,11 +178,11 @@ def _content_digest(benchmark: EncodedBenchmark) -> str:
 
 
 def code_digest(function: str) -> str:
-    """Twelve hex digits of the file that defines a reward function; empty if it is in an installed module."""
-    place = custom.locate(function).rpartition(":")[0] if function else ""
-    folder, _, name = place.rpartition("/")
-    module = Path(folder, *name.split("."))
-    for file in (Path(place), Path(f"{module}.py"), module / "__init__.py"):
-        if place and file.is_file():
-            return digest(file.read_bytes())
-    return ""
+    """Twelve hex digits of the file that defines a reward function and of the neighbours it imports.
+
+    Empty if the function is in an installed module.
+    """
+    files = source_files(function)
+    if len(files) > 1:
+        return digest([digest(file.read_bytes()) for file in files])
+    return digest(files[0].read_bytes()) if files else ""

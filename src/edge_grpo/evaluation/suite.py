@@ -26,10 +26,12 @@ _SUITES = (".yaml", ".yml")
 class BenchmarkSource:
     """One place to find a benchmark's problems: a file, saved dataset or hub dataset, and the names of its columns.
 
-    ``split`` selects a split of a dataset; files have none. ``answer_pattern``: as in the ``data`` section.
+    ``split`` selects a split of a dataset, ``subset`` a subset of a hub dataset; files have neither.
+    ``answer_pattern``: as in the ``data`` section.
     """
 
     path: str = Field(min_length=1)
+    subset: str = ""
     split: str = "test"
     fields: FieldNames = Field(default_factory=FieldNames)
     answer_pattern: AnswerPattern = ""
@@ -78,7 +80,13 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
     """
     if Path(path).suffix.lower() not in _SUITES:
         loaded = load_problems(
-            path, data.fields, split=data.eval_split, bad_rows=data.bad_rows, answer_pattern=data.answer_pattern
+            path,
+            data.fields,
+            subset=data.eval_subset,
+            split=data.eval_split,
+            bad_rows=data.bad_rows,
+            answer_pattern=data.answer_pattern,
+            prefix="data.eval_",
         )
         return (Benchmark(Path(path).stem, path, loaded.problems, loaded.num_skipped, loaded.read),)
     tree = read_yaml(path)
@@ -102,9 +110,11 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
         loaded = load_problems(
             source.path,
             source.fields,
+            subset=source.subset,
             split=source.split,
             bad_rows=data.bad_rows,
             answer_pattern=source.answer_pattern,
+            prefix=f"benchmarks.{name}.",
         )
         found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped, loaded.read))
     return tuple(found)

@@ -41,7 +41,10 @@ class RewardSettings:
         memory_mb: address space of each grading process, in MiB.
         workers: number of grading processes.
         function: a custom reward, ``path/to/file.py:name`` or ``package.module:name``; see `Rewards`. The module may
-            be in the current folder or, prefixed with ``folder/``, in another one.
+            be in the current folder or, prefixed with ``folder/``, in another one. A file may import its neighbours.
+        function_style: how the function is called: ``own``, as in `Rewards`; ``trl``, with TRL's keyword arguments
+            (``prompts``, ``completions`` and the columns of the data); ``verl``, with ``data_source``,
+            ``solution_str``, ``ground_truth`` and ``extra_info`` of one row.
         function_parts: names of the parts in the mappings that the function returns; empty = only their sum is kept,
             as the one part "reward".
         function_timeout_s: deadline for one call of the function, which rewards a whole batch, in seconds.
@@ -54,6 +57,7 @@ class RewardSettings:
     memory_mb: int = Field(default=2048, ge=512)
     workers: int = Field(default=2, ge=1)
     function: str = ""
+    function_style: Literal["own", "trl", "verl"] = "own"
     function_parts: tuple[str, ...] = ()
     function_timeout_s: float = Field(default=60.0, gt=0)
 
@@ -92,8 +96,9 @@ class Rewards:
         def reward(completions: list[str], problems: list[Problem]) -> list[float | Mapping[str, float] | None]
 
     called once per batch in a worker, never in this process. It returns one entry per row: a number; a mapping of named
-    parts (their sum is the reward) and optionally ``correct``; or None for a row that cannot be scored. If
-    ``function_parts`` names parts, every row must be a mapping of exactly these (a single part may be a number).
+    parts (their sum is the reward) and optionally ``correct``; or None for a row that cannot be scored. The entries may
+    be a list, tuple, iterator, array or tensor, or a mapping of parts to such columns; the function may be ``async``.
+    If ``function_parts`` names parts, every row must be a mapping of exactly these (a single part may be a number).
     Without ``correct``, the row's verdict, but not its reward, comes from the built-in check of the last box; if the
     problem has no reference answer, a row is correct when its reward is positive. A third parameter named ``finished``
     receives whether each completion ended by itself, within its budget. If a batch fails (exception, deadline,
@@ -270,7 +275,9 @@ class Rewards:
         return Grade(_VERDICTS[outcome.ending], form, parts, outcome.note, seconds)
 
     def _check_function(self) -> None:
-        (outcome,) = self.pool.run(custom.check, [(self._function,)], self.config.function_timeout_s)
+        (outcome,) = self.pool.run(
+            custom.check, [(self._function, self.config.function_style)], self.config.function_timeout_s
+        )
         problem = outcome.value or outcome.note
         if problem:
             self.close()
@@ -299,8 +306,8 @@ class Rewards:
 
     def _entries(self, problems: list[Problem], completions: list[str], finished: list[bool]) -> list[Outcome]:
         """One outcome per row: its entry in the function's result, or why there is none."""
-        deadline_s = self.config.function_timeout_s
-        (batch,) = self.pool.run(custom.call, [(self._function, completions, problems, finished)], deadline_s)
+        deadline_s, style = self.config.function_timeout_s, self.config.function_style
+        (batch,) = self.pool.run(custom.call, [(self._function, completions, problems, finished, style)], deadline_s)
         if batch.ending is Ending.DONE:
             return _spread(batch, len(completions))
         if len(completions) == 1:
@@ -317,7 +324,8 @@ class Rewards:
         outcomes: list[Outcome] = []
         while len(outcomes) < count and affordable_s > 0:
             rows = range(len(outcomes), min(count, len(outcomes) + 2 * self.config.workers))
-            calls = [(self._function, [completions[i]], [problems[i]], [finished[i]]) for i in rows]
+            style = self.config.function_style
+            calls = [(self._function, [completions[i]], [problems[i]], [finished[i]], style) for i in rows]
             for outcome in self.pool.run(custom.call, calls, timeout_s):
                 outcomes += _spread(outcome, 1) if outcome.ending is Ending.DONE else [outcome]
                 affordable_s -= timeout_s / self.config.workers if outcome.ending is Ending.LATE else 0.0

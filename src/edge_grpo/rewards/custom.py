@@ -14,11 +14,12 @@ from typing import Any
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
+from edge_grpo.rewards.results import entries
+from edge_grpo.rewards.styles import STYLES, Batch
 
 __all__ = ["Entry", "call", "check", "locate"]
 
 MAX_REWARD = 1e30  # larger numbers are rejected: float32 must hold sums of them
-WANTED = "(completions, problems) and optionally 'finished'"
 
 _PACKAGE = f"{Path(__file__).parents[1]}/"
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -62,12 +63,20 @@ def locate(path: str) -> str:
 def _load(path: str) -> Callable[..., Any]:
     place, _, name = path.rpartition(":")
     if place.endswith(".py"):
+        sys.path.insert(0, str(Path(place).parent))  # so that it finds its neighbours, as `python FILE` does
         spec = importlib.util.spec_from_file_location(f"_reward_{Path(place).stem}", place)
         if spec is None or spec.loader is None:
             raise ImportError(f"{place} cannot be imported")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except ImportError as error:
+            if "relative import" not in str(error):
+                raise
+            package = Path(place).parent
+            better = f"{package.parent}/{package.name}.{Path(place).stem}:{name}"
+            raise ImportError(f"{error}; name the module instead of the file: reward.function={better}") from None
     else:
         folder, slash, dotted = place.rpartition("/")
         if slash:
@@ -79,7 +88,7 @@ def _load(path: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def check(path: str) -> str:
+def check(path: str, style: str = "own") -> str:
     """Runs in a worker: what is wrong with the function's parameters; empty if nothing is.
 
     Raises:
@@ -87,22 +96,12 @@ def check(path: str) -> str:
     """
     with _locating():
         function = _load(path)
-    signature = inspect.signature(function)
-    names = tuple(signature.parameters)
-    if names[:2] != ("completions", "problems") and {"prompts", "completions", "problems"} & set(names):
-        return (
-            f"it takes {signature}, but is called with {WANTED}; a row's prompt, answers and other columns are "
-            "problem.prompt, .answers and .meta. A function written for TRL needs a small adapter: see 'Coming from "
-            "TRL or verl' in docs/guide.md"
-        )
-    try:
-        signature.bind([], [], **({"finished": []} if "finished" in names else {}))
-    except TypeError:
-        return f"it takes {signature}, want {WANTED}"
-    return ""
+    return STYLES[style].complaint(inspect.signature(function))
 
 
-def call(path: str, completions: list[str], problems: list[Problem], finished: list[bool]) -> list[Entry] | str:
+def call(
+    path: str, completions: list[str], problems: list[Problem], finished: list[bool], style: str = "own"
+) -> list[Entry] | str:
     """Runs in a worker: the entries as plain numbers, since other processes may not know their classes.
 
     Returns:
@@ -112,12 +111,9 @@ def call(path: str, completions: list[str], problems: list[Problem], finished: l
     """
     with _locating():
         function = _load(path)
-        extra = {"finished": finished} if "finished" in inspect.signature(function).parameters else {}
-        entries = function(completions, problems, **extra)
-    if isinstance(entries, list) and len(entries) == len(problems):
-        return [_plain(entry) for entry in entries]
-    got = f"{len(entries)} entries" if isinstance(entries, list) else f"a {type(entries).__name__}"
-    return f"the function returned {got}, want a list of {len(problems)}"
+        returned = STYLES[style].call(function, Batch(completions, problems, finished))
+        found = entries(returned, len(problems))
+    return found if isinstance(found, str) else [_plain(STYLES[style].entry(entry)) for entry in found]
 
 
 @contextmanager

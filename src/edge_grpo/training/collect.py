@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TypeVar
 
 from edge_grpo.base.errors import DataError
@@ -15,7 +16,7 @@ from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.training.corrections import Corrector
 
-__all__ = ["Collected", "Collector", "describe", "stream", "take"]
+__all__ = ["Collected", "Collector", "describe", "epoch", "stream", "take"]
 
 T = TypeVar("T")
 
@@ -30,16 +31,43 @@ class Collected:
     dropped: tuple[Group, ...] = ()
 
 
-def stream(items: Sequence[T], *, seed: int, start: int) -> Iterator[T]:
-    """Problems or pairs from position ``start``, epoch after epoch, each in an order derived from ``seed``."""
+def stream(items: Sequence[T], *, seed: int, start: int, weights: Sequence[float] = ()) -> Iterator[T]:
+    """Problems or pairs from position ``start``, epoch after epoch, each in an order derived from ``seed``.
+
+    Args:
+        items: what to draw from.
+        seed: the run's.
+        start: how many items were drawn before.
+        weights: how often each item is drawn per epoch (see :func:`epoch`); empty = once.
+    """
     position = start
+    weights = weights or [1.0] * len(items)
+    size = len(epoch(weights, seed=seed, number=0))
     while True:
-        epoch, offset = divmod(position, len(items))
-        order = list(range(len(items)))
-        python_random(seed, "order", epoch).shuffle(order)
+        number, offset = divmod(position, size)
+        order = epoch(weights, seed=seed, number=number)
+        python_random(seed, "order", number).shuffle(order)
         for index in order[offset:]:
             yield items[index]
             position += 1
+
+
+def epoch(weights: Sequence[float], *, seed: int, number: int) -> list[int]:
+    """The numbers of the items drawn in an epoch, before they are shuffled; every epoch has the same length.
+
+    An item of weight w occurs floor(w) times. Of the items that share a weight, a part w - floor(w) occurs once more:
+    the next ones of an order derived from ``seed``, so that all get their turn equally often.
+
+    Example:
+        >>> [sorted(epoch([1.0, 1.0, 0.5, 0.5, 2.0], seed=0, number=number)) for number in (0, 1)]
+        [[0, 1, 3, 4, 4], [0, 1, 2, 4, 4]]
+    """
+    drawn = [item for item, weight in enumerate(weights) for _ in range(int(weight))]
+    for weight in sorted({weight for weight in weights if weight % 1}):
+        alike = [item for item, own in enumerate(weights) if own == weight]
+        count = max(1, round(weight % 1 * len(alike)))
+        drawn += islice(stream(alike, seed=derive_seed(seed, "extra", repr(weight)), start=number * count), count)
+    return drawn
 
 
 class Collector:

@@ -1,5 +1,6 @@
 """Where the groups of a step come from: sampled from problems, or stored as preference pairs."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rewards.preflight import check_references
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
-from edge_grpo.training.collect import Collected, Collector, stream, take
+from edge_grpo.training.collect import Collected, Collector, epoch, stream, take
 
 __all__ = ["SampledGroups", "Source", "StoredPairs", "open_source"]
 
@@ -66,7 +67,8 @@ class SampledGroups:
 
     def groups(self, step: int, cursor: int) -> Collected:
         """Sample ``num_groups`` families."""
-        items = stream(self.prompts, seed=self.collector.seed, start=cursor)
+        weights = [prompt.problem.weight for prompt in self.prompts]
+        items = stream(self.prompts, seed=self.collector.seed, start=cursor, weights=weights)
         return self.collector.collect(items, step=step, num_groups=self.num_groups)
 
     def content(self) -> Iterator[tuple[object, object]]:
@@ -127,6 +129,8 @@ def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -
     if not prompts:
         raise DataError("no training problems are left; check data.max_prompt_tokens and data.bad_rows")
     _report_uncorrected(say, prompts, method.needs.max_corrected_prompt)
+    if any(prompt.problem.weight != 1 for prompt in prompts):
+        say(_mixture([prompt.problem.weight for prompt in prompts]))
     rollout = config.rollout
     collector = Collector(
         sampler,
@@ -143,7 +147,9 @@ def _open_pairs(config: Config, method: Method, sampler: Sampler, say: Say) -> t
     data, budget = config.data, config.rollout.max_new_tokens
     if not method.needs.stored_pairs:
         raise ConfigError("data.pairs: this method learns from its own samples; leave it empty, or set method=rpo")
-    loaded = load_pairs(data.pairs, data.pair_fields, split=data.pairs_split, bad_rows=data.bad_rows)
+    loaded = load_pairs(
+        data.pairs, data.pair_fields, subset=data.pairs_subset, split=data.pairs_split, bad_rows=data.bad_rows
+    )
     encoded = encode_pairs(sampler.tokenizer, loaded.pairs, data, stop_id=sampler.stop_id, max_new_tokens=budget)
     _report_skipped(say, "pairs", loaded.num_skipped, encoded.num_skipped, encoded.num_truncated)
     held_out: tuple[Prompt, ...] = ()
@@ -185,6 +191,13 @@ def _report_uncorrected(say: Say, prompts: Sequence[Prompt], limit: int) -> None
             f"{TRAINING}: {long:,} of {len(prompts):,} prompts ({long / len(prompts):.1%}) have {limit} tokens or "
             "more, and their answers are never corrected; raise method.correction.max_prompt_tokens"
         )
+
+
+def _mixture(weights: Sequence[float]) -> str:
+    """How often problems are drawn, by weight: 100 problems of weight 2 are drawn 200 times per epoch."""
+    counts = Counter(weights)
+    parts = ", ".join(f"{count} problems x {weight:g}" for weight, count in counts.items())
+    return f"data.path: {parts} = {len(epoch(weights, seed=0, number=0))} prompts per epoch"
 
 
 def _report_skipped(say: Say, name: str, bad: int, over_long: int, cut: int) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import edge_grpo
 from edge_grpo.base.digests import digest, digest_files
+from edge_grpo.base.records import Problem
 from edge_grpo.config.tree import Config, located, to_tree
+from edge_grpo.data.settings import sources
 from edge_grpo.evaluation.store import code_digest
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.models.loading import fingerprint
@@ -44,11 +46,17 @@ def identity_of(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, 
         "decomposed": decomposed,
         "space": tree,
         "base": {name: section for name, section in located(to_tree(base)).items() if name != "run"},
-        "content": {f"{kind} {name}": _digest_of(kind, config) for (kind, name), config in named.items()},
-        "problems": {each.name: digest([(p.id, p.prompt, p.answers) for p in each.problems]) for each in benchmarks},
+        "content": {f"{kind} {name}": _digest_of(kind, name, config) for (kind, name), config in named.items()},
+        "problems": {each.name: digest(list(map(_asked, each.problems))) for each in benchmarks},
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
+
+
+def _asked(problem: Problem) -> tuple[Any, ...]:
+    """What the model is asked, and the answers; the rest of a conversation only if there is one."""
+    context = (problem.earlier, problem.system) if problem.earlier or problem.system else ()
+    return (problem.id, problem.prompt, problem.answers, *context)
 
 
 def _variations(space: Space) -> Iterator[Config]:
@@ -62,16 +70,17 @@ def _named(config: Config) -> Iterator[tuple[str, str]]:
     """The models, files and functions that a configuration refers to, as (setting, name)."""
     for setting in sorted(_REFERENCES):
         section, _, own = setting.partition(".")
-        name = getattr(getattr(config, section), own)
-        if name and (section != "data" or Path(name).expanduser().exists()):
-            yield setting, name
+        given = getattr(getattr(config, section), own)
+        for name in sources(given) if section == "data" else [given]:
+            if name and (section != "data" or Path(name).expanduser().exists()):
+                yield setting, name
 
 
-def _digest_of(setting: str, config: Config) -> str:
+def _digest_of(setting: str, name: str, config: Config) -> str:
     """The digest of the model, the reward function or the local data."""
     if setting == "model.path":
         return fingerprint(config.model)
     if setting == "reward.function":
         return code_digest(config.reward.function)
-    place = Path(getattr(config.data, setting.removeprefix("data."))).expanduser()
+    place = Path(name).expanduser()
     return digest_files([place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()])

@@ -1,0 +1,111 @@
+"""Prompts as rows have them: text, or a conversation, a list of messages that ends with the user's."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edge_grpo.data.readers import BadRowError, described, is_text
+
+__all__ = ["Conversation", "Turns", "conversation", "listed", "non_empty", "read_messages", "read_prompt"]
+
+Turns = tuple[tuple[str, str], ...]  # (role, text)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt: the user's last turn, the turns before it (user and assistant in turn), and the row's system message.
+
+    ``as_messages``: the row held messages, not text.
+    """
+
+    prompt: str
+    earlier: tuple[str, ...] = ()
+    system: str = ""
+    as_messages: bool = False
+
+
+def read_prompt(value: object, name: str) -> Conversation:
+    """The prompt in field ``name``: text, messages, or messages as JSON text.
+
+    Raises:
+        BadRowError: it is neither, or not a conversation that the model can continue.
+    """
+    found = listed(value)
+    if found is None:
+        return Conversation(non_empty(value, name, "text or a list of messages"))
+    return conversation(read_messages(found, name), name)
+
+
+def conversation(turns: Turns, name: str) -> Conversation:
+    """The turns of field ``name`` as a prompt.
+
+    Raises:
+        BadRowError: after an optional system message, users and assistants do not alternate, or the last turn is not
+            the user's.
+    """
+    system, *rest = turns if turns[0][0] == "system" else (("system", ""), *turns)
+    roles = [role for role, _ in rest]
+    if not rest or roles != ["user", "assistant"] * (len(rest) // 2) + ["user"]:
+        found = ", ".join(role for role, _ in turns)
+        wanted = "wanted alternating user and assistant, user first and last"
+        prefill = " (an answer begun for the model is not supported)" if roles[-1:] == ["assistant"] else ""
+        raise BadRowError(f"field '{name}': the prompt's messages have roles {found}; {wanted}{prefill}")
+    *earlier, prompt = (text for _, text in rest)
+    return Conversation(prompt, tuple(earlier), system[1], as_messages=True)
+
+
+def read_messages(value: Sequence[object], name: str) -> Turns:
+    """The messages in field ``name``.
+
+    Raises:
+        BadRowError: there are none, or one is not an object with a role and text.
+    """
+    if not value:
+        raise BadRowError(f"field '{name}': an empty list, wanted messages")
+    turns = []
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, Mapping):
+            raise BadRowError(f"field '{name}', message {number}: {described(message)}, wanted an object")
+        role, content = (message.get(key) for key in ("role", "content"))
+        if not is_text(role, name):
+            raise BadRowError(f"field '{name}', message {number}, role: {described(role)}, wanted text")
+        where = f"{name}', message {number}, 'content"
+        turns.append((role, non_empty(_content(content, where), where, "text")))
+    return tuple(turns)
+
+
+def non_empty(value: object, name: str, wanted: str) -> str:
+    """The text of field ``name``. Raises ``BadRowError`` if it is not text, or blank."""
+    if not is_text(value, name) or not value.strip():
+        raise BadRowError(f"field '{name}': {described(value)}, wanted {wanted}")
+    return value
+
+
+def listed(value: object) -> Sequence[object] | None:
+    """A list of messages; None for anything else. JSON text, and the columns of messages side by side, become one."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+        is_messages = isinstance(parsed, list) and all(isinstance(one, dict) and "role" in one for one in parsed)
+        return parsed if is_messages and parsed else None
+    if isinstance(value, Mapping):  # {"role": [...], "content": [...]}: how older versions of `datasets` store a list
+        roles, contents = value.get("role"), value.get("content")
+        if isinstance(roles, list) and isinstance(contents, list) and len(roles) == len(contents):
+            return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+    return value if isinstance(value, list | tuple) else None
+
+
+def _content(value: object, where: str) -> object:
+    """A message's content; parts of type text are joined."""
+    if not isinstance(value, list | tuple):
+        return value
+    texts = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(part, Mapping) or kind not in ("text", None):
+            shown = f"a part of type {kind!r}" if kind else described(part)
+            raise BadRowError(f"field '{where}': contains {shown}, wanted only text")
+        texts.append(non_empty(part.get("text"), where, "text in every part"))
+    return "".join(texts)
