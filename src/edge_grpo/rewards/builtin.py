@@ -31,8 +31,8 @@ class RewardSettings:
     r"""How completions are rewarded; a ``function`` replaces the built-in reward, leaving the two weights unused.
 
     Attributes:
-        format: what earns the format reward: ``box``, a readable ``\boxed{}``; ``think``, thoughts in
-            ``<think></think>`` followed by a ``\boxed{}``. Source of the latter: Share-GRPO's release.
+        format: what earns the format reward: ``box``, a readable ``\boxed{}`` that is not empty; ``think``, thoughts in
+            ``<think></think>`` followed by such a box. Source of the latter: Share-GRPO's release.
         format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
         accuracy_weight: reward for the right answer. Source: the same, 1.
         timeout_s: deadline for grading one completion against all its reference answers, in seconds.
@@ -236,7 +236,7 @@ class Rewards:
         answer = boxed_answer(completion)
         formatted = answer is not None
         if self.config.format == "think":
-            formatted = thinks_then_boxes(tighten(completion))
+            formatted = formatted and thinks_then_boxes(tighten(completion))
         return _Read(answer, formatted, time.perf_counter() - began)
 
     def _math_grade(self, read: "_Read", outcome: Outcome | None) -> Grade:
