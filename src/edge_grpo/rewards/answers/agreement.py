@@ -29,6 +29,7 @@ from edge_grpo.rewards.answers.value import constant_ratio, is_constant, same_fo
 
 __all__ = ["agree"]
 
+DEGREE, RADIAN = (("degree", 1),), (("radian", 1),)
 MAX_UNORDERED = 60  # longer lists must agree in order
 
 
@@ -53,10 +54,17 @@ def _same_quantities(one: Quantity, two: Quantity) -> bool:
     if one.unit is None and two.unit is None:
         return same_formula(one.tree, two.tree)
     if one.unit is not None and two.unit is not None:
+        if {one.unit.powers, two.unit.powers} == {DEGREE, RADIAN}:
+            return same_formula(_in_radians(one), _in_radians(two))
         return one.unit.powers == two.unit.powers and same_formula(_in_base(one), _in_base(two))
     with_unit, plain = (one, two) if one.unit is not None else (two, one)
     assert with_unit.unit is not None
     return _same_without_unit(with_unit.tree, with_unit.unit, plain.tree)
+
+
+def _in_radians(quantity: Quantity) -> Node:
+    in_degrees = quantity.unit is not None and quantity.unit.powers == DEGREE
+    return Node("*", (quantity.tree, Node("degree"))) if in_degrees else quantity.tree
 
 
 def _in_base(quantity: Quantity) -> Node:
@@ -200,6 +208,8 @@ def _same_ratios(one: Ratio, two: Ratio) -> bool:
 
 
 def _ratio_and_quantity(ratio: Ratio, quantity: Quantity) -> bool:
+    if len(ratio.terms) == 1:  # 11 a.m.
+        return quantity.unit is None and same_formula(ratio.terms[0], quantity.tree)
     if len(ratio.terms) != 2 or quantity.unit is not None or ratio.time:
         return False
     return same_formula(Node("/", ratio.terms), quantity.tree)

@@ -37,6 +37,8 @@ MARKS = {
     "⩽": r"\le ",
     "≥": r"\ge ",
     "⩾": r"\ge ",
+    "≦": r"\le ",
+    "≧": r"\ge ",
     "≠": r"\ne ",
     "≈": r"\approx ",
     "≡": r"\equiv ",
@@ -95,13 +97,15 @@ FONTS = re.compile(
     r"\\(?:math(?:bf|it|sf|cal|tt|frak|scr|rm)|boldsymbol|bm|underline|boxed|fbox|phantom|ensuremath)\s*\{([^{}]*)\}"
 )
 FONT_LETTER = re.compile(r"\\math(?:rm|bf|it|sf|cal)\s+([A-Za-z])(?![A-Za-z])")
+INVISIBLE = re.compile(r"\\(?:left|right)\s*\.")
 SWITCH = re.compile(
     r"\\(?:left|right|displaystyle|textstyle|limits|bigg?[lrm]?|Bigg?[lrm]?|rm|bf|it|mathstrut|strut|nolimits|"
-    r"boldmath|small|large|Large|quad|qquad|hfill|newline|thinspace|space|hspace\*?\{[^{}]*\})(?![a-zA-Z])"
+    r"boldmath|small|large|Large|quad|qquad|checkmark|square|blacksquare|qed|hfill|newline|thinspace|space|hspace\*?\{[^{}]*\})(?![a-zA-Z])"
 )
 COLOR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]+\}")
 SPACE = r"(?:\\[,;:!> ]|~|\s|\\(?:thinspace|space)(?![a-zA-Z]))"
 THOUSANDS = re.compile(rf"(?<![\d.,_^])(\d{{1,3}})((?:(?:\{{,\}}|,\\! ?|{SPACE}{{1,2}})\d{{3}})+)(?![\d])(?!\s*/)")
+DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{1,2}(?!\d))")
 SYNONYMS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -129,6 +133,9 @@ SYNONYMS = tuple(
         (r"\^\s*\{\s*(?:\\prime\s*|')\}|\^\s*\\prime(?![a-zA-Z])", "'"),
         (r"\\(?:times|cdot|ast)(?![a-zA-Z])", "*"),
         (r"\\div(?![a-zA-Z])", "/"),
+        (r"\{\s*([^{}]*?)\s*\\choose(?![a-zA-Z])\s*([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"\(([0-9A-Z]+)\)\s*(?=_)", r"\1"),
+        (r'_\s*\{\s*"two"\s*\}', "_{2}"),
         (r"\*\*", "^"),
         (r"\\begin\s*\{array\}\s*(?:\{[^{}]*\})?", r"\\begin{pmatrix}"),
         (r"\\end\s*\{array\}", r"\\end{pmatrix}"),
@@ -155,6 +162,10 @@ MIXED = re.compile(r"(?<![\w.^/)])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.^])")
 LOG_BASE = re.compile(r"(\\log\s*_)\s*(\d)")
 SCRIPT = re.compile(r"([_^])\s*(-?\d+|[A-Za-z])")
 BRACED_SCRIPT = re.compile(r"([_^])\s*\{\s*([^{}]*?)\s*\}")
+_FUNCTION_NAMES = (
+    "lg ln log sin cos tan cot sec csc arcsin arccos arctan arctg tg ctg sinh cosh tanh gcd lcm max min exp"
+)
+FUNCTION_NAMES = frozenset(_FUNCTION_NAMES.split())
 LETTERS = {"e", "i"}  # written upright, yet numbers
 
 
@@ -166,18 +177,22 @@ def spelled(text: str) -> str:
         ('\\frac{1}{2}"cm"', 'x^2\\ge 1', '10000')
     """
     text = _ascii(text).strip()
+    if bold := re.fullmatch(r"\*\*(.+)\*\*", text, re.DOTALL):  # of Markdown
+        text = bold[1]
     while text.endswith("\\\\"):
         text = text[:-2].rstrip()
     while (whole := WHOLE.fullmatch(text)) and "\\" in whole[1] and not _closes_early(whole[1]):
         text = whole[1].strip()
     text = DOLLAR_AMOUNT.sub(r"\\$", text)
     text = THOUSANDS.sub(lambda match: match[1] + re.sub(r"\D", "", match[2]), text)
+    text = DECIMAL_COMMA.sub(".", text)
     text = re.sub(r"\\\$", "¤", text.replace('"', "''") if "\\text" in text else text.replace('"', " "))
     text = re.sub(r"(?<!\\)\\[()\[\]]|\$", " ", text)
     text = FONT_LETTER.sub(r"\1", COLOR.sub("", text))
     for _ in range(3):
         text = FONTS.sub(r"\1", text)
     text = WORDS.sub(_quoted, text)
+    text = INVISIBLE.sub(" ", text)
     text = SWITCH.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
     text = re.sub(r"(?<!\\)\\[,;:> ]|~|\s+", " ", text)
     for pattern, replacement in SYNONYMS:
@@ -257,29 +272,6 @@ def _quoted(match: re.Match[str]) -> str:
         return words
     if re.fullmatch(r"[\d.,\s+\-*/^=()\[\]]*", words):  # a number, not words
         return f" {words} "
-    if match[0].startswith("\\operatorname") and words in {
-        "lg",
-        "ln",
-        "log",
-        "arctan",
-        "arcsin",
-        "arccos",
-        "gcd",
-        "lcm",
-        "max",
-        "min",
-        "cot",
-        "sec",
-        "csc",
-        "sinh",
-        "cosh",
-        "tanh",
-        "arctg",
-        "tg",
-        "ctg",
-        "sin",
-        "cos",
-        "tan",
-    }:
+    if words in FUNCTION_NAMES:
         return f"\\{words} "
     return f'"{words}"' if words else " "

@@ -7,7 +7,7 @@ from fractions import Fraction
 from edge_grpo.rewards.answers import formula
 from edge_grpo.rewards.answers.formula import FUNCTIONS, Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import Quantity
-from edge_grpo.rewards.answers.units import Unit, read_unit, scale_of
+from edge_grpo.rewards.answers.units import is_known, read_unit, scale_of
 
 __all__ = ["COMMA_NUMBER", "quantities", "sums_of_units"]
 
@@ -27,8 +27,8 @@ def quantities(text: str) -> Iterable[Quantity]:
             yield Quantity(formula.parse(text))
     except UnreadableError:
         pass
-    if match := re.fullmatch(r"([+-]?)\s*(\\\$|€|£|¥)\s*(.+)", text):
-        currency = read_unit(match[2].lstrip("\\"))
+    if match := re.fullmatch(r"([+-]?)\s*(\\\$|€|£|¥|US\s*\\\$|USD|\x22USD\x22)\s*(.+)", text):
+        currency = read_unit(match[2] if len(match[2]) == 1 else "$")
         for one in quantities(match[3]):
             if one.unit is None or one.unit == currency:
                 yield Quantity(Node("neg", (one.tree,)) if match[1] == "-" else one.tree, currency)
@@ -41,34 +41,33 @@ def _with_unit(text: str) -> Iterable[Quantity]:
         head, tail = text[: match.start()].strip(), text[match.start() :].strip()
         if not _balanced_quotes(head) or (tail[0] == "\\" and not tail.startswith(("\\%", "\\$", "\\mu"))):
             continue
-        exponent, rest = (
+        scale, rest = (
             scale_of(tail.replace('"', " ").strip())
             if '"' in tail or " " in text[match.start() : match.end()]
-            else (0, tail)
+            else (1, tail)
         )
         unit = read_unit(rest) if rest.strip() else None
-        if rest.strip() and (unit is None or not _is_unit(tail, unit, text[match.start() : match.end()])):
+        if rest.strip() and (unit is None or not _is_unit(tail, text[match.start() : match.end()])):
             continue
         try:
             tree = formula.parse(head)
         except UnreadableError:
             continue
-        if exponent:
-            tree = Node("*", (tree, number(Fraction(10) ** exponent)))
+        if scale > 1:
+            tree = Node("*", (tree, number(scale)))
         yield Quantity(tree, unit)
 
 
-def _is_unit(tail: str, unit: Unit, start: str) -> bool:
-    """Whether unquoted letters are words rather than variables: a known unit, or a noun after a space."""
-    if tail[0] in '"%^\\':
-        return True
-    word = re.match(r"[A-Za-zµ]+", tail)
-    if word is None or word[0] in FUNCTIONS or word[0] == "pi":
+def _is_unit(tail: str, start: str) -> bool:
+    """Whether letters outside quotes are words rather than variables: known units, or one noun after a space."""
+    outside = re.sub(r'"[^"]*"|\\[a-z]+', " ", tail)
+    words = [word for word in re.findall(r"[A-Za-zµ]+", outside) if word not in ("per", "square", "sq", "cubic", "a")]
+    if any(word in FUNCTIONS or word == "pi" for word in words):
         return False
-    spaced = start[:1] == " "
-    if unit.known:
-        return spaced or len(word[0]) > 1
-    return spaced and len(word[0]) > 3
+    spaced = start[:1] == " " or tail[0] in '"%^'
+    if all(is_known(word) for word in words):
+        return spaced or all(len(word) > 1 for word in words[:1])
+    return spaced and all(is_known(word) or len(word) > 3 for word in words)
 
 
 def _balanced_quotes(text: str) -> bool:

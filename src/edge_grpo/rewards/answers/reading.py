@@ -40,7 +40,7 @@ ANSWER_IS = re.compile(
     re.I | re.S,
 )
 LEADING = re.compile(
-    r"(?:=|\\approx(?![a-zA-Z])|\\therefore(?![a-zA-Z])|\\implies(?![a-zA-Z])|\\Rightarrow(?![a-zA-Z])|:)\s*"
+    r"(?:=|[,;]|\\approx(?![a-zA-Z])|\\therefore(?![a-zA-Z])|\\implies(?![a-zA-Z])|\\Rightarrow(?![a-zA-Z])|:)\s*"
 )
 TRAILING = re.compile(r"(?:\\(?:Long)?[Rr]ightarrow|\\implies|[\s,;:])+$")
 LABEL_AFTER = re.compile(
@@ -48,7 +48,10 @@ LABEL_AFTER = re.compile(
 )
 SETS = {r"\mathbb{R}": (EVERYTHING,)}
 MATRIX = re.compile(r"\\begin\s*\{(pmatrix|vmatrix|Vmatrix|Bmatrix|cases)\}(.*)\\end\s*\{\1\}", re.S)
-TIME = re.compile(r'\s*(\d{1,2}:\d\d(?::\d\d)?)\s*(?:"\s*)?([ap]\.?\s*m\.?)?(?:\s*")?\s*', re.IGNORECASE)
+TIME = re.compile(
+    r'\s*(\d{1,2}:\d\d(?::\d\d)?|\d{1,2}(?=\s*"?\s*[ap]\.?\s*m\b))\s*(?:"\s*)?([ap]\.?\s*m\.?)?(?:\s*")?\s*',
+    re.IGNORECASE,
+)
 
 
 def read(text: str, depth: int = 0) -> Readings:
@@ -150,6 +153,8 @@ def _list(text: str, depth: int) -> Iterable[Reading]:
     pieces = pieces_of(text)
     if len(pieces) < 2 or len(pieces) > MAX_ITEMS:
         return
+    if re.search(r"(?:\band\b|\\(?:land|wedge)(?![a-z]))", text):
+        yield from _both(pieces, depth)
     pieces = _spread_pairs(pieces)
     items = tuple(read(piece, depth + 1) for piece in pieces)
     if not all(items):
@@ -164,6 +169,16 @@ def _list(text: str, depth: int) -> Iterable[Reading]:
     if len(shared) == len(items):  # x = 1, y = 2: also the tuple of the values in the order of the names
         ordered = sorted((one for one in named if one is not None), key=lambda one: one.name)
         yield Items("()", tuple(one.value for one in ordered))
+
+
+def _both(pieces: Sequence[str], depth: int) -> Iterable[Reading]:
+    """``x > 1 and x < 3`` as their intersection, unless that is empty: then "and" lists two parts of a set."""
+    items = tuple(read(piece, depth + 1) for piece in pieces)
+    together = region_of(Items("", items)) if all(items) else None
+    if together is not None:
+        outside = [one for piece in together.pieces for one in complement((piece,))]
+        if inside := complement(tuple(outside)):
+            yield Region(inside, together.name)
 
 
 def _spread_pairs(pieces: Sequence[str]) -> list[str]:
@@ -221,6 +236,7 @@ def _region(text: str, depth: int) -> Iterable[Reading]:
     yield Region(tuple(pieces))
 
 
+BUILDER = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(.+)")
 BRACKETS = (
     (r"\{", r"\}", "{}"),
     (r"\langle", r"\rangle", "()"),
@@ -235,6 +251,9 @@ def _brackets(text: str, depth: int) -> Iterable[Reading]:
     for opening, closing, kind in BRACKETS:
         inner = outer_brackets(text, opening, closing)
         if inner is None:
+            continue
+        if kind == "{}" and (builder := BUILDER.fullmatch(inner)):
+            yield from (one for one in read(builder[1], depth + 1) if isinstance(one, Region))
             continue
         pieces = pieces_of(inner, words=kind == "{}")
         if kind == "{}":

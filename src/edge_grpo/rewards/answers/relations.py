@@ -9,6 +9,7 @@ from edge_grpo.rewards.answers.kinds import (
     Congruence,
     Equation,
     Inequality,
+    Items,
     Named,
     Quantity,
     Reading,
@@ -28,9 +29,12 @@ RELATION = re.compile(r"\\(?:le|ge|ne|equiv|approx|in)(?![a-zA-Z])|[<>=]")
 MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 MOD = re.compile(r"\(?\s*\\mod\s*(?:\{([^{}]*)\}|([0-9a-zA-Z]+))\s*\)?\s*$")
 NAME = re.compile(
-    r"\(?[A-Za-z](?:_\{?\w+\}?)?'*(?:,[A-Za-z](?:_\{?\w+\}?)?)*\)?|\\[A-Za-z]+(?:_\{?\w+\}?)?|"
-    r"[A-Za-z](?:_\{?\w+\}?)?'*\(?[A-Za-z0-9,|\\]*\)|\\?\|?[A-Z]{2,4}\|?|(?:\\angle|m\\angle|\\overline|\\triangle)\{?[A-Z]{1,3}\}?|"
-    r"[A-Za-z](?:\+[A-Za-z])+|(?:\\[A-Za-z]+|[A-Za-z])(?:_\{[^{}]*\})?"
+    r"\(?[A-Za-z](?:_\{?\w+\}?)?'*(?:,[A-Za-z](?:_\{?\w+\}?)?)*\)?"  # x, x_1, (x,y)
+    r"|(?:\\[A-Za-z]+|[A-Za-z])(?:_\{[^{}]*\}|_\w)?"
+    r"|[A-Za-z](?:_\{?\w+\}?)?'*\([^()]*\)"  # f(x)
+    r'|"[^"]*"(?:_\{[^{}]*\})?|[A-Za-z]{3,}'  # words
+    r"|\\?\|?[A-Z]{2,4}\|?|(?:\\angle|m\\angle|\\overline|\\triangle)\{?[A-Z]{1,3}\}?|\\vec\{\w\}"  # of geometry
+    r"|[A-Za-z](?:\+[A-Za-z])+"
 )
 
 
@@ -48,6 +52,8 @@ def relations(text: str, read: Read) -> Iterable[Reading]:
         for reading in read(parts[1]):
             if (region := region_of(reading)) is not None:
                 yield Region(region.pieces, parts[0].replace(" ", ""))
+            elif isinstance(reading, Items):
+                yield Named(parts[0].replace(" ", ""), (reading,))
     elif set(operators) <= {"=", r"\approx"}:
         yield from _equation(parts, read)
     elif operators == [r"\ne"] and NAME.fullmatch(parts[0].replace(" ", "")):
@@ -76,7 +82,7 @@ def _equation(parts: Sequence[str], read: Read) -> Iterable[Reading]:
     if len(readings) > 1:
         values = [expression_in(reading) for reading in readings]
         last = values[-1]
-        if last is None or not all(value is not None and same_formula(value, last) for value in values):
+        if last is None or not all(value is not None and _consistent(value, last) for value in values):
             return
     equation = None
     try:
@@ -84,6 +90,11 @@ def _equation(parts: Sequence[str], read: Read) -> Iterable[Reading]:
     except UnreadableError:
         equation = None
     yield Named(name, readings[-1], equation)
+
+
+def _consistent(value: Node, last: Node) -> bool:
+    r"""Whether a member of a chain such as ``A = \pi r^2 = 4\pi`` fits the last one."""
+    return is_constant(last) > is_constant(value) or same_formula(value, last)
 
 
 def _congruence(left: str, right: str) -> Iterable[Reading]:

@@ -5,7 +5,7 @@ from collections import Counter
 from fractions import Fraction
 from typing import NamedTuple
 
-__all__ = ["PERCENT", "Unit", "read_unit", "scale_of"]
+__all__ = ["PERCENT", "Unit", "is_known", "read_unit", "scale_of"]
 
 LENGTHS = "m:1 mi:1609.344 mile:1609.344 yd:.9144 yard:.9144 ft:.3048 foot:.3048 feet:.3048 inch:.0254 in:.0254"
 MASSES = "kg:1 g:.001 gm:.001 lb:.45359237 oz:.028349523125 ounce:.028349523125 tonne:1000"
@@ -18,12 +18,12 @@ NAMED = (
 )
 SYMBOLS = ("m", "g", "s", "N", "J", "W", "V", "A", "K", "Pa", "Hz", "mol", "eV", "L", "l", "C", "F", "T", "cal", "Wb")
 OTHERS = (
-    "$:dollar usd:dollar dollar:dollar €:euro eur:euro euro:euro £:pound ¥:yen yen:yen month:month degree:degree "
-    "deg:degree radian:radian rad:radian %:% percent:% pct:%"
+    "$:dollar USD:dollar usd:dollar dollar:dollar €:euro eur:euro euro:euro £:pound ¥:yen yen:yen "
+    "month:month degree:degree deg:degree radian:radian rad:radian %:% percent:% pct:%"
 )
 PREFIXES = {"k": 3, "M": 6, "G": 9, "T": 12, "d": -1, "c": -2, "m": -3, "u": -6, "n": -9, "p": -12}
 LONG_PREFIXES = {"kilo": 3, "mega": 6, "giga": 9, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9}
-SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NO_UNITS = (
     "or and not no if than least most about approximately when where for with else thus is are therefore so "
     "but mod i more less fewer greater between from minus plus negative e"
@@ -74,7 +74,7 @@ def _table() -> dict[str, Entry]:
             found[prefix + name] = entry._replace(factor=entry.factor * Fraction(10) ** exponent)
     found |= {name: Entry(base) for name, base in _pairs(OTHERS)}
     hundredth = Entry("dollar", Fraction(1, 100))
-    return found | {"cent": hundredth, "¢": hundredth, "year": Entry("month", Fraction(12)), "dozen": Entry("dozen")}
+    return found | {"cent": hundredth, "¢": hundredth, "year": Entry("month", Fraction(12))}
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -150,20 +150,25 @@ def _known(word: str) -> Entry | None:
     return None
 
 
+def is_known(word: str) -> bool:
+    """Whether a word names a unit, rather than anything that is counted."""
+    return _known(word) is not None or word in SPEEDS
+
+
 def _noun(word: str) -> str:
     """An unknown noun, in the singular, is a unit of its own."""
     return word.lower().removesuffix("s") if len(word) > 3 else word
 
 
 def scale_of(text: str) -> tuple[int, str]:
-    """The power of ten of a leading word such as "million", and the rest of the words.
+    """The number that leading words such as "million" stand for, and the rest of the words.
 
     Example:
         >>> scale_of("million dollars"), scale_of("cm")
-        ((6, 'dollars'), (0, 'cm'))
+        ((1000000, 'dollars'), (1, 'cm'))
     """
-    exponent, rest = 0, text.strip()
+    scale, rest = 1, text.strip()
     while (match := re.match(r"[A-Za-z]+", rest)) and match[0].lower() in SCALES:
-        exponent += SCALES[match[0].lower()]
+        scale *= SCALES[match[0].lower()]
         rest = rest[match.end() :].strip()
-    return exponent, rest
+    return scale, rest

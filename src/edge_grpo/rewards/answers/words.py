@@ -88,4 +88,6 @@ def words_of(text: str) -> str:
     if UNDEFINED.fullmatch(plain):
         return "does not exist"
     plain = re.sub(r"^(?:the|a|an|it is|they are) (?=\w)", "", plain)
+    if answer := re.match(r"(yes|no),? (?:it|they|he|she|there|this|that|we) \w+$", plain):
+        return answer[1]
     return re.sub(r"[^a-z0-9,()]+", "", plain)
