@@ -12,7 +12,7 @@ Source:
 import re
 import unicodedata
 
-__all__ = ["canonical", "spelled"]
+__all__ = ["canonical", "spelled", "value_spelling"]
 
 MARKS = {
     **dict.fromkeys("−–—‐‑‒﹣", "-"),
@@ -166,6 +166,7 @@ _FUNCTION_NAMES = (
     "lg ln log sin cos tan cot sec csc arcsin arccos arctan arctg tg ctg sinh cosh tanh gcd lcm max min exp"
 )
 FUNCTION_NAMES = frozenset(_FUNCTION_NAMES.split())
+UNIT_AFTER = re.compile(r'(?<=[\w)}\]]) ?(?:"[^"]*"(?:\^\{\d\})?|%|\^\\circ) ?$')
 LETTERS = {"e", "i"}  # written upright, yet numbers
 
 
@@ -221,6 +222,17 @@ def canonical(text: str) -> str:
     text = re.sub(r"(?<=\d) (?=\d)", "\0", text).replace(" ", "").replace("\0", " ")
     text = text.rstrip(".,;:") or text
     return _plain_number(text)
+
+
+def value_spelling(text: str) -> str:
+    r"""The spelling of the value alone, without a name before it or a unit, percent or currency sign next to it.
+
+    Example:
+        >>> value_spelling("x = 5"), value_spelling(r"5\text{ cm}^2"), value_spelling(r"\$5"), value_spelling(r"5\%")
+        ('5', '5', '5', '5')
+    """
+    text = re.sub(r"^[A-Za-z] ?= ?(?=[^=]*$)", "", spelled(text)).removeprefix("\\$")
+    return canonical(UNIT_AFTER.sub("", text))
 
 
 def _plain_number(text: str) -> str:
