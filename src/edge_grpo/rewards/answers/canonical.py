@@ -175,7 +175,7 @@ def spelled(text: str) -> str:
 
     Example:
         >>> spelled(r"$\dfrac12\text{ cm}$"), spelled("x²≥１"), spelled(r"10\,000")
-        ('\\frac{1}{2}"cm"', 'x^2\\ge 1', '10000')
+        ('\\frac{1}{2}"cm"', 'x^{2}\\ge 1', '10000')
     """
     text = _ascii(text).strip()
     if bold := re.fullmatch(r"\*\*(.+)\*\*", text, re.DOTALL):  # of Markdown
@@ -192,7 +192,7 @@ def spelled(text: str) -> str:
     text = FONT_LETTER.sub(r"\1", COLOR.sub("", text))
     for _ in range(3):
         text = FONTS.sub(r"\1", text)
-    text = WORDS.sub(_quoted, text)
+    text = FONTS.sub(r"\1", WORDS.sub(_quoted, text))
     text = INVISIBLE.sub(" ", text)
     text = SWITCH.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
     text = re.sub(r"(?<!\\)\\[,;:> ]|~|\s+", " ", text)

@@ -150,6 +150,8 @@ def _list(text: str, depth: int) -> Iterable[Reading]:
         joined = re.sub(r"(?<=\d),(?=\d{3})", "", text)
         if "," not in joined:
             yield from read(joined, depth + 1)
+    if JUXTAPOSED.fullmatch(text):  # (1,2)(3,4)
+        text = re.sub(r"\) ?\(", "),(", text)
     pieces = pieces_of(text)
     if len(pieces) < 2 or len(pieces) > MAX_ITEMS:
         return
@@ -236,6 +238,7 @@ def _region(text: str, depth: int) -> Iterable[Reading]:
     yield Region(tuple(pieces))
 
 
+JUXTAPOSED = re.compile(r"(?:\([^(),]+,[^()]+\) ?){2,}")
 BUILDER = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(.+)")
 BRACKETS = (
     (r"\{", r"\}", "{}"),
