@@ -11,7 +11,7 @@ RATIO = re.compile(rf"\s*([+-]?)\s*({DIGITS})\s*/\s*({DIGITS})\s*")
 PART = rf"(?:\{{\s*([+-]?{DIGITS})\s*\}}|([0-9]))"
 FRACTION = re.compile(rf"\s*([+-]?)\s*\\[dt]?frac\s*{PART}\s*{PART}\s*")
 MAX_LENGTH = 100  # characters; longer than any of these with ordinary spacing
-NEAR_SHARE = Fraction(1, 10**5)  # a decimal of 7 digits may stand for a fraction, see `value`
+NEAR_SHARE = Fraction(2, 10**6)  # a decimal of 7 digits may stand for a fraction, see `value`
 
 
 def rational(text: str) -> Fraction | None:
@@ -42,7 +42,7 @@ def _ratio(above: str, below: str) -> Fraction | None:
 
 
 def same_rationals(left: Fraction, right: Fraction) -> bool | None:
-    """True if they are equal; False if their relative difference is above 1e-5; None in between.
+    """True if they are equal; False if their relative difference is above 2e-6; None in between.
 
     Example:
         >>> third = Fraction(1, 3)
