@@ -87,6 +87,8 @@ def test_what_the_grader_failed_on_counts_nowhere() -> None:
         ("cww", ["x+1", "2", " x + 1"], 0.5),  # one spelling, graded both ways
         ("uu", [None, None], 0.0),
         ("cuu", ["1", None, None], 1.0),  # a sample without an answer has no vote
+        ("cuu", ["1", "", " "], 1.0),  # nor has an empty box
+        ("ccww", ["x = 1", "1", "2", r"\text{two}"], 1.0),
     ],
 )
 def test_the_majority(verdicts: str, said: list[str | None], value: float) -> None:

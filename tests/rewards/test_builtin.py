@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from processes import shell
@@ -54,6 +55,14 @@ def test_the_reward_is_the_weighted_sum_of_its_parts(built_in: Rewards) -> None:
         assert tuple(one.parts) == built_in.part_names == ("format", "accuracy")
         weighted = zip(built_in.part_weights, one.parts.values(), strict=True)
         assert one.reward == sum(weight * part for weight, part in weighted)
+
+
+@pytest.mark.parametrize("box", [r"\boxed{}", r"\boxed{ }", r"\boxed{\text{}}", r"\boxed{\,}"])
+@pytest.mark.parametrize("form", ["box", "think"])
+def test_an_empty_box_earns_no_format_reward(box: str, form: Literal["box", "think"]) -> None:
+    with Rewards(RewardSettings(format=form, memory_mb=1024)) as rewards:
+        (one,) = grade(rewards, [(f"<think>1+1</think> {box}", problem("2"))])
+    assert (one.verdict, one.reward, one.parts["format"]) == (Verdict.UNPARSED, 0.0, 0.0)
 
 
 def test_hostile_answers_do_not_affect_other_rows(built_in: Rewards) -> None:

@@ -9,7 +9,7 @@ from edge_grpo.base.records import Verdict
 from edge_grpo.evaluation.answers import GREEDY, SAMPLED, Answer
 from edge_grpo.evaluation.intervals import combined, mean_interval
 from edge_grpo.functional.coverage import pass_at_k
-from edge_grpo.rewards.answers.canonical import canonical
+from edge_grpo.rewards.answers.canonical import value_spelling
 from edge_grpo.rewards.answers.rational import rational
 
 __all__ = [
@@ -95,15 +95,15 @@ def majority(answers: Sequence[Answer]) -> float:
     r"""Whether the most common answer is right: 0 or 1, or in between if several tie.
 
     Samples vote with the content of their last box: plain numbers count as one answer if they are equal, other answers
-    if they share a :func:`edge_grpo.rewards.answers.canonical.canonical` spelling. A sample without a box does not
-    vote. The value is the chance of being right if ties are broken at random and the answer is judged by a random
-    sample that gave it (which matters if it was graded both ways). Without votes it is 0.
+    if they share a :func:`edge_grpo.rewards.answers.canonical.value_spelling`. A sample without a box, or with an empty
+    one, does not vote. The value is the chance of being right if ties are broken at random and the answer is judged by
+    a random sample that gave it (which matters if it was graded both ways). Without votes it is 0.
 
     Source: self-consistency, Wang et al. 2022, arXiv:2203.11171; how ties are broken is ours.
     """
     classes: dict[object, list[bool]] = {}
     for answer in answers:
-        if answer.answer is not None:
+        if answer.answer is not None and answer.answer.strip():
             classes.setdefault(_vote(answer.answer.strip()), []).append(answer.correct)
     if not classes:
         return 0.0
@@ -116,7 +116,7 @@ def _vote(answer: str) -> object:
     """A key that is equal for answers that count as one."""
     if len(answer) > _LONG:
         return answer
-    spelled = canonical(answer)
+    spelled = value_spelling(answer)
     number = rational(spelled)
     return (spelled or answer) if number is None else number
 

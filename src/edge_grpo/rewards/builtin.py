@@ -31,8 +31,8 @@ class RewardSettings:
     r"""How completions are rewarded; a ``function`` replaces the built-in reward, leaving the two weights unused.
 
     Attributes:
-        format: what earns the format reward: ``box``, a readable ``\boxed{}``; ``think``, thoughts in
-            ``<think></think>`` followed by a ``\boxed{}``, and then a box in thoughts, finished or not, is not the
+        format: what earns the format reward: ``box``, a readable ``\boxed{}`` that is not empty; ``think``, thoughts in
+            ``<think></think>`` followed by such a box, and then a box in thoughts, finished or not, is not the
             answer. Source of the latter: Share-GRPO's release, which reads the answer from thoughts too. Of gpt-oss's
             channels, only the final one holds an answer, with either format.
         format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
@@ -259,7 +259,7 @@ class Rewards:
         began = time.perf_counter()
         thinks, tagged = self.config.format == "think", as_tags(completion)
         answer = boxed_answer(outside_thoughts(tagged) if thinks or tagged != completion else completion)
-        formatted = thinks_then_boxes(tighten(tagged)) if thinks else answer is not None
+        formatted = answer is not None and (not thinks or thinks_then_boxes(tighten(tagged)))
         return _Read(answer, formatted, time.perf_counter() - began)
 
     def _math_grade(self, read: "_Read", outcome: Outcome | None) -> Grade:

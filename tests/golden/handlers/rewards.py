@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from golden.cases import Case
+from golden.deviations import ours
 
 from edge_grpo.rewards.answers.equality import grade_answer
 from edge_grpo.rewards.answers.extract import boxed_answer
@@ -35,7 +36,10 @@ def text_and_golds(case: Case) -> tuple[str, list[str | float]]:
 
 
 def grader(case: Case) -> dict[str, Any]:
-    formatted, correct = grade_answer(*text_and_golds(case))
+    text, golds = text_and_golds(case)
+    formatted, correct = grade_answer(text, golds)
+    if (deviating := ours(text, case.value("gold"))) is not None and (formatted, correct) == deviating:
+        return dict(case.expected)  # deliberately not the release's verdict
     return {"formatted": formatted, "reward": float(correct)}
 
 

@@ -18,17 +18,28 @@ BALANCED = st.recursive(
     ("text", "answer"),
     [
         (r"\boxed{7}", "7"),
-        (r"\boxed{}", ""),
+        (r"\boxed{}", None),
+        (r"\boxed{ }", None),
+        (r"\boxed{\text{}}", None),
+        (r"\boxed{\quad}", None),
+        (r"\boxed{5} or \boxed{}", None),
         (r"\boxed{\frac{1}{2}} and more }", r"\frac{1}{2}"),
         (r"\boxed{\boxed{5}}", "5"),
         (r"\boxed{7 and \boxed{8}", "8"),
         (r"\boxed{1} then \boxed{2}", "2"),
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
         (r"\boxed{1} then \boxed{2", None),
-        (r"\boxed{1} then \boxed 2", None),
-        (r"\boxed {7}", None),
-        (r"\boxed 7", None),
-        (r"\fbox{7}", None),
+        (r"\boxed{1} then \boxed 2", "2"),
+        (r"\boxed {7}", "7"),
+        (r"\boxed 7", "7"),
+        (r"\boxed -7.5.", "-7.5"),
+        (r"\boxed B.", "B"),
+        (r"\boxed\frac12", r"\frac12"),
+        (r"\boxed\frac{1}{2}", r"\frac{1}{2}"),
+        (r"\fbox{7}", "7"),
+        (r"\fbox{7}, so \boxed{8}", "8"),
+        (r"\boxed{5}. Note that \boxed requires braces.", "5"),
+        (r"\boxed{5}. A \boxedanswer{6}", "5"),
         ("", None),
         ("boxed{7}", None),
     ],
@@ -39,16 +50,16 @@ def test_the_last_box_is_read(text: str, answer: str | None) -> None:
 
 @given(before=st.lists(PIECES, max_size=20).map("".join), content=BALANCED, after=st.text("xyz .}", max_size=10))
 def test_a_balanced_last_box_is_found_whatever_surrounds_it(before: str, content: str, after: str) -> None:
-    assert boxed_answer(f"{before}\\boxed{{{content}}}{after}") == content
+    assert boxed_answer(f"{before}\\boxed{{1{content}}}{after}") == f"1{content}"
 
 
 @given(st.lists(PIECES, max_size=40).map("".join))
-def test_the_answer_is_balanced_and_inside_the_last_box(text: str) -> None:
+def test_the_answer_is_balanced_and_part_of_the_text(text: str) -> None:
     answer = boxed_answer(text)
-    if answer is None:
-        return
-    assert answer.count("{") == answer.count("}")
-    assert text[text.rfind("\\boxed") :].startswith(f"\\boxed{{{answer}}}")
+    if answer is not None:
+        assert answer.count("{") == answer.count("}")
+        assert answer.strip()
+        assert answer in text[text.rfind("box") :]
 
 
 @pytest.mark.parametrize(

@@ -1,222 +1,289 @@
 r"""One spelling for answers that differ only in notation: strings in, strings out, nothing is evaluated.
 
-Dropped or unified, because reference answers and models vary in it: whitespace and spacing commands, ``$`` signs,
-percent and degree signs, units after a number, ``\text{...}`` and font commands, thousands separators, upper case,
-``k = `` before a value, synonymous commands, braces around single characters.
+`spelled` unifies marks of other scripts, synonymous commands, fonts, spacing and thousands separators, and puts what
+stood in ``\text{...}`` into double quotes, so that the words of an answer stay apart from its variables. Nothing that
+carries meaning is dropped: units, percent signs, letter case and brackets remain for `reading` to interpret.
 
 Source:
-    The rules follow the string stages of the MATH grader (Hendrycks et al. 2021, arXiv:2103.03874) and of the
-    PRM800K grader (Lightman et al. 2023, arXiv:2305.20050), which EDGE-GRPO's release applies; the code is our own.
-    Deliberate differences: a unit is dropped only after a number, never a lone letter inside an expression (the
-    release finds ``a + b`` equal to ``c + b``), and braces keep what they group, a numerator or an exponent (the
-    release finds ``\frac{a+1}{b}`` equal to ``a + \frac{1}{b}``, and ``2^{n-1}`` to ``2^n-1``).
+    The notations follow those of the MATH grader (Hendrycks et al. 2021, arXiv:2103.03874) and of the PRM800K grader
+    (Lightman et al. 2023, arXiv:2305.20050), which EDGE-GRPO's release applies; the rules and the code are our own.
 """
 
 import re
 import unicodedata
 
-__all__ = ["canonical", "canonical_number", "split_elements"]
+__all__ = ["canonical", "spelled", "value_spelling"]
 
-DIGIT = re.compile(r"\d")  # of any script
-NEGATIVE_SPACE = re.compile(r"\\!")
-SPACING = re.compile(
-    r"(?<!\d)\\[,;:> ]|\\[,;:> ](?!\d)|\\(?:q?quad|left|right|displaystyle)(?![a-zA-Z])|\\[\[\]()](?![a-zA-Z])|~"
+MARKS = {
+    **dict.fromkeys("−–—‐‑‒﹣", "-"),
+    **dict.fromkeys("‘’′", "'"),
+    **dict.fromkeys("“”„", '"'),
+    **dict.fromkeys("·⋅∙•", r"\cdot "),
+    **dict.fromkeys("⟨〈", r"\langle "),
+    **dict.fromkeys("⟩〉", r"\rangle "),
+    **dict.fromkeys("\u2009\u202f\u2008\u2006", r"\,"),
+    **dict.fromkeys("、，", ","),
+    "×": r"\times ",
+    "÷": "/",
+    "⁄": "/",
+    "∕": "/",
+    "∶": ":",
+    "。": ".",
+    "…": r"\dots ",
+    "⋯": r"\dots ",
+    "±": r"\pm ",
+    "∓": r"\mp ",
+    "≤": r"\le ",
+    "⩽": r"\le ",
+    "≥": r"\ge ",
+    "⩾": r"\ge ",
+    "≦": r"\le ",
+    "≧": r"\ge ",
+    "≠": r"\ne ",
+    "≈": r"\approx ",
+    "≡": r"\equiv ",
+    "∈": r"\in ",
+    "∞": r"\infty ",
+    "∅": r"\emptyset ",
+    "ø": r"\emptyset ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∖": r"\setminus ",
+    "°": r"^\circ ",
+    "º": r"^\circ ",
+    "π": r"\pi ",
+    "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}",
+    "ℚ": r"\mathbb{Q}",
+    "ℂ": r"\mathbb{C}",
+    "→": r"\to ",
+    "∠": r"\angle ",
+    "∣": "|",
+    "⌊": r"\lfloor ",
+    "⌋": r"\rfloor ",
+    "⌈": r"\lceil ",
+    "⌉": r"\rceil ",
+    "√": "√",
+    "∛": "∛",
+    "∑": r"\sum ",
+    "∫": r"\int ",
+    "∏": r"\prod ",
+    "∗": "*",
+    "∘": r"^\circ ",
+    "【": "[",
+    "】": "]",
+    "「": "[",
+    "」": "]",
+    "\u200b": "",
+    "\ufeff": "",
+    "￥": "¥",
+    "℃": r"^\circ C",
+}
+GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi "
+    "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 )
-THOUSANDS = re.compile(r"\{,\}|,\\!")
-FONTS = r"text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|cal|bb)|boldsymbol|mbox|fbox|operatorname|emph|underline"
-WRAPPER = re.compile(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}|\\overline\s*\{{([A-Za-z]+)\}}")
-WRAPPED_LETTER = re.compile(r"\\math(?:rm|bf|it|sf|cal|bb)\s+([A-Za-z])(?![A-Za-z])")
-COLOR = re.compile(r"\\color\s*\{[a-z]+\}")
-TRAILING_TEXT = re.compile(
-    r"(?<=[^\s,;(\[{])\s*\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}\s*(?:\^\s*\d|\^\s*\{\s*\d\s*\})?\s*$"
+GREEK_MARKS = dict(zip("αβγδεζηθικλμνξοπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", GREEK.split(), strict=True))
+RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
+LOWERED = re.compile("[₀-₉₊₋]+")
+ROOT = re.compile(r"([√∛])\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])|(?=[({\\]))")
+
+WORDS = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc)?|mbox|hbox|emph|mathrm|operatorname\*?|unit|rm)\s*\{([^{}]*)\}"
 )
-WHOLE_TEXT = re.compile(rf"\\(?:{FONTS})\s*\{{(.*)\}}", re.DOTALL)
-DEGREES = re.compile(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|°")
-SYNONYMS = (
-    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
-    (re.compile(r"\\neq(?![a-z])"), r"\\ne"),
-    (re.compile(r"\\leq(?:slant)?(?![a-z])"), r"\\le"),
-    (re.compile(r"\\geq(?:slant)?(?![a-z])"), r"\\ge"),
-    (re.compile(r"\\(?:times|cdot)(?![a-z])|·|×"), "*"),
-    (re.compile(r"\\lbrace(?![a-z])"), r"\\{"),
-    (re.compile(r"\\rbrace(?![a-z])"), r"\\}"),
-    (re.compile(r"\\(?:mid|[lr]?vert)(?![a-z])"), "|"),
-    (re.compile(r"\\(?:l|c)?dots(?![a-z])"), r"\\dots"),
-    (re.compile(r"\\varnothing(?![a-z])"), r"\\emptyset"),
-    (re.compile(r"\\begin\s*\{array\}\s*\{[^{}]*\}"), r"\\begin{pmatrix}"),
-    (re.compile(r"\\end\s*\{array\}"), r"\\end{pmatrix}"),
-    (re.compile(r"bmatrix"), "pmatrix"),
-    (re.compile(r"(?<=[)\]])\s*[U∪]\s*(?=[(\[])"), r"\\cup"),
-    (re.compile(r"\\[dt]binom(?![a-z])"), r"\\binom"),
-    (re.compile(r"\\[pb]?mod\s*(?:\{\s*([0-9a-zA-Z]+)\s*\}|([0-9a-zA-Z]+))"), r"\\pmod{\1\2}"),
-    (re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|log|ln)(?![A-Za-z])"), r"\\\1"),
-    (re.compile("≤"), r"\\le "),
-    (re.compile("≥"), r"\\ge "),
+WHOLE = re.compile(r"\\(?:text|mbox|mathrm)\s*\{(.*)\}", re.DOTALL)  # a formula in text braces
+FONTS = re.compile(
+    r"\\(?:math(?:bf|it|sf|cal|tt|frak|scr|rm)|boldsymbol|bm|underline|boxed|fbox|phantom|ensuremath)\s*\{([^{}]*)\}"
 )
-CONJUNCTION = re.compile(r"\s*,?\s+(?:or|and)\s+")
-SCALES = (
-    (re.compile(r"\s*trillion"), "*10^12"),
-    (re.compile(r"\s*billion"), "*10^9"),
-    (re.compile(r"\s*million"), "*10^6"),
+FONT_LETTER = re.compile(r"\\math(?:rm|bf|it|sf|cal)\s+([A-Za-z])(?![A-Za-z])")
+INVISIBLE = re.compile(r"\\(?:left|right)\s*\.")
+SWITCH = re.compile(
+    r"\\(?:left|right|displaystyle|textstyle|limits|bigg?[lrm]?|Bigg?[lrm]?|rm|bf|it|mathstrut|strut|nolimits|"
+    r"boldmath|small|large|Large|quad|qquad|checkmark|square|blacksquare|qed|hfill|newline|thinspace|space|hspace\*?\{[^{}]*\})(?![a-zA-Z])"
 )
-UNIT_WORDS = (
-    r"degree|deg|mile|mph|kmph|kmh|km|kilomet(?:er|re)|cm|centimet(?:er|re)|mm|millimet(?:er|re)|met(?:er|re)|inch|foot|"
-    r"feet|ft|yard|kg|gm|lb|second|sec|minute|min|hour|hr|day|week|month|year|yr|rupee|percent|lit(?:er|re)|gal|gallon|"
-    r"acre|hectare|unit|square|sq|cubic|cu|coin|apple"
+COLOR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]+\}")
+SPACE = r"(?:\\[,;:!> ]|~|\s|\\(?:thinspace|space)(?![a-zA-Z]))"
+THOUSANDS = re.compile(rf"(?<![\d.,_^])(\d{{1,3}})((?:(?:\{{,\}}|,\\! ?|{SPACE}{{1,2}})\d{{3}})+)(?![\d])(?!\s*/)")
+DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{1,2}(?!\d))")
+SYNONYMS = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:[dtc]frac|sfrac|nicefrac)(?![a-zA-Z])", r"\\frac"),
+        (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+        (r"\\(?:neq|not\s*=)(?![a-zA-Z])", r"\\ne "),
+        (r"\\leq(?:slant|q)?(?![a-zA-Z])|<=", r"\\le "),
+        (r"\\geq(?:slant|q)?(?![a-zA-Z])|>=", r"\\ge "),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"!=(?!=)", r"\\ne "),
+        (r"\\(?:lbrace)(?![a-zA-Z])", r"\\{"),
+        (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
+        (r"\\(?:lbrack)(?![a-zA-Z])", "["),
+        (r"\\(?:rbrack)(?![a-zA-Z])", "]"),
+        (r"\\(?:mid|[lr]?vert)(?![a-zA-Z])", "|"),
+        (r"\\(?:l|c|v|d)?dots[a-z]?(?![a-zA-Z])|\.\.\.+", r"\\dots "),
+        (r"\\(?:varnothing|empty)(?![a-zA-Z])", r"\\emptyset "),
+        (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
+        (r"\\var(epsilon|phi|theta|rho|sigma|pi)(?![a-zA-Z])", r"\\\1 "),
+        (
+            r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\circ(?![a-zA-Z])|\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])",
+            r"^\\circ ",
+        ),
+        (r"\^\s*\{\s*(?:\\prime\s*|')\}|\^\s*\\prime(?![a-zA-Z])", "'"),
+        (r"\\(?:times|cdot|ast)(?![a-zA-Z])", "*"),
+        (r"\\div(?![a-zA-Z])", "/"),
+        (r"\{\s*([^{}]*?)\s*\\choose(?![a-zA-Z])\s*([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"\(([0-9A-Z]+)\)\s*(?=_)", r"\1"),
+        (r'_\s*\{\s*"two"\s*\}', "_{2}"),
+        (r"\*\*", "^"),
+        (r"\\begin\s*\{array\}\s*(?:\{[^{}]*\})?", r"\\begin{pmatrix}"),
+        (r"\\end\s*\{array\}", r"\\end{pmatrix}"),
+        (r"\{(?:bmatrix|matrix|smallmatrix)\}", "{pmatrix}"),
+        (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+        (r"\\(?:union|bigcup)(?![a-zA-Z])", r"\\cup "),
+        (r"\\[pb]?mod(?![a-zA-Z])|\(\s*mod\s+(?=\w+\s*\))", r"\\mod "),
+        (r"\\(?:text)?percent(?![a-zA-Z])|\\%", "%"),
+        (r"\\textdollar(?![a-zA-Z])", "¤"),
+        (r"\\(?:euro|texteuro)(?![a-zA-Z])", "€"),
+        (r"\\(?:pounds|textsterling)(?![a-zA-Z])", "£"),
+        (r"\\(?:mathbb|mathbf|bf|Bbb)\s*\{?\s*([RZNQC])\s*\}?(?![a-zA-Z])", r"\\mathbb{\1}"),
+        (r"\\(?:imaginaryI|imath)(?![a-zA-Z])", "i"),
+        (r"\\(?:ge|le|ne)(?=\d)", r"\g<0> "),
+    )
 )
-UNIT_LETTERS = "[mglsh]"  # treated as units only after a number and a space: "5 m", not "5m"
-POWER = r"(?:\^\s*\d|\^\s*\{\s*\d\s*\})?"
-UNITS = re.compile(
-    rf"(?<=[\d)}}])\s*(?:{UNIT_WORDS})(?:e?s)?(?:\s*(?:per\s+|/\s*)?(?:{UNIT_WORDS})(?:e?s)?)*\.?\s*{POWER}\s*$"
-    rf"|(?<=\d)\s+{UNIT_LETTERS}\s*{POWER}\s*$"
+DOLLAR_AMOUNT = re.compile(r"^\s*\$\s*(?=[\d.])(?!.*\$)")
+BARE = r"(?:\{([^{}]*)\}|(\d)|([A-Za-z])|(\\[a-zA-Z]+)(?![a-zA-Z{]))"
+BARE_FRACTION = re.compile(
+    r"\\frac\s*(?:\{([^{}]*)\}|([0-9A-Za-z])|(\\pi(?![a-zA-Z])))\s*(?:\{([^{}]*)\}|([0-9A-Za-z])|(\\pi(?![a-zA-Z])))"
 )
-ASSIGNMENT = re.compile(r"\s*[A-Za-z]\s*=([^=]*)")
-BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")  # the space after a command ends its name
-COMMA_IN_NUMBER = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-MIXED_NUMBER = re.compile(r"(?<![\w.^/])([0-9]+)(?:\s|\\ )+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])")
 BARE_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
-BARE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))")
-SIMPLE_RATIO = re.compile(r"([+-]?[0-9]+)/([0-9]+)")
-SCRIPT_IN_BRACES = re.compile(r"([_^])\{([0-9a-z])\}")
-NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:e([+-]?[0-9]{1,3}))?")
-MAX_EXPONENT = 300
-EXACT_DIGITS = 15  # of a whole number that a float represents exactly
-NEAR_INTEGER = 1e-7  # compared as floats, as in the release: 0.9999999 is 1, 1.9999999 is not 2
+MIXED = re.compile(r"(?<![\w.^/)])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.^])")
+LOG_BASE = re.compile(r"(\\log\s*_)\s*(\d)")
+SCRIPT = re.compile(r"([_^])\s*(-?\d+|[A-Za-z])")
+BRACED_SCRIPT = re.compile(r"([_^])\s*\{\s*([^{}]*?)\s*\}")
+_FUNCTION_NAMES = (
+    "lg ln log sin cos tan cot sec csc arcsin arccos arctan arctg tg ctg sinh cosh tanh gcd lcm max min exp"
+)
+FUNCTION_NAMES = frozenset(_FUNCTION_NAMES.split())
+UNIT_AFTER = re.compile(r'(?<=[\w)}\]]) ?(?:"[^"]*"(?:\^\{\d\})?|%|\^\\circ) ?$')
+LETTERS = {"e", "i"}  # written upright, yet numbers
 
 
-def canonical(text: str, *, keep_text: bool = False) -> str:
-    r"""The canonical spelling of an answer, to be compared with another's.
-
-    Args:
-        text: the content of a box, or a reference answer.
-        keep_text: whether a ``\text{...}`` after something else is part of the answer ("p is prime") rather than a
-            unit or remark to drop.
-
-    Returns:
-        The spelling: lower case, no whitespace; not meant for display.
-
-    Source:
-        See the module docstring.
+def spelled(text: str) -> str:
+    r"""The answer in one notation, its words in double quotes.
 
     Example:
-        >>> canonical(r"$\dfrac12\text{ cm}$"), canonical(r"\frac{1}{2}"), canonical("025"), canonical("x = 1{,}000")
-        ('\\frac{1}{2}', '\\frac{1}{2}', '25', '1000')
+        >>> spelled(r"$\dfrac12\text{ cm}$"), spelled("x²≥１"), spelled(r"10\,000")
+        ('\\frac{1}{2}"cm"', 'x^{2}\\ge 1', '10000')
     """
-    if not text.isascii():
-        text = DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
-    text = THOUSANDS.sub(",", _without_line_ends(text))
-    for spelling in (r"\$", "$", r"\%", "%"):
-        text = text.replace(spelling, "")
-    text = COLOR.sub("", NEGATIVE_SPACE.sub("", text))
-    text = DEGREES.sub("", SPACING.sub(" ", text)).replace("\n", " ")
+    text = _ascii(text).strip()
+    if bold := re.fullmatch(r"\*\*(.+)\*\*", text, re.DOTALL):  # of Markdown
+        text = bold[1]
+    while text.endswith("\\\\"):
+        text = text[:-2].rstrip()
+    while (whole := WHOLE.fullmatch(text)) and "\\" in whole[1] and not _closes_early(whole[1]):
+        text = whole[1].strip()
+    text = DOLLAR_AMOUNT.sub(r"\\$", text)
+    text = THOUSANDS.sub(lambda match: match[1] + re.sub(r"\D", "", match[2]), text)
+    text = DECIMAL_COMMA.sub(".", text)
+    text = re.sub(r"\\\$", "¤", text.replace('"', "''") if "\\text" in text else text.replace('"', " "))
+    text = re.sub(r"(?<!\\)\\[()\[\]]|\$", " ", text)
+    text = FONT_LETTER.sub(r"\1", COLOR.sub("", text))
+    for _ in range(3):
+        text = FONTS.sub(r"\1", text)
+    text = FONTS.sub(r"\1", WORDS.sub(_quoted, text))
+    text = INVISIBLE.sub(" ", text)
+    text = SWITCH.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
+    text = re.sub(r"(?<!\\)\\[,;:> ]|~|\s+", " ", text)
     for pattern, replacement in SYNONYMS:
         text = pattern.sub(replacement, text)
-    if not keep_text:
-        text = TRAILING_TEXT.sub("", text)
-    while (whole := WHOLE_TEXT.fullmatch(text.strip())) and _balanced(whole[1]):
-        text = whole[1]
-    text = WRAPPED_LETTER.sub(r"\1", WRAPPER.sub(r"\1\2", text)).strip()
-    text = CONJUNCTION.sub(",", text)
-    for pattern, replacement in SCALES:
-        text = pattern.sub(replacement, text)
-    text = UNITS.sub("", text)
-    if assigned := ASSIGNMENT.fullmatch(text):
-        text = assigned.group(1)
-    text = MIXED_NUMBER.sub(r"(\1+\2/\3)", text)
+    text = MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = BARE_ROOT.sub(r"\\sqrt{\1}", text)
-    text = BARE_FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
-    text = BLANKS.sub(lambda m: f"{m[1]} " if m[1] else "", text).lower()
-    text = _without_outer_braces(text)
-    text = COMMA_IN_NUMBER.sub("", text)
-    if ratio := SIMPLE_RATIO.fullmatch(text):
-        text = rf"\frac{{{ratio[1]}}}{{{ratio[2]}}}"
-    text = SCRIPT_IN_BRACES.sub(r"\1\2", text)
-    return canonical_number(text) or text
+    text = BARE_FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or m[3] or ''}}}{{{m[4] or m[5] or m[6] or ''}}}", text)
+    text = BRACED_SCRIPT.sub(r"\1{\2}", SCRIPT.sub(r"\1{\2}", LOG_BASE.sub(r"\1{\2}", text)))
+    text = re.sub(r"\s+", " ", text.replace("¤", "\\$")).strip()
+    return re.sub(r' ?" ?([^"]*?) ?" ?', r'"\1"', text)
 
 
-def canonical_number(text: str) -> str | None:
-    """A decimal number without plus sign, leading or trailing zeros or (within bounds) exponent; None for other text.
+def canonical(text: str) -> str:
+    r"""The spelling without whitespace, quotes and final stops: equal for answers that differ only in notation.
 
-    A number within 1e-7 of an integer (as floats) becomes that integer.
+    Words lose their case, variables keep it.
 
     Example:
-        >>> canonical_number("+025"), canonical_number("2.50"), canonical_number("7."), canonical_number("x")
-        ('25', '2.5', '7', None)
-        >>> canonical_number("8.7e2"), canonical_number("-.0")
-        ('870', '0')
+        >>> canonical(r"\frac 1 2."), canonical(r"\text{Evelyn}"), canonical("R - r"), canonical("025")
+        ('\\frac{1}{2}', 'evelyn', 'R-r', '25')
     """
-    match = NUMBER.fullmatch(text)
-    if match is None or not (match[2] or match[3]):
-        return None
-    sign, whole, decimals, exponent = match[1], match[2], match[3] or "", int(match[4] or 0)
-    if abs(exponent) > MAX_EXPONENT:
-        return None
-    if exponent > 0:
-        decimals = decimals.ljust(exponent, "0")
-        whole, decimals = whole + decimals[:exponent], decimals[exponent:]
-    elif exponent < 0:
-        whole = whole.rjust(-exponent, "0")
-        whole, decimals = whole[:exponent], whole[exponent:] + decimals
-    whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
-    if decimals and len(whole) <= EXACT_DIGITS:
-        value = float(f"{whole}.{decimals}")
-        if abs(value - round(value)) <= NEAR_INTEGER:
-            whole, decimals = str(round(value)), ""
+    text = spelled(text)
+    if not re.search(r"[\\^_=+*/|<>(){}\[\]]", text) and re.search(r'"|[A-Za-z]{3}', text):
+        text = text.lower()
+    text = re.sub(r"(\\[A-Za-z]+) (?=[A-Za-z])", "\\1\0", text.replace('"', ""))
+    text = re.sub(r"(?<=\d) (?=\d)", "\0", text).replace(" ", "").replace("\0", " ")
+    text = text.rstrip(".,;:") or text
+    return _plain_number(text)
+
+
+def value_spelling(text: str) -> str:
+    r"""The spelling of the value alone, without a name before it or a unit, percent or currency sign next to it.
+
+    Example:
+        >>> value_spelling("x = 5"), value_spelling(r"5\text{ cm}^2"), value_spelling(r"\$5"), value_spelling(r"5\%")
+        ('5', '5', '5', '5')
+    """
+    text = re.sub(r"^[A-Za-z] ?= ?(?=[^=]*$)", "", spelled(text)).removeprefix("\\$")
+    return canonical(UNIT_AFTER.sub("", text))
+
+
+def _plain_number(text: str) -> str:
+    match = re.fullmatch(r"([+-]?)0*(\d*)(?:\.(\d*))?", text, re.ASCII)
+    if match is None or not re.search(r"\d", text):
+        return text
+    whole, decimals = match[2] or "0", (match[3] or "").rstrip("0")
     number = f"{whole}.{decimals}" if decimals else whole
-    return f"-{number}" if sign == "-" and number != "0" else number
+    return f"-{number}" if match[1] == "-" and number != "0" else number
 
 
-def split_elements(text: str) -> tuple[str, list[str], str]:
-    """Opening bracket, elements, closing bracket of a canonical tuple, interval, set or bare list.
-
-    Example:
-        >>> split_elements("(1,f(2,3)]")
-        ('(', ['1', 'f(2,3)'], ']')
-        >>> split_elements("1,2")
-        ('', ['1', '2'], '')
-    """
-    opening = closing = ""
-    inner = text
-    for left, right in ((r"\{", r"\}"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]")):
-        if text.startswith(left) and text.endswith(right) and len(text) > len(left) + len(right):
-            candidate = text[len(left) : len(text) - len(right)]
-            if _balanced(candidate):
-                opening, inner, closing = left, candidate, right
-                break
-    elements, depth, start = [], 0, 0
-    for index, character in enumerate(inner):
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-        elif character == "," and depth == 0:
-            elements.append(inner[start:index])
-            start = index + 1
-    return opening, [*elements, inner[start:]], closing
-
-
-def _balanced(text: str) -> bool:
+def _closes_early(text: str) -> bool:
     depth = 0
     for character in text:
-        depth += (character in "([{") - (character in ")]}")
+        depth += (character == "{") - (character == "}")
         if depth < 0:
-            return False
-    return depth == 0
+            return True
+    return depth != 0
 
 
-def _without_line_ends(text: str) -> str:
-    text = text.strip()
-    while text.endswith(r"\\"):
-        text = text[:-2].rstrip()
-    return text
+def _ascii(text: str) -> str:
+    if text.isascii():
+        return text
+    text = RAISED.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}", text)
+    text = LOWERED.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}", text)
+    text = "".join(map(_mark, text))
+    return ROOT.sub(lambda m: (r"\sqrt" if m[1] == "√" else r"\sqrt[3]") + (f"{{{m[2]}}}" if m[2] else ""), text)
 
 
-def _without_outer_braces(text: str) -> str:
-    """Drop braces around the whole text: grouping braces, and those of a set, which is compared like a list."""
-    while True:
-        size = 1 if text.startswith("{") else 2
-        if not (text.startswith(("{", r"\{")) and text.endswith(("}", r"\}")[size - 1]) and len(text) > 2 * size):
-            return text
-        if not _balanced(text[size:-size]):
-            return text
-        text = text[size:-size]
+def _mark(character: str) -> str:
+    if character.isascii():
+        return character
+    if character in MARKS:
+        return MARKS[character]
+    if character in GREEK_MARKS:
+        return f"\\{GREEK_MARKS[character]} "
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    plain = unicodedata.normalize("NFKC", character)
+    if "⁄" in plain:
+        above, below = plain.split("⁄")
+        return rf"\frac{{{above}}}{{{below}}}" if above and below else character
+    return plain if plain.isascii() else character
+
+
+def _quoted(match: re.Match[str]) -> str:
+    words = match[1].strip()
+    if words in LETTERS and not match[0].startswith("\\text"):
+        return words
+    if re.fullmatch(r"[\d.,\s+\-*/^=()\[\]]*", words):  # a number, not words
+        return f" {words} "
+    if words in FUNCTION_NAMES:
+        return f"\\{words} "
+    return f'"{words}"' if words else " "

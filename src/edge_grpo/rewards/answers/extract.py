@@ -4,36 +4,47 @@ import re
 
 __all__ = ["boxed_answer"]
 
-COMMAND = r"\boxed"
+BOX = re.compile(
+    r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*(?:(\{)|([-+]?\s*\d+(?:[.,]\d+)*(?:\s*/\s*\d+)?|[A-Z](?![\w'])|"
+    r"\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})))"
+)
 BRACES = re.compile(r"[{}]")
+NOTHING = re.compile(r"(?:\s|[{}$~]|\\[,;:! ]|\\(?:text|mathrm|textbf|mbox|quad|qquad)(?![a-zA-Z]))*")
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}``, or None if the last ``\boxed`` has no balanced braces.
+    r"""The content of the last box, or None if there is none, or the last one is unclosed or empty.
 
-    Only the last ``\boxed`` counts: if it is unclosed, or followed by anything but ``{``, no earlier box replaces it,
-    and ``\fbox`` is not a box. Braces are counted as characters, escaped or not. Takes time linear in the length of
-    the text.
+    A box is ``\boxed`` or ``\fbox``, followed by braces or, as TeX also allows, directly by a number, a fraction or a
+    capital letter; a ``\boxed`` followed by anything else is prose about boxes. Braces are counted as characters,
+    escaped or not. Takes time linear in the length of the text.
 
     Args:
         text: the completion.
 
     Returns:
-        The content without its braces, possibly empty or surrounded by whitespace; None if nothing can be read.
+        The content without its braces, perhaps with whitespace around it; None if nothing can be read.
 
     Source:
-        The rule of the EDGE-GRPO and Dr. GRPO graders (Liu et al. 2025, arXiv:2503.20783), reimplemented.
+        The rule of the EDGE-GRPO and Dr. GRPO graders (Liu et al. 2025, arXiv:2503.20783), which accept only
+        ``\boxed{``, and accept an empty one.
 
     Example:
         >>> boxed_answer(r"First \boxed{4}, then \boxed{\frac{1}{2}}.")
         '\\frac{1}{2}'
-        >>> boxed_answer(r"\boxed{4} or rather \boxed 5") is None
-        True
+        >>> boxed_answer(r"\boxed{4} or rather \boxed 5"), boxed_answer(r"\boxed{4} or \boxed{ }") is None
+        ('5', True)
     """
-    start = text.rfind(COMMAND)
-    if start < 0 or not text.startswith("{", start + len(COMMAND)):
+    last = None
+    for last in BOX.finditer(text):  # noqa: B007  (the last match is what is wanted)
+        pass
+    if last is None:
         return None
-    start += len(COMMAND)
+    content = last[2] if last[2] is not None else _in_braces(text, last.end() - 1)
+    return None if content is None or NOTHING.fullmatch(content) else content
+
+
+def _in_braces(text: str, start: int) -> str | None:
     depth = 0
     for brace in BRACES.finditer(text, start):
         depth += 1 if brace.group() == "{" else -1

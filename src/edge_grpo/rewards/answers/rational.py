@@ -11,8 +11,7 @@ RATIO = re.compile(rf"\s*([+-]?)\s*({DIGITS})\s*/\s*({DIGITS})\s*")
 PART = rf"(?:\{{\s*([+-]?{DIGITS})\s*\}}|([0-9]))"
 FRACTION = re.compile(rf"\s*([+-]?)\s*\\[dt]?frac\s*{PART}\s*{PART}\s*")
 MAX_LENGTH = 100  # characters; longer than any of these with ordinary spacing
-NEAR = Fraction(1, 10**5)  # math-verify compares 6 decimals if a decimal fraction is involved
-NEAR_SHARE = Fraction(1, 10**9)  # and about 15 digits
+NEAR_SHARE = Fraction(2, 10**6)  # a decimal of 7 digits may stand for a fraction, see `value`
 
 
 def rational(text: str) -> Fraction | None:
@@ -43,7 +42,7 @@ def _ratio(above: str, below: str) -> Fraction | None:
 
 
 def same_rationals(left: Fraction, right: Fraction) -> bool | None:
-    """True if they are equal; False if they differ by more than any grader's tolerance; None in between.
+    """True if they are equal; False if their relative difference is above 2e-6; None in between.
 
     Example:
         >>> third = Fraction(1, 3)
@@ -52,4 +51,4 @@ def same_rationals(left: Fraction, right: Fraction) -> bool | None:
     """
     if left == right:
         return True
-    return False if abs(left - right) > NEAR + NEAR_SHARE * max(abs(left), abs(right)) else None
+    return False if abs(left - right) > NEAR_SHARE * max(abs(left), abs(right)) else None

@@ -13,6 +13,7 @@ for _answer, _gold in (
     (r"\frac{\sqrt{2}}{2} + 0.5", r"\pi"),
     (r"(x+1)^2", r"x^2+2x"),
     (r"(1, 2] \cup [3, \infty)", "x > 3"),
+    (r"\int_0^1 2x\,dx", "2"),
     (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}"),
 ):
     same_as_any(_answer, (_gold,))

@@ -1,0 +1,346 @@
+r"""Expressions parsed into trees, without evaluating anything: ``2\frac{\pi}{3}``, ``0.\overline{36}``, ``\log_2 8``.
+
+Recursive descent over the tokens of a `canonical.spelled` text. A text is read whole or not at all, and no part of it
+is executed. A product may be implicit, a run of two or three letters is a product of variables, ``e`` and ``i`` are
+numbers.
+"""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+__all__ = ["FUNCTIONS", "MAX_TEXT", "Node", "UnreadableError", "parse"]
+
+MAX_TEXT = 1000  # characters of an expression that is read
+MAX_DEPTH = 60
+MAX_EXPONENT = 9999  # of a number such as 1e-19
+
+PLAIN_FUNCTIONS = (
+    "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arctg|sinh|cosh|tanh|coth|sin|cos|tan|cot|sec|csc|tg|ctg|asin|"
+    "acos|atan|exp|ln|log|lg"
+)
+ALIASES = {"arctg": "arctan", "tg": "tan", "ctg": "cot", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+SEVERAL = ("max", "min", "gcd", "lcm")
+FUNCTIONS = frozenset(PLAIN_FUNCTIONS.split("|")) | {"sqrt", *SEVERAL}
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi "
+    "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar infty dots"
+)
+GREEK = frozenset(_GREEK.split())
+_ACCENTS = "vec hat bar overline widehat overrightarrow tilde dot ddot angle triangle"
+ACCENTS = frozenset(_ACCENTS.split())
+CLOSING = {"(": ")", "[": "]", "{": "}", "lfloor": "rfloor", "lceil": "rceil"}
+REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\(?:overline|bar) ?\{? ?(\d+) ?\}?|\\dot ?\{? ?(\d) ?\}?(?!\d)|\((\d+)\))")
+DOTTED = re.compile(r"(\d*)\.(\d*?)(\d{1,3})\3{2,} ?\\dots ?")
+SCIENTIFIC = re.compile(r"(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,5})(?![\w.])")
+BASED = re.compile(r"([0-9A-Z]+) ?_ ?\{ ?(\d{1,2}) ?\}")
+DECIMAL = re.compile(r"\d+\.\d*|\.\d+|\d+")
+WORD = re.compile(rf'(?:{PLAIN_FUNCTIONS})(?=[a-z]?(?![A-Za-z]))|sqrt|pi(?![A-Za-z])|[A-Za-z]+|"[A-Za-z]"|\\[A-Za-z]+')
+OPERATOR = re.compile(r"[-+*/^_()\[\]{}!|,']")
+
+
+class UnreadableError(ValueError):
+    """The text is not an expression of the kind read here, or one that must not be computed."""
+
+
+class Node(NamedTuple):
+    """One operation with its operands; a ``number`` or ``name`` has a leaf instead.
+
+    ``digits`` is how many significant digits a number was written with if it has a decimal point, else 0.
+    """
+
+    op: str
+    args: "tuple[Node, ...]" = ()
+    leaf: Fraction | str = ""
+    digits: int = 0
+
+
+class Token(NamedTuple):
+    """A piece of text, with its node if it is a number."""
+
+    kind: str
+    text: str
+    node: Node | None = None
+
+
+def parse(text: str) -> Node:
+    r"""The tree of an expression.
+
+    Raises:
+        UnreadableError: the text is anything else, too long, or nested too deeply.
+
+    Example:
+        >>> parse("2+x").op, parse(r"1\frac{1}{2}") == parse(r"1+\frac{1}{2}")
+        ('+', True)
+        >>> parse("4(x")
+        Traceback (most recent call last):
+        ...
+        edge_grpo.rewards.answers.formula.UnreadableError: '(' is not closed
+    """
+    if len(text) > MAX_TEXT:
+        raise UnreadableError("too long")
+    return _Reader(_tokens(text)).read()
+
+
+def number(value: Fraction | int, digits: int = 0) -> Node:
+    """A leaf."""
+    return Node("number", leaf=Fraction(value), digits=digits)
+
+
+def _tokens(text: str) -> list[Token]:
+    tokens: list[Token] = []
+    position = 0
+    while position < len(text):
+        if text[position] == " ":
+            position += 1
+            continue
+        found, position = _token(text, position)
+        tokens += found
+    return tokens
+
+
+def _token(text: str, position: int) -> tuple[list[Token], int]:
+    if text[position].isdigit() or text[position] == ".":
+        return _number_token(text, position)
+    if match := WORD.match(text, position):
+        word = match[0].strip('"')
+        if word.startswith("\\") or len(word) == 1 or word in FUNCTIONS or word == "pi":
+            return [Token("name", word.lstrip("\\") if word[1:] else word)], match.end()
+        if (match_based := BASED.match(text, position)) and any(map(str.isdigit, match_based[1])):
+            return [Token("number", match_based[0], _based(match_based))], match_based.end()
+        if len(word) > 3:
+            raise UnreadableError(f"the word {word!r}")
+        return [Token("name", letter) for letter in word], match.end()
+    if match := OPERATOR.match(text, position):
+        return [Token("operator", match[0])], match.end()
+    raise UnreadableError(f"unexpected {text[position]!r}")
+
+
+def _number_token(text: str, position: int) -> tuple[list[Token], int]:
+    if match := REPEATING.match(text, position) or DOTTED.match(text, position):
+        whole, fixed, period = match[1], match[2], next(group for group in match.groups()[2:] if group)
+        value = Fraction(f"{whole or 0}.{fixed or 0}") + Fraction(
+            int(period), (10 ** len(period) - 1) * 10 ** len(fixed)
+        )
+        return [Token("number", match[0], number(value))], match.end()
+    if match := SCIENTIFIC.match(text, position):
+        if abs(int(match[2])) > MAX_EXPONENT:
+            raise UnreadableError("an exponent of more than 4 digits")
+        value = Fraction(match[1]) * Fraction(10) ** int(match[2])
+        return [Token("number", match[0], number(value, _significant(match[1])))], match.end()
+    if match := BASED.match(text, position):
+        return [Token("number", match[0], _based(match))], match.end()
+    if match := DECIMAL.match(text, position):
+        digits = _significant(match[0]) if "." in match[0] else 0
+        return [Token("number", match[0], number(Fraction(match[0]), digits))], match.end()
+    raise UnreadableError("a lone decimal point")
+
+
+def _significant(text: str) -> int:
+    return len(text.replace(".", "").lstrip("0"))
+
+
+def _based(match: re.Match[str]) -> Node:
+    """A numeral in a base: equal only to a numeral in the same base, since the base is what was asked for."""
+    try:
+        return Node("based", (number(int(match[1], int(match[2]))),), leaf=match[2])
+    except ValueError:
+        raise UnreadableError(f"{match[1]!r} has no meaning in base {match[2]}") from None
+
+
+class _Reader:
+    """Recursive descent over the tokens of one text."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.next = 0
+        self.depth = 0
+        self.bars = 0  # open absolute values
+
+    def read(self) -> Node:
+        value = self.sum()
+        if self.next < len(self.tokens):
+            raise UnreadableError(f"unexpected {self.peek().text!r}")
+        return value
+
+    def peek(self) -> Token:
+        return self.tokens[self.next] if self.next < len(self.tokens) else Token("end", "")
+
+    def take(self, *operators: str) -> str:
+        token = self.peek()
+        if token.kind in ("operator", "name") and token.text in operators:
+            self.next += 1
+            return token.text
+        return ""
+
+    def sum(self) -> Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise UnreadableError("nested too deeply")
+        value = self.product()
+        while sign := self.take("+", "-"):
+            value = Node(sign, (value, self.product()))
+        self.depth -= 1
+        return value
+
+    def product(self) -> Node:
+        negative = False
+        while sign := self.take("+", "-"):
+            negative ^= sign == "-"
+        mixed = self.mixed()
+        value = mixed or self.power()
+        while True:
+            if operator := self.take("*", "/"):
+                inner = self.take("+", "-")
+                factor = self.power()
+                value = Node(operator, (value, Node("neg", (factor,)) if inner == "-" else factor))
+            elif self.starts_factor():
+                value = Node("*", (value, self.power()))
+            else:
+                return Node("neg", (value,)) if negative else value
+
+    def mixed(self) -> Node | None:
+        r"""A whole number before a proper fraction of whole numbers, ``2\frac{1}{3}``: their sum."""
+        start = self.next
+        whole, pieces = self.peek(), self.tokens[start + 1 : start + 8]
+        if whole.kind != "number" or not whole.text.isdecimal() or [one.text for one in pieces[:2]] != ["frac", "{"]:
+            return None
+        texts = [one.text for one in pieces]
+        if len(texts) < 7 or [texts[1], texts[3], texts[4], texts[6]] != ["{", "}", "{", "}"]:
+            return None
+        above, below = texts[2], texts[5]
+        if not (above.isdecimal() and below.isdecimal() and int(above) < int(below)):
+            return None
+        self.next += 8
+        fraction = Node("/", (number(int(above)), number(int(below))))
+        return Node("+", (number(int(whole.text)), fraction))
+
+    def starts_factor(self) -> bool:
+        token = self.peek()
+        if token.kind == "number":
+            return self.tokens[self.next - 1].kind != "number"
+        if token.kind == "name":
+            return token.text not in ("rfloor", "rceil", "mod")
+        return token.text in ("(", "[", "{") or (token.text == "|" and not self.bars)
+
+    def power(self) -> Node:
+        return self.raised(self.atom())
+
+    def raised(self, base: Node) -> Node:
+        while self.take("!"):
+            if base.op == "!":
+                raise UnreadableError("a double factorial")
+            base = Node("!", (base,))
+        if not self.take("^"):
+            return base
+        if self.take("circ"):
+            return Node("*", (base, Node("degree")))
+        raised = Node("^", (base, self.exponent()))
+        return self.raised(raised) if self.peek().text == "!" else raised
+
+    def exponent(self) -> Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise UnreadableError("nested too deeply")
+        negative = self.take("+", "-") == "-"
+        value = self.power()
+        self.depth -= 1
+        return Node("neg", (value,)) if negative else value
+
+    def atom(self) -> Node:
+        token = self.peek()
+        self.next += 1
+        if token.kind == "number" and token.node is not None:
+            return token.node
+        if token.kind == "name":
+            return self.named(token.text)
+        if token.text in ("(", "[", "{"):
+            return self.group(token.text)
+        if token.text == "|":
+            self.bars += 1
+            value = Node("abs", (self.sum(),))
+            self.bars -= 1
+            if not self.take("|"):
+                raise UnreadableError("'|' is not closed")
+            return value
+        raise UnreadableError(f"unexpected {token.text!r}" if token.text else "unexpected end")
+
+    def named(self, name: str) -> Node:
+        name = ALIASES.get(name, name)
+        if name in ("frac", "binom"):
+            return Node("/" if name == "frac" else name, (self.argument(), self.argument()))
+        if name == "sqrt":
+            index = self.group("[") if self.take("[") else number(2)
+            return Node("root", (self.argument(), index))
+        if name in CLOSING:
+            return Node(name, (self.group(name),))
+        if name in FUNCTIONS:
+            return self.several(name) if name in SEVERAL else self.function(name)
+        if name in ACCENTS:
+            return self.symbol(f"{name} {self.raw()}")
+        if len(name) > 1 and name not in GREEK and name != "pi":
+            raise UnreadableError(f"unknown command {name}")
+        return self.symbol(name)
+
+    def symbol(self, name: str) -> Node:
+        plain = name
+        if self.take("_"):
+            name += "_" + self.raw()
+        while self.take("'"):
+            name += "'"
+        return Node("name" if name != plain or name not in ("e", "i", "pi") else "constant", leaf=name)
+
+    def function(self, name: str) -> Node:
+        base = None
+        if name == "log" and self.take("_"):
+            base = self.argument()
+        exponent = self.exponent() if self.take("^") else None
+        if exponent == Node("neg", (number(1),)):
+            name, exponent = f"arc{name}", None
+        value = Node(name, (self.operand(),) if base is None else (self.operand(), base))
+        return value if exponent is None else Node("^", (value, exponent))
+
+    def operand(self) -> Node:
+        """What a function applies to: a group, or the factors up to the next sign, bracket or function."""
+        if self.peek().text in ("(", "[", "{", "|"):
+            return self.raised(self.atom()) if self.peek().text != "(" else self.atom()
+        negative = self.take("-")
+        value = self.power()
+        while self.starts_factor() and self.peek().text not in FUNCTIONS | {"(", "["}:
+            value = Node("*", (value, self.power()))
+        return Node("neg", (value,)) if negative else value
+
+    def several(self, name: str) -> Node:
+        braced = self.take(r"{") or self.take("(")
+        if not braced:
+            raise UnreadableError(f"{name} without brackets")
+        values = [self.sum()]
+        while self.take(","):
+            values.append(self.sum())
+        if not self.take(CLOSING[braced]):
+            raise UnreadableError(f"{braced!r} is not closed")
+        return Node(name, tuple(values))
+
+    def group(self, opening: str) -> Node:
+        bars, self.bars = self.bars, 0
+        value = self.sum()
+        self.bars = bars
+        if not self.take(CLOSING[opening]):
+            raise UnreadableError(f"{opening!r} is not closed")
+        return value
+
+    def argument(self) -> Node:
+        return self.group("{") if self.take("{") else self.atom()
+
+    def raw(self) -> str:
+        """A subscript or the letters under an accent, as text."""
+        if not self.take("{"):
+            token = self.peek()
+            self.next += 1
+            return token.text
+        start = self.next
+        while self.peek().kind != "end" and self.peek().text not in ("{", "}"):
+            self.next += 1
+        if not self.take("}"):
+            raise UnreadableError("a nested subscript")
+        return "".join(one.text for one in self.tokens[start : self.next - 1])
