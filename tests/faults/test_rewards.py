@@ -149,9 +149,8 @@ def test_workers_killed_during_a_run_change_no_weight(run: Run, killer: Killer) 
 
 
 def test_workers_killed_during_grading_change_no_verdict(killer: Killer) -> None:
-    elements = [f"{n}, {n + 1}, {n + 2}" for n in range(60)]  # compared by math-verify
-    texts = [rf"\boxed{{\{{{one}\}}}}" for one in elements]
-    problems = [Problem(str(n), "?", (rf"\{{{n + 2 + (n % 3 == 0)},{n + 1},{n}\}}",)) for n in range(60)]
+    texts = [rf"\boxed{{\int_0^{{{n + 1}}} x\, dx}}" for n in range(60)]  # compared by math-verify, in workers
+    problems = [Problem(str(n), "?", (rf"\frac{{{(n + 1) ** 2 + (n % 3 == 0)}}}{{2}}",)) for n in range(60)]
     with Rewards(RewardSettings()) as rewards:
         undisturbed = rewards.grade(problems, texts, [True] * 60)
     killed = killer(0.05)

@@ -1,5 +1,6 @@
 """The first lines of a run say what it is about."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_the_banner_names_what_matters(model: Path) -> None:
     folder, network, trained, method, data = lines(f"model.path={model}", "method=grpo", "train.max_tokens=5000")
     assert folder == "run folder: runs/x"
     assert network == f"model: {model}, 24,032 parameters, float32, on cpu with 1 thread"
-    assert trained == "trained: all weights, 24,032 parameters"
+    assert trained == "trained: all 24,032 parameters"
     wanted = "7 steps or 5,000 sampled tokens, each of 16 prompts x 8 completions of at most 96 tokens"
     assert method == f"method: grpo, {wanted}"
     assert data == "data: built-in arithmetic, 20 problems to train on, 6 held-out problems"
@@ -36,7 +37,7 @@ def test_adapters_and_their_share_are_named(model: Path) -> None:
         f"model.path={model}", "model.lora.rank=2", "eval.every=0", "eval.at_start=false", "eval.at_end=false"
     )
     assert network.endswith("parameters, float32, on cpu with 1 thread")
-    assert trained.startswith("trained: LoRA adapters, 1,856 parameters (")
+    assert re.match(r"trained: LoRA of rank 2 on 2 down_proj, .* 1,856 of 25,888 parameters \(7\.17%\)$", trained)
     assert data.endswith("nothing held out")
 
 

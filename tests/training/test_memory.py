@@ -17,7 +17,8 @@ from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.config.tree import Config, load_config
 from edge_grpo.methods.edge_grpo import EdgeGrpo
-from edge_grpo.models.loading import load_policy, stop_token_ids
+from edge_grpo.models.loading import load_policy
+from edge_grpo.models.stops import find_stops
 from edge_grpo.rollout.engine import Request, Sampling
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.loop import resume, train
@@ -49,7 +50,7 @@ class Full(DecodeEngine):
 
     def __init__(self, config: Config, fails_at: int) -> None:
         self.own = load_policy(config.model)
-        stop_ids = stop_token_ids(self.own)
+        stop_ids = find_stops(self.own, config.data).token_ids
         super().__init__(self.own, stop_ids=stop_ids, pad_id=stop_ids[0])
         self.left = fails_at
 

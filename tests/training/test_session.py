@@ -19,7 +19,7 @@ from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.rollout.open import open_sampler
-from edge_grpo.training.session import Session, open_session
+from edge_grpo.training.session import Session
 from edge_grpo.training.source import open_source
 
 Make = Callable[..., Session]
@@ -136,10 +136,3 @@ def test_non_finite_weights_have_no_state_to_save(make: Make) -> None:
     next(session.policy.trained())[1].data.fill_(float("nan"))
     with pytest.raises(TrainingError, match="after step 0 the weights are not finite"):
         session.state()
-
-
-def test_what_lora_adapts_is_said_at_the_start(model: Path) -> None:
-    said: list[str] = []
-    words = [f"model.path={model}", "model.lora.rank=1", "model.lora.targets=[q_proj]", "data.arithmetic.size=10"]
-    with open_session(load_config(None, words), say=said.append):
-        assert any(line.startswith("LoRA of rank 1 on 2 q_proj; trained: ") for line in said)

@@ -173,7 +173,7 @@ def padded_interval(changes: Sequence[float]) -> Interval:
     Example:
         >>> low, high = padded_interval([1.0] * 8)
         >>> round(low, 2), round(high, 2)
-        (0.44, 1.0)
+        (0.42, 1.0)
     """
     from scipy import stats  # noqa: PLC0415
 

@@ -197,17 +197,16 @@ def what_is_adapted(model: Any) -> Adapted:
 
 
 def describe(adapted: Adapted) -> str:
-    """What is trained, in one line for the user."""
+    """What is trained, for the user."""
     if adapted.trainable == adapted.total:
-        return f"trained: all {adapted.total:,} parameters"
+        return f"all {adapted.total:,} parameters"
     share = f"{adapted.trainable:,} of {adapted.total:,} parameters ({adapted.trainable / adapted.total:.2%})"
     if not adapted.rank:
-        return f"trained: {share}"
-
+        return share
     kinds, frozen = (
         ", ".join(f"{count} {kind}" for kind, count in some.items()) for some in (adapted.kinds, adapted.frozen)
     )
-    line = f"LoRA of rank {adapted.rank} on {kinds}; trained: {share}"
+    line = f"LoRA of rank {adapted.rank} on {kinds}, {share}"
     return f"{line}; linear weights left frozen: {frozen}" if frozen else line
 
 

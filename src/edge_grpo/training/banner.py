@@ -18,7 +18,7 @@ def banner(session: Session, folder: Path) -> Iterator[str]:
     config = session.config
     yield f"run folder: {folder}"
     yield f"model: {config.model.path}, {_model(session.policy)}"
-    yield describe(session.policy.adapted)
+    yield f"trained: {describe(session.policy.adapted)}"
     yield f"method: {session.method.kind}, {_budget(config)}"
     yield f"data: {_data(session)}"
 
