@@ -47,13 +47,18 @@ class Source:
         return self if self.over is None else source_of(self.over).base
 
     def into(self, network: PreTrainedModel) -> PreTrainedModel:
-        """The base network with this adapter or checkpoint in its weights; the argument is used up.
+        """The base network with this adapter or checkpoint in its weights, as trainable as before; the argument is used
+        up.
 
         Raises:
             EngineError: an adapter that is damaged, of another model, or cannot be merged.
             CheckpointError: a damaged checkpoint, or one of another model.
         """
-        return self._with_adapter(network) if self.config else self._with_checkpoint(network)
+        trainable = {name for name, weight in network.named_parameters(remove_duplicate=False) if weight.requires_grad}
+        network = self._with_adapter(network) if self.config else self._with_checkpoint(network)
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(name in trainable)  # peft freezes the base
+        return network
 
     def identity(self, base: str) -> str:
         """Twelve hex digits that change with this adapter's or checkpoint's files, and with the base's digits."""
