@@ -34,12 +34,15 @@ class Source:
     """Where weights come from.
 
     ``place`` is a folder or hub name. ``over`` holds the settings of the base model that an adapter or checkpoint
-    changes; None for a model of its own. ``config`` is an adapter's configuration file.
+    changes; None for a model of its own. ``config`` is an adapter's configuration file. ``fits`` is the fingerprint of
+    the base that a checkpoint of adapters was trained on; empty if it is not recorded, or if the checkpoint holds all
+    weights.
     """
 
     place: str
     over: ModelSettings | None = None
     config: Path | None = None
+    fits: str = ""
 
     @property
     def base(self) -> "Source":
@@ -227,4 +230,13 @@ def _checkpoint(model: ModelSettings, folder: Path) -> Source:
             f"model.path: '{model.path}' is a checkpoint, which holds trained weights only, and {file} does not name "
             "its model; give RUN/checkpoints/step_N inside its run folder"
         ) from None
-    return Source(str(folder), replace(base, trust_remote_code=model.trust_remote_code))
+    fits = _base_of_last_start(file.with_name("starts.jsonl")) if base.lora.rank else ""
+    return Source(str(folder), replace(base, trust_remote_code=model.trust_remote_code), fits=fits)
+
+
+def _base_of_last_start(record: Path) -> str:
+    """The fingerprint of ``model.path`` when a run was last started; empty if there is no readable record."""
+    try:
+        return str(json.loads(record.read_bytes().splitlines()[-1])["inputs"]["model"])
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return ""
