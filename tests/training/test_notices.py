@@ -42,6 +42,7 @@ def test_an_ordinary_step_needs_no_explanation() -> None:
     assert notices({}, config, config.method) == {}, "undefined is not 0"
 
 
+SKIPPED = {"correction/rows": 0.0, "correction/skipped": 12.0}
 COLLAPSED = {"collapse/after": 1.0, "advantage/max_abs": 0.0, "grad_norm": 0.0}
 
 
@@ -82,12 +83,14 @@ COLLAPSED = {"collapse/after": 1.0, "advantage/max_abs": 0.0, "grad_norm": 0.0}
             ["only the other terms", "75% of them all wrong, 25% all right", "method.top_up.max_rounds=3"],
         ),
         (
-            {"correction/rows": 0.0, "correction/skipped": 12.0},
+            {**SKIPPED, "correction/skipped_budget": 9.0, "correction/skipped_prompt": 3.0},
             [],
             "uncorrected",
-            ["12 corrections were skipped", "method.correction.max_new_tokens=256 tokens"],
+            ["12 corrections were skipped", "9 of them", "method.correction.max_new_tokens=256 tokens"],
         ),
-        ({"correction/rows": 0.0}, [], "uncorrected", ["method.correction.max_prompt_tokens=256 tokens"]),
+        ({**SKIPPED, "correction/skipped_prompt": 12.0}, [], "uncorrected", ["max_prompt_tokens=256 tokens or more"]),
+        ({**SKIPPED, "correction/skipped_context": 12.0}, [], "uncorrected", ["pass the model's context"]),
+        ({**SKIPPED, "correction/skipped_reference": 12.0}, [], "uncorrected", ["the reference does not grade right"]),
         ({"skipped_updates": 1.0}, [], "skipped", ["100% of the updates", "train.learning_rate", "5 in a row"]),
         ({"loss": 3e-9}, ["method=grpo"], "zero loss", ["0 by construction", "grad_norm 1.25"]),
     ],
@@ -111,9 +114,10 @@ def test_causes_come_before_their_effects() -> None:
         ({"loss": 0.0, "grad_norm": 0.0}, ["method=grpo"]),  # nothing trains: another notice says so
         ({"loss": 0.0}, ["method=grpo", "train.passes=2"]),
         ({"collapse/after": 1.0}, ["method=raft"]),  # equal rewards, and yet it has an advantage
-        ({"correction/rows": 0.0, "collapse/before_all_wrong": 0.0}, []),
-        ({"correction/rows": 0.0}, ["method.correction.amount=none"]),
-        ({"correction/rows": 0.0}, ["method=grpo"]),
+        ({"correction/rows": 0.0}, []),
+        (SKIPPED | {"correction/rows": 0.1}, []),
+        (SKIPPED, ["method.correction.amount=none"]),
+        (SKIPPED, ["method=grpo"]),
     ],
 )
 def test_what_is_as_it_should_be_stays_unsaid(row: dict[str, Any], words: list[str]) -> None:

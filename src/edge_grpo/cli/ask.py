@@ -86,7 +86,7 @@ def _about_references(
     """How answers were read, and which references the reward does not accept; before anything is asked.
 
     Raises:
-        DataError: it accepts no answer of a benchmark.
+        DataError: a benchmark has no usable answer.
     """
     for benchmark, encoded in zip(benchmarks, asked, strict=True):
         if line := told(benchmark.read, solutions=solutions):

@@ -14,6 +14,16 @@ __all__ = ["first_failure", "notices"]
 _MANY = 0.5  # the share of completions cut, or without a readable answer, that explains a poor step
 _ZERO = 1e-6  # a loss below this is 0 but for rounding
 
+_WHY_SKIPPED = {
+    "prompt": "the prompt has {prompt} tokens or more; raise it",
+    "budget": "the text does not fit {budget} tokens; raise it",
+    "context": "the corrected completion would pass the model's context; lower {budget} or rollout.max_new_tokens",
+    "reference": "the reference does not grade right; the lines before the first step show examples",
+    "empty": "the text has no tokens; check the references",
+    "vocabulary": "the text has a token that the model does not have; check the tokenizer",
+}
+"""The reasons of ``correction/skipped_*`` (see :class:`edge_grpo.training.corrections.Corrector`), with a remedy."""
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -140,16 +150,16 @@ def _uncorrected(step: _Step) -> str:
     correction = getattr(step.method, "correction", None)
     if not isinstance(correction, Guidance) or correction.amount == "none":
         return ""
-    if not step["collapse/before_all_wrong"] or step["correction/rows"]:
+    if not step["correction/skipped"] or step["correction/rows"]:
         return ""
-    if skipped := step["correction/skipped"]:
-        return (
-            f"no wrong answer was corrected: {skipped:.0f} corrections were skipped (correction/skipped), most often "
-            f"because a text does not fit method.correction.max_new_tokens={correction.max_new_tokens} tokens"
-        )
+    most = max(_WHY_SKIPPED, key=lambda reason: step[f"correction/skipped_{reason}"])
+    why = _WHY_SKIPPED[most].format(
+        prompt=f"method.correction.max_prompt_tokens={correction.max_prompt_tokens}",
+        budget=f"method.correction.max_new_tokens={correction.max_new_tokens}",
+    )
     return (
-        "no wrong answer was corrected: prompts of method.correction.max_prompt_tokens="
-        f"{correction.max_prompt_tokens} tokens or more are left alone; raise it if yours are that long"
+        f"no wrong answer was corrected: {step['correction/skipped']:.0f} corrections were skipped, "
+        f"{step[f'correction/skipped_{most}']:.0f} of them because {why} (correction/skipped_{most})"
     )
 
 
