@@ -42,6 +42,7 @@ def test_an_ordinary_step_needs_no_explanation() -> None:
     assert notices({}, config, config.method) == {}, "undefined is not 0"
 
 
+SKIPPED = {"correction/rows": 0.0, "correction/skipped": 12.0}
 COLLAPSED = {"collapse/after": 1.0, "advantage/max_abs": 0.0, "grad_norm": 0.0}
 
 
@@ -82,12 +83,13 @@ COLLAPSED = {"collapse/after": 1.0, "advantage/max_abs": 0.0, "grad_norm": 0.0}
             ["only the other terms", "75% of them all wrong, 25% all right", "method.top_up.max_rounds=3"],
         ),
         (
-            {"correction/rows": 0.0, "correction/skipped": 12.0},
+            SKIPPED | {"correction/skipped_budget": 9.0, "correction/skipped_prompt": 3.0},
             [],
             "uncorrected",
-            ["12 corrections were skipped", "method.correction.max_new_tokens=256 tokens"],
+            ["12 were left alone, 9 of them", "method.correction.max_new_tokens=256 tokens"],
         ),
-        ({"correction/rows": 0.0}, [], "uncorrected", ["method.correction.max_prompt_tokens=256 tokens"]),
+        (SKIPPED | {"correction/skipped_prompt": 12.0}, [], "uncorrected", ["max_prompt_tokens=256 tokens or more"]),
+        (SKIPPED | {"correction/skipped_reference": 12.0}, [], "uncorrected", ["because the reference does"]),
         ({"skipped_updates": 1.0}, [], "skipped", ["100% of the updates", "train.learning_rate", "5 in a row"]),
         ({"loss": 3e-9}, ["method=grpo"], "zero loss", ["0 by construction", "grad_norm 1.25"]),
     ],
@@ -98,6 +100,18 @@ def test_a_surprise_is_explained(row: dict[str, Any], words: list[str], kind: st
     for text in wanted:
         assert text in found[kind]
     assert "\n" not in found[kind]
+
+
+def test_every_reason_to_skip_a_correction_is_explained() -> None:
+    for reason in ("prompt", "budget", "context", "reference", "empty", "vocabulary"):
+        (line,) = explained(SKIPPED | {f"correction/skipped_{reason}": 12.0}).values()
+        assert "12 were left alone, 12 of them because" in line
+
+
+def test_where_a_failing_reward_left_no_row_nothing_is_said_about_equal_rewards() -> None:
+    found = explained({"verdict/error": 0.5, "rows/trained": 0.0, **COLLAPSED, "collapse/after_all_wrong": 1.0})
+    assert list(found) == ["failing", "empty"]
+    assert "a failing reward" in found["empty"]
 
 
 def test_causes_come_before_their_effects() -> None:
@@ -111,8 +125,8 @@ def test_causes_come_before_their_effects() -> None:
         ({"loss": 0.0, "grad_norm": 0.0}, ["method=grpo"]),  # nothing trains: another notice says so
         ({"loss": 0.0}, ["method=grpo", "train.passes=2"]),
         ({"collapse/after": 1.0}, ["method=raft"]),  # equal rewards, and yet it has an advantage
-        ({"correction/rows": 0.0, "collapse/before_all_wrong": 0.0}, []),
-        ({"correction/rows": 0.0}, ["method.correction.amount=none"]),
+        ({"correction/rows": 0.0}, []),  # nothing was to be corrected: a failing reward left no verdict, say
+        (SKIPPED | {"correction/rows": 0.1}, []),
         ({"correction/rows": 0.0}, ["method=grpo"]),
     ],
 )

@@ -12,6 +12,14 @@ from edge_grpo.methods.base import Method
 __all__ = ["first_failure", "notices"]
 
 _MANY = 0.5  # the share of completions cut, or without a readable answer, that explains a poor step
+_WHY_SKIPPED = {
+    "prompt": "the prompt has method.correction.max_prompt_tokens={0.max_prompt_tokens} tokens or more; raise it",
+    "budget": "the correction does not fit method.correction.max_new_tokens={0.max_new_tokens} tokens; raise it",
+    "context": "the corrected answer would exceed the model's context; shorten prompts or rollout.max_new_tokens",
+    "reference": "the reference does not grade right; see the lines about references at the start",
+    "empty": "the text to inject is empty; see method.correction.reflect_phrase and answer_phrase",
+    "vocabulary": "the text to inject has tokens that the model does not know",
+}  # the reasons in correction/skipped_*
 _ZERO = 1e-6  # a loss below this is 0 but for rounding
 
 
@@ -111,12 +119,15 @@ def _empty(step: _Step) -> str:
         return ""
     if getattr(step.method, "mask_unfinished", False) and step["length/unfinished"] == 1:
         return "no row was trained: method.mask_unfinished leaves out completions that were cut, and all of them were"
-    return "no row was left in an update: the method's filters dropped every one; see `trained` in the rollouts"
+    return (
+        "no row was left in an update: the method's filters, or a failing reward, left out every one; `dropped` in the "
+        "rollouts says which"
+    )
 
 
 def _collapsed(step: _Step) -> str:
     signal = "advantage/max_abs" if step.has("advantage/max_abs") else "grad_norm"
-    if step["collapse/after"] < 1 or not step.has(signal) or step[signal]:
+    if step["collapse/after"] < 1 or not step.has(signal) or step[signal] or _empty(step):
         return ""
     rest = "; only the other terms of the loss train" if step["grad_norm"] else ""
     wrong, right = step["collapse/after_all_wrong"], step["collapse/after_all_right"]
@@ -140,16 +151,13 @@ def _uncorrected(step: _Step) -> str:
     correction = getattr(step.method, "correction", None)
     if not isinstance(correction, Guidance) or correction.amount == "none":
         return ""
-    if not step["collapse/before_all_wrong"] or step["correction/rows"]:
+    if not step["correction/skipped"] or step["correction/rows"]:
         return ""
-    if skipped := step["correction/skipped"]:
-        return (
-            f"no wrong answer was corrected: {skipped:.0f} corrections were skipped (correction/skipped), most often "
-            f"because a text does not fit method.correction.max_new_tokens={correction.max_new_tokens} tokens"
-        )
+    counts = {reason: step[f"correction/skipped_{reason}"] for reason in _WHY_SKIPPED}
+    most = max(counts, key=counts.__getitem__)
     return (
-        "no wrong answer was corrected: prompts of method.correction.max_prompt_tokens="
-        f"{correction.max_prompt_tokens} tokens or more are left alone; raise it if yours are that long"
+        f"no wrong answer was corrected: {step['correction/skipped']:.0f} were left alone, {counts[most]:.0f} of them "
+        f"because {_WHY_SKIPPED[most].format(correction)}"
     )
 
 
