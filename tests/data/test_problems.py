@@ -1,13 +1,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Problem
-from edge_grpo.data.problems import load_eval, load_problems, load_train_eval, split, told
+from edge_grpo.data.problems import load_eval, load_problems, load_train_eval, read_problem, split, told
+from edge_grpo.data.readers import BadRowError
 from edge_grpo.data.settings import DataSettings, FieldNames
 
 ROWS = [
@@ -306,3 +308,24 @@ def test_a_pattern_finds_the_answer_and_rows_without_one_are_bad(tmp_path: Path)
 def test_a_bad_pattern_is_a_bad_setting(pattern: str) -> None:
     with pytest.raises(ValidationError, match="answer_pattern"):
         DataSettings(answer_pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ({"question": "1?", "answer": "1"}, ". Set data.fields.prompt=question"),
+        ({"Question": "1?", "Final_Answer": 1}, ". Set data.fields.prompt=Question data.fields.answer=Final_Answer"),
+        (
+            {"prompt": [{"role": "user", "content": "1?"}], "reward_model": {"ground_truth": "1"}},
+            ". Set data.fields.prompt=prompt data.fields.answer=reward_model.ground_truth",
+        ),
+        ({"problem": "1", "reward_model": {"ground_truth": "1"}}, ". Set data.fields.answer=reward_model.ground_truth"),
+        ({"problem": "1?", "solution": "It is \\boxed{1}."}, ". Set data.fields.answer=solution"),
+        ({"problem": "1?", "reward_model": {"style": "rule"}}, "the row has 'problem', 'reward_model'"),
+        ({"text": "1?", "answer": "1"}, "the row has 'text', 'answer'"),
+    ],
+)
+def test_a_missing_column_offers_the_settings_for_those_that_usually_hold_it(row: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(BadRowError) as raised:
+        read_problem(row, FieldNames(), "1")
+    assert str(raised.value).endswith(wanted)

@@ -103,5 +103,7 @@ def test_a_custom_reward_is_tried_on_a_sample_and_never_an_error(tmp_path: Path,
         assert "method.correction.answer_phrase" in answers
         assert "tried on 16 of 100 worked solutions and accepts them" in solutions
         (failed,) = check_references(rewards, many[3:4], name="data", solutions=False)
-    assert "does not accept 1" in failed
+        (refused,) = check_references(rewards, many[5:6], name="data", solutions=False)
+    assert "tried on 1 of 1 answers and failed on every one; the first: '3' of problem '3' (error: ValueError" in failed
     assert "not three" in failed
+    assert refused.endswith("it saw \\boxed{ANSWER}"), "held-out problems are never corrected"

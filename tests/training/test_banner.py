@@ -45,4 +45,13 @@ def test_stored_pairs_are_counted_as_pairs(model: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "1?", "chosen": "a", "rejected": "b"}\n')
     *_, method, data = lines(f"model.path={model}", "method=rpo", f"data.pairs={tmp_path}/pairs.jsonl")
     assert method == "method: rpo, 7 steps of 16 pairs"
-    assert data == f"data: {tmp_path}/pairs.jsonl, 1 pairs to train on, nothing held out"
+    assert data == f"data: {tmp_path}/pairs.jsonl, 1 pair to train on, nothing held out"
+
+
+def test_several_files_are_named_with_their_weights(model: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        rows = [f'{{"problem": "{number}{name}?", "answer": "1"}}\n' for number in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    paths = f"data.path={{{tmp_path}/a.jsonl: 2, {tmp_path}/b.jsonl: 1}}"
+    *_, data = lines(f"model.path={model}", paths, "eval.size=1")
+    assert data == f"data: {tmp_path}/a.jsonl x 2, {tmp_path}/b.jsonl, 7 problems to train on, 1 held-out problem"

@@ -42,6 +42,12 @@ def test_what_was_not_measured_is_left_out_and_local_paths_are_not_told(tmp_path
     assert "| `data.path` | d.jsonl |" in text
 
 
+def test_several_files_are_listed_with_their_weights(tmp_path: Path) -> None:
+    assert "| `data.path` | a.jsonl, b.jsonl |" in card(tmp_path, "data.path=[/secret/a.jsonl, /secret/b.jsonl]")
+    weighed = card(tmp_path, "data.path={/secret/a.jsonl: 2, org/data: 0.5}")
+    assert "| `data.path` | a.jsonl x 2, org/data x 0.5 |" in weighed
+
+
 def test_an_adapter_has_its_own(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/README.md").write_text("peft's own")

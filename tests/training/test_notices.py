@@ -103,6 +103,18 @@ def test_a_surprise_is_explained(row: dict[str, Any], words: list[str], kind: st
     assert "\n" not in found[kind]
 
 
+def test_every_reason_to_skip_a_correction_is_explained() -> None:
+    for reason in ("prompt", "budget", "context", "reference", "empty", "vocabulary"):
+        (line,) = explained(SKIPPED | {f"correction/skipped_{reason}": 12.0}).values()
+        assert "12 were left alone, 12 of them because" in line
+
+
+def test_where_a_failing_reward_left_no_row_nothing_is_said_about_equal_rewards() -> None:
+    found = explained({"verdict/error": 0.5, "rows/trained": 0.0, **COLLAPSED, "collapse/after_all_wrong": 1.0})
+    assert list(found) == ["failing", "empty"]
+    assert "a failing reward" in found["empty"]
+
+
 def test_causes_come_before_their_effects() -> None:
     cut = {"length/unfinished": 1.0, "verdict/unparsed": 1.0, **COLLAPSED, "collapse/after_all_wrong": 1.0}
     assert list(explained(cut, "method=grpo")) == ["cut", "collapsed"]

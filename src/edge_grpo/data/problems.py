@@ -37,8 +37,11 @@ __all__ = [
 
 
 _ELSEWHERE = {
-    "prompt": ("question", "prompt", "query", "instruction", "input", "problem"),
-    "answer": ("answer", "final_answer", "expected_answer", "ground_truth", "target", "gold", "label"),
+    "prompt": ("question", "prompt", "query", "instruction", "input", "problem", "messages"),
+    "answer": (
+        *("answer", "final_answer", "expected_answer", "ground_truth", "target", "gold", "label"),
+        *("reward_model.ground_truth", "extra_info.answer", "solution"),
+    ),
 }  # what other data calls the columns, the most specific name first
 
 
@@ -238,11 +241,11 @@ def read_problem(
         BadRowError: the row is unusable; the message says why.
         DataError: the pattern takes too long.
     """
-    asked = read_prompt(_column(row, names.prompt, "prompt"), names.prompt)
+    asked = read_prompt(_column(row, names, "prompt"), names.prompt)
     worked = optional(row, names.solution)
     if worked is not None and not is_text(worked, names.solution):
         raise BadRowError(f"field '{names.solution}': {described(worked)}, wanted text or null")
-    references = _references(_column(row, names.answer, "answer"), names.answer, answer_pattern)
+    references = _references(_column(row, names, "answer"), names.answer, answer_pattern)
     used = {names.prompt, names.answer, names.solution, names.variants, names.id}
     problem = Problem(
         id=row_id(row, names.id, default_id),
@@ -259,17 +262,30 @@ def read_problem(
     return problem, references[0].found
 
 
-def _column(row: Mapping[str, object], name: str, role: str) -> object:
-    """The value of a required column; the error offers the setting for a column that usually holds it elsewhere.
+def _column(row: Mapping[str, object], names: FieldNames, role: str) -> object:
+    """The value of a required column; the error offers the settings for columns that usually hold it elsewhere.
 
     Raises:
         BadRowError: the row has no such column.
     """
     try:
-        return required(row, name)
+        return required(row, getattr(names, role))
     except BadRowError as error:
-        meant = next((other for other in _ELSEWHERE[role] if other in row), "")
-        raise BadRowError(f"{error}. Set data.fields.{role}={meant}" if meant else str(error)) from None
+        missing = [each for each in _ELSEWHERE if optional(row, getattr(names, each)) is None]
+        offered = {each: found for each in missing if (found := _offered(row, names, each))}
+        hints = " ".join(f"data.fields.{each}={name}" for each, name in offered.items())
+        raise BadRowError(f"{error}. Set {hints}" if role in offered else str(error)) from None
+
+
+def _offered(row: Mapping[str, object], names: FieldNames, role: str) -> str:
+    """The row's column that other data uses for a role, whatever its capitals; empty if there is none."""
+    spelled = {name.lower(): name for name in row}
+    for known in _ELSEWHERE[role]:
+        outer, dot, inner = known.partition(".")
+        name = f"{spelled.get(outer, outer)}{dot}{inner}"
+        if name not in (names.prompt, names.answer) and optional(row, name) is not None:
+            return name
+    return ""
 
 
 def told(read: Mapping[Found, int], *, solutions: bool = False) -> str:

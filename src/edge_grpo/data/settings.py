@@ -1,6 +1,6 @@
 """The ``data`` section of a run's settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -10,7 +10,7 @@ from edge_grpo.base.text import lone_surrogate
 from edge_grpo.data.arithmetic import ArithmeticSettings
 from edge_grpo.rewards.references import compiled
 
-__all__ = ["AnswerPattern", "DataSettings", "FieldNames", "PairFieldNames", "Paths", "sources"]
+__all__ = ["AnswerPattern", "DataSettings", "FieldNames", "PairFieldNames", "Paths", "named", "sources"]
 
 
 def _form(given: Any) -> str:
@@ -36,6 +36,16 @@ def sources(path: Paths) -> dict[str, float]:
     if isinstance(path, Mapping):
         return dict(path)
     return dict.fromkeys((path,) if isinstance(path, str) and path else path or (), 1.0)
+
+
+def named(path: Paths, *, name: Callable[[str], str] = str) -> str:
+    """The sources of a path setting in one line, each shown by ``name``, with the weights that are not 1.
+
+    Example:
+        >>> named("a.jsonl"), named({"a.jsonl": 2.0, "b.jsonl": 1.0})
+        ('a.jsonl', 'a.jsonl x 2, b.jsonl')
+    """
+    return ", ".join(name(one) + (f" x {weight:g}" if weight != 1 else "") for one, weight in sources(path).items())
 
 
 def _compiles(pattern: str) -> str:

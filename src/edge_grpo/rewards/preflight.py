@@ -24,6 +24,7 @@ REMEDY = (
 )
 DECIMALS = "Write the column as text or float64"
 UNRELIABLE = "grading against them is unreliable, and corrections never inject them"
+_REFUSED = "corrections do not inject what it does not accept"
 
 
 class _Checked(NamedTuple):
@@ -61,7 +62,13 @@ def check_references(rewards: Rewards, problems: Sequence[Problem], *, name: str
     answers = [_Checked(problem, text, f"\\boxed{{{text}}}") for problem in problems for text in problem.answers]
     worked = [_Checked(each, each.solution, each.solution) for each in problems if solutions and each.solution]
     if rewards.is_custom:
-        return [*_sampled(rewards, answers, name, "answers"), *_sampled(rewards, worked, name, "worked solutions")]
+        form = "it saw \\boxed{ANSWER}"
+        if solutions:
+            form += f", and {_REFUSED}; method.correction.answer_phrase sets another form"
+        return [
+            *_sampled(rewards, answers, name, "answers", form),
+            *_sampled(rewards, worked, name, "worked solutions", _REFUSED),
+        ]
     return [*_checked_answers(rewards, answers, name), *_checked_solutions(rewards, worked, name)]
 
 
@@ -108,19 +115,18 @@ def _checked_solutions(rewards: Rewards, worked: Sequence[_Checked], name: str) 
     return list(filter(None, lines))
 
 
-def _sampled(rewards: Rewards, references: Sequence[_Checked], name: str, noun: str) -> list[str]:
+def _sampled(rewards: Rewards, references: Sequence[_Checked], name: str, noun: str, advice: str) -> list[str]:
     """The same for a custom reward function, on a sample; never an error, because it may want another form."""
     graded = [each for each in _graded(rewards, references) if each.grade]
     if not graded:
         return []
     refused = [each for each in graded if each.grade and not each.grade.correct]
-    head = f"{name}: reward.function was tried on {len(graded)} of {len(references):,} {noun}"
+    tried = f"{name}: reward.function was tried on {len(graded)} of {len(references):,} {noun}"
     if not refused:
-        return [f"{head} and accepts them"]
-    advice = "corrections do not inject what it does not accept"
-    if noun == "answers":
-        advice += ". It saw \\boxed{ANSWER}; method.correction.answer_phrase sets another form"
-    return [f"{head} and does not accept {len(refused)}, such as {_example(refused[0], _why)}: {advice}"]
+        return [f"{tried} and accepts them"]
+    if all(each.grade and not each.grade.scorable for each in graded):
+        return [f"{tried} and failed on every one; the first: {_example(graded[0], _why)}"]
+    return [f"{tried} and does not accept {len(refused)}, such as {_example(refused[0], _why)}: {advice}"]
 
 
 def _graded(rewards: Rewards, references: Sequence[_Checked]) -> list[_Checked]:

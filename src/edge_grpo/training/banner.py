@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from edge_grpo.config.tree import Config
+from edge_grpo.data.settings import named
 from edge_grpo.models.adapters import describe
 from edge_grpo.models.policy import Policy
 from edge_grpo.training.session import Session
@@ -27,7 +28,7 @@ def _model(policy: Policy) -> str:
     dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in policy.model.parameters()})
     precision = " and ".join(dtypes) + (" under bfloat16 autocast" if policy.autocast else "")
     threads = torch.get_num_threads()
-    where = f"cpu with {threads} thread{'s' if threads > 1 else ''}"
+    where = f"cpu with {_counted(threads, 'thread')}"
     if policy.device.type != "cpu":
         where = f"{policy.device} ({torch.cuda.get_device_name(policy.device)})"
     return f"{_size(sum(weight.numel() for weight in policy.model.parameters()))}, {precision}, on {where}"
@@ -37,19 +38,30 @@ def _budget(config: Config) -> str:
     train, rollout = config.train, config.rollout
     until = f" or {train.max_tokens:,} sampled tokens" if train.max_tokens else ""
     if config.data.pairs:
-        return f"{train.steps} steps of {rollout.prompts_per_step} pairs"
+        return f"{_counted(train.steps, 'step')} of {_counted(rollout.prompts_per_step, 'pair')}"
     return (
-        f"{train.steps} steps{until}, each of {rollout.prompts_per_step} prompts x {rollout.group_size} completions of "
+        f"{_counted(train.steps, 'step')}{until}, each of {_counted(rollout.prompts_per_step, 'prompt')} x "
+        f"{rollout.group_size} completions of "
         f"at most {rollout.max_new_tokens} tokens"
     )
 
 
 def _data(session: Session) -> str:
     data, count = session.config.data, session.source.num_items
-    noun = "pairs" if data.pairs else "problems"
-    name = data.pairs or data.path or f"built-in {data.task}"
-    held_out = f"{len(session.held_out):,} held-out problems" if session.held_out else "nothing held out"
-    return f"{name}, {count:,} {noun} to train on, {held_out}"
+    noun = "pair" if data.pairs else "problem"
+    name = named(data.pairs or data.path) or f"built-in {data.task}"
+    held_out = _counted(len(session.held_out), "held-out problem") if session.held_out else "nothing held out"
+    return f"{name}, {_counted(count, noun)} to train on, {held_out}"
+
+
+def _counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> _counted(1, "step"), _counted(1536, "problem")
+        ('1 step', '1,536 problems')
+    """
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
 def _size(count: int) -> str:

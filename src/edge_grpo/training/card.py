@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import edge_grpo
+from edge_grpo.data.settings import named
 
 __all__ = ["write_cards"]
 
@@ -85,13 +86,17 @@ def _facts(
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value not in (None, ""):
-            facts[f"`{name}`"] = _name(value) if name == "data.path" else str(value)
+            facts[f"`{name}`"] = _data(value) if name == "data.path" else str(value)
     return facts | {"edge-grpo": edge_grpo.__version__}
 
 
 def _card(title: str, facts: Mapping[str, str], load: str) -> str:
     table = "\n".join(f"| {name} | {value.replace('|', '&#124;')} |" for name, value in facts.items())
     return f"# {title}\n\n| | |\n|---|---|\n{table}\n\n```python\n{load}```\n"
+
+
+def _data(value: Any) -> str:
+    return named(tuple(value) if isinstance(value, list) else value, name=_name)
 
 
 def _name(path: str) -> str:

@@ -121,12 +121,15 @@ def _empty(step: _Step) -> str:
         return ""
     if getattr(step.method, "mask_unfinished", False) and step["length/unfinished"] == 1:
         return "no row was trained: method.mask_unfinished leaves out completions that were cut, and all of them were"
-    return "no row was left in an update: the method's filters dropped every one; see `trained` in the rollouts"
+    return (
+        "no row was left in an update: the method's filters, or a failing reward, left out every one; `dropped` in the "
+        "rollouts says which"
+    )
 
 
 def _collapsed(step: _Step) -> str:
     signal = "advantage/max_abs" if step.has("advantage/max_abs") else "grad_norm"
-    if step["collapse/after"] < 1 or not step.has(signal) or step[signal]:
+    if step["collapse/after"] < 1 or not step.has(signal) or step[signal] or _empty(step):
         return ""
     rest = "; only the other terms of the loss train" if step["grad_norm"] else ""
     wrong, right = step["collapse/after_all_wrong"], step["collapse/after_all_right"]
