@@ -30,7 +30,10 @@ GREEK = frozenset(_GREEK.split())
 _ACCENTS = "vec hat bar overline widehat overrightarrow tilde dot ddot angle triangle"
 ACCENTS = frozenset(_ACCENTS.split())
 CLOSING = {"(": ")", "[": "]", "{": "}", "lfloor": "rfloor", "lceil": "rceil"}
-REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\(?:overline|bar) ?\{? ?(\d+) ?\}?|\\dot ?\{? ?(\d) ?\}?(?!\d)|\((\d+)\))")
+REPEATING = re.compile(
+    r"(\d*)\.(\d*)(?:\\(?:overline|bar) ?\{? ?(\d+) ?\}?|"
+    r"\\dot ?\{? ?(\d) ?\}? ?(\d*) ?\\dot ?\{? ?(\d) ?\}?(?!\d)|\\dot ?\{? ?(\d) ?\}?(?!\d)|\((\d+)\))"
+)
 DOTTED = re.compile(r"(\d*)\.(\d*?)(\d{1,3})\3{2,} ?\\dots ?")
 SCIENTIFIC = re.compile(r"(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,5})(?![\w.])")
 BASED = re.compile(r"([0-9A-Z]+) ?_ ?\{ ?(\d{1,2}) ?\}")
@@ -118,7 +121,7 @@ def _token(text: str, position: int) -> tuple[list[Token], int]:
 
 def _number_token(text: str, position: int) -> tuple[list[Token], int]:
     if match := REPEATING.match(text, position) or DOTTED.match(text, position):
-        whole, fixed, period = match[1], match[2], next(group for group in match.groups()[2:] if group)
+        whole, fixed, period = match[1], match[2], "".join(filter(None, match.groups()[2:]))
         value = Fraction(f"{whole or 0}.{fixed or 0}") + Fraction(
             int(period), (10 ** len(period) - 1) * 10 ** len(fixed)
         )
@@ -146,6 +149,26 @@ def _based(match: re.Match[str]) -> Node:
         return Node("based", (number(int(match[1], int(match[2]))),), leaf=match[2])
     except ValueError:
         raise UnreadableError(f"{match[1]!r} has no meaning in base {match[2]}") from None
+
+
+def _fraction(name: str, above: Node, below: Node) -> Node:
+    if _first(above) == _first(below) == "d":  # a derivative, whose d does not cancel
+        return Node("name", leaf=f"{above} over {below}")
+    return Node("/" if name == "frac" else name, (above, below))
+
+
+def _first(tree: Node) -> str:
+    """The name of the first factor."""
+    while tree.op == "*":
+        tree = tree.args[0]
+    return str(tree.leaf)
+
+
+def _selections(kind: str, total: int, chosen: int) -> Node:
+    r"""Combinations ``C_5^2`` or arrangements ``A_5^2`` of ``chosen`` out of ``total``."""
+    if kind == "C":
+        return Node("binom", (number(total), number(chosen)))
+    return Node("/", (Node("!", (number(total),)), Node("!", (number(total - chosen),))))
 
 
 class _Reader:
@@ -268,7 +291,7 @@ class _Reader:
     def named(self, name: str) -> Node:
         name = ALIASES.get(name, name)
         if name in ("frac", "binom"):
-            return Node("/" if name == "frac" else name, (self.argument(), self.argument()))
+            return _fraction(name, self.argument(), self.argument())
         if name == "sqrt":
             index = self.group("[") if self.take("[") else number(2)
             return Node("root", (self.argument(), index))
@@ -277,7 +300,8 @@ class _Reader:
         if name in FUNCTIONS:
             return self.several(name) if name in SEVERAL else self.function(name)
         if name in ACCENTS:
-            return self.symbol(f"{name} {self.raw()}")
+            letters = self.points() if name in ("angle", "triangle") else ""
+            return self.symbol(f"{name} {min(letters, letters[::-1]) or self.raw()}")
         if len(name) > 1 and name not in GREEK and name != "pi":
             raise UnreadableError(f"unknown command {name}")
         return self.symbol(name)
@@ -285,10 +309,30 @@ class _Reader:
     def symbol(self, name: str) -> Node:
         plain = name
         if self.take("_"):
-            name += "_" + self.raw()
+            index = self.raw()
+            name += "_" + index
+            if plain in ("A", "C") and (chosen := self.chosen(index)):
+                return _selections(plain, int(index), int(chosen))
         while self.take("'"):
             name += "'"
         return Node("name" if name != plain or name not in ("e", "i", "pi") else "constant", leaf=name)
+
+    def chosen(self, index: str) -> str:
+        """The upper index of ``C_{5}^{2}``, if both are numbers and the lower one is not smaller."""
+        texts = [one.text for one in self.tokens[self.next : self.next + 4]]
+        if len(texts) < 4 or [texts[0], texts[1], texts[3]] != ["^", "{", "}"]:
+            return ""
+        if not (index.isdecimal() and texts[2].isdecimal() and int(texts[2]) <= int(index)):
+            return ""
+        self.next += 4
+        return texts[2]
+
+    def points(self) -> str:
+        """The capital letters that follow, which name points."""
+        start = self.next
+        while self.peek().kind == "name" and len(self.peek().text) == 1 and self.peek().text.isupper():
+            self.next += 1
+        return "".join(one.text for one in self.tokens[start : self.next])
 
     def function(self, name: str) -> Node:
         base = None

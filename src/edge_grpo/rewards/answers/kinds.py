@@ -103,10 +103,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Choice:
-    """The letter of a choice, and what the label was followed by."""
+    """The letter of a choice, what follows its label, and the value before it."""
 
     letter: str
     rest: str = ""
+    value: "Readings" = ()
 
 
 @dataclass(frozen=True)

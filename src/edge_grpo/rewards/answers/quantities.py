@@ -7,12 +7,13 @@ from fractions import Fraction
 from edge_grpo.rewards.answers import formula
 from edge_grpo.rewards.answers.formula import FUNCTIONS, Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import Quantity
-from edge_grpo.rewards.answers.units import is_known, read_unit, scale_of
+from edge_grpo.rewards.answers.units import BEFORE, JOINING, is_known, read_unit, scale_of
 
 __all__ = ["COMMA_NUMBER", "quantities", "sums_of_units"]
 
 COMMA_NUMBER = re.compile(r"[+-]?(?:\\\$)?\d{1,3}(?:,\d{3})+(?![\d,])")
-UNIT_WORDS = re.compile(r'(?<=[\w)}\]!.%$])\s*(\\?%|\^ ?\\circ|"[^"]*"|(?<=[\d)}\]!.%$])\s*[A-Za-zµ\\])')
+NAMES_POINTS = re.compile(r"[A-Z]{3,}")  # ABC is not a product: its order counts
+UNIT_WORDS = re.compile(r'(?<=[\w)}\]!.%$])\s*(\\?%|\^ ?\\circ|"[^"]*"|(?<=[\d)}\]!.%$])\s*[A-Za-zµ一-鿿\\])')
 
 
 def quantities(text: str) -> Iterable[Quantity]:
@@ -23,7 +24,7 @@ def quantities(text: str) -> Iterable[Quantity]:
         else text
     )
     try:
-        if not text.startswith("\\$"):
+        if not text.startswith("\\$") and not NAMES_POINTS.fullmatch(text):
             yield Quantity(formula.parse(text))
     except UnreadableError:
         pass
@@ -61,7 +62,7 @@ def _with_unit(text: str) -> Iterable[Quantity]:
 def _is_unit(tail: str, start: str) -> bool:
     """Whether letters outside quotes are words rather than variables: known units, or one noun after a space."""
     outside = re.sub(r'"[^"]*"|\\[a-z]+', " ", tail)
-    words = [word for word in re.findall(r"[A-Za-zµ]+", outside) if word not in ("per", "square", "sq", "cubic", "a")]
+    words = [word for word in re.findall(r"[A-Za-zµ]+", outside) if word not in JOINING and word not in BEFORE]
     if any(word in FUNCTIONS or word == "pi" for word in words):
         return False
     spaced = start[:1] == " " or tail[0] in '"%^'

@@ -99,13 +99,14 @@ def _trimmed(text: str) -> str:
 def _labelled(text: str, depth: int) -> Iterable[Reading]:
     r"""A value before the letter of its choice: ``20 \textbf{ (C)}``, ``20 \Rightarrow B``."""
     if match := LABEL_AFTER.fullmatch(text):
-        yield Choice(match[2] or match[3], match[1])
-        yield from read(match[1], depth + 1)
+        yield Choice(match[2] or match[3], match[1], read(match[1], depth + 1))
 
 
 def _words(text: str, depth: int) -> Iterable[Reading]:
     if choice := choice_of(text):
         yield Choice(*choice)
+    if re.fullmatch(r"[A-H]{2,5}", text) and list(text) == sorted(set(text)):  # several choices
+        yield Items("", tuple((Choice(letter),) for letter in text))
     plain = bare(text)
     if meaning := meaning_of(plain):
         if meaning == "all":
@@ -274,6 +275,8 @@ def _brackets(text: str, depth: int) -> Iterable[Reading]:
 def _matrix(text: str, depth: int) -> Iterable[Reading]:
     if match := MATRIX.fullmatch(text):
         rows = [row for row in re.split(r"\\\\", match[2]) if row.strip()]
+        if match[1] == "cases" and "&" not in match[2]:
+            yield from read(", ".join(rows), depth + 1)
         cells = tuple(tuple(read(cell, depth + 1) for cell in row.split("&")) for row in rows)
         if cells and all(all(row) for row in cells):
             yield Matrix(match[1], cells)

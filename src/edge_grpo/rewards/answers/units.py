@@ -24,14 +24,16 @@ OTHERS = (
 PREFIXES = {"k": 3, "M": 6, "G": 9, "T": 12, "d": -1, "c": -2, "m": -3, "u": -6, "n": -9, "p": -12}
 LONG_PREFIXES = {"kilo": 3, "mega": 6, "giga": 9, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9}
 SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES |= {"mln": 10**6, "bn": 10**9, "lakh": 10**5, "crore": 10**7}
 _NO_UNITS = (
     "or and not no if than least most about approximately when where for with else thus is are therefore so "
-    "but mod i more less fewer greater between from minus plus negative e"
+    "but mod i less fewer greater between from minus plus negative e"
 )
 NO_UNITS = frozenset(_NO_UNITS.split())
-PIECE = re.compile(r"[A-Za-zµμ]+|[$€£¥%¢]|\^ ?\\circ|\^ ?\{? ?(?:-?\d) ?\}?|[/*-]|\\mu ?|(?P<other>[^\s.~,])")
+PIECE = re.compile(r"[A-Za-zµμ]+|[一-鿿]+|[$€£¥%¢]|\^ ?\\circ|\^ ?\{? ?(?:-?\d) ?\}?|[/*-]|\\mu ?|(?P<other>[^\s.~,])")
 RAISED = {"squared": 2, "cubed": 3}
-JOINING = frozenset({"/", "per", "*", "-", "the", "of", "an"})
+_JOINING = "/ per * - the of an a more old long tall high deep wide away"
+JOINING = frozenset(_JOINING.split())
 BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 
