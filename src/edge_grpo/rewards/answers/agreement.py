@@ -166,7 +166,7 @@ def _named_and_other(named: Named, other: Reading) -> bool:
 
 
 def _named_and_equation(named: Named, equation: Equation) -> bool:
-    if named.equation is None or len(named.name) > 1:
+    if named.equation is None or "(" in named.name:
         return False
     return _proportional(_difference(*named.equation), _difference(equation.left, equation.right))
 

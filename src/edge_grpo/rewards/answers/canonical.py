@@ -126,7 +126,7 @@ SYNONYMS = tuple(
         (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
         (r"\\(?:lbrack)(?![a-zA-Z])", "["),
         (r"\\(?:rbrack)(?![a-zA-Z])", "]"),
-        (r"\\(?:mid|[lr]?vert)(?![a-zA-Z])", "|"),
+        (r"\\(?:mid|[lr]?[vV]ert)(?![a-zA-Z])|(?<!\\)\\\|", "|"),
         (r"\\(?:l|c|v|d)?dots[a-z]?(?![a-zA-Z])|\.\.\.+", r"\\dots "),
         (r"\\(?:varnothing|empty)(?![a-zA-Z])", r"\\emptyset "),
         (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
@@ -138,7 +138,7 @@ SYNONYMS = tuple(
         (r"\^\s*\{\s*(?:\\prime\s*|')\}|\^\s*\\prime(?![a-zA-Z])", "'"),
         (r"\\(?:times|cdot|ast)(?![a-zA-Z])", "*"),
         (r"\\div(?![a-zA-Z])", "/"),
-        (r"\{\s*([^{}]*?)\s*\\choose(?![a-zA-Z])\s*([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"\{([^{}\\]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"\(([0-9A-Z]+)\)\s*(?=_)", r"\1"),
         (r"\*\*", "^"),
         (r"(?<=\d) ?[xX] ?(?=10 ?\^)", "*"),
@@ -207,7 +207,7 @@ def spelled(text: str) -> str:
     text = FONTS.sub(r"\1", WORDS.sub(_quoted, UPRIGHT_UNIT.sub(r'"\1"', text)))
     text = INVISIBLE.sub(" ", text)
     text = SWITCH.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
-    text = re.sub(r"(?<!\\)\\[,;:> ]|~|\s+", " ", text)
+    text = re.sub(r"(?:(?<!\\)\\[,;:> ]|~|\s)+", " ", text)
     for pattern, replacement in SYNONYMS:
         text = pattern.sub(replacement, text)
     text = OUTWARD.sub(_inward, BASE_WORD.sub(_base, text))

@@ -35,6 +35,7 @@ REPEATING = re.compile(
     r"\\dot ?\{? ?(\d) ?\}? ?(\d*) ?\\dot ?\{? ?(\d) ?\}?(?!\d)|\\dot ?\{? ?(\d) ?\}?(?!\d)|\((\d+)\))"
 )
 DOTTED = re.compile(r"(\d*)\.(\d*?)(\d{1,3})\3{2,} ?\\dots ?")
+DOTTED_TWICE = re.compile(r"(\d*)\.()(\d{1,3})\3 ?\\dots ?")
 SCIENTIFIC = re.compile(r"(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,5})(?![\w.])")
 BASED = re.compile(r"([0-9A-Z]+) ?_ ?\{ ?(\d{1,2}) ?\}")
 DECIMAL = re.compile(r"\d+\.\d*|\.\d+|\d+")
@@ -120,7 +121,7 @@ def _token(text: str, position: int) -> tuple[list[Token], int]:
 
 
 def _number_token(text: str, position: int) -> tuple[list[Token], int]:
-    if match := REPEATING.match(text, position) or DOTTED.match(text, position):
+    if match := REPEATING.match(text, position) or DOTTED.match(text, position) or DOTTED_TWICE.match(text, position):
         whole, fixed, period = match[1], match[2], "".join(filter(None, match.groups()[2:]))
         value = Fraction(f"{whole or 0}.{fixed or 0}") + Fraction(
             int(period), (10 ** len(period) - 1) * 10 ** len(fixed)

@@ -28,8 +28,8 @@ def quantities(text: str) -> Iterable[Quantity]:
             yield Quantity(formula.parse(text))
     except UnreadableError:
         pass
-    if match := re.fullmatch(r"([+-]?)\s*(\\\$|€|£|¥|US\s*\\\$|USD|\x22USD\x22)\s*(.+)", text):
-        currency = read_unit(match[2] if len(match[2]) == 1 else "$")
+    if match := re.fullmatch(r"([+-]?)\s*(\\\$|€|£|¥|₹|\x22?Rs\.?\x22?|US\s*\\\$|USD|\x22USD\x22)\s*(.+)", text):
+        currency = read_unit("$" if "$" in match[2] or "USD" in match[2] else match[2].strip('".'))
         for one in quantities(match[3]):
             if one.unit is None or one.unit == currency:
                 yield Quantity(Node("neg", (one.tree,)) if match[1] == "-" else one.tree, currency)

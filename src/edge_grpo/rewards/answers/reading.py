@@ -219,7 +219,7 @@ def _region(text: str, depth: int) -> Iterable[Reading]:
     if text in SETS:
         yield Region(SETS[text])
         return
-    parts, operators = split_top(text, re.compile(r"\\(?:cup|setminus)(?![a-zA-Z])|(?<=\})\\(?=\\\{)|(?<=\})-(?=\\\{)"))
+    parts, operators = split_top(text, SET_OPERATOR)
     if not operators:
         return
     regions: list[Region] = []
@@ -232,13 +232,13 @@ def _region(text: str, depth: int) -> Iterable[Reading]:
     for operator, region in zip(operators, regions[1:], strict=True):
         if "cup" in operator:
             pieces += region.pieces
-        elif pieces == [EVERYTHING]:
-            pieces = list(complement(region.pieces))
         else:
-            return
+            other = complement(region.pieces) if "cap" in operator else region.pieces
+            pieces = list(complement(complement(tuple(pieces)) + other))
     yield Region(tuple(pieces))
 
 
+SET_OPERATOR = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])|(?<=\})\\(?=\\\{)|(?<=\})-(?=\\\{)")
 JUXTAPOSED = re.compile(r"(?:\([^(),]+,[^()]+\) ?){2,}")
 BUILDER = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(.+)")
 BRACKETS = (

@@ -19,7 +19,7 @@ NAMED = (
 SYMBOLS = ("m", "g", "s", "N", "J", "W", "V", "A", "K", "Pa", "Hz", "mol", "eV", "L", "l", "C", "F", "T", "cal", "Wb")
 OTHERS = (
     "$:dollar USD:dollar usd:dollar dollar:dollar €:euro eur:euro euro:euro £:pound ¥:yen yen:yen "
-    "month:month degree:degree deg:degree radian:radian rad:radian %:% percent:% pct:%"
+    "₹:rupee Rs:rupee rupee:rupee month:month degree:degree deg:degree radian:radian rad:radian %:% percent:% pct:%"
 )
 PREFIXES = {"k": 3, "M": 6, "G": 9, "T": 12, "d": -1, "c": -2, "m": -3, "u": -6, "n": -9, "p": -12}
 LONG_PREFIXES = {"kilo": 3, "mega": 6, "giga": 9, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9}
@@ -30,7 +30,7 @@ _NO_UNITS = (
     "but mod i less fewer greater between from minus plus negative e"
 )
 NO_UNITS = frozenset(_NO_UNITS.split())
-PIECE = re.compile(r"[A-Za-zµμ]+|[一-鿿]+|[$€£¥%¢]|\^ ?\\circ|\^ ?\{? ?(?:-?\d) ?\}?|[/*-]|\\mu ?|(?P<other>[^\s.~,])")
+PIECE = re.compile(r"[A-Za-zµμ]+|[一-鿿]+|[$€£¥₹%¢]|\^ ?\\circ|\^ ?\{? ?(?:-?\d) ?\}?|[/*-]|\\mu ?|(?P<other>[^\s.~,])")
 RAISED = {"squared": 2, "cubed": 3}
 _JOINING = "/ per * - the of an a more old long tall high deep wide away"
 JOINING = frozenset(_JOINING.split())

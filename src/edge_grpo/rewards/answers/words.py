@@ -17,11 +17,11 @@ EMPTY = re.compile(
 ALL = re.compile(r"(?:all|any|every)(?: of)?(?: the)? reals?(?: numbers?)?|(?:the )?reals|(?:the )?real numbers")
 UNDEFINED = re.compile(r"d\.?n\.?e|(?:the limit )?do(?:es)? not exist|does ?n.?t exist|undefined")
 CHOICE = re.compile(
-    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s*)?(\(|\[)?\s*([A-J]|(?<=\()[a-j])\s*([)\]]?\s*[.):]?)\s*(.*)",
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|statement|graph|figure)(?:\s+is)?\s*:?\s*)?(\(|\[)?\s*([A-J]|(?<=\()[a-j])\s*([)\]]?\s*[.):]?)\s*(.*)",
     re.I | re.S,
 )
 ANOTHER = re.compile(r"(?:or|and|nor|[,/&])\W|\(?[A-J][).](?:\s|$)")  # (A) or (B) is no choice
-CHOICE_WORD = re.compile(r"\s*(?:the\s+)?(?:correct\s+)?(?:option|choice)\b", re.I)
+CHOICE_WORD = re.compile(r"\s*(?:the\s+)?(?:correct\s+)?(?:option|choice|statement|graph|figure)\b", re.I)
 KNOWN = {"no", "yes", "so", "up", "am", "pm"}
 FUNCTION_WORDS = re.compile(r"\\[a-zA-Z]+|sqrt|arc(?:sin|cos|tan)|sinh?|cosh?|tanh?|log|ln|exp|max|min|gcd|lcm")
 
