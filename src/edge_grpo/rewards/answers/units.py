@@ -27,7 +27,7 @@ SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "b
 SCALES |= {"mln": 10**6, "bn": 10**9, "lakh": 10**5, "crore": 10**7}
 _NO_UNITS = (
     "or and not no if than least most about approximately when where for with else thus is are therefore so "
-    "but mod i less fewer greater between from minus plus negative e"
+    "tenths hundredths thousandths thirds fifths but mod i less fewer greater between from minus plus negative e"
 )
 NO_UNITS = frozenset(_NO_UNITS.split())
 PIECE = re.compile(r"[A-Za-zµμ]+|[一-鿿]+|[$€£¥₹%¢]|\^ ?\\circ|\^ ?\{? ?(?:-?\d) ?\}?|[/*-]|\\mu ?|(?P<other>[^\s.~,])")
