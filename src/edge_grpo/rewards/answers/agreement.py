@@ -7,7 +7,6 @@ mean two things and only one of them is right, it is wrong.
 import re
 from collections.abc import Callable, Sequence
 
-from edge_grpo.rewards.answers.formula import Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import (
     Choice,
     Congruence,
@@ -26,6 +25,7 @@ from edge_grpo.rewards.answers.kinds import (
     region_of,
 )
 from edge_grpo.rewards.answers.regions import same_pieces
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError, number
 from edge_grpo.rewards.answers.units import Unit
 from edge_grpo.rewards.answers.value import constant_ratio, is_constant, names, same_formula, substituted, value_at
 

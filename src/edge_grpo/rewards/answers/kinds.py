@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from edge_grpo.rewards.answers.formula import Node, UnreadableError
 from edge_grpo.rewards.answers.regions import Piece, point
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError
 from edge_grpo.rewards.answers.units import Unit
 from edge_grpo.rewards.answers.value import is_constant, sign_of
 

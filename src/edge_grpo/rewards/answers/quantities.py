@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from edge_grpo.rewards.answers import formula
-from edge_grpo.rewards.answers.formula import FUNCTIONS, Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import Quantity
+from edge_grpo.rewards.answers.tokens import FUNCTIONS, Node, UnreadableError, number
 from edge_grpo.rewards.answers.units import BEFORE, JOINING, is_known, read_unit, scale_of
 
 __all__ = ["COMMA_NUMBER", "quantities", "sums_of_units"]

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edge_grpo.rewards.answers import formula
-from edge_grpo.rewards.answers.formula import Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import (
     Choice,
     Items,
@@ -26,6 +25,7 @@ from edge_grpo.rewards.answers.quantities import COMMA_NUMBER, quantities, sums_
 from edge_grpo.rewards.answers.regions import EVERYTHING, complement
 from edge_grpo.rewards.answers.relations import NAME, relations
 from edge_grpo.rewards.answers.split import outer_brackets, pieces_of, split_top
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError, number
 from edge_grpo.rewards.answers.words import bare, choice_of, meaning_of, number_word, words_of
 
 __all__ = ["read"]

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from edge_grpo.rewards.answers import formula
-from edge_grpo.rewards.answers.formula import Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import (
     Congruence,
     Equation,
@@ -20,6 +19,7 @@ from edge_grpo.rewards.answers.kinds import (
 )
 from edge_grpo.rewards.answers.regions import Piece, complement, point
 from edge_grpo.rewards.answers.split import pieces_of, split_top
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError, number
 from edge_grpo.rewards.answers.value import is_constant, is_rounded, names, same_formula, sign_of, substituted
 
 __all__ = ["NAME", "relations"]

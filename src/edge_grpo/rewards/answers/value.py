@@ -15,7 +15,7 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from edge_grpo.rewards.answers.formula import Node, UnreadableError
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError
 
 __all__ = [
     "constant_ratio",
