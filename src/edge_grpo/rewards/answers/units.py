@@ -2,6 +2,7 @@ r"""Units and other words after a number: read into powers of base units with a 
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -58,6 +59,7 @@ class Entry(NamedTuple):
     base: str
     factor: Fraction = Fraction(1)
     power: int = 1
+    known: bool = True
 
 
 def _table() -> dict[str, Entry]:
@@ -94,34 +96,44 @@ def read_unit(text: str) -> Unit | None:
         >>> read_unit("km") == Unit((("m", 1),), Fraction(1000)), read_unit("apples").powers, read_unit("or 6")
         (True, (('apple', 1),), None)
     """
+    factors = _factors(_pieces(text))
+    if not factors:
+        return None
     powers: Counter[str] = Counter()
-    factor, sign, power, known = Fraction(1), 1, 1, True
-    last: Entry | None = None
-    for piece in _pieces(text):
-        if piece in JOINING:
-            sign, last = -1 if piece in ("/", "per") else sign, None
-        elif piece in BEFORE:
-            power = BEFORE[piece]
-        elif piece in RAISED or piece.startswith("^"):
-            if last is None:
-                return None
-            more = (RAISED[piece] if piece in RAISED else int(re.sub(r"[^\d-]", "", piece))) - 1
-            powers[last.base] += sign * last.power * more
-            factor *= last.factor ** (sign * more)
-        elif piece in NO_UNITS or piece == "?":
-            return None
-        else:
-            found = _known(piece)
-            last, known = found or Entry(_noun(piece)), known and found is not None
-            powers[last.base] += sign * last.power * power
-            factor *= last.factor ** (sign * power)
-            power = 1
+    factor = Fraction(1)
+    for entry, exponent in factors:
+        powers[entry.base] += entry.power * exponent
+        factor *= entry.factor**exponent
     scales = {"degree C", "degree F"} & {f"degree {name[:1].upper()}" for name in powers}
     if "degree" in powers and len(powers) == 2 and scales:  # a temperature
         powers = Counter(scales)
     if "unit" in powers:  # square units are units
         powers["unit"] = 1
-    return Unit(tuple(sorted((name, one) for name, one in powers.items() if one)), factor, known) if powers else None
+    named = tuple(sorted((name, power) for name, power in powers.items() if power))
+    return Unit(named, factor, all(entry.known for entry, _ in factors))
+
+
+def _factors(pieces: Iterable[str]) -> list[tuple[Entry, int]]:
+    """The units of a product with their exponents; none if a piece belongs to no unit."""
+    factors: list[tuple[Entry, int]] = []
+    sign, power, raisable = 1, 1, False
+    for piece in pieces:
+        if piece in JOINING:
+            sign, raisable = -1 if piece in ("/", "per") else sign, False
+        elif piece in BEFORE:
+            power = BEFORE[piece]
+        elif piece in RAISED or piece.startswith("^"):
+            if not raisable:
+                return []
+            entry, exponent = factors[-1]
+            raised = RAISED[piece] if piece in RAISED else int(re.sub(r"[^\d-]", "", piece))
+            factors[-1] = entry, exponent + sign * (raised - 1)
+        elif piece in NO_UNITS or piece == "?":
+            return []
+        else:
+            factors.append((_known(piece) or Entry(_noun(piece), known=False), sign * power))
+            power, raisable = 1, True
+    return factors
 
 
 def _pieces(text: str) -> list[str]:
