@@ -106,7 +106,7 @@ def test_a_surprise_is_explained(row: dict[str, Any], words: list[str], kind: st
 def test_every_reason_to_skip_a_correction_is_explained() -> None:
     for reason in ("prompt", "budget", "context", "reference", "empty", "vocabulary"):
         (line,) = explained(SKIPPED | {f"correction/skipped_{reason}": 12.0}).values()
-        assert "12 were left alone, 12 of them because" in line
+        assert "12 corrections were skipped, 12 of them because" in line
 
 
 def test_where_a_failing_reward_left_no_row_nothing_is_said_about_equal_rewards() -> None:
