@@ -189,7 +189,7 @@ def _solved(difference: Node) -> tuple[str, int, Node] | None:
     (name,) = variables
     zero, one = (substituted(difference, name, number(value)) for value in (0, 1))
     slope = Node("-", (one, zero))
-    for value in map(number, (2, -3, Fraction(1, 2))):
+    for value in (number(2), number(-3), number(Fraction(1, 2))):
         line = Node("+", (zero, Node("*", (slope, value))))
         if sign_of(substituted(difference, name, value), line):
             return None
