@@ -133,7 +133,7 @@ def region_of(reading: Reading, *, sets: bool = False) -> Region | None:
     if not isinstance(reading, Items):
         return None
     if reading.brackets == "{}":
-        return _finite_set(reading) if sets and reading.items else None
+        return _finite_set(reading) if sets else None
     return _interval(reading) if reading.brackets else _union(reading)
 
 

@@ -2,6 +2,7 @@ r"""Equations, inequalities, membership and congruences: ``x = 5``, ``-2 \le x <
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 
 from edge_grpo.rewards.answers import formula
 from edge_grpo.rewards.answers.kinds import (
@@ -136,7 +137,7 @@ def _inequality(parts: Sequence[str], operators: Sequence[str]) -> Iterable[Read
     closed = [one == r"\le" for one in operators]
     if len(parts) == 3:
         name = parts[1].replace(" ", "")
-        if NAME.fullmatch(name):
+        if _names_variable(name):
             yield Region((Piece(_end(parts[0]), closed[0], _end(parts[2]), closed[1]),), name)
         else:
             smaller, middle, larger = map(formula.parse, parts)
@@ -145,9 +146,9 @@ def _inequality(parts: Sequence[str], operators: Sequence[str]) -> Iterable[Read
     if len(parts) != 2:
         return
     low, high = (part.replace(" ", "") for part in parts)
-    if NAME.fullmatch(low):
+    if _names_variable(low):
         yield Region((Piece(None, False, _end(parts[1]), closed[0]),), low)
-    if NAME.fullmatch(high):
+    if _names_variable(high):
         yield Region((Piece(_end(parts[0]), closed[0], None, False),), high)
     smaller, larger = map(formula.parse, parts)
     if (region := _half_line(smaller, larger, closed[0])) is not None:
@@ -160,6 +161,10 @@ def _inequality(parts: Sequence[str], operators: Sequence[str]) -> Iterable[Read
         if sides[0] and sides[1]:
             yield Region(sides[0].pieces + sides[1].pieces, sides[0].name)
     yield Inequality(Node("-", (larger, smaller)), not closed[0])
+
+
+def _names_variable(name: str) -> bool:
+    return NAME.fullmatch(name) is not None and "|" not in name
 
 
 def _half_line(smaller: Node, larger: Node, closed: bool) -> Region | None:
@@ -182,9 +187,13 @@ def _solved(difference: Node) -> tuple[str, int, Node] | None:
     if len(variables := names(difference)) != 1:
         return None
     (name,) = variables
-    zero, one, two = (substituted(difference, name, number(value)) for value in (0, 1, 2))
+    zero, one = (substituted(difference, name, number(value)) for value in (0, 1))
     slope = Node("-", (one, zero))
-    if sign_of(Node("-", (two, one)), slope) or not (direction := sign_of(slope, number(0))):
+    for value in (number(2), number(-3), number(Fraction(1, 2))):
+        line = Node("+", (zero, Node("*", (slope, value))))
+        if sign_of(substituted(difference, name, value), line):
+            return None
+    if not (direction := sign_of(slope, number(0))):
         return None
     return name, direction, Node("neg", (Node("/", (zero, slope)),))
 

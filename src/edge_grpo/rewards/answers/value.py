@@ -160,8 +160,10 @@ def is_rounded(rounded: Node, exact: Node) -> bool:
     if not isinstance(one, Fraction) or isinstance(two, mp.mpc):
         return False
     digits = _written_decimal(rounded)
+    place = _last_place(one, digits) if digits and one else mp.mpf(1)
     distance = abs(_float(one) - _float(two))
-    return bool(distance <= _last_place(one, digits) if digits and one else distance <= mp.mpf("0.5"))
+    cut = digits and abs(_float(one)) < abs(_float(two)) and distance < place * mp.mpf("0.999999")
+    return bool(cut or distance <= place / 2)
 
 
 def _near(left: Value, right: Value, share: Fraction) -> bool:

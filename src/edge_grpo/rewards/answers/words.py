@@ -20,7 +20,9 @@ CHOICE = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|statement|graph|figure)(?:\s+is)?\s*:?\s*)?(\(|\[)?\s*([A-J]|(?<=\()[a-j])\s*([)\]]?\s*[.):]?)\s*(.*)",
     re.I | re.S,
 )
-ANOTHER = re.compile(r"(?:or|and|nor|[,/&])\W|\(?[A-J][).](?:\s|$)")  # (A) or (B) is no choice
+ANOTHER = re.compile(
+    r"^(?:or|and|nor|[,/&])\W|(?:^|[\s,;])\(?[A-J]\)(?:\W|$)|^[A-J]\.(?:\s|$)"
+)  # (A) or (B) is no choice
 CHOICE_WORD = re.compile(r"\s*(?:the\s+)?(?:correct\s+)?(?:option|choice|statement|graph|figure)\b", re.I)
 KNOWN = {"no", "yes", "so", "up", "am", "pm"}
 FUNCTION_WORDS = re.compile(r"\\[a-zA-Z]+|sqrt|arc(?:sin|cos|tan)|sinh?|cosh?|tanh?|log|ln|exp|max|min|gcd|lcm")
@@ -73,7 +75,7 @@ def choice_of(text: str) -> tuple[str, str] | None:
         return None
     if letter.islower() and not (opening or word or '"' in text):
         return None
-    if rest and (not label or rest[0] in "+*/^=_!" or ANOTHER.match(rest)):
+    if rest and (not label or rest[0] in "+*/^=_!" or ANOTHER.search(rest)):
         return None
     return letter.upper(), rest
 
