@@ -181,4 +181,4 @@ def test_references_are_checked_before_anything_is_asked(command: Command, model
     for words in (["eval", "--suite", "mixed.jsonl"], ["screen", "mixed.jsonl"]):
         code, _, err = command(*words, "--model", model, *SMALL)
         assert (code, err.count("\n")) == (2, 1)
-        assert "mixed: the reward accepts none of 1 reference answers" in err
+        assert "mixed: none of 1 reference answers is usable" in err

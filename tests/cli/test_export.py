@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from support import Command
 
 TINY = ["method=grpo", "rollout.prompts_per_step=2", "rollout.group_size=2", "rollout.max_new_tokens=8", "eval.size=4",
@@ -48,7 +49,7 @@ def test_a_mistake_is_one_line(command: Command, run: Path, tmp_path: Path) -> N
     weights.write_bytes(weights.read_bytes()[:-1])
     (tmp_path / "there").mkdir()
     for words, message in (
-        (("nowhere", "out"), "nowhere holds no run"),
+        (("nowhere", "out"), "no run in nowhere"),
         ((str(run), "there"), "there exists; name a new folder"),
         ((str(run), "out", "--step", "7"), "no checkpoint of step 7 in .*; it holds those of steps 1, 2"),
         (("cut", "out"), r"step_000002: damaged \(weights.safetensors"),
@@ -57,6 +58,29 @@ def test_a_mistake_is_one_line(command: Command, run: Path, tmp_path: Path) -> N
         assert code == 2
         assert re.search(message, err)
         assert err.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_hidden_folders_of_the_user_are_left_alone(command: Command, run: Path) -> None:
+    (own := Path(".out")).mkdir()
+    (own / "mine").touch()
+    assert command("export", str(run), "out")[0] == 0
+    assert (own / "mine").exists()
+
+
+def test_adapters_are_not_put_on_another_base(command: Command, model: str, tmp_path: Path) -> None:
+    from edge_grpo.config.tree import load_config
+    from edge_grpo.training.loop import train
+
+    base = Path(shutil.copytree(model, tmp_path / "base"))
+    words = [*TINY, "model.lora.rank=2", f"model.path={base}", f"run.dir={tmp_path / 'r'}"]
+    run = train(load_config(None, words)).folder
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight + 0.1 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    for words in (["export", str(run), "out"], ["eval", str(run / "checkpoints/step_000002"), "eval.size=2"]):
+        code, _, err = command(*words)
+        assert code == 2
+        assert re.search(r"step_000002' holds adapters, and their base model '.*base' changed since", err)
     assert not Path("out").exists()
 
 

@@ -38,6 +38,7 @@ def test_a_second_band_reuses_the_answers(command: Command, model: str, judge: l
     assert list(rows[0]) == ["problem", "answer", "level", "correctness_rate"]
     for shown in ("pass rate", "0.250", "33.3%", "50.0%", "collapsed groups, expected", "all wrong"):
         assert shown in out
+    assert "of the answers were cut at rollout.max_new_tokens=6 tokens, before they ended; raise it" in out
     code, out, _ = command(*words, "--keep-rate", "1:1", "--out", "easy.jsonl")
     assert "24 of 24 answers already exist" in out
     assert len(kept("easy.jsonl")) == 3

@@ -100,7 +100,7 @@ def test_only_settings_of_the_chosen_method_are_suggested() -> None:
         ("data.template=x", "data.template: got 'x', wanted 'chat', 'qwen-math' or 'plain' (the default is 'chat')"),
         ("method.scale=x", "method.scale: got 'x', wanted 'group', 'batch' or 'none' (the default is 'group')"),
         ("rollout.stop=x", "rollout.stop: got 'x', wanted a list, such as '[a, b]'"),
-        ("data.arithmetic.operands=3", "got 3, wanted a mapping, such as '{2: 0.5, 3: 0.5}'"),
+        ("data.arithmetic.operands=3", "got 3, wanted a mapping, such as '{name: value}'"),
         ("method=3", "method: got 3, wanted the name of a method, or a section with its settings"),
         ("method.correction.reflect=0.9", "method.correction: reflect + answer + reference is 1.4"),
     ],

@@ -81,13 +81,13 @@ def test_the_settings_take_text_a_list_or_weights(files: tuple[str, str], monkey
     ("setting", "message"),
     [
         ("data.path=5", r"data\.path: got 5, wanted text"),
-        ("data.path=[]", r"data: path: got \(\), wanted at least one path"),
+        ("data.path=[]", r"data\.path: got \(\), wanted at least one path"),
         ("data.path=['', a.jsonl]", "wanted at least one path, none of them empty"),
         ("data.path=[a.jsonl, 3]", r"data\.path\.1: got 3, wanted text"),
         ("data.path=[a.jsonl, a.jsonl]", r"'a\.jsonl' is listed twice; .* write {a\.jsonl: 2, \.\.\.}"),
         ("data.path={a.jsonl: 0}", r"data\.path\.a\.jsonl: got 0, wanted more than 0"),
         ("data.path={a.jsonl: much}", r"data\.path\.a\.jsonl: got 'much', wanted a number"),
-        ("data.eval_path={a.jsonl: 2}", "eval_path: got weights, which are for data.path alone; give a list"),
+        ("data.eval_path={a.jsonl: 2}", r"^data\.eval_path: got weights, which are for data.path alone; give a list"),
     ],
 )
 def test_a_mistake_in_the_list_is_one_line(setting: str, message: str) -> None:

@@ -14,6 +14,11 @@ TURNS = "{% for m in messages %}" + SHOWN + "{% endfor %}{% if add_generation_pr
 NO_THOUGHTS = "('<think>\n\n</think>\n\n' if m.role == 'assistant' else '')"
 EMPTY_THOUGHTS = TURNS.replace("+ m.content", f"+ {NO_THOUGHTS} + m.content")
 SWITCH = "{{ '<think>\n\n</think>\n\n' if enable_thinking is defined and not enable_thinking else '' }}"
+ASKING = TURNS.replace("+ m.content", "+ m.content + (' Use <think> </think>.' if m.role == 'user' else '')")
+ASKING_LAST = ASKING.replace("if m.role == 'user'", "if m.role == 'user' and loop.last")
+CHANNELS = TURNS.replace(
+    "+ m.content", "+ ('<|channel|>final<|message|>' if m.role == 'assistant' else '') + m.content"
+)
 REFUSING = (
     "{% if messages|length != 1 or messages[0].role != 'user' %}{{ raise_exception('one question') }}{% endif %}"
     + TURNS
@@ -29,6 +34,13 @@ REFUSING = (
         (TURNS.replace("OPENED", "The answer is \\boxed{ "), HEADER, "The answer is \\boxed{ "),
         (EMPTY_THOUGHTS.replace("OPENED", "<think>\n"), HEADER, "<think>\n"),
         (EMPTY_THOUGHTS.replace("OPENED", ""), HEADER, ""),
+        (EMPTY_THOUGHTS.replace("OPENED", "<think>\n\n</think>\n\n"), HEADER, "<think>\n\n</think>\n\n"),
+        (ASKING.replace("OPENED", ""), f" Use <think> </think>.{HEADER}", ""),
+        (ASKING.replace("OPENED", "<think>\n"), f" Use <think> </think>.{HEADER}", "<think>\n"),
+        (ASKING_LAST.replace("OPENED", ""), f" Use <think> </think>.{HEADER}", ""),
+        (ASKING_LAST.replace("OPENED", "<think>\n"), f" Use <think> </think>.{HEADER}", "<think>\n"),
+        (CHANNELS.replace("OPENED", ""), HEADER, ""),
+        (CHANNELS.replace("OPENED", "<|channel|>analysis<|message|>"), HEADER, "<|channel|>analysis<|message|>"),
         (REFUSING.replace("OPENED", "<think>\n"), HEADER, "<think>\n"),
         (REFUSING.replace("OPENED", ""), HEADER, ""),
     ],

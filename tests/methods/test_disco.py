@@ -50,5 +50,7 @@ def test_tau_is_above_zero() -> None:
     assert load_config(None, words).method == Disco(score="likelihood_ratio", tau=1.0)
     assert load_config(None, [*words, "method.tau=10"]).method == Disco(score="likelihood_ratio", tau=10.0)
     assert load_config(str(CONFIGS / "disco.yaml"), words[1:]).method == Disco(score="likelihood_ratio", tau=1.0)
+    released = load_config(str(CONFIGS / "disco_deepseek_r1_distill_1.5b.yaml"), words[1:]).method
+    assert released == Disco(score="likelihood_ratio", tau=1.0)
     with pytest.raises(ValidationError, match="tau"):
         Disco(tau=0.0)

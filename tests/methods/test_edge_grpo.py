@@ -17,7 +17,7 @@ from edge_grpo.base.tensors import Scored
 from edge_grpo.config.tree import load_config
 from edge_grpo.functional.advantages import group_normalized
 from edge_grpo.functional.shaping import entropy_driven_advantage, relative_entropy
-from edge_grpo.methods import Skip
+from edge_grpo.methods import Repair, Skip
 from edge_grpo.methods.edge_grpo import Correction, EdgeGrpo, EntropyAdvantage
 from edge_grpo.methods.grpo import Grpo
 
@@ -66,6 +66,26 @@ def test_without_a_solution_the_answer_is_injected() -> None:
     method = edge(guard=False, reflect=0.0, answer=0.0, reference=1.0)
     (repair,) = method.plan([make_group([True, False], solution="")], random.Random(0))
     assert repair.strategy is ANSWER
+
+
+@pytest.mark.parametrize(
+    ("answers", "injected"),
+    [
+        (("She got 4 more, so 3+4=7.", "7", "8"), "7"),
+        (("1234.56005859375", "1234.56"), "1234.56"),
+        (("1234.56005859375",), None),
+        (("She got 4 more, so 3+4=7.",), None),
+    ],
+)
+def test_the_first_plain_answer_is_injected(answers: tuple[str, ...], injected: str | None) -> None:
+    group = make_group([True, False], solution="")
+    group = replace(group, problem=replace(group.problem, answers=answers))
+    (repair,) = edge(guard=False, reflect=0.0, answer=1.0, reference=0.0).plan([group], random.Random(0))
+    if injected is None:
+        assert repair == Skip(0, 1, "reference")
+    else:
+        assert isinstance(repair, Repair)
+        assert repair.text.endswith(f"\\boxed{{{injected}}}.")
 
 
 def test_all_rows_draw_once() -> None:

@@ -61,6 +61,7 @@ def test_an_adapter_is_merged_into_its_base_and_trained_on(adapter: tuple[Path, 
     folder, before = adapter
     whole = load_policy(settings(folder), reference=True)
     assert not whole.has_adapters
+    assert all(weight.requires_grad for weight in whole.model.parameters())  # peft had frozen the base
     assert torch.allclose(scores(whole), before, atol=1e-5)
     assert torch.allclose(whole.score_reference(*padded_rows(), temperature=1.0), before, atol=1e-5)
     assert load_tokenizer(str(folder)).get_vocab() == whole.tokenizer.get_vocab()

@@ -65,6 +65,11 @@ def names(policy: Policy, ids: tuple[int, ...]) -> list[str]:
             ["<|return|>", "<|call|>", "<|endoftext|>"],
             id="channels",
         ),
+        pytest.param(
+            made(*CHANNELS, eos="<|return|>", template=HARMONY),
+            ["<|return|>", "<|endoftext|>"],
+            id="channels without a generation config",
+        ),
     ],
 )
 def test_stop_tokens_by_model(policy: Policy, wanted: list[str]) -> None:

@@ -98,6 +98,7 @@ ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>
         (f"{ANALYSIS}a{FINAL}b<|return|>", "<think>a</think>b"),
         (f"{ANALYSIS}a</think>b<|end|><|start|>assistant{FINAL}c", "<think>ab</think>c"),
         ("<|channel|>commentary to=f <|constrain|>json<|message|>{}<|call|>", "<think>{}</think>"),
+        ("<|channel|>final <|constrain|>json<|message|>{}<|return|>", "{}"),
         (f"<|start|>assistant{FINAL}b", "b"),
     ],
 )

@@ -33,10 +33,13 @@ def test_good_references_need_no_line(built_in: Rewards) -> None:
     ("bad", "said"),
     [
         (problems(PROSE), ["1 of 3 answers are worked solutions or sentences", "'Ann had", "data.answer_pattern"]),
-        (problems("1234.56005859375"), ["1 of 3 answers look like float32", "perhaps 1234.56", "text or float64"]),
+        (
+            problems("1234.56005859375"),
+            ["1 of 3 answers look like float32", "perhaps 1234.56", "or float64"],
+        ),
         (
             problems(r"\frac{1}{"),
-            ["1 of 3 answers are not accepted", r"'\\frac{1}{' of problem 'p0'", "never injected"],
+            ["1 of 3 answers are not accepted", r"'\\frac{1}{' of problem 'p0'", "corrections never inject them"],
         ),
     ],
 )
@@ -64,8 +67,9 @@ def test_bad_solutions_are_counted_and_shown(built_in: Rewards) -> None:
     "answers", [[PROSE], ["1234.56005859375"], [r"\frac{1}{"], [PROSE, r"\boxed{", "0.10000000149011612"]]
 )
 def test_if_no_answer_is_accepted_it_is_an_error(built_in: Rewards, answers: list[str]) -> None:
-    with pytest.raises(DataError, match=rf"data: the reward accepts none of {len(answers)} reference answers; .*'p0'"):
+    with pytest.raises(DataError, match=rf"data: none of {len(answers)} reference answers is usable; .*'p0'") as error:
         check_references(built_in, problems(*answers), name="data")
+    assert ("Write the column as text or float64" in str(error.value)) == (answers == ["1234.56005859375"])
 
 
 def test_comparisons_in_workers_are_bounded(built_in: Rewards) -> None:

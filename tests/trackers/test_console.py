@@ -48,9 +48,12 @@ def test_plain_lines_hold_everything_that_was_promised() -> None:
 
 
 def test_verdicts_that_mean_trouble_are_shown() -> None:
-    text = show(PlainDisplay, [ROW | {"verdict/timeout": 0.25, "verdict/error": 0.0, "verdict/unparsed": 0.5}])
+    assert "cut 97%" in show(PlainDisplay, [ROW | {"length/unfinished": 0.97}])
+    trouble = {"length/unfinished": 0.1, "verdict/timeout": 0.25, "verdict/error": 0.0, "verdict/unparsed": 0.5}
+    text = show(PlainDisplay, [ROW | trouble])
     assert "timeout 25%" in text
     assert "unparsed 50%" in text
+    assert "cut" not in text
     assert "error" not in text
     out = io.StringIO()
     Console(file=out, width=120).print(summary([ROW | {"verdict/timeout": 0.25}]))

@@ -83,13 +83,14 @@ COLLAPSED = {"collapse/after": 1.0, "advantage/max_abs": 0.0, "grad_norm": 0.0}
             ["only the other terms", "75% of them all wrong, 25% all right", "method.top_up.max_rounds=3"],
         ),
         (
-            SKIPPED | {"correction/skipped_budget": 9.0, "correction/skipped_prompt": 3.0},
+            {**SKIPPED, "correction/skipped_budget": 9.0, "correction/skipped_prompt": 3.0},
             [],
             "uncorrected",
-            ["12 were left alone, 9 of them", "method.correction.max_new_tokens=256 tokens"],
+            ["12 corrections were skipped", "9 of them", "method.correction.max_new_tokens=256 tokens"],
         ),
-        (SKIPPED | {"correction/skipped_prompt": 12.0}, [], "uncorrected", ["max_prompt_tokens=256 tokens or more"]),
-        (SKIPPED | {"correction/skipped_reference": 12.0}, [], "uncorrected", ["because the reference does"]),
+        ({**SKIPPED, "correction/skipped_prompt": 12.0}, [], "uncorrected", ["max_prompt_tokens=256 tokens or more"]),
+        ({**SKIPPED, "correction/skipped_context": 12.0}, [], "uncorrected", ["pass the model's context"]),
+        ({**SKIPPED, "correction/skipped_reference": 12.0}, [], "uncorrected", ["the reference does not grade right"]),
         ({"skipped_updates": 1.0}, [], "skipped", ["100% of the updates", "train.learning_rate", "5 in a row"]),
         ({"loss": 3e-9}, ["method=grpo"], "zero loss", ["0 by construction", "grad_norm 1.25"]),
     ],
@@ -105,7 +106,7 @@ def test_a_surprise_is_explained(row: dict[str, Any], words: list[str], kind: st
 def test_every_reason_to_skip_a_correction_is_explained() -> None:
     for reason in ("prompt", "budget", "context", "reference", "empty", "vocabulary"):
         (line,) = explained(SKIPPED | {f"correction/skipped_{reason}": 12.0}).values()
-        assert "12 were left alone, 12 of them because" in line
+        assert "12 corrections were skipped, 12 of them because" in line
 
 
 def test_where_a_failing_reward_left_no_row_nothing_is_said_about_equal_rewards() -> None:
@@ -125,9 +126,10 @@ def test_causes_come_before_their_effects() -> None:
         ({"loss": 0.0, "grad_norm": 0.0}, ["method=grpo"]),  # nothing trains: another notice says so
         ({"loss": 0.0}, ["method=grpo", "train.passes=2"]),
         ({"collapse/after": 1.0}, ["method=raft"]),  # equal rewards, and yet it has an advantage
-        ({"correction/rows": 0.0}, []),  # nothing was to be corrected: a failing reward left no verdict, say
+        ({"correction/rows": 0.0}, []),
         (SKIPPED | {"correction/rows": 0.1}, []),
-        ({"correction/rows": 0.0}, ["method=grpo"]),
+        (SKIPPED, ["method.correction.amount=none"]),
+        (SKIPPED, ["method=grpo"]),
     ],
 )
 def test_what_is_as_it_should_be_stays_unsaid(row: dict[str, Any], words: list[str]) -> None:

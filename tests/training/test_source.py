@@ -81,7 +81,7 @@ def test_long_prompts_and_bad_references_are_reported(tmp_path: Path) -> None:
         ]
         assert "prompts" not in " ".join(opened(*words, "method=grpo", grader=rewards)[2])
         bad = write(tmp_path, '{"problem": "?", "answer": "Ann has 3+4=7 pens left"}')
-        with pytest.raises(DataError, match="training data: the reward accepts none of 1 reference answers"):
+        with pytest.raises(DataError, match="training data: none of 1 reference answers is usable"):
             opened(f"data.path={bad}", *words[1:], grader=rewards)
 
 

@@ -49,23 +49,22 @@ def ask(
         kind: what the answers are for: ``eval`` or ``screen``.
         console: where messages go.
     """
-    with open_sampler(config, say=partial(console.print, markup=False, highlight=False)) as sampler:
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    with open_sampler(config, say=say) as sampler:
         for line in idle_arguments(sampler.tokenizer, config.data):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(line)
         asked = tuple(encode(sampler, each, draws) for each in benchmarks)
         for line in _about_references(sampler, benchmarks, asked, solutions=kind == "screen"):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(line)
         model = Path(config.model.path)
         name = model.parent.name if model.name == "final" else model.name
         identity = identity_of(config, draws, asked)
         folder = Path(out).expanduser() if out else Path("runs") / kind / f"{name}-{config_hash(identity)}"
         for each in asked:
             if each.num_skipped or each.num_over_long or each.num_truncated:
-                console.print(
+                say(
                     f"{each.name}: skipped {each.num_skipped} bad rows and {each.num_over_long} over-long prompts; "
-                    f"{each.num_truncated} prompts truncated",
-                    markup=False,
-                    highlight=False,
+                    f"{each.num_truncated} prompts truncated"
                 )
         with ProgressBar("answers") as shown:
 
@@ -86,7 +85,7 @@ def _about_references(
     """How answers were read, and which references the reward does not accept; before anything is asked.
 
     Raises:
-        DataError: it accepts no answer of a benchmark.
+        DataError: a benchmark has no usable answer.
     """
     for benchmark, encoded in zip(benchmarks, asked, strict=True):
         if line := told(benchmark.read, solutions=solutions):

@@ -27,7 +27,7 @@ def compare_models(
     samples: Samples = None,
     out: Annotated[str, typer.Option(metavar="FILE.json", help="Write the differences here.")] = "",
 ) -> None:
-    """Paired difference B - A of two models on the same problems, with a bootstrap interval over problems.
+    """Paired difference B - A of two models on the same problems, with a 95 % interval over problems.
 
     Models are evaluated first, as by `edge-grpo eval` with the same options; existing answers are reused.
     """

@@ -23,13 +23,13 @@ def export(
     """
     folder, place = Path(run).expanduser(), Path(out).expanduser()
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"export: {run} holds no run (no config.yaml); pass a run folder")
+        raise ConfigError(f"export: no run in {run} (no config.yaml); pass a run folder")
     if place.exists():
         raise ConfigError(f"export: {out} exists; name a new folder")
 
     from edge_grpo.config.tree import parse_tree  # noqa: PLC0415 - imports torch
-    from edge_grpo.models.loading import load_policy  # noqa: PLC0415 - model code
-    from edge_grpo.models.sources import restore  # noqa: PLC0415
+    from edge_grpo.models.loading import check_base, load_policy  # noqa: PLC0415 - model code
+    from edge_grpo.models.sources import restore, source_of  # noqa: PLC0415
     from edge_grpo.runs.durable import flush, flush_tree  # noqa: PLC0415
     from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415 - imports pyarrow
     from edge_grpo.training.card import write_cards  # noqa: PLC0415
@@ -39,9 +39,10 @@ def export(
     tree = RunFolder.read_config(folder)[0]
     model = parse_tree({"model": tree["model"]}).model
     state = read_state(checkpoint)
+    check_base(source_of(replace(model, path=str(checkpoint))))
     policy = load_policy(replace(model, device="cpu" if model.device == "cpu" else "auto"))
     restore(checkpoint, dict(policy.trained()))
-    draft = place.with_name(f".{place.name}")
+    draft = place.with_name(f".{place.name}.edge-grpo-draft")  # a name that nobody else uses: .NAME may be the user's
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:

@@ -54,6 +54,13 @@ def screen(
     console.print(f"{config.model.path} on {data}, {samples} answers per problem", markup=False, highlight=False)
     _print_histogram(console, [rate.value for rate in measured], samples, band)
     _print_collapse(console, {"all": measured, "kept": kept}, samples)
+    if cut := sum(not answer.finished for answer in found.answers):
+        console.print(
+            f"{cut / len(found.answers):.1%} of the answers were cut at rollout.max_new_tokens="
+            f"{config.rollout.max_new_tokens} tokens, before they ended; raise it",
+            highlight=False,
+            soft_wrap=True,
+        )
     if config.rollout.group_size > samples:
         console.print(
             f"for groups of {config.rollout.group_size} (rollout.group_size), use as many --samples", highlight=False

@@ -110,7 +110,7 @@ _WANTED: Final[dict[str, str]] = {
     "bool_parsing": "true or false",
     "string_type": "text (in quotes, if it looks like something else)",
     "tuple_type": "a list, such as '[a, b]'",
-    "dict_type": "a mapping, such as '{{2: 0.5, 3: 0.5}}'",
+    "dict_type": "a mapping, such as '{{name: value}}'",
     "literal_error": "{expected}",
     "dataclass_type": "a section with settings",
     "model_attributes_type": "the name of a method, or a section with its settings",
@@ -190,6 +190,8 @@ def explain(
         advice = f"; {_ADVICE[name]}" if name in _ADVICE and "than" in kind else ""
         return f"{name}: got {shortened(repr(given))}, wanted {wanted}{usual}{advice}"
     message = item["msg"].removeprefix("Value error, ")
+    if isinstance(given, Mapping) and f"{name}.{message.partition(':')[0]}" in setting_names(root, method):
+        return f"{name}.{message}"
     prefix = (
         "" if isinstance(given, Mapping) else f"got {shortened(repr(given))}; "
     )  # a section's own message already states the problem

@@ -1,5 +1,6 @@
 """What a chat template puts around the turns of a conversation: markers, what it opens for the model, how turns end."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ from edge_grpo.data.settings import DataSettings
 __all__ = ["Turns", "idle_arguments", "turns_of"]
 
 _QUESTION, _ANSWER = "\ue000question\ue000", "\ue000answer\ue000"  # placeholders
-_THINK = "<think>"
+_OPENINGS = re.compile(r"(<think>\s*(</think>\s*)?|<\|channel\|>.*)\Z", re.DOTALL)  # thoughts, gpt-oss's channels
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,13 @@ class Turns:
 def turns_of(tokenizer: Tokenizer, data: DataSettings) -> Turns:
     """The text that ``data.template`` puts around turns; empty where the template refuses such a conversation.
 
-    A template that opens thoughts is recognised by its ``<think>``, even if it shows earlier answers with empty ones.
+    Thoughts or a channel that the template shows before an answer, earlier ones included, are no part of the header.
     """
     question, answer = turn("user", _QUESTION), turn("assistant", _ANSWER)
     asked = _rendered(tokenizer, data, question)
     before, _, after = asked.partition(_QUESTION)
     earlier = _rendered(tokenizer, data, question, answer, turn("user", "."), open_answer=False)
-    header = _shared(after, earlier.partition(_QUESTION)[2].partition(_ANSWER)[0]) if earlier else after
-    if _THINK in after:
-        header = after[: after.index(_THINK)]
+    header = _header(after, earlier.partition(_QUESTION)[2].partition(_ANSWER)[0] if earlier else after)
     closing = _rendered(tokenizer, data, question, answer, open_answer=False).partition(_ANSWER)[2]
     whole = _rendered(tokenizer, data, turn("system", "."), question, answer, question, open_answer=False)
     return Turns(header, after[len(header) :], closing, "".join((before, header, earlier, closing, whole)))
@@ -69,6 +68,20 @@ def idle_arguments(tokenizer: Tokenizer, data: DataSettings) -> Iterator[str]:
                 f"data.chat_template_kwargs: {name}={value!r} does not change the prompts: it is the template's "
                 "default, or the template does not read it"
             )
+
+
+def _header(after: str, shown: str) -> str:
+    """The part of a prompt's end that belongs to the header.
+
+    Args:
+        after: what follows the question in a prompt; a template may add instructions to the last question alone.
+        shown: what follows an earlier question that has been answered.
+    """
+    shown = _OPENINGS.sub("", shown)
+    found = 0 if after.startswith(shown) else after.rfind(shown)
+    header = _shared(after, shown) if found < 0 else after[: found + len(shown)]
+    rest = after[len(header) :]
+    return header + rest[: len(rest) - len(rest.lstrip())]
 
 
 def _shared(one: str, two: str) -> str:

@@ -41,8 +41,8 @@ def compare(answers_a: Sequence[Answer], answers_b: Sequence[Answer]) -> Paired:
 
     .. math:: \bar d = \sum_b w_b \frac{1}{n_b} \sum_{i \in b} (v_i^B - v_i^A)
 
-    with a bootstrap interval over problems (see :func:`edge_grpo.evaluation.intervals.difference_interval`), combined
-    over the benchmarks. Pairing cancels problem difficulty, so the interval is narrower than those of the two means
+    with a 95 % interval over problems (see :func:`edge_grpo.evaluation.intervals.difference_interval`), combined over
+    the benchmarks. Pairing cancels problem difficulty, so the interval is narrower than those of the two means
     suggest.
 
     Args:

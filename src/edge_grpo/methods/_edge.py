@@ -15,7 +15,7 @@ from edge_grpo.base.tensors import LossInputs, Scored, Totals
 from edge_grpo.functional import means, shaping, terms
 from edge_grpo.methods import _fields as f
 from edge_grpo.methods.base import Needs, Repair, Skip
-from edge_grpo.rewards.references import is_worked
+from edge_grpo.rewards.references import is_plain
 
 __all__ = [
     "EntropyAdvantage",
@@ -98,7 +98,7 @@ def limited(needs: Needs, guidance: Guidance) -> Needs:
 
 def plan_repairs(groups: Sequence[Group], rng: random.Random, guidance: Guidance) -> list[Repair | Skip]:
     """Which wrong rollouts to correct and how, and which to skip although they would be: the prompt is too long, or the
-    reference is a worked solution where an answer is wanted.
+    reference holds no plain answer.
 
     With ``amount="all"`` every wrong row draws its strategy once, in the first call; a repair that the collector had to
     skip is not retried. With ``"balanced"``, further rows follow until half the group is right (reflected rows count by
@@ -157,11 +157,10 @@ def _draw(rng: random.Random, guidance: Guidance) -> Strategy:
 
 
 def _repair(group: Group, index: int, row: int, strategy: Strategy, guidance: Guidance) -> Repair | Skip:
-    budget, reference = guidance.max_new_tokens, next(iter(group.problem.answers), "")
+    budget, reference = guidance.max_new_tokens, next(filter(is_plain, group.problem.answers), "")
     if strategy is Strategy.REFLECT:
         return Repair(index, row, strategy, guidance.reflect_phrase, budget)
-    readable = reference and not is_worked(reference)
-    answer = guidance.answer_phrase.replace("{answer}", reference) if readable else ""
+    answer = guidance.answer_phrase.replace("{answer}", reference) if reference else ""
     if strategy is Strategy.REFERENCE and group.problem.solution:
         return Repair(index, row, strategy, group.problem.solution, budget, fallback=answer)
     return Repair(index, row, Strategy.ANSWER, answer, budget) if answer else Skip(index, row, "reference")

@@ -26,9 +26,10 @@ from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.scoring import causal
-from edge_grpo.models.sources import declared_dtype, resolve, source_of
+from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
 
 __all__ = [
+    "check_base",
     "context_length",
     "fingerprint",
     "load_policy",
@@ -132,7 +133,21 @@ def _network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     source = source_of(model)
     if source.over is None:
         return _load_network(model, dtype)
+    check_base(source)
     return source.into(_network(source.over, dtype))
+
+
+def check_base(source: Source) -> None:
+    """Make sure that a checkpoint of adapters meets the base model that it was trained on.
+
+    Raises:
+        EngineError: the base model's files changed.
+    """
+    if source.over is not None and source.fits and source.fits != fingerprint(source.over):
+        raise EngineError(
+            f"model.path: '{source.place}' holds adapters, and their base model '{source.over.path}' changed since the "
+            "run was last started; put the old files back"
+        )
 
 
 def _load_network(model: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:

@@ -34,12 +34,15 @@ class Source:
     """Where weights come from.
 
     ``place`` is a folder or hub name. ``over`` holds the settings of the base model that an adapter or checkpoint
-    changes; None for a model of its own. ``config`` is an adapter's configuration file.
+    changes; None for a model of its own. ``config`` is an adapter's configuration file. ``fits`` is the fingerprint of
+    the base that a checkpoint of adapters was trained on; empty if it is not recorded, or if the checkpoint holds all
+    weights.
     """
 
     place: str
     over: ModelSettings | None = None
     config: Path | None = None
+    fits: str = ""
 
     @property
     def base(self) -> "Source":
@@ -47,13 +50,18 @@ class Source:
         return self if self.over is None else source_of(self.over).base
 
     def into(self, network: PreTrainedModel) -> PreTrainedModel:
-        """The base network with this adapter or checkpoint in its weights; the argument is used up.
+        """The base network with this adapter or checkpoint in its weights, as trainable as before; the argument is used
+        up.
 
         Raises:
             EngineError: an adapter that is damaged, of another model, or cannot be merged.
             CheckpointError: a damaged checkpoint, or one of another model.
         """
-        return self._with_adapter(network) if self.config else self._with_checkpoint(network)
+        trainable = {name for name, weight in network.named_parameters(remove_duplicate=False) if weight.requires_grad}
+        network = self._with_adapter(network) if self.config else self._with_checkpoint(network)
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(name in trainable)  # peft freezes the base
+        return network
 
     def identity(self, base: str) -> str:
         """Twelve hex digits that change with this adapter's or checkpoint's files, and with the base's digits."""
@@ -222,4 +230,13 @@ def _checkpoint(model: ModelSettings, folder: Path) -> Source:
             f"model.path: '{model.path}' is a checkpoint, which holds trained weights only, and {file} does not name "
             "its model; give RUN/checkpoints/step_N inside its run folder"
         ) from None
-    return Source(str(folder), replace(base, trust_remote_code=model.trust_remote_code))
+    fits = _base_of_last_start(file.with_name("starts.jsonl")) if base.lora.rank else ""
+    return Source(str(folder), replace(base, trust_remote_code=model.trust_remote_code), fits=fits)
+
+
+def _base_of_last_start(record: Path) -> str:
+    """The fingerprint of ``model.path`` when a run was last started; empty if there is no readable record."""
+    try:
+        return str(json.loads(record.read_bytes().splitlines()[-1])["inputs"]["model"])
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return ""

@@ -33,8 +33,8 @@ def find_stops(policy: Policy, data: DataSettings | None = None, extra: Sequence
 
     Stop tokens are the tokenizer's end-of-sequence token, those of the model's generation config, the token with which
     the template in use ends an answer (a base model's generation config may not name it), ``<|endoftext|>``, and the
-    tokens in ``extra``. Known end-of-turn tokens of the vocabulary are added only if the generation config names none:
-    in gpt-oss, ``<|end|>`` ends a channel, not the answer. What else is in ``extra`` is a stop string.
+    tokens in ``extra``. Known end-of-turn tokens of the vocabulary are added only if the generation config names none;
+    never gpt-oss's ``<|end|>``, which ends a channel, not the answer. What else is in ``extra`` is a stop string.
 
     Args:
         policy: the model and its tokenizer.
@@ -48,10 +48,10 @@ def find_stops(policy: Policy, data: DataSettings | None = None, extra: Sequence
     single = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     configured = getattr(policy.model.generation_config, "eos_token_id", None)
     named = configured if isinstance(configured, list) else [configured] if configured is not None else []
-    ends = [_END_OF_TEXT] if named else [*_END_OF_TURN, _END_OF_TEXT]
+    turns = [] if named else [end for end in _END_OF_TURN if not _ends_a_message(end, known)]
     found = [*([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []), *named]
     found += _end_of_turn(tokenizer, turns_of(tokenizer, data or DataSettings()), single)
-    found += [known[text] for text in ends if known.get(text) in single]
+    found += [known[text] for text in (*turns, _END_OF_TEXT) if known.get(text) in single]
     texts = []
     for text in extra:
         if not text:
@@ -80,12 +80,16 @@ def marker_ids(tokenizer: Any, data: DataSettings) -> frozenset[int]:
 
 
 def _end_of_turn(tokenizer: Any, turns: Turns, single: set[int]) -> list[int]:
-    """The token with which a template ends an answer, if it is one; ``<|end|>`` may end one message of several."""
+    """The token with which a template ends an answer, if it is one."""
     (first, *_) = tokenizer.encode(turns.closing, add_special_tokens=False) or [-1]
-    known = tokenizer.get_vocab()
-    if first not in single or (_CHANNEL in known and first == known.get(_END_OF_MESSAGE)):
+    if first not in single or _ends_a_message(tokenizer.convert_ids_to_tokens(first), tokenizer.get_vocab()):
         return []
     return [first]
+
+
+def _ends_a_message(token: str, known: dict[str, int]) -> bool:
+    """Whether a token ends one message of several, rather than the answer."""
+    return token == _END_OF_MESSAGE and _CHANNEL in known
 
 
 def _is_tag(text: str, known: dict[str, int]) -> bool:

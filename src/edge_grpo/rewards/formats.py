@@ -13,6 +13,7 @@ ANSWER, END_OF_ANSWER = "<answer>", "</answer>"
 TURN = re.compile(r"</think>\s*<answer>")
 TAG = re.compile(r"<\s*(/\s*)?think\s*>")
 CHANNEL, MESSAGE = "<|channel|>", "<|message|>"
+FINAL = re.compile(r"\s*final\b")
 END_OF_MESSAGE = re.compile(r"<\|(?:end|return|call|start)\|>")
 
 
@@ -52,7 +53,7 @@ def as_tags(text: str) -> str:
         name, _, body = channel.partition(MESSAGE)
         end = END_OF_MESSAGE.search(body)
         content = TAG.sub("", body[: end.start()] if end else body)
-        if name.strip() == "final":
+        if FINAL.match(name):
             pieces.append(content)
         else:
             pieces.append(THINK + content + (END_OF_THINK if end or number < len(channels) else ""))

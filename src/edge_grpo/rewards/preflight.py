@@ -8,7 +8,7 @@ from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Grade, Problem, Verdict
 from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.builtin import Rewards
-from edge_grpo.rewards.references import float32_noise, is_worked
+from edge_grpo.rewards.references import float32_noise, is_plain, is_worked
 
 __all__ = ["check_references"]
 
@@ -22,10 +22,11 @@ REMEDY = (
     "Name the column of the answer alone (data.fields.answer), or set data.answer_pattern to a regular expression for "
     "the answer in it"
 )
-Encode = Callable[[str], Sequence[int]]
-
+DECIMALS = "Write the column as text or float64"
+UNRELIABLE = "grading against them is unreliable, and corrections never inject them"
 _REFUSED = "corrections do not inject what it does not accept"
-PROSE = "they are never injected, and grading against them is unreliable"
+
+Encode = Callable[[str], Sequence[int]]
 
 
 class _Checked(NamedTuple):
@@ -66,7 +67,7 @@ def check_references(
         lines to show; none if all references are accepted.
 
     Raises:
-        DataError: the built-in reward accepts no reference answer.
+        DataError: the built-in reward can grade against no reference answer.
     """
     answers = [_Checked(problem, text, f"\\boxed{{{text}}}") for problem in problems for text in problem.answers]
     worked = [_Checked(each, each.solution, each.solution) for each in problems if solutions and each.solution]
@@ -84,20 +85,20 @@ def check_references(
 def _checked_answers(rewards: Rewards, answers: Sequence[_Checked], name: str) -> list[str]:
     prose = [each for each in answers if is_worked(each.text)]
     noisy = [each for each in answers if float32_noise(each.text)]
-    plain = [each for each in answers if not (is_worked(each.text) or float32_noise(each.text))]
-    graded = _graded(rewards, plain)
+    graded = _graded(rewards, [each for each in answers if is_plain(each.text)])
     refused = [each for each in graded if each.grade and not each.grade.correct]
     if answers and len(prose) + len(noisy) + len(refused) == len(answers):
-        first = (prose + noisy + refused)[0]
+        first = (prose + refused + noisy)[0]
         raise DataError(
-            f"{name}: the reward accepts none of {len(answers):,} reference answers; the first, of problem "
-            f"{first.problem.id!r}, is {_shown(first.text)} ({_reason(first)}). {REMEDY}"
+            f"{name}: none of {len(answers):,} reference answers is usable; the first, of problem "
+            f"{first.problem.id!r}, is {_shown(first.text)} ({_reason(first)}). "
+            f"{DECIMALS if first in noisy else REMEDY}"
         )
     of = f"of {len(answers):,} answers"
     lines = [
-        _line(name, prose, f"{of} are worked solutions or sentences", f"{PROSE}. {REMEDY}"),
-        _line(name, noisy, f"{of} look like float32 rounding", "write the column as text or float64", _decimal),
-        _line(name, refused, f"{of} are not accepted by the reward", f"they are never injected. {REMEDY}", _why),
+        _line(name, prose, f"{of} are worked solutions or sentences", f"{UNRELIABLE}. {REMEDY}"),
+        _line(name, noisy, f"{of} look like float32 rounding", f"{UNRELIABLE}. {DECIMALS}", _decimal),
+        _line(name, refused, f"{of} are not accepted by the reward", f"{UNRELIABLE}. {REMEDY}", _why),
         _limits(name, graded, "answers"),
     ]
     return list(filter(None, lines))

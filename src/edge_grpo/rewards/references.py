@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 from edge_grpo.base.errors import DataError
 from edge_grpo.rewards.answers.extract import boxed_answer
 
-__all__ = ["Found", "Reference", "boxed_solution", "compiled", "float32_noise", "is_worked", "read_reference"]
+__all__ = [
+    "Found",
+    "Reference",
+    "boxed_solution",
+    "compiled",
+    "float32_noise",
+    "is_plain",
+    "is_worked",
+    "read_reference",
+]
 
 MARK = "####"  # before the answer, in the solutions of GSM8K
 PATTERN_S = 1.0  # seconds that a pattern may take on one text
@@ -120,6 +129,11 @@ def is_worked(text: str) -> bool:
         or (words >= 2 and SUM.search(plain) is not None)
         or CONCLUSION.search(plain) is not None
     )
+
+
+def is_plain(answer: str) -> bool:
+    """Whether a reference may be shown to the policy as an answer: neither a worked solution nor float32 rounding."""
+    return not (is_worked(answer) or float32_noise(answer))
 
 
 def float32_noise(answer: str) -> str:

@@ -30,6 +30,7 @@ _COLUMNS = (
     ("held-out", "eval/accuracy", "{:.1%}", ""),
 )  # title, name, form, unit
 _SHOWN = 12
+_MANY_CUT = 0.5  # shown from this share of completions on that were cut at the token budget
 _TROUBLE = (Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR)  # shown only where they occur
 
 
@@ -100,6 +101,8 @@ class PlainDisplay:
                 figures.append(" ".join(filter(None, (title, form.format(row[name]), unit))))
         if _known(row, "eval/accuracy"):
             figures[-1] += f" ({_interval(row)})"
+        if (cut := row.get("length/unfinished") or 0.0) >= _MANY_CUT:
+            figures.append(f"cut {cut:.0%}")
         figures += [f"{name} {row[f'verdict/{name}']:.0%}" for name in _TROUBLE if row.get(f"verdict/{name}")]
         if (left := self._pace.left()) is not None:
             figures.append(f"left {_duration(left)}")

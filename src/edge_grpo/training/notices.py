@@ -12,15 +12,17 @@ from edge_grpo.methods.base import Method
 __all__ = ["first_failure", "notices"]
 
 _MANY = 0.5  # the share of completions cut, or without a readable answer, that explains a poor step
-_WHY_SKIPPED = {
-    "prompt": "the prompt has method.correction.max_prompt_tokens={0.max_prompt_tokens} tokens or more; raise it",
-    "budget": "the correction does not fit method.correction.max_new_tokens={0.max_new_tokens} tokens; raise it",
-    "context": "the corrected answer would exceed the model's context; shorten prompts or rollout.max_new_tokens",
-    "reference": "the reference does not grade right; see the lines about references at the start",
-    "empty": "the text to inject is empty; see method.correction.reflect_phrase and answer_phrase",
-    "vocabulary": "the text to inject has tokens that the model does not know",
-}  # the reasons in correction/skipped_*
 _ZERO = 1e-6  # a loss below this is 0 but for rounding
+
+_WHY_SKIPPED = {
+    "prompt": "the prompt has {prompt} tokens or more; raise it",
+    "budget": "the text does not fit {budget} tokens; raise it",
+    "context": "the corrected completion would pass the model's context; lower {budget} or rollout.max_new_tokens",
+    "reference": "the reference does not grade right; the lines before the first step show examples",
+    "empty": "the text has no tokens; check the references",
+    "vocabulary": "the text has a token that the model does not have; check the tokenizer",
+}
+"""The reasons of ``correction/skipped_*`` (see :class:`edge_grpo.training.corrections.Corrector`), with a remedy."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +155,14 @@ def _uncorrected(step: _Step) -> str:
         return ""
     if not step["correction/skipped"] or step["correction/rows"]:
         return ""
-    counts = {reason: step[f"correction/skipped_{reason}"] for reason in _WHY_SKIPPED}
-    most = max(counts, key=counts.__getitem__)
+    most = max(_WHY_SKIPPED, key=lambda reason: step[f"correction/skipped_{reason}"])
+    why = _WHY_SKIPPED[most].format(
+        prompt=f"method.correction.max_prompt_tokens={correction.max_prompt_tokens}",
+        budget=f"method.correction.max_new_tokens={correction.max_new_tokens}",
+    )
     return (
-        f"no wrong answer was corrected: {step['correction/skipped']:.0f} were left alone, {counts[most]:.0f} of them "
-        f"because {_WHY_SKIPPED[most].format(correction)}"
+        f"no wrong answer was corrected: {step['correction/skipped']:.0f} corrections were skipped, "
+        f"{step[f'correction/skipped_{most}']:.0f} of them because {why} (correction/skipped_{most})"
     )
 
 

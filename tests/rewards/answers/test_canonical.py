@@ -1,5 +1,7 @@
 """One spelling for answers that differ only in notation."""
 
+import time
+
 import pytest
 
 from edge_grpo.rewards.answers.canonical import canonical, spelled
@@ -76,3 +78,9 @@ def test_words_are_quoted_and_upright_numbers_are_not() -> None:
 def test_a_determinant_is_not_a_matrix() -> None:
     one, two = (rf"\begin{{{kind}}}1&2\\3&4\end{{{kind}}}" for kind in ("pmatrix", "vmatrix"))
     assert canonical(one) != canonical(two)
+
+
+def test_a_long_run_of_spaces_is_spelled_at_once() -> None:
+    began = time.process_time()
+    assert spelled("{" + "~" * 4000) == "{"
+    assert time.process_time() - began < 2

@@ -252,3 +252,8 @@ def test_a_failing_reference_masks_no_match_and_is_raised_without_one() -> None:
     assert same_as_any("x", ["bad", "good"], stages=[fail])
     with pytest.raises(ValueError, match="bad"):
         same_as_any("x", ["bad", "other"], stages=[fail])
+
+
+@pytest.mark.parametrize("answer", ["AB " * 330, "a/b" * 330, r"C_9" * 330], ids=["product", "fractions", "indexed"])
+def test_an_answer_of_hundreds_of_factors_is_wrong(answer: str) -> None:
+    assert not same_answer(answer, "7x")

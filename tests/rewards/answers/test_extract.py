@@ -36,6 +36,8 @@ BALANCED = st.recursive(
         (r"\boxed B.", "B"),
         (r"\boxed\frac12", r"\frac12"),
         (r"\boxed\frac{1}{2}", r"\frac{1}{2}"),
+        (r"\boxed\sqrt2", r"\sqrt2"),
+        (r"\boxed\pi", r"\pi"),
         (r"\fbox{7}", "7"),
         (r"\fbox{7}, so \boxed{8}", "8"),
         (r"\boxed{5}. Note that \boxed requires braces.", "5"),

@@ -4,9 +4,9 @@ Values are compared exactly or relatively (`value.same_formula`), never by an ab
 mean two things and only one of them is right, it is wrong.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
-from edge_grpo.rewards.answers.formula import Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import (
     Choice,
     Congruence,
@@ -21,15 +21,18 @@ from edge_grpo.rewards.answers.kinds import (
     Readings,
     Region,
     Words,
+    expression_in,
     region_of,
 )
 from edge_grpo.rewards.answers.regions import same_pieces
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError, number
 from edge_grpo.rewards.answers.units import Unit
-from edge_grpo.rewards.answers.value import constant_ratio, is_constant, same_formula, value_at
+from edge_grpo.rewards.answers.value import constant_ratio, is_constant, names, same_formula, substituted, value_at
 
 __all__ = ["agree"]
 
 DEGREE, RADIAN = (("degree", 1),), (("radian", 1),)
+FUNCTION_OF = re.compile(r"(\w+)\(([A-Za-z])\)")
 MAX_UNORDERED = 60  # longer lists must agree in order
 
 
@@ -140,9 +143,22 @@ def _region_and_items(region: Region, items: Items) -> bool:
 def _same_named(one: Named, two: Named) -> bool:
     if one.name == two.name and agree(one.value, two.value):
         return True
+    if _same_functions(one, two):
+        return True
     if one.equation is None or two.equation is None:
         return False
     return _proportional(_difference(*one.equation), _difference(*two.equation))
+
+
+def _same_functions(one: Named, two: Named) -> bool:
+    """``f(x) = 2x`` and ``f(t) = 2t``."""
+    first, second = FUNCTION_OF.fullmatch(one.name), FUNCTION_OF.fullmatch(two.name)
+    left, right = expression_in(one.value), expression_in(two.value)
+    if first is None or second is None or left is None or right is None:
+        return False
+    if first[1] != second[1] or second[2] in names(left) - {first[2]}:
+        return False
+    return same_formula(substituted(left, first[2], Node("name", leaf=second[2])), right)
 
 
 def _named_and_other(named: Named, other: Reading) -> bool:
@@ -150,7 +166,7 @@ def _named_and_other(named: Named, other: Reading) -> bool:
 
 
 def _named_and_equation(named: Named, equation: Equation) -> bool:
-    if named.equation is None or len(named.name) > 1:
+    if named.equation is None or "(" in named.name:
         return False
     return _proportional(_difference(*named.equation), _difference(equation.left, equation.right))
 
@@ -198,6 +214,14 @@ def _same_matrices(one: Matrix, two: Matrix) -> bool:
     )
 
 
+def _matrix_and_items(matrix: Matrix, items: Items) -> bool:
+    """A single row or column is also a vector."""
+    if matrix.kind != "pmatrix" or items.brackets != "()" or 1 not in (len(matrix.rows), len(matrix.rows[0])):
+        return False
+    cells = [cell for row in matrix.rows for cell in row]
+    return len(cells) == len(items.items) and all(map(agree, cells, items.items))
+
+
 def _same_ratios(one: Ratio, two: Ratio) -> bool:
     if one.time and two.time:
         return one.time == two.time and (one.half == two.half or not one.half or not two.half)
@@ -219,6 +243,10 @@ def _same_choices(one: Choice, two: Choice) -> bool:
     return one.letter == two.letter and (not one.rest or not two.rest or one.rest == two.rest)
 
 
+def _choice_and_other(choice: Choice, other: Reading) -> bool:
+    return agree(choice.value, (other,))
+
+
 def _same_words(one: Words, two: Words) -> bool:
     return one.text == two.text
 
@@ -232,6 +260,7 @@ RULES: tuple[Rule, ...] = (
     ((Items, Items), _same_items),
     ((Region, Region), _same_regions),
     ((Region, Items), _region_and_items),
+    ((Matrix, Items), _matrix_and_items),
     ((Items, (Quantity, Matrix, Ratio, Words, Choice)), _items_and_other),
     ((Equation, Equation), _same_equations),
     ((Inequality, Inequality), _same_inequalities),
@@ -240,5 +269,6 @@ RULES: tuple[Rule, ...] = (
     ((Ratio, Ratio), _same_ratios),
     ((Ratio, Quantity), _ratio_and_quantity),
     ((Choice, Choice), _same_choices),
+    ((Choice, (Quantity, Items, Region, Matrix, Ratio, Named, Equation, Words)), _choice_and_other),
     ((Words, Words), _same_words),
 )

@@ -12,6 +12,8 @@ Source:
 import re
 import unicodedata
 
+from edge_grpo.rewards.answers.words import number_word
+
 __all__ = ["canonical", "spelled", "value_spelling"]
 
 MARKS = {
@@ -90,11 +92,13 @@ LOWERED = re.compile("[₀-₉₊₋]+")
 ROOT = re.compile(r"([√∛])\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])|(?=[({\\]))")
 
 WORDS = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc)?|mbox|hbox|emph|mathrm|operatorname\*?|unit|rm)\s*\{([^{}]*)\}"
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc)?|mbox|hbox|emph|mathrm|operatorname\*?|unit|rm)\s*\{"
+    r"([^{}]*(?:\^\s*\{\s*-?\d+\s*\}[^{}]*)*)\}"
 )
+UPRIGHT_UNIT = re.compile(r"(?<=[\d})])(?:\\,|~|\s)*\\mathrm\s*\{[\s~]*([mgshLJNVWK])\s*\}(?=[\s$.]*$)")
 WHOLE = re.compile(r"\\(?:text|mbox|mathrm)\s*\{(.*)\}", re.DOTALL)  # a formula in text braces
 FONTS = re.compile(
-    r"\\(?:math(?:bf|it|sf|cal|tt|frak|scr|rm)|boldsymbol|bm|underline|boxed|fbox|phantom|ensuremath)\s*\{([^{}]*)\}"
+    r"\\(?:math(?:bf|it|sf|cal|tt|frak|scr)|boldsymbol|bm|underline|boxed|fbox|phantom|ensuremath)\s*\{([^{}]*)\}"
 )
 FONT_LETTER = re.compile(r"\\math(?:rm|bf|it|sf|cal)\s+([A-Za-z])(?![A-Za-z])")
 INVISIBLE = re.compile(r"\\(?:left|right)\s*\.")
@@ -105,6 +109,7 @@ SWITCH = re.compile(
 COLOR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]+\}")
 SPACE = r"(?:\\[,;:!> ]|~|\s|\\(?:thinspace|space)(?![a-zA-Z]))"
 THOUSANDS = re.compile(rf"(?<![\d.,_^])(\d{{1,3}})((?:(?:\{{,\}}|,\\! ?|{SPACE}{{1,2}})\d{{3}})+)(?![\d])(?!\s*/)")
+DOTTED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3}){2,}(?![\d.,])")
 DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{1,2}(?!\d))")
 SYNONYMS = tuple(
     (re.compile(pattern), replacement)
@@ -121,7 +126,7 @@ SYNONYMS = tuple(
         (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
         (r"\\(?:lbrack)(?![a-zA-Z])", "["),
         (r"\\(?:rbrack)(?![a-zA-Z])", "]"),
-        (r"\\(?:mid|[lr]?vert)(?![a-zA-Z])", "|"),
+        (r"\\(?:mid|[lr]?[vV]ert)(?![a-zA-Z])|(?<!\\)\\\|", "|"),
         (r"\\(?:l|c|v|d)?dots[a-z]?(?![a-zA-Z])|\.\.\.+", r"\\dots "),
         (r"\\(?:varnothing|empty)(?![a-zA-Z])", r"\\emptyset "),
         (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
@@ -133,10 +138,14 @@ SYNONYMS = tuple(
         (r"\^\s*\{\s*(?:\\prime\s*|')\}|\^\s*\\prime(?![a-zA-Z])", "'"),
         (r"\\(?:times|cdot|ast)(?![a-zA-Z])", "*"),
         (r"\\div(?![a-zA-Z])", "/"),
-        (r"\{\s*([^{}]*?)\s*\\choose(?![a-zA-Z])\s*([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"\{([^{}\\]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"\(([0-9A-Z]+)\)\s*(?=_)", r"\1"),
-        (r'_\s*\{\s*"two"\s*\}', "_{2}"),
         (r"\*\*", "^"),
+        (r"(?<=\d) ?[xX] ?(?=10 ?\^)", "*"),
+        (
+            r"(?<![\w}])(?:\{ ?\} ?)?[\^_] ?(?:\{ ?(\w+) ?\}|(\w)) ?C ?_ ?(?:\{ ?(\w+) ?\}|(\w))",  # {}_5C_2
+            r"\\binom{\1\2}{\3\4}",
+        ),
         (r"\\begin\s*\{array\}\s*(?:\{[^{}]*\})?", r"\\begin{pmatrix}"),
         (r"\\end\s*\{array\}", r"\\end{pmatrix}"),
         (r"\{(?:bmatrix|matrix|smallmatrix)\}", "{pmatrix}"),
@@ -152,6 +161,8 @@ SYNONYMS = tuple(
         (r"\\(?:ge|le|ne)(?=\d)", r"\g<0> "),
     )
 )
+BASE_WORD = re.compile(r'_\s*\{\s*"(\w+)"\s*\}')
+OUTWARD = re.compile(r"(^|\\(?:cup|in)(?![a-zA-Z]) ?|= ?)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])(?= ?(?:$|\\cup))")
 DOLLAR_AMOUNT = re.compile(r"^\s*\$\s*(?=[\d.])(?!.*\$)")
 BARE = r"(?:\{([^{}]*)\}|(\d)|([A-Za-z])|(\\[a-zA-Z]+)(?![a-zA-Z{]))"
 BARE_FRACTION = re.compile(
@@ -167,6 +178,7 @@ _FUNCTION_NAMES = (
 )
 FUNCTION_NAMES = frozenset(_FUNCTION_NAMES.split())
 UNIT_AFTER = re.compile(r'(?<=[\w)}\]]) ?(?:"[^"]*"(?:\^\{\d\})?|%|\^\\circ) ?$')
+APPLIED = re.compile(r"\s*[({^_\\A-Za-z]")  # a function, else the unit of time
 LETTERS = {"e", "i"}  # written upright, yet numbers
 
 
@@ -178,26 +190,27 @@ def spelled(text: str) -> str:
         ('\\frac{1}{2}"cm"', 'x^{2}\\ge 1', '10000')
     """
     text = _ascii(text).strip()
-    if bold := re.fullmatch(r"\*\*(.+)\*\*", text, re.DOTALL):  # of Markdown
-        text = bold[1]
-    while text.endswith("\\\\"):
-        text = text[:-2].rstrip()
+    if marked := re.fullmatch(r"(\*\*|[*`'])([^*`']+)\1", text):  # of Markdown, or quoted
+        text = marked[2]
+    text = text.rstrip("\\ \n")
     while (whole := WHOLE.fullmatch(text)) and "\\" in whole[1] and not _closes_early(whole[1]):
         text = whole[1].strip()
     text = DOLLAR_AMOUNT.sub(r"\\$", text)
     text = THOUSANDS.sub(lambda match: match[1] + re.sub(r"\D", "", match[2]), text)
+    text = DOTTED_THOUSANDS.sub(lambda match: match[0].replace(".", ""), text)
     text = DECIMAL_COMMA.sub(".", text)
     text = re.sub(r"\\\$", "¤", text.replace('"', "''") if "\\text" in text else text.replace('"', " "))
     text = re.sub(r"(?<!\\)\\[()\[\]]|\$", " ", text)
     text = FONT_LETTER.sub(r"\1", COLOR.sub("", text))
     for _ in range(3):
         text = FONTS.sub(r"\1", text)
-    text = FONTS.sub(r"\1", WORDS.sub(_quoted, text))
+    text = FONTS.sub(r"\1", WORDS.sub(_quoted, UPRIGHT_UNIT.sub(r'"\1"', text)))
     text = INVISIBLE.sub(" ", text)
     text = SWITCH.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
-    text = re.sub(r"(?<!\\)\\[,;:> ]|~|\s+", " ", text)
+    text = re.sub(r"(?:(?<!\\)\\[,;:> ]|~|\s)+", " ", text)
     for pattern, replacement in SYNONYMS:
         text = pattern.sub(replacement, text)
+    text = OUTWARD.sub(_inward, BASE_WORD.sub(_base, text))
     text = MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = BARE_ROOT.sub(r"\\sqrt{\1}", text)
     text = BARE_FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or m[3] or ''}}}{{{m[4] or m[5] or m[6] or ''}}}", text)
@@ -278,12 +291,26 @@ def _mark(character: str) -> str:
     return plain if plain.isascii() else character
 
 
+def _base(match: re.Match[str]) -> str:
+    base = number_word(match[1].lower())
+    return match[0] if base is None else f"_{{{base}}}"
+
+
+def _inward(match: re.Match[str]) -> str:
+    """``]1,2[`` as ``(1,2)``."""
+    low, high = "(" if match[2] == "]" else "[", ")" if match[4] == "[" else "]"
+    return f"{match[1]}{low}{match[3]}{high}"
+
+
 def _quoted(match: re.Match[str]) -> str:
-    words = match[1].strip()
-    if words in LETTERS and not match[0].startswith("\\text"):
-        return words
+    words, upright = match[1].strip(" ~\n"), match[0].startswith(r"\mathrm")
+    if upright and re.fullmatch(r"[A-Za-z]|[A-Z]+", words):
+        apart = match[1][:1] in " ~" or match.string[match.start() - 1 : match.start()].isalpha()
+        return f" {words}" if apart else words
+    if "{" in words and words[0] in LETTERS:  # e^{2}
+        return f" {words} "
     if re.fullmatch(r"[\d.,\s+\-*/^=()\[\]]*", words):  # a number, not words
         return f" {words} "
-    if words in FUNCTION_NAMES:
+    if words in FUNCTION_NAMES and not (words in ("min", "sec") and not APPLIED.match(match.string, match.end())):
         return f"\\{words} "
     return f'"{words}"' if words else " "

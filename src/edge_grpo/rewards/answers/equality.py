@@ -164,7 +164,10 @@ def _same_reading(answer: str, gold: str) -> bool:
     from edge_grpo.rewards.answers.agreement import agree  # noqa: PLC0415  (needs mpmath, which only workers import)
     from edge_grpo.rewards.answers.reading import read  # noqa: PLC0415
 
-    return agree(read(spelled(answer)), read(spelled(gold)))
+    try:
+        return agree(read(spelled(answer)), read(spelled(gold)))
+    except RecursionError:  # hundreds of factors
+        return False
 
 
 def _verified(answer: str, gold: str) -> bool:

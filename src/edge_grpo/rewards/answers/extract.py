@@ -5,8 +5,8 @@ import re
 __all__ = ["boxed_answer"]
 
 BOX = re.compile(
-    r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*(?:(\{)|([-+]?\s*\d+(?:[.,]\d+)*(?:\s*/\s*\d+)?|[A-Z](?![\w'])|"
-    r"\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})))"
+    r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*(?:(\{)|([-+]?\s*\d+(?:[.,]\d+)*(?:\s*/\s*\d+)?|[A-Z](?![\w'])|\\pi(?![a-zA-Z])|"
+    r"\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})|\\sqrt\s*(?:\d|\{[^{}]*\})))"
 )
 BRACES = re.compile(r"[{}]")
 NOTHING = re.compile(r"(?:\s|[{}$~]|\\[,;:! ]|\\(?:text|mathrm|textbf|mbox|quad|qquad)(?![a-zA-Z]))*")

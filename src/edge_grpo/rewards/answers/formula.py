@@ -5,23 +5,14 @@ is executed. A product may be implicit, a run of two or three letters is a produ
 numbers.
 """
 
-import re
-from fractions import Fraction
-from typing import NamedTuple
+from edge_grpo.rewards.answers.tokens import FUNCTIONS, SEVERAL, Node, Token, UnreadableError, number, tokens_of
 
-__all__ = ["FUNCTIONS", "MAX_TEXT", "Node", "UnreadableError", "parse"]
+__all__ = ["MAX_TEXT", "parse"]
 
 MAX_TEXT = 1000  # characters of an expression that is read
 MAX_DEPTH = 60
-MAX_EXPONENT = 9999  # of a number such as 1e-19
 
-PLAIN_FUNCTIONS = (
-    "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arctg|sinh|cosh|tanh|coth|sin|cos|tan|cot|sec|csc|tg|ctg|asin|"
-    "acos|atan|exp|ln|log|lg"
-)
 ALIASES = {"arctg": "arctan", "tg": "tan", "ctg": "cot", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-SEVERAL = ("max", "min", "gcd", "lcm")
-FUNCTIONS = frozenset(PLAIN_FUNCTIONS.split("|")) | {"sqrt", *SEVERAL}
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi "
     "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar infty dots"
@@ -30,37 +21,6 @@ GREEK = frozenset(_GREEK.split())
 _ACCENTS = "vec hat bar overline widehat overrightarrow tilde dot ddot angle triangle"
 ACCENTS = frozenset(_ACCENTS.split())
 CLOSING = {"(": ")", "[": "]", "{": "}", "lfloor": "rfloor", "lceil": "rceil"}
-REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\(?:overline|bar) ?\{? ?(\d+) ?\}?|\\dot ?\{? ?(\d) ?\}?(?!\d)|\((\d+)\))")
-DOTTED = re.compile(r"(\d*)\.(\d*?)(\d{1,3})\3{2,} ?\\dots ?")
-SCIENTIFIC = re.compile(r"(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,5})(?![\w.])")
-BASED = re.compile(r"([0-9A-Z]+) ?_ ?\{ ?(\d{1,2}) ?\}")
-DECIMAL = re.compile(r"\d+\.\d*|\.\d+|\d+")
-WORD = re.compile(rf'(?:{PLAIN_FUNCTIONS})(?=[a-z]?(?![A-Za-z]))|sqrt|pi(?![A-Za-z])|[A-Za-z]+|"[A-Za-z]"|\\[A-Za-z]+')
-OPERATOR = re.compile(r"[-+*/^_()\[\]{}!|,']")
-
-
-class UnreadableError(ValueError):
-    """The text is not an expression of the kind read here, or one that must not be computed."""
-
-
-class Node(NamedTuple):
-    """One operation with its operands; a ``number`` or ``name`` has a leaf instead.
-
-    ``digits`` is how many significant digits a number was written with if it has a decimal point, else 0.
-    """
-
-    op: str
-    args: "tuple[Node, ...]" = ()
-    leaf: Fraction | str = ""
-    digits: int = 0
-
-
-class Token(NamedTuple):
-    """A piece of text, with its node if it is a number."""
-
-    kind: str
-    text: str
-    node: Node | None = None
 
 
 def parse(text: str) -> Node:
@@ -75,77 +35,31 @@ def parse(text: str) -> Node:
         >>> parse("4(x")
         Traceback (most recent call last):
         ...
-        edge_grpo.rewards.answers.formula.UnreadableError: '(' is not closed
+        edge_grpo.rewards.answers.tokens.UnreadableError: '(' is not closed
     """
     if len(text) > MAX_TEXT:
         raise UnreadableError("too long")
-    return _Reader(_tokens(text)).read()
+    return _Reader(tokens_of(text)).read()
 
 
-def number(value: Fraction | int, digits: int = 0) -> Node:
-    """A leaf."""
-    return Node("number", leaf=Fraction(value), digits=digits)
+def _fraction(name: str, above: Node, below: Node) -> Node:
+    if _first(above) == _first(below) == "d":  # a derivative, whose d does not cancel
+        return Node("name", leaf=f"{above} over {below}")
+    return Node("/" if name == "frac" else name, (above, below))
 
 
-def _tokens(text: str) -> list[Token]:
-    tokens: list[Token] = []
-    position = 0
-    while position < len(text):
-        if text[position] == " ":
-            position += 1
-            continue
-        found, position = _token(text, position)
-        tokens += found
-    return tokens
+def _first(tree: Node) -> str:
+    """The name of the first factor."""
+    while tree.op == "*":
+        tree = tree.args[0]
+    return str(tree.leaf)
 
 
-def _token(text: str, position: int) -> tuple[list[Token], int]:
-    if text[position].isdigit() or text[position] == ".":
-        return _number_token(text, position)
-    if match := WORD.match(text, position):
-        word = match[0].strip('"')
-        if word.startswith("\\") or len(word) == 1 or word in FUNCTIONS or word == "pi":
-            return [Token("name", word.lstrip("\\") if word[1:] else word)], match.end()
-        if (match_based := BASED.match(text, position)) and any(map(str.isdigit, match_based[1])):
-            return [Token("number", match_based[0], _based(match_based))], match_based.end()
-        if len(word) > 3:
-            raise UnreadableError(f"the word {word!r}")
-        return [Token("name", letter) for letter in word], match.end()
-    if match := OPERATOR.match(text, position):
-        return [Token("operator", match[0])], match.end()
-    raise UnreadableError(f"unexpected {text[position]!r}")
-
-
-def _number_token(text: str, position: int) -> tuple[list[Token], int]:
-    if match := REPEATING.match(text, position) or DOTTED.match(text, position):
-        whole, fixed, period = match[1], match[2], next(group for group in match.groups()[2:] if group)
-        value = Fraction(f"{whole or 0}.{fixed or 0}") + Fraction(
-            int(period), (10 ** len(period) - 1) * 10 ** len(fixed)
-        )
-        return [Token("number", match[0], number(value))], match.end()
-    if match := SCIENTIFIC.match(text, position):
-        if abs(int(match[2])) > MAX_EXPONENT:
-            raise UnreadableError("an exponent of more than 4 digits")
-        value = Fraction(match[1]) * Fraction(10) ** int(match[2])
-        return [Token("number", match[0], number(value, _significant(match[1])))], match.end()
-    if match := BASED.match(text, position):
-        return [Token("number", match[0], _based(match))], match.end()
-    if match := DECIMAL.match(text, position):
-        digits = _significant(match[0]) if "." in match[0] else 0
-        return [Token("number", match[0], number(Fraction(match[0]), digits))], match.end()
-    raise UnreadableError("a lone decimal point")
-
-
-def _significant(text: str) -> int:
-    return len(text.replace(".", "").lstrip("0"))
-
-
-def _based(match: re.Match[str]) -> Node:
-    """A numeral in a base: equal only to a numeral in the same base, since the base is what was asked for."""
-    try:
-        return Node("based", (number(int(match[1], int(match[2]))),), leaf=match[2])
-    except ValueError:
-        raise UnreadableError(f"{match[1]!r} has no meaning in base {match[2]}") from None
+def _selections(kind: str, total: int, chosen: int) -> Node:
+    r"""Combinations ``C_5^2`` or arrangements ``A_5^2`` of ``chosen`` out of ``total``."""
+    if kind == "C":
+        return Node("binom", (number(total), number(chosen)))
+    return Node("/", (Node("!", (number(total),)), Node("!", (number(total - chosen),))))
 
 
 class _Reader:
@@ -268,7 +182,7 @@ class _Reader:
     def named(self, name: str) -> Node:
         name = ALIASES.get(name, name)
         if name in ("frac", "binom"):
-            return Node("/" if name == "frac" else name, (self.argument(), self.argument()))
+            return _fraction(name, self.argument(), self.argument())
         if name == "sqrt":
             index = self.group("[") if self.take("[") else number(2)
             return Node("root", (self.argument(), index))
@@ -277,7 +191,8 @@ class _Reader:
         if name in FUNCTIONS:
             return self.several(name) if name in SEVERAL else self.function(name)
         if name in ACCENTS:
-            return self.symbol(f"{name} {self.raw()}")
+            letters = self.points() if name in ("angle", "triangle") else ""
+            return self.symbol(f"{name} {min(letters, letters[::-1]) or self.raw()}")
         if len(name) > 1 and name not in GREEK and name != "pi":
             raise UnreadableError(f"unknown command {name}")
         return self.symbol(name)
@@ -285,10 +200,30 @@ class _Reader:
     def symbol(self, name: str) -> Node:
         plain = name
         if self.take("_"):
-            name += "_" + self.raw()
+            index = self.raw()
+            name += "_" + index
+            if plain in ("A", "C") and (chosen := self.chosen(index)):
+                return _selections(plain, int(index), int(chosen))
         while self.take("'"):
             name += "'"
         return Node("name" if name != plain or name not in ("e", "i", "pi") else "constant", leaf=name)
+
+    def chosen(self, index: str) -> str:
+        """The upper index of ``C_{5}^{2}``, if both are numbers and the lower one is not smaller."""
+        texts = [one.text for one in self.tokens[self.next : self.next + 4]]
+        if len(texts) < 4 or [texts[0], texts[1], texts[3]] != ["^", "{", "}"]:
+            return ""
+        if not (index.isdecimal() and texts[2].isdecimal() and int(texts[2]) <= int(index)):
+            return ""
+        self.next += 4
+        return texts[2]
+
+    def points(self) -> str:
+        """The capital letters that follow, which name points."""
+        start = self.next
+        while self.peek().kind == "name" and len(self.peek().text) == 1 and self.peek().text.isupper():
+            self.next += 1
+        return "".join(one.text for one in self.tokens[start : self.next])
 
     def function(self, name: str) -> Node:
         base = None

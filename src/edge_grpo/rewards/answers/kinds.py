@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from edge_grpo.rewards.answers.formula import Node, UnreadableError
 from edge_grpo.rewards.answers.regions import Piece, point
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError
 from edge_grpo.rewards.answers.units import Unit
 from edge_grpo.rewards.answers.value import is_constant, sign_of
 
@@ -103,10 +103,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Choice:
-    """The letter of a choice, and what the label was followed by."""
+    """The letter of a choice, what follows its label, and the value before it."""
 
     letter: str
     rest: str = ""
+    value: "Readings" = ()
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from edge_grpo.rewards.answers import formula
-from edge_grpo.rewards.answers.formula import FUNCTIONS, Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import Quantity
-from edge_grpo.rewards.answers.units import is_known, read_unit, scale_of
+from edge_grpo.rewards.answers.tokens import FUNCTIONS, Node, UnreadableError, number
+from edge_grpo.rewards.answers.units import BEFORE, JOINING, is_known, read_unit, scale_of
 
 __all__ = ["COMMA_NUMBER", "quantities", "sums_of_units"]
 
 COMMA_NUMBER = re.compile(r"[+-]?(?:\\\$)?\d{1,3}(?:,\d{3})+(?![\d,])")
-UNIT_WORDS = re.compile(r'(?<=[\w)}\]!.%$])\s*(\\?%|\^ ?\\circ|"[^"]*"|(?<=[\d)}\]!.%$])\s*[A-Za-zµ\\])')
+NAMES_POINTS = re.compile(r"[A-Z]{3,}")  # ABC is not a product: its order counts
+UNIT_WORDS = re.compile(r'(?<=[\w)}\]!.%$])\s*(\\?%|\^ ?\\circ|"[^"]*"|(?<=[\d)}\]!.%$])\s*[A-Za-zµ一-鿿\\])')
 
 
 def quantities(text: str) -> Iterable[Quantity]:
@@ -23,12 +24,12 @@ def quantities(text: str) -> Iterable[Quantity]:
         else text
     )
     try:
-        if not text.startswith("\\$"):
+        if not text.startswith("\\$") and not NAMES_POINTS.fullmatch(text):
             yield Quantity(formula.parse(text))
     except UnreadableError:
         pass
-    if match := re.fullmatch(r"([+-]?)\s*(\\\$|€|£|¥|US\s*\\\$|USD|\x22USD\x22)\s*(.+)", text):
-        currency = read_unit(match[2] if len(match[2]) == 1 else "$")
+    if match := re.fullmatch(r"([+-]?)\s*(\\\$|€|£|¥|₹|\x22?Rs\.?\x22?|US\s*\\\$|USD|\x22USD\x22)\s*(.+)", text):
+        currency = read_unit("$" if "$" in match[2] or "USD" in match[2] else match[2].strip('".'))
         for one in quantities(match[3]):
             if one.unit is None or one.unit == currency:
                 yield Quantity(Node("neg", (one.tree,)) if match[1] == "-" else one.tree, currency)
@@ -61,7 +62,7 @@ def _with_unit(text: str) -> Iterable[Quantity]:
 def _is_unit(tail: str, start: str) -> bool:
     """Whether letters outside quotes are words rather than variables: known units, or one noun after a space."""
     outside = re.sub(r'"[^"]*"|\\[a-z]+', " ", tail)
-    words = [word for word in re.findall(r"[A-Za-zµ]+", outside) if word not in ("per", "square", "sq", "cubic", "a")]
+    words = [word for word in re.findall(r"[A-Za-zµ]+", outside) if word not in JOINING and word not in BEFORE]
     if any(word in FUNCTIONS or word == "pi" for word in words):
         return False
     spaced = start[:1] == " " or tail[0] in '"%^'

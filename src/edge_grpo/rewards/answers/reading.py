@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edge_grpo.rewards.answers import formula
-from edge_grpo.rewards.answers.formula import Node, UnreadableError, number
 from edge_grpo.rewards.answers.kinds import (
     Choice,
     Items,
@@ -26,6 +25,7 @@ from edge_grpo.rewards.answers.quantities import COMMA_NUMBER, quantities, sums_
 from edge_grpo.rewards.answers.regions import EVERYTHING, complement
 from edge_grpo.rewards.answers.relations import NAME, relations
 from edge_grpo.rewards.answers.split import outer_brackets, pieces_of, split_top
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError, number
 from edge_grpo.rewards.answers.words import bare, choice_of, meaning_of, number_word, words_of
 
 __all__ = ["read"]
@@ -99,13 +99,14 @@ def _trimmed(text: str) -> str:
 def _labelled(text: str, depth: int) -> Iterable[Reading]:
     r"""A value before the letter of its choice: ``20 \textbf{ (C)}``, ``20 \Rightarrow B``."""
     if match := LABEL_AFTER.fullmatch(text):
-        yield Choice(match[2] or match[3], match[1])
-        yield from read(match[1], depth + 1)
+        yield Choice(match[2] or match[3], match[1], read(match[1], depth + 1))
 
 
 def _words(text: str, depth: int) -> Iterable[Reading]:
     if choice := choice_of(text):
         yield Choice(*choice)
+    if re.fullmatch(r"[A-H]{2,5}", text) and list(text) == sorted(set(text)):  # several choices
+        yield Items("", tuple((Choice(letter),) for letter in text))
     plain = bare(text)
     if meaning := meaning_of(plain):
         if meaning == "all":
@@ -218,7 +219,7 @@ def _region(text: str, depth: int) -> Iterable[Reading]:
     if text in SETS:
         yield Region(SETS[text])
         return
-    parts, operators = split_top(text, re.compile(r"\\(?:cup|setminus)(?![a-zA-Z])|(?<=\})\\(?=\\\{)|(?<=\})-(?=\\\{)"))
+    parts, operators = split_top(text, SET_OPERATOR)
     if not operators:
         return
     regions: list[Region] = []
@@ -231,13 +232,13 @@ def _region(text: str, depth: int) -> Iterable[Reading]:
     for operator, region in zip(operators, regions[1:], strict=True):
         if "cup" in operator:
             pieces += region.pieces
-        elif pieces == [EVERYTHING]:
-            pieces = list(complement(region.pieces))
         else:
-            return
+            other = complement(region.pieces) if "cap" in operator else region.pieces
+            pieces = list(complement(complement(tuple(pieces)) + other))
     yield Region(tuple(pieces))
 
 
+SET_OPERATOR = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])|(?<=\})\\(?=\\\{)|(?<=\})-(?=\\\{)")
 JUXTAPOSED = re.compile(r"(?:\([^(),]+,[^()]+\) ?){2,}")
 BUILDER = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(.+)")
 BRACKETS = (
@@ -274,6 +275,8 @@ def _brackets(text: str, depth: int) -> Iterable[Reading]:
 def _matrix(text: str, depth: int) -> Iterable[Reading]:
     if match := MATRIX.fullmatch(text):
         rows = [row for row in re.split(r"\\\\", match[2]) if row.strip()]
+        if match[1] == "cases" and "&" not in match[2]:
+            yield from read(", ".join(rows), depth + 1)
         cells = tuple(tuple(read(cell, depth + 1) for cell in row.split("&")) for row in rows)
         if cells and all(all(row) for row in cells):
             yield Matrix(match[1], cells)

@@ -3,7 +3,7 @@ r"""Sets of real numbers as unions of intervals: ``x \ge 3``, ``(-1, 2] \cup \{5
 from functools import cmp_to_key
 from typing import NamedTuple
 
-from edge_grpo.rewards.answers.formula import Node, UnreadableError
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError
 from edge_grpo.rewards.answers.value import is_constant, same_formula, sign_of
 
 __all__ = ["EVERYTHING", "Piece", "complement", "joined", "point", "same_pieces"]

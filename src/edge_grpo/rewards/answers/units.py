@@ -2,6 +2,7 @@ r"""Units and other words after a number: read into powers of base units with a 
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -19,19 +20,21 @@ NAMED = (
 SYMBOLS = ("m", "g", "s", "N", "J", "W", "V", "A", "K", "Pa", "Hz", "mol", "eV", "L", "l", "C", "F", "T", "cal", "Wb")
 OTHERS = (
     "$:dollar USD:dollar usd:dollar dollar:dollar €:euro eur:euro euro:euro £:pound ¥:yen yen:yen "
-    "month:month degree:degree deg:degree radian:radian rad:radian %:% percent:% pct:%"
+    "₹:rupee Rs:rupee rupee:rupee month:month degree:degree deg:degree radian:radian rad:radian %:% percent:% pct:%"
 )
 PREFIXES = {"k": 3, "M": 6, "G": 9, "T": 12, "d": -1, "c": -2, "m": -3, "u": -6, "n": -9, "p": -12}
 LONG_PREFIXES = {"kilo": 3, "mega": 6, "giga": 9, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9}
 SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES |= {"mln": 10**6, "bn": 10**9, "lakh": 10**5, "crore": 10**7}
 _NO_UNITS = (
     "or and not no if than least most about approximately when where for with else thus is are therefore so "
-    "but mod i more less fewer greater between from minus plus negative e"
+    "tenths hundredths thousandths thirds fifths but mod i less fewer greater between from minus plus negative e"
 )
 NO_UNITS = frozenset(_NO_UNITS.split())
-PIECE = re.compile(r"[A-Za-zµμ]+|[$€£¥%¢]|\^ ?\\circ|\^ ?\{? ?(?:-?\d) ?\}?|[/*-]|\\mu ?|(?P<other>[^\s.~,])")
+PIECE = re.compile(r"[A-Za-zµμ]+|[一-鿿]+|[$€£¥₹%¢]|\^ ?\\circ|\^ ?\{? ?(?:-?\d) ?\}?|[/*-]|\\mu ?|(?P<other>[^\s.~,])")
 RAISED = {"squared": 2, "cubed": 3}
-JOINING = frozenset({"/", "per", "*", "-", "the", "of", "an"})
+_JOINING = "/ per * - the of an a more old long tall high deep wide away"
+JOINING = frozenset(_JOINING.split())
 BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 
@@ -56,6 +59,7 @@ class Entry(NamedTuple):
     base: str
     factor: Fraction = Fraction(1)
     power: int = 1
+    known: bool = True
 
 
 def _table() -> dict[str, Entry]:
@@ -92,34 +96,44 @@ def read_unit(text: str) -> Unit | None:
         >>> read_unit("km") == Unit((("m", 1),), Fraction(1000)), read_unit("apples").powers, read_unit("or 6")
         (True, (('apple', 1),), None)
     """
+    factors = _factors(_pieces(text))
+    if not factors:
+        return None
     powers: Counter[str] = Counter()
-    factor, sign, power, known = Fraction(1), 1, 1, True
-    last: Entry | None = None
-    for piece in _pieces(text):
-        if piece in JOINING:
-            sign, last = -1 if piece in ("/", "per") else sign, None
-        elif piece in BEFORE:
-            power = BEFORE[piece]
-        elif piece in RAISED or piece.startswith("^"):
-            if last is None:
-                return None
-            more = (RAISED[piece] if piece in RAISED else int(re.sub(r"[^\d-]", "", piece))) - 1
-            powers[last.base] += sign * last.power * more
-            factor *= last.factor ** (sign * more)
-        elif piece in NO_UNITS or piece == "?":
-            return None
-        else:
-            found = _known(piece)
-            last, known = found or Entry(_noun(piece)), known and found is not None
-            powers[last.base] += sign * last.power * power
-            factor *= last.factor ** (sign * power)
-            power = 1
+    factor = Fraction(1)
+    for entry, exponent in factors:
+        powers[entry.base] += entry.power * exponent
+        factor *= entry.factor**exponent
     scales = {"degree C", "degree F"} & {f"degree {name[:1].upper()}" for name in powers}
     if "degree" in powers and len(powers) == 2 and scales:  # a temperature
         powers = Counter(scales)
     if "unit" in powers:  # square units are units
         powers["unit"] = 1
-    return Unit(tuple(sorted((name, one) for name, one in powers.items() if one)), factor, known) if powers else None
+    named = tuple(sorted((name, power) for name, power in powers.items() if power))
+    return Unit(named, factor, all(entry.known for entry, _ in factors))
+
+
+def _factors(pieces: Iterable[str]) -> list[tuple[Entry, int]]:
+    """The units of a product with their exponents; none if a piece belongs to no unit."""
+    factors: list[tuple[Entry, int]] = []
+    sign, power, raisable = 1, 1, False
+    for piece in pieces:
+        if piece in JOINING:
+            sign, raisable = -1 if piece in ("/", "per") else sign, False
+        elif piece in BEFORE:
+            power = BEFORE[piece]
+        elif piece in RAISED or piece.startswith("^"):
+            if not raisable:
+                return []
+            entry, exponent = factors[-1]
+            raised = RAISED[piece] if piece in RAISED else int(re.sub(r"[^\d-]", "", piece))
+            factors[-1] = entry, exponent + sign * (raised - 1)
+        elif piece in NO_UNITS or piece == "?":
+            return []
+        else:
+            factors.append((_known(piece) or Entry(_noun(piece), known=False), sign * power))
+            power, raisable = 1, True
+    return factors
 
 
 def _pieces(text: str) -> list[str]:

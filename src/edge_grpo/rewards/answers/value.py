@@ -15,9 +15,18 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from edge_grpo.rewards.answers.formula import Node, UnreadableError
+from edge_grpo.rewards.answers.tokens import Node, UnreadableError
 
-__all__ = ["constant_ratio", "is_constant", "names", "same_formula", "sign_of", "value_at"]
+__all__ = [
+    "constant_ratio",
+    "is_constant",
+    "is_rounded",
+    "names",
+    "same_formula",
+    "sign_of",
+    "substituted",
+    "value_at",
+]
 
 MAX_BITS = 50_000
 SMALL_BITS = 8  # of an exponent whose root is computed exactly
@@ -48,6 +57,13 @@ def names(tree: Node) -> frozenset[str]:
 def is_constant(tree: Node) -> bool:
     """Whether an expression has no variables."""
     return not names(tree)
+
+
+def substituted(tree: Node, name: str, value: Node) -> Node:
+    """The expression with a variable replaced."""
+    if tree.op == "name" and tree.leaf == name:
+        return value
+    return tree._replace(args=tuple(substituted(one, name, value) for one in tree.args))
 
 
 def same_formula(left: Node, right: Node) -> bool:
@@ -128,9 +144,24 @@ def _rounds(left: Node, one: Value, right: Node, two: Value) -> bool:
     digits, decimal, exact = (first, one, two) if first else (second, two, one)
     if digits < ROUNDED_DIGITS or isinstance(exact, mp.mpc) or not decimal:
         return False
-    size = abs(Fraction(decimal))
+    return bool(abs(_float(decimal) - _float(exact)) <= _last_place(decimal, digits))
+
+
+def _last_place(decimal: Fraction, digits: int) -> Value:
+    """One unit in the last of a decimal's significant digits."""
+    size = abs(decimal)
     place = math.floor(math.log10(size.numerator) - math.log10(size.denominator)) + 1 - digits
-    return bool(abs(_float(decimal) - _float(exact)) <= mp.mpf(10) ** place * mp.mpf("1.0000001"))
+    return mp.mpf(10) ** place * mp.mpf("1.0000001")
+
+
+def is_rounded(rounded: Node, exact: Node) -> bool:
+    """Whether a constant is another one, rounded or cut to the digits it is written with."""
+    one, two = value_at(rounded, 0), value_at(exact, 0)
+    if not isinstance(one, Fraction) or isinstance(two, mp.mpc):
+        return False
+    digits = _written_decimal(rounded)
+    distance = abs(_float(one) - _float(two))
+    return bool(distance <= _last_place(one, digits) if digits and one else distance <= mp.mpf("0.5"))
 
 
 def _near(left: Value, right: Value, share: Fraction) -> bool:

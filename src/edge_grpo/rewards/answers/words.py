@@ -11,16 +11,17 @@ _NUMBERS = (
 NUMBERS = tuple(_NUMBERS.split())
 TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100}
 EMPTY = re.compile(
-    r"(?:there (?:is|are) )?(?:no|null|empty)(?: (?:real|integer|such|possible|positive))*"
+    r"无解|無解|空集|(?:there (?:is|are) )?(?:no|null|empty)(?: (?:real|integer|such|possible|positive))*"
     r" (?:solutions?|roots?|set|numbers?|values?|integers?)(?: exists?)?|none|no such \w+ exists?|(?:the )?empty set"
 )
 ALL = re.compile(r"(?:all|any|every)(?: of)?(?: the)? reals?(?: numbers?)?|(?:the )?reals|(?:the )?real numbers")
 UNDEFINED = re.compile(r"d\.?n\.?e|(?:the limit )?do(?:es)? not exist|does ?n.?t exist|undefined")
 CHOICE = re.compile(
-    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s*)?(\(|\[)?\s*([A-J]|(?<=\()[a-j])\s*([)\]]?\s*[.):]?)\s*(.*)",
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|statement|graph|figure)(?:\s+is)?\s*:?\s*)?(\(|\[)?\s*([A-J]|(?<=\()[a-j])\s*([)\]]?\s*[.):]?)\s*(.*)",
     re.I | re.S,
 )
-CHOICE_WORD = re.compile(r"\s*(?:the\s+)?(?:correct\s+)?(?:option|choice)\b", re.I)
+ANOTHER = re.compile(r"(?:or|and|nor|[,/&])\W|\(?[A-J][).](?:\s|$)")  # (A) or (B) is no choice
+CHOICE_WORD = re.compile(r"\s*(?:the\s+)?(?:correct\s+)?(?:option|choice|statement|graph|figure)\b", re.I)
 KNOWN = {"no", "yes", "so", "up", "am", "pm"}
 FUNCTION_WORDS = re.compile(r"\\[a-zA-Z]+|sqrt|arc(?:sin|cos|tan)|sinh?|cosh?|tanh?|log|ln|exp|max|min|gcd|lcm")
 
@@ -72,7 +73,7 @@ def choice_of(text: str) -> tuple[str, str] | None:
         return None
     if letter.islower() and not (opening or word or '"' in text):
         return None
-    if rest and (not label or rest[0] in "+*/^=_!"):
+    if rest and (not label or rest[0] in "+*/^=_!" or ANOTHER.match(rest)):
         return None
     return letter.upper(), rest
 
