@@ -82,7 +82,13 @@ class Judge:
     def __init__(self, judge: Callable[[Problem, str], Grade | bool]) -> None:
         self.judge = judge
 
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
+    def grade(
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        finished: Sequence[bool],
+        token_ids: Sequence[Sequence[int]] = (),
+    ) -> list[Grade]:
         found = [self.judge(problem, text) for problem, text in zip(problems, completions, strict=True)]
         right, wrong = Grade(Verdict.CORRECT, 2.0), Grade(Verdict.WRONG, 1.0)
         return [each if isinstance(each, Grade) else right if each else wrong for each in found]

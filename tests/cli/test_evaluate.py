@@ -41,6 +41,8 @@ def test_a_suite_gives_a_table_and_json_and_resumes(command: Command, model: str
     assert (code, err) == (0, "")
     for shown in ("pass@1", "avg@2", "pass@2", "maj@2", "Sums", "Long", "problem-weighted", "macro", "truncated"):
         assert shown in out
+    assert "entropy, nats" in out
+    assert re.search(r" \d+\.\d - \d+\.\d%", out), "an interval has its unit"
     found = results("e")
     assert found["draws"]["samples"] == 2
     assert set(found["benchmarks"]["Sums"]["scores"]) == {

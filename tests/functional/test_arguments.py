@@ -14,6 +14,7 @@ from edge_grpo.functional import (
     entropy_driven_advantage,
     group_normalized,
     group_rank,
+    high_entropy,
     mean_over_rows,
     relative_entropy,
     standardized,
@@ -88,6 +89,8 @@ def test_numbers_that_are_not_finite_are_named_where_they_count() -> None:
         group_rank(NAN, GROUP, everything)
     with refused("entropy: 3 of 6 values are NaN or infinite (the first at [1, 0])"):
         relative_entropy(NAN[:, None].expand(2, 3), MASK, GROUP)
+    with refused("entropy: 3 of 6 values"):
+        high_entropy(NAN[:, None].expand(2, 3), MASK, top=0.5)
     with refused("advantages: 1 of 2 values"):
         entropy_driven_advantage(NAN, REWARDS.new_ones(2))
     assert group_normalized(NAN, GROUP, torch.tensor([True, False])).tolist() == [0, 0]

@@ -9,6 +9,7 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.custom import call, check, locate
+from edge_grpo.rewards.styles import Batch
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 
@@ -41,7 +42,7 @@ def test_parameters_may_have_other_names(tmp_path: Path, parameters: str) -> Non
     path = tmp_path / "ours.py"
     path.write_text(f"def reward({parameters}):\n    return [1.0]\n")
     assert check(f"{path}:reward") == ""
-    assert call(f"{path}:reward", ["x"], [Problem("p", "?", ("1",))], [True]) == [1.0]
+    assert call(f"{path}:reward", Batch(["x"], [Problem("p", "?", ("1",))], [True])) == [1.0]
 
 
 def test_the_function_for_trl_in_the_guide_works(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_the_function_for_trl_in_the_guide_works(tmp_path: Path) -> None:
     path.write_text(snippet)
     problems = [Problem("a", "1+1?", ("2",), meta={"level": 1}), Problem("b", "1+2?", ("3",))]
     assert check(f"{path}:reward", "trl") == ""
-    assert call(f"{path}:reward", ["it is 2", "it is 2"], problems, [True, True], "trl") == [1.0, 0.0]
+    assert call(f"{path}:reward", Batch(["it is 2", "it is 2"], problems, [True, True]), "trl") == [1.0, 0.0]
 
 
 def test_a_file_finds_its_neighbours_first(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from edge_grpo.base.records import Problem
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.custom import call
 from edge_grpo.rewards.results import entries
+from edge_grpo.rewards.styles import Batch
 
 FORMS: dict[str, Callable[[], object]] = {
     "list": lambda: [0.0, 1.0, 2.0],
@@ -34,7 +35,7 @@ FORMS: dict[str, Callable[[], object]] = {
 def rewards_of(result: object) -> object:
     """What the worker's side of a call makes of a result."""
     RESULT[:] = [result]
-    return call(f"{__name__}:reward", ["a", "b", "c"], [Problem("p", "?", ("1",))] * 3, [True] * 3)
+    return call(f"{__name__}:reward", Batch(["a", "b", "c"], [Problem("p", "?", ("1",))] * 3, [True] * 3))
 
 
 RESULT: list[object] = []

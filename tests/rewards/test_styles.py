@@ -1,6 +1,6 @@
 """Reward functions written for TRL or verl are called as they are there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Problem
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.custom import call, check
+from edge_grpo.rewards.styles import Batch
 
 TEXT = Problem("a", "1+1?", ("2",), meta={"level": 1}, columns={"gold": 2, "level": 1})
 TALK = Problem(
@@ -34,8 +35,9 @@ def _function(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
-def trl(path: str, *problems: Problem) -> object:
-    return call(path, ["it is 2", "it is 5"][: len(problems)], list(problems), [True] * len(problems), "trl")
+def trl(path: str, *problems: Problem, token_ids: Sequence[Sequence[int]] = ()) -> object:
+    texts = ["it is 2", "it is 5"][: len(problems)]
+    return call(path, Batch(texts, problems, [True] * len(problems), token_ids), "trl")
 
 
 def test_a_function_for_trl_gets_prompts_completions_and_columns(function: Callable[[str], str]) -> None:
@@ -70,6 +72,27 @@ def test_a_function_for_trl_without_keywords_gets_what_it_names(function: Callab
     assert trl(path, TEXT) == [7.0]
 
 
+def test_a_function_for_trl_may_count_tokens(function: Callable[[str], str]) -> None:
+    path = function("def reward(completion_ids, **kwargs):\n    return [float(len(ids)) for ids in completion_ids]\n")
+    assert check(path, "trl") == ""
+    assert trl(path, TEXT, TALK, token_ids=[(1, 2, 3), (4,)]) == [3.0, 1.0]
+    config = RewardSettings(function=path, function_style="trl")
+    with Rewards(config) as rewards:
+        grades = rewards.grade([TEXT] * 2, ["x", "y"], [True] * 2, [(5, 6), (7,)])
+        assert [one.reward for one in grades] == [2, 1]
+        with pytest.raises(DataError, match="and 1 lists of token ids"):
+            rewards.grade([TEXT] * 2, ["x", "y"], [True] * 2, [(5, 6)])
+        (unknown,) = rewards.judge([TEXT], ["x"], [True])
+    assert unknown.note.startswith("TypeError: it takes 'completion_ids', but is called with 'answer'")
+
+
+def test_rows_of_a_failed_batch_keep_their_tokens(function: Callable[[str], str]) -> None:
+    path = function("def reward(completion_ids, **kwargs):\n    return [1 / len(ids) for ids in completion_ids]\n")
+    with Rewards(RewardSettings(function=path, function_style="trl")) as rewards:
+        grades = rewards.grade([TEXT] * 3, ["x"] * 3, [True] * 3, [(5, 6), (), (7,)])
+    assert [(str(one.verdict), one.reward) for one in grades] == [("unparsed", 0.5), ("error", 0), ("unparsed", 1)]
+
+
 def test_a_column_that_the_data_lacks_is_named(function: Callable[[str], str]) -> None:
     path = function("def reward(completions, solution, **kwargs):\n    return [1.0]\n")
     with pytest.raises(TypeError, match="it takes 'solution', but is called with 'answer', 'level', 'gold', 'prompts'"):
@@ -82,7 +105,7 @@ def test_a_column_that_the_data_lacks_is_named(function: Callable[[str], str]) -
 @pytest.mark.parametrize(
     ("style", "parameters", "message"),
     [
-        ("trl", "completion_ids, **kwargs", "completion_ids cannot be passed; give each a default, such as None"),
+        ("trl", "trainer_state, **kwargs", "trainer_state cannot be passed; give each a default, such as None"),
         ("trl", "prompts, completions, trainer_state, log_extra", "trainer_state, log_extra cannot be passed"),
         ("trl", "completions, problems", "the signature of reward.function_style=own; set that"),
         ("verl", "completions, problems", r"want \(data_source, solution_str, ground_truth, extra_info\): "),
@@ -119,7 +142,7 @@ def test_a_function_for_verl_is_called_once_per_row(function: Callable[[str], st
 
 def test_a_score_for_verl_may_be_a_number_and_must_be_there(function: Callable[[str], str]) -> None:
     path = function("def reward(data_source, solution_str, ground_truth, extra_info): return float(solution_str)")
-    assert call(path, ["2", "3"], [ROW] * 2, [True] * 2, "verl") == [2.0, 3.0]
+    assert call(path, Batch(["2", "3"], [ROW] * 2, [True] * 2), "verl") == [2.0, 3.0]
     path = function("def reward(data_source, solution_str, ground_truth, extra_info): return {'acc': True}")
     config = RewardSettings(function=path, function_style="verl")
     with Rewards(config) as rewards, pytest.raises(DataError, match="a mapping without 'score': "):

@@ -1,4 +1,4 @@
-"""Every completion of a step is in its rollout file: those left out of training are marked."""
+"""Every completion of a step is in its rollout file, as the reward saw it: those left out of training are marked."""
 
 import json
 from pathlib import Path
@@ -56,3 +56,34 @@ def test_rows_that_a_method_leaves_out_are_kept_and_marked(model: Path, tmp_path
         assert all(json.loads(line["data/tags"]) == [int(line["answer"]) - 1] for line in lines)
         questions = {(line["family"], line["problem"]) for line in lines}
         assert len(questions) == 3, "rows left out keep the family of their question"
+
+
+def test_a_reward_for_trl_sees_the_tokens_and_columns_of_several_files(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(
+        "def reward(completion_ids, level, **kwargs):\n"
+        "    return [{'tokens': len(ids), 'level': 100 * one} for ids, one in zip(completion_ids, level)]\n"
+    )
+    for name, level in (("a", 1), ("b", 2)):
+        rows = [{"question": f"Compute {i}+{level}.", "answer": i + level, "level": level} for i in range(6)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = load_config(
+        {
+            "model.path": model,
+            "method": "grpo",
+            "train.steps": 2,
+            "data": {"path": {str(tmp_path / "a.jsonl"): 2, str(tmp_path / "b.jsonl"): 1}},
+            "data.fields.prompt": "question",
+            "reward": {"function": f"{tmp_path / 'theirs.py'}:reward", "function_style": "trl"},
+            "rollout": {"prompts_per_step": 3, "group_size": 2, "max_new_tokens": 8},
+            "eval.size": 2,
+            "run.dir": tmp_path / "run",
+        }
+    )
+    result = train(config)
+    table = read(result.folder).to_pylist()
+    assert len(table) == 2 * 3 * 2
+    for line in table:
+        tokens = sum(len(span["token_ids"]) for span in line["spans"])
+        assert line["reward"] == tokens + 100 * line["data/level"]
+    assert result.model
+    assert "| `data.path` | a.jsonl x 2, b.jsonl |" in (result.model / "README.md").read_text()

@@ -92,4 +92,6 @@ def _about_references(
             yield f"{benchmark.name}: {line}"
         if isinstance(sampler.grader, Rewards):
             problems = [item.problem for item in encoded.problems]
-            yield from check_references(sampler.grader, problems, name=benchmark.name, solutions=solutions)
+            yield from check_references(
+                sampler.grader, problems, name=benchmark.name, solutions=solutions, encode=sampler.encode_answer
+            )

@@ -166,7 +166,7 @@ def metric_title(metric: str) -> str:
 
 
 def _cell(score: Mapping[str, float] | None) -> str:
-    return f"{score['value']:.1%}\n[dim]{100 * score['low']:.1f} - {100 * score['high']:.1f}[/dim]" if score else "-"
+    return f"{score['value']:.1%}\n[dim]{100 * score['low']:.1f} - {100 * score['high']:.1f}%[/dim]" if score else "-"
 
 
 def _print_answers(console: Console, results: Mapping[str, Any], budget: int) -> None:
@@ -177,7 +177,7 @@ def _print_answers(console: Console, results: Mapping[str, Any], budget: int) ->
     table.add_column("decoding")
     told = [row[decoding] for row in rows.values() for decoding in ("greedy", "sampled") if decoding in row]
     trouble = [verdict for verdict in _TROUBLE if any(own["verdicts"].get(verdict) for own in told)]
-    for name in ("answers", "entropy", "tokens", "truncated", *trouble):
+    for name in ("answers", "entropy, nats", "tokens", "truncated", *trouble):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in rows.items():
         for decoding in ("greedy", "sampled"):

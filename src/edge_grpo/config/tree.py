@@ -212,8 +212,8 @@ def _absolute(path: str) -> str:
 def _nested(named: Mapping[str, Any]) -> dict[str, Any]:
     """Sections from a mapping of sections and dotted names; the latter win."""
     tree: dict[str, Any] = {}
-    for name in sorted(map(str, named), key=lambda name: name.count(".")):
-        _set(tree, name, _plain(named[name]))
+    for name, value in sorted(named.items(), key=lambda item: str(item[0]).count(".")):
+        _set(tree, str(name), _plain(value))
     return tree
 
 

@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edge_grpo.functional._arguments import checked
+from edge_grpo.functional._arguments import checked, require_finite
 from edge_grpo.functional.ops import group_size, masked_quantile, row_mean, where_mask
 
 __all__ = ["comparable", "high_entropy", "near_policy"]
@@ -96,4 +96,5 @@ def high_entropy(
         >>> high_entropy(torch.tensor([[0.1, 0.2, 0.9, 5.0]]), torch.tensor([[True, True, True, False]]), top=0.5)
         tensor([[False,  True,  True, False]])
     """
+    require_finite(mask, entropy=entropy)
     return mask & (where_mask(entropy.detach(), mask) >= masked_quantile(entropy, mask, q=1 - top))

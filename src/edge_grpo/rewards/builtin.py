@@ -17,6 +17,7 @@ from edge_grpo.rewards.answers.comparer import Comparer, How
 from edge_grpo.rewards.answers.equality import decide_any_by_text, gold_text, same_as_any
 from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.formats import as_tags, outside_thoughts, thinks_then_boxes, tighten
+from edge_grpo.rewards.styles import Batch
 from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
 
 __all__ = ["RewardSettings", "Rewards", "verdict_counts"]
@@ -169,13 +170,20 @@ class Rewards:
         """Number of answers the built-in check has compared so far, by how they were decided."""
         return self._comparer.counts
 
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
+    def grade(
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        finished: Sequence[bool],
+        token_ids: Sequence[Sequence[int]] = (),
+    ) -> list[Grade]:
         """Grade completions, each against the problem at the same position.
 
         Args:
             problems: one per completion.
             completions: texts of the answers, with what the prompt opened for them, such as ``<think>``.
             finished: whether a completion ended with a stop token or string. The built-in reward treats both alike.
+            token_ids: the tokens of each completion, for functions of ``function_style=trl``; empty = unknown.
 
         Returns:
             One grade per completion, in order.
@@ -184,25 +192,30 @@ class Rewards:
             DataError: a problem has no reference answer, or no row could be scored (see above).
             EngineError: worker processes cannot be started.
         """
-        return self._graded(problems, completions, finished, strict=True)
+        return self._graded(Batch([*completions], [*problems], [*finished], [*token_ids]), strict=True)
 
-    def judge(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
-        """Like `grade`, but without raising if no row could be scored: each gets a failed verdict and a note."""
-        return self._graded(problems, completions, finished, strict=False)
-
-    def _graded(
-        self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool], *, strict: bool
+    def judge(
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        finished: Sequence[bool],
+        token_ids: Sequence[Sequence[int]] = (),
     ) -> list[Grade]:
-        if not len(problems) == len(completions) == len(finished):
+        """Like `grade`, but without raising if no row could be scored: each gets a failed verdict and a note."""
+        return self._graded(Batch([*completions], [*problems], [*finished], [*token_ids]), strict=False)
+
+    def _graded(self, batch: Batch, *, strict: bool) -> list[Grade]:
+        count, ids = len(batch.completions), len(batch.token_ids)
+        if not len(batch.problems) == count == len(batch.finished) or ids not in (0, count):
             raise DataError(
-                f"reward: got {len(problems)} problems, {len(completions)} completions and {len(finished)} finished "
-                "flags; want the same number of each"
+                f"reward: got {len(batch.problems)} problems, {count} completions, {len(batch.finished)} finished "
+                f"flags and {ids} lists of token ids; want the same number of each"
             )
-        if not completions:
+        if not count:
             return []
         if self._function:
-            return self._grade_custom(list(problems), list(completions), list(finished), strict=strict)
-        return self._grade_math(problems, completions, strict=strict)
+            return self._grade_custom(batch, strict=strict)
+        return self._grade_math(batch.problems, batch.completions, strict=strict)
 
     def _check_scored(self, grades: Sequence[Grade], *, by_function: bool) -> None:
         """Raise if every row failed: a reward that always fails must not be mistaken for bad luck.
@@ -285,13 +298,12 @@ class Rewards:
                 problem += f". If it loads large libraries, raise reward.memory_mb (now {self.config.memory_mb})"
             raise ConfigError(f"reward.function: {self.config.function!r} cannot be used: {problem}")
 
-    def _grade_custom(
-        self, problems: list[Problem], completions: list[str], finished: list[bool], *, strict: bool
-    ) -> list[Grade]:
-        rows = self._entries(problems, completions, finished)
+    def _grade_custom(self, batch: Batch, *, strict: bool) -> list[Grade]:
+        rows = self._entries(batch)
         grades = [self._custom_grade(row) for row in rows]
         if strict:
             self._check_scored(grades, by_function=True)
+        problems, completions = batch.problems, batch.completions
         undecided = [
             i for i, row in enumerate(rows) if grades[i].scorable and problems[i].answers and not _has_verdict(row)
         ]
@@ -304,32 +316,27 @@ class Rewards:
                 grades[i] = replace(grades[i], verdict=judged.verdict, note=judged.note, seconds=seconds)
         return grades
 
-    def _entries(self, problems: list[Problem], completions: list[str], finished: list[bool]) -> list[Outcome]:
+    def _entries(self, batch: Batch) -> list[Outcome]:
         """One outcome per row: its entry in the function's result, or why there is none."""
-        deadline_s, style = self.config.function_timeout_s, self.config.function_style
-        (batch,) = self.pool.run(custom.call, [(self._function, completions, problems, finished, style)], deadline_s)
-        if batch.ending is Ending.DONE:
-            return _spread(batch, len(completions))
-        if len(completions) == 1:
-            return [batch]
-        return self._isolate(problems, completions, finished, batch)
+        call = (self._function, batch, self.config.function_style)
+        (whole,) = self.pool.run(custom.call, [call], self.config.function_timeout_s)
+        if whole.ending is Ending.DONE:
+            return _spread(whole, len(batch.completions))
+        return [whole] if len(batch.completions) == 1 else self._isolate(batch, whole)
 
-    def _isolate(
-        self, problems: list[Problem], completions: list[str], finished: list[bool], batch: Outcome
-    ) -> list[Outcome]:
+    def _isolate(self, batch: Batch, failed: Outcome) -> list[Outcome]:
         """Call the function row by row after a failed batch."""
-        count = len(completions)
+        count, style = len(batch.completions), self.config.function_style
         timeout_s = min(self.config.timeout_s, self.config.function_timeout_s)
         affordable_s = self.config.function_timeout_s
         outcomes: list[Outcome] = []
         while len(outcomes) < count and affordable_s > 0:
             rows = range(len(outcomes), min(count, len(outcomes) + 2 * self.config.workers))
-            style = self.config.function_style
-            calls = [(self._function, [completions[i]], [problems[i]], [finished[i]], style) for i in rows]
+            calls = [(self._function, batch.row(i), style) for i in rows]
             for outcome in self.pool.run(custom.call, calls, timeout_s):
                 outcomes += _spread(outcome, 1) if outcome.ending is Ending.DONE else [outcome]
                 affordable_s -= timeout_s / self.config.workers if outcome.ending is Ending.LATE else 0.0
-        note = f"not reached after the batch failed ({batch.ending.value}: {batch.note})"
+        note = f"not reached after the batch failed ({failed.ending.value}: {failed.note})"
         return outcomes + [Outcome(Ending.RAISED, note=note)] * (count - len(outcomes))
 
     def _custom_grade(self, row: Outcome) -> Grade:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.base.records import Problem
 from edge_grpo.rewards.results import entries
 from edge_grpo.rewards.styles import STYLES, Batch
 
@@ -99,9 +98,7 @@ def check(path: str, style: str = "own") -> str:
     return STYLES[style].complaint(inspect.signature(function))
 
 
-def call(
-    path: str, completions: list[str], problems: list[Problem], finished: list[bool], style: str = "own"
-) -> list[Entry] | str:
+def call(path: str, batch: Batch, style: str = "own") -> list[Entry] | str:
     """Runs in a worker: the entries as plain numbers, since other processes may not know their classes.
 
     Returns:
@@ -111,8 +108,8 @@ def call(
     """
     with _locating():
         function = _load(path)
-        returned = STYLES[style].call(function, Batch(completions, problems, finished))
-        found = entries(returned, len(problems))
+        returned = STYLES[style].call(function, batch)
+        found = entries(returned, len(batch.problems))
     return found if isinstance(found, str) else [_plain(STYLES[style].entry(entry)) for entry in found]
 
 

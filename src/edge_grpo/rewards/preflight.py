@@ -26,6 +26,8 @@ DECIMALS = "Write the column as text or float64"
 UNRELIABLE = "grading against them is unreliable, and corrections never inject them"
 _REFUSED = "corrections do not inject what it does not accept"
 
+Encode = Callable[[str], Sequence[int]]
+
 
 class _Checked(NamedTuple):
     """A reference of a problem, the completion that shows it, and its grade (None = not checked)."""
@@ -40,7 +42,14 @@ class _Checked(NamedTuple):
         return self.grade.verdict if self.grade else None
 
 
-def check_references(rewards: Rewards, problems: Sequence[Problem], *, name: str, solutions: bool = True) -> list[str]:
+def check_references(
+    rewards: Rewards,
+    problems: Sequence[Problem],
+    *,
+    name: str,
+    solutions: bool = True,
+    encode: Encode | None = None,
+) -> list[str]:
     r"""Grade every reference as a completion would be, and describe those that the reward does not accept.
 
     Answers are graded in a box (``\boxed{ANSWER}``), worked solutions as they are. The built-in reward looks at all of
@@ -52,6 +61,7 @@ def check_references(rewards: Rewards, problems: Sequence[Problem], *, name: str
         problems: with their references.
         name: what the problems are called, for the lines.
         solutions: whether worked solutions are checked too.
+        encode: gives the tokens of a completion, which functions of ``function_style=trl`` may ask for.
 
     Returns:
         lines to show; none if all references are accepted.
@@ -66,8 +76,8 @@ def check_references(rewards: Rewards, problems: Sequence[Problem], *, name: str
         if solutions:
             form += f", and {_REFUSED}; method.correction.answer_phrase sets another form"
         return [
-            *_sampled(rewards, answers, name, "answers", form),
-            *_sampled(rewards, worked, name, "worked solutions", _REFUSED),
+            *_sampled(rewards, answers, name, "answers", form, encode),
+            *_sampled(rewards, worked, name, "worked solutions", _REFUSED, encode),
         ]
     return [*_checked_answers(rewards, answers, name), *_checked_solutions(rewards, worked, name)]
 
@@ -115,9 +125,11 @@ def _checked_solutions(rewards: Rewards, worked: Sequence[_Checked], name: str) 
     return list(filter(None, lines))
 
 
-def _sampled(rewards: Rewards, references: Sequence[_Checked], name: str, noun: str, advice: str) -> list[str]:
+def _sampled(
+    rewards: Rewards, references: Sequence[_Checked], name: str, noun: str, advice: str, encode: Encode | None
+) -> list[str]:
     """The same for a custom reward function, on a sample; never an error, because it may want another form."""
-    graded = [each for each in _graded(rewards, references) if each.grade]
+    graded = [each for each in _graded(rewards, references, encode) if each.grade]
     if not graded:
         return []
     refused = [each for each in graded if each.grade and not each.grade.correct]
@@ -129,7 +141,7 @@ def _sampled(rewards: Rewards, references: Sequence[_Checked], name: str, noun: 
     return [f"{tried} and does not accept {len(refused)}, such as {_example(refused[0], _why)}: {advice}"]
 
 
-def _graded(rewards: Rewards, references: Sequence[_Checked]) -> list[_Checked]:
+def _graded(rewards: Rewards, references: Sequence[_Checked], encode: Encode | None = None) -> list[_Checked]:
     """The references with their grades, in order; those beyond the limits have none."""
     by_text = [rewards.decides_by_text(each.problem, each.completion) for each in references]
     cheap = [place for place, cheaply in enumerate(by_text) if cheaply]
@@ -142,7 +154,9 @@ def _graded(rewards: Rewards, references: Sequence[_Checked]) -> list[_Checked]:
         if chunk is not cheap and time.monotonic() - began > WORKER_S:
             break
         some = [references[place] for place in chunk]
-        grades = rewards.judge([each.problem for each in some], [each.completion for each in some], [True] * len(some))
+        problems, texts = [each.problem for each in some], [each.completion for each in some]
+        token_ids = [encode(text) for text in texts] if encode else []
+        grades = rewards.judge(problems, texts, [True] * len(some), token_ids)
         for place, grade in zip(chunk, grades, strict=True):
             graded[place] = references[place]._replace(grade=grade)
     return graded

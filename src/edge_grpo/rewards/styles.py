@@ -12,16 +12,22 @@ __all__ = ["STYLES", "Batch", "Style"]
 WANTED = "(completions, problems) and optionally 'finished'"
 _FOREIGN = {"prompts", "completions", "problems", "solution_str"}
 _TRL_OWN = ("prompt", "completion", "completion_ids")  # columns that TRL never passes
-_NEVER_PASSED = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")  # by TRL, but not here
+_NEVER_PASSED = ("trainer_state", "log_extra", "log_metric", "environments")  # by TRL, but not here
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one call, each a completion of the problem at the same position."""
+    """The rows of one call, each a completion of the problem at the same position; ``token_ids``: empty if unknown."""
 
     completions: Sequence[str]
     problems: Sequence[Problem]
     finished: Sequence[bool]
+    token_ids: Sequence[Sequence[int]] = ()
+
+    def row(self, number: int) -> "Batch":
+        """One of them, as a batch of its own."""
+        one = slice(number, number + 1)
+        return Batch(self.completions[one], self.problems[one], self.finished[one], self.token_ids[one])
 
 
 class Style(NamedTuple):
@@ -69,6 +75,8 @@ def _trl(function: Callable[..., Any], batch: Batch) -> object:
             for text, problem in zip(batch.completions, batch.problems, strict=True)
         ],
     }
+    if batch.token_ids:
+        given["completion_ids"] = [list(ids) for ids in batch.token_ids]
     signature = inspect.signature(function)
     missing = [name for name in _required(signature) if name not in given]
     if missing:

@@ -40,8 +40,14 @@ class Grader(Protocol):
         """Weight of each part."""
         ...
 
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str], finished: Sequence[bool]) -> list[Grade]:
-        """One grade per completion."""
+    def grade(
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        finished: Sequence[bool],
+        token_ids: Sequence[Sequence[int]],
+    ) -> list[Grade]:
+        """One grade per completion, from its text, whether it ended by itself, and its tokens."""
         ...
 
     def answer(self, completion: str) -> str | None:
@@ -171,6 +177,10 @@ class Sampler:
         """Token ids of text to inject; a huge text yields only its first ones, at least ``most`` + 1."""
         return encode_text(self.tokenizer, text, most=most)
 
+    def encode_answer(self, text: str) -> tuple[int, ...]:
+        """Token ids of a whole answer, with the token that ends it."""
+        return (*self.encode_text(text, most=len(text)), self.stop_id)
+
     def encode_follow_up(self, text: str) -> tuple[int, ...]:
         """Token ids of another user turn after an answer."""
         return encode_follow_up(self.tokenizer, text, self.data)
@@ -229,7 +239,9 @@ class Sampler:
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
         """One grade per rollout: the only place where tokens become text to be judged."""
         with self.watch.phase("grade"):
-            return self.grader.grade(problems, self.texts(rollouts), [rollout.finished for rollout in rollouts])
+            finished = [rollout.finished for rollout in rollouts]
+            token_ids = [rollout.completion_ids for rollout in rollouts]
+            return self.grader.grade(problems, self.texts(rollouts), finished, token_ids)
 
     def sync(self, policy: Policy, version: int) -> None:
         """Hand the engine the policy's weights, after a restore and after every update.

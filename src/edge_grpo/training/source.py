@@ -177,8 +177,10 @@ def _load_problems(
         if line := told(side.read, solutions=name == TRAINING):
             say(f"{name}: {line}")
         if isinstance(sampler.grader, Rewards):
-            problems = [prompt.problem for prompt in encoded.prompts]
-            for line in check_references(sampler.grader, problems, name=name, solutions=name == TRAINING):
+            problems, solutions = [prompt.problem for prompt in encoded.prompts], name == TRAINING
+            for line in check_references(
+                sampler.grader, problems, name=name, solutions=solutions, encode=sampler.encode_answer
+            ):
                 say(line)
     return train.prompts, evaluated.prompts
 
