@@ -110,7 +110,7 @@ _WANTED: Final[dict[str, str]] = {
     "bool_parsing": "true or false",
     "string_type": "text (in quotes, if it looks like something else)",
     "tuple_type": "a list, such as '[a, b]'",
-    "dict_type": "a mapping, such as '{{2: 0.5, 3: 0.5}}'",
+    "dict_type": "a mapping, such as '{{key: value}}'",
     "literal_error": "{expected}",
     "dataclass_type": "a section with settings",
     "model_attributes_type": "the name of a method, or a section with its settings",
@@ -176,11 +176,11 @@ def explain(
         meant = _meant(name, list(setting_names(root, method)))
         formula = _EPOCHS if "epochs" in name.rpartition(".")[2] else ""
         return f"{name}: no such setting" + (
-            f" (did you mean {meant}?{formula})" if meant else "; `edge-grpo show-config` lists all settings"
+            f" (did you mean {meant}?{formula})" if meant else _elsewhere(name, method)
         )
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         word = shortened(str(given.get("kind") if isinstance(given, Mapping) else given))
-        close = difflib.get_close_matches(word, METHODS, n=1)
+        close = difflib.get_close_matches(word.lower().replace("-", "_"), METHODS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         return f"method: '{word}' is not a method; {hint}known methods: {', '.join(METHODS)}"
     if kind in _WANTED:
@@ -241,6 +241,15 @@ def _meant(name: str, known: Sequence[str]) -> str:
         if close:
             return f"'{by_leaf[close[0]]}'"
     return ""
+
+
+def _elsewhere(name: str, method: type | None) -> str:
+    """Which other methods have a setting that the chosen one lacks; else where all settings are listed."""
+    section, _, own = name.partition(".")
+    having = [kind for kind, cls in METHODS.items() if section == "method" and own in set(setting_names(cls))]
+    if method is None or not having:
+        return "; `edge-grpo show-config` lists all settings"
+    return f" of method={getattr(method, 'kind', '')}; these have it: {', '.join(having)}"
 
 
 def _default(root: type, method: type | None, where: Sequence[Any]) -> Any:
