@@ -81,7 +81,7 @@ def test_the_settings_take_text_a_list_or_weights(files: tuple[str, str], monkey
     ("setting", "message"),
     [
         ("data.path=5", r"data\.path: got 5, wanted text"),
-        ("data.path=[]", r"data: path: got \(\), wanted at least one path"),
+        ("data.path=[]", r"data\.path: got \(\), wanted at least one path"),
         ("data.path=['', a.jsonl]", "wanted at least one path, none of them empty"),
         ("data.path=[a.jsonl, 3]", r"data\.path\.1: got 3, wanted text"),
         ("data.path=[a.jsonl, a.jsonl]", r"'a\.jsonl' is listed twice; .* write {a\.jsonl: 2, \.\.\.}"),

@@ -45,4 +45,4 @@ def test_stored_pairs_are_counted_as_pairs(model: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "1?", "chosen": "a", "rejected": "b"}\n')
     *_, method, data = lines(f"model.path={model}", "method=rpo", f"data.pairs={tmp_path}/pairs.jsonl")
     assert method == "method: rpo, 7 steps of 16 pairs"
-    assert data == f"data: {tmp_path}/pairs.jsonl, 1 pairs to train on, nothing held out"
+    assert data == f"data: {tmp_path}/pairs.jsonl, 1 pair to train on, nothing held out"

@@ -193,7 +193,9 @@ def explain(
     prefix = (
         "" if isinstance(given, Mapping) else f"got {shortened(repr(given))}; "
     )  # a section's own message already states the problem
-    return f"{name}: {prefix}{message[0].lower() + message[1:]}"
+    own, colon, _ = message.partition(": ")  # a section's message that begins with one of its settings
+    between = "." if not prefix and colon and own.isidentifier() else ": "
+    return f"{name}{between}{prefix}{message[0].lower() + message[1:]}"
 
 
 def setting_names(root: type, method: type | None = None, prefix: str = "") -> Iterator[str]:

@@ -73,7 +73,7 @@ def parse_value(text: str) -> Any:
     value = parse_yaml(text)
     node = yaml.compose(text, _Loader)
     cut = "#" in text[node.end_mark.index if node else 0 :]
-    folded = isinstance(value, str) and "\n" in text.strip() and not node.style
+    folded = isinstance(node, yaml.ScalarNode) and not node.style and isinstance(value, str) and "\n" in text.strip()
     return text.strip() if cut or folded else value
 
 

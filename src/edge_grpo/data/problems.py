@@ -38,7 +38,10 @@ __all__ = [
 
 _ELSEWHERE = {
     "prompt": ("question", "prompt", "query", "instruction", "input", "problem"),
-    "answer": ("answer", "final_answer", "expected_answer", "ground_truth", "target", "gold", "label"),
+    "answer": (
+        *("answer", "final_answer", "expected_answer", "ground_truth", "target", "gold", "label"),
+        "reward_model.ground_truth",
+    ),
 }  # what other data calls the columns, the most specific name first
 
 
@@ -268,8 +271,8 @@ def _column(row: Mapping[str, object], name: str, role: str) -> object:
     try:
         return required(row, name)
     except BadRowError as error:
-        meant = next((other for other in _ELSEWHERE[role] if other in row), "")
-        raise BadRowError(f"{error}. Set data.fields.{role}={meant}" if meant else str(error)) from None
+        meant = next((other for other in _ELSEWHERE[role] if optional(row, other) is not None), "")
+        raise BadRowError(str(error), f"Set data.fields.{role}={meant}" if meant else "") from None
 
 
 def told(read: Mapping[Found, int], *, solutions: bool = False) -> str:

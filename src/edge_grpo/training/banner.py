@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from edge_grpo.base.text import counted
 from edge_grpo.config.tree import Config
 from edge_grpo.models.adapters import describe
 from edge_grpo.models.policy import Policy
@@ -27,7 +28,7 @@ def _model(policy: Policy) -> str:
     dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in policy.model.parameters()})
     precision = " and ".join(dtypes) + (" under bfloat16 autocast" if policy.autocast else "")
     threads = torch.get_num_threads()
-    where = f"cpu with {threads} thread{'s' if threads > 1 else ''}"
+    where = f"cpu with {counted(threads, 'thread')}"
     if policy.device.type != "cpu":
         where = f"{policy.device} ({torch.cuda.get_device_name(policy.device)})"
     return f"{_size(sum(weight.numel() for weight in policy.model.parameters()))}, {precision}, on {where}"
@@ -36,20 +37,21 @@ def _model(policy: Policy) -> str:
 def _budget(config: Config) -> str:
     train, rollout = config.train, config.rollout
     until = f" or {train.max_tokens:,} sampled tokens" if train.max_tokens else ""
+    steps = counted(train.steps, "step")
     if config.data.pairs:
-        return f"{train.steps} steps of {rollout.prompts_per_step} pairs"
+        return f"{steps} of {rollout.prompts_per_step} pairs"
     return (
-        f"{train.steps} steps{until}, each of {rollout.prompts_per_step} prompts x {rollout.group_size} completions of "
+        f"{steps}{until}, each of {rollout.prompts_per_step} prompts x {rollout.group_size} completions of "
         f"at most {rollout.max_new_tokens} tokens"
     )
 
 
 def _data(session: Session) -> str:
     data, count = session.config.data, session.source.num_items
-    noun = "pairs" if data.pairs else "problems"
+    noun = "pair" if data.pairs else "problem"
     name = data.pairs or data.path or f"built-in {data.task}"
-    held_out = f"{len(session.held_out):,} held-out problems" if session.held_out else "nothing held out"
-    return f"{name}, {count:,} {noun} to train on, {held_out}"
+    held_out = counted(len(session.held_out), "held-out problem") if session.held_out else "nothing held out"
+    return f"{name}, {counted(count, noun)} to train on, {held_out}"
 
 
 def _size(count: int) -> str:
