@@ -197,7 +197,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
     return found
 
 
-def _reject_booleans(given: Mapping[str, Any], used: object, prefix: str = "") -> None:
+def _reject_booleans(given: Mapping[Any, Any], used: object, prefix: str = "") -> None:
     """Reject true and false where a number is wanted, which would be read as 1 and 0.
 
     Raises:
