@@ -257,3 +257,11 @@ def test_nested_golds_and_conversations_reach_a_reward_written_for_trl(command: 
     code, _, err = command(write(tmp_path / "rows.jsonl", rows), *words, "reward.function_style=trl")
     assert (code, err) == (0, "")
     assert [row["reward"] for row in read(tmp_path / "out.jsonl")] == [1.0, 0.0]
+
+
+def test_a_missing_column_offers_the_option_that_names_it(command: Command, tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", [{"response": r"\boxed{2}", "answer": "2"}])
+    code, _, err = command("rows.jsonl")
+    assert (code, err.strip().endswith("the row has 'response', 'answer'. Add --text-field response")) == (2, True)
+    code, _, err = command("rows.jsonl", "--text-field", "response")
+    assert (code, err.strip().endswith("Add --gold-field answer")) == (2, True)

@@ -92,7 +92,11 @@ MISTAKES = [
         ["train", "train.epochs=3"],
         "(did you mean 'train.steps'? steps = epochs x problems / rollout.prompts_per_step)",
     ),
-    (["train", "data.path=questions.jsonl"], "the row has 'question', 'answer'. Set data.fields.prompt=question"),
+    (["train", "data.path=questions.jsonl"], "the row has 'question', 'answer'. Set data.fields.prompt=question\n"),
+    (
+        ["train", "data.path=verl.jsonl"],
+        "the row has 'problem', 'reward_model'. Set data.fields.answer=reward_model.ground_truth\n",
+    ),
     (["eval", "./nowhere"], "model.path: no such folder: './nowhere'"),
     (["train", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
     (["train", "rollout.group_size=1"], "rollout.group_size: got 1"),
@@ -132,6 +136,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (tmp_path / "bad.jsonl").write_text('{"problem": "a", "answer": "1"}\n{"problem": "b", "answer": null}\n')
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "questions.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    (tmp_path / "verl.jsonl").write_text('{"problem": "1+1?", "reward_model": {"ground_truth": "2"}}\n')
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").write_text("")
     (tmp_path / "good.jsonl").write_text('{"problem": "a", "answer": "1"}\n')

@@ -19,6 +19,13 @@ def test_one_method_is_described_with_its_settings(command: Command) -> None:
     assert "'gropo' is not a method; did you mean 'grpo'?" in err
 
 
+def test_a_description_has_no_markup_of_sphinx(command: Command) -> None:
+    out = command("methods", "nthr")[1]
+    assert "Formula (LaTeX):\n    -" in out
+    assert "the influence $s_{i,t} =" in out
+    assert not any(mark in out for mark in ("``", ":math:", ".. math"))
+
+
 def test_sections_are_shown_alone_and_as_they_would_be_used(command: Command, tmp_path: Path) -> None:
     code, out, _ = command("show-config", "train", "model.lora", "train.steps=9", "method=raft")
     assert code == 0

@@ -72,6 +72,15 @@ def test_an_unknown_name_is_searched_for_in_all_sections(word: str, meant: str) 
     assert message_for(word) == f"{name}: no such setting (did you mean {meant}?)"
 
 
+def test_a_setting_of_other_methods_names_them() -> None:
+    line = message_for("method=grpo", "method.correction.amount=all")
+    assert line.startswith("method.correction.amount: no such setting of method=grpo; these have it: edge_grpo")
+
+
+def test_a_method_in_capitals_is_recognised() -> None:
+    assert "did you mean 'dr_grpo'?" in message_for("method=Dr-GRPO")
+
+
 def test_only_settings_of_the_chosen_method_are_suggested() -> None:
     assert "clip_low" in message_for("epsilon=0.1")
     assert "clip_low" not in message_for("method=vespo", "epsilon=0.1")

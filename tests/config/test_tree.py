@@ -287,3 +287,29 @@ def test_arguments_of_the_chat_template_are_settings() -> None:
 def test_arguments_that_no_template_would_read_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mark the answer with # and a number.",
+        "#### (.+)",
+        "Think first.\nThen answer.",
+        "Think first.\n# Then answer.",
+    ],
+)
+def test_text_typed_on_the_command_line_is_kept_whole(text: str) -> None:
+    assert load_config(None, [f"data.system_prompt={text}"]).data.system_prompt == text
+
+
+def test_a_comment_after_a_typed_value_is_not_dropped_in_silence() -> None:
+    assert load_config(None, ["data.system_prompt='a # b'"]).data.system_prompt == "a # b"
+    with pytest.raises(ConfigError, match=r"train\.steps: got '3 # short', wanted a whole number"):
+        load_config(None, ["train.steps=3 # short"])
+
+
+@pytest.mark.parametrize("word", ["train.steps=yes", "method.beta=true", "model.lora.rank=off"])
+def test_booleans_are_no_numbers(word: str) -> None:
+    name = word.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{name}: got (True|False), wanted a number \(YAML reads"):
+        load_config(None, [word])

@@ -328,4 +328,5 @@ def test_a_bad_pattern_is_a_bad_setting(pattern: str) -> None:
 def test_a_missing_column_offers_the_settings_for_those_that_usually_hold_it(row: dict[str, Any], wanted: str) -> None:
     with pytest.raises(BadRowError) as raised:
         read_problem(row, FieldNames(), "1")
-    assert str(raised.value).endswith(wanted)
+    told = str(raised.value) + (f". {raised.value.remedy}" if raised.value.remedy else "")
+    assert told.endswith(wanted)

@@ -16,6 +16,7 @@ from edge_grpo.config.sections import LoraSettings, ModelSettings
 from edge_grpo.config.tree import load_config, to_tree
 from edge_grpo.models.loading import fingerprint, load_policy, load_tokenizer
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.sources import resolve
 from edge_grpo.training.checkpoint import RunState, save
 from edge_grpo.training.update import make_optimizer
 
@@ -191,3 +192,8 @@ def test_quantised_weights_are_refused(base: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
     with pytest.raises(EngineError, match=r"its weights are quantised \(awq\); use a copy in bf16 or float32"):
         load_policy(settings(tmp_path))
+
+
+def test_a_path_of_several_folders_is_no_hub_name() -> None:
+    with pytest.raises(EngineError, match=r"^model\.path: no such folder: 'runs/nope-1/final/adapter'"):
+        resolve("runs/nope-1/final/adapter")

@@ -82,7 +82,7 @@ def test_the_last_table_compares_first_and_last() -> None:
     Console(file=out, width=120).print(summary(rows))
     for word in ("held-out accuracy", "40.0%", "30.0% - 50.0%", "90.0%", "collapsed groups, sampled", "50%", "10%"):
         assert word in out.getvalue()
-    assert "1 step at each end" in out.getvalue()
+    assert "first and last step" in out.getvalue()
 
 
 WIDEST = {
@@ -111,7 +111,7 @@ def test_tables_fit_80_columns_and_say_how_answers_were_drawn() -> None:
     text = out.getvalue()
     assert re.search(r"held-out accuracy, greedy +│ +100\.0% │ +100\.0% │", text)
     assert re.search(r"training accuracy, temperature 0\.6 │", text)
-    assert "held-out: step 0 and 99999; else 2 steps at each end" in text
+    assert "held-out: steps 0 and 99999; other rows: first and last 2 steps" in text
     assert "…" not in live + text
 
 
@@ -120,7 +120,7 @@ def test_no_figure_is_shown_that_was_not_measured() -> None:
     Console(file=out, width=80).print(summary([ROW, ROW | {"step": 4} | EVALUATED | {"eval/accuracy": 0.0}]))
     assert re.search(r"held-out accuracy +│ +not evaluated │ +0\.0% │", out.getvalue())
     assert re.search(r"95% interval +│ +│ +30\.0% - 50\.0% │", out.getvalue())
-    assert "held-out: step 4; else" in out.getvalue()
+    assert "held-out: step 4; other rows" in out.getvalue()
     out = io.StringIO()
     Console(file=out, width=80).print(summary([{"step": 0} | EVALUATED, ROW]))
     assert re.search(r"held-out accuracy +│ +40\.0% │ +not evaluated │", out.getvalue())

@@ -235,7 +235,7 @@ def test_a_bound_on_tokens_ends_the_run_and_survives_a_crash(config: Make) -> No
     assert rows(again) == rows(straight)
     display = Said()
     assert resume(again, display=display).steps == len(steps)  # finished: nothing is retrained
-    assert display.said == [f"{again} is finished ({len(steps)} steps); raise train.max_tokens to train on"]
+    assert display.said == [f"{again} is finished ({len(steps)} steps); raise train.max_tokens to train further"]
 
 
 def test_a_bound_on_tokens_may_be_raised_on_resume(config: Make) -> None:

@@ -230,7 +230,7 @@ def test_the_built_in_problems_are_checked_too(config: Make) -> None:
     folder = train(config("train.steps=1")).folder
     record = folder / starts.STARTS
     record.write_text(record.read_text().replace(last_start(folder)["inputs"]["data"], "0" * 12))
-    with pytest.raises(CheckpointError, match=r"the built-in problems changed since the run was last started; put"):
+    with pytest.raises(CheckpointError, match=r"the built-in problems changed since the run was last started; restore"):
         resume(folder, config("train.steps=2"))
     record.write_text(record.read_text().replace('"edge-grpo": "', '"edge-grpo": "0.0.'))
     with pytest.raises(CheckpointError, match=r"last started \(or is read differently: edge-grpo was 0\.0\.\S+, now"):

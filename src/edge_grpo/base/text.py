@@ -1,6 +1,16 @@
-"""Checks any text must pass before it reaches a tokenizer or a file."""
+"""Checks any text must pass before it reaches a tokenizer or a file, and counts with their nouns."""
 
-__all__ = ["lone_surrogate"]
+__all__ = ["counted", "lone_surrogate"]
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, in the plural unless it is 1.
+
+    Example:
+        >>> counted(1, "step"), counted(1536, "problem")
+        ('1 step', '1,536 problems')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def lone_surrogate(text: str) -> str:

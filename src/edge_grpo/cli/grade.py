@@ -6,7 +6,7 @@ import os
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,8 +160,8 @@ def _rows(source: Path, fields: _Fields, config: "Config") -> Iterator[_Row]:
                 except BadRowError as error:
                     if not skip:
                         raise DataError(
-                            f"{source}, row {number}, {error}. Fix the row, name its columns (--text-field, "
-                            "--gold-field), or set data.bad_rows=skip"
+                            f"{source}, row {number}, {error}. "
+                            + (error.remedy or "Fix the row, or set data.bad_rows=skip")
                         ) from None
                     yield _Row(Problem(f"{source.stem}:{number}", "", ()), "", finished=True, bad=str(error))
     except OSError as error:
@@ -185,12 +185,12 @@ def _parsed(line: bytes, *, first: bool) -> Mapping[str, object]:
 
 
 def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
-    text = required(row, fields.text)
+    text = _column(row, fields.text, "--text-field", ("completion", "response", "output", "text"))
     if not isinstance(text, str):
         raise BadRowError(f"field '{fields.text}': {described(text)}, wanted text")
     golds: list[Reference] = []
     if not (fields.custom and optional(row, fields.gold) is None):
-        given = required(row, fields.gold)
+        given = _column(row, fields.gold, "--gold-field", ("answer", "ground_truth", "target", "gold"))
         golds = [_gold(each, fields) for each in (given if isinstance(given, list) else [given])]
         if not golds:
             raise BadRowError(f"field '{fields.gold}': an empty list, wanted an answer")
@@ -207,6 +207,20 @@ def _row(row: Mapping[str, object], fields: _Fields, name: str) -> _Row:
     with suppress(BadRowError):  # only custom rewards use the prompt, which a file of completions may lack
         problem = replace(problem, **vars(read_prompt(optional(row, fields.prompt), fields.prompt)))
     return _Row(problem, fields.prefix + text, finished, golds[0].found if golds else Found.ALONE)
+
+
+def _column(row: Mapping[str, object], name: str, option: str, usual: Sequence[str]) -> object:
+    """The value of a required column; the error offers the option, and a column of a usual name if there is one.
+
+    Raises:
+        BadRowError: the row has no such column.
+    """
+    try:
+        return required(row, name)
+    except BadRowError as error:
+        meant = next((other for other in usual if other in row), "")
+        usually = f"Fix the row, name the column ({option}), or set data.bad_rows=skip"
+        raise BadRowError(str(error), f"Add {option} {meant}" if meant else usually) from None
 
 
 def _gold(value: object, fields: _Fields) -> Reference:

@@ -28,7 +28,9 @@ from edge_grpo.cli.tune import tune
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(export)

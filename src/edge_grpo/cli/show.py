@@ -90,10 +90,16 @@ def _describe(name: str) -> None:
     del own["kind"]
     cls = METHODS[name]
     text = inspect.getdoc(cls) or ""
-    print(f"method={name}: {_paper(text)}\n\n{text}\n")
+    print(f"method={name}: {_paper(text)}\n\n{_unmarked(text)}\n")
     print(f"Settings (method.NAME=VALUE) and their defaults:\n\n{to_yaml(own)}")
     if cls.train_defaults:
         print(f"Its own defaults for the train section (train.NAME=VALUE):\n\n{to_yaml(cls.train_defaults)}")
+
+
+def _unmarked(docstring: str) -> str:
+    """The text without the markup of Sphinx; formulas stay LaTeX."""
+    text = docstring.replace(".. math::", "Formula (LaTeX):").replace("``", "`")
+    return re.sub(r":math:`([^`]*)`", r"$\1$", text)
 
 
 def _paper(docstring: str) -> str:

@@ -176,11 +176,11 @@ def explain(
         meant = _meant(name, list(setting_names(root, method)))
         formula = _EPOCHS if "epochs" in name.rpartition(".")[2] else ""
         return f"{name}: no such setting" + (
-            f" (did you mean {meant}?{formula})" if meant else "; `edge-grpo show-config` lists all settings"
+            f" (did you mean {meant}?{formula})" if meant else _elsewhere(name, method)
         )
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         word = shortened(str(given.get("kind") if isinstance(given, Mapping) else given))
-        close = difflib.get_close_matches(word, METHODS, n=1)
+        close = difflib.get_close_matches(word.lower().replace("-", "_"), METHODS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         return f"method: '{word}' is not a method; {hint}known methods: {', '.join(METHODS)}"
     if kind in _WANTED:
@@ -195,7 +195,9 @@ def explain(
     prefix = (
         "" if isinstance(given, Mapping) else f"got {shortened(repr(given))}; "
     )  # a section's own message already states the problem
-    return f"{name}: {prefix}{message[0].lower() + message[1:]}"
+    own, colon, _ = message.partition(": ")  # a section's message that begins with one of its settings
+    between = "." if not prefix and colon and own.isidentifier() else ": "
+    return f"{name}{between}{prefix}{message[0].lower() + message[1:]}"
 
 
 def setting_names(root: type, method: type | None = None, prefix: str = "") -> Iterator[str]:
@@ -243,6 +245,15 @@ def _meant(name: str, known: Sequence[str]) -> str:
         if close:
             return f"'{by_leaf[close[0]]}'"
     return ""
+
+
+def _elsewhere(name: str, method: type | None) -> str:
+    """Which other methods have a setting that the chosen one lacks; else where all settings are listed."""
+    section, _, own = name.partition(".")
+    having = [kind for kind, cls in METHODS.items() if section == "method" and own in set(setting_names(cls))]
+    if method is None or not having:
+        return "; `edge-grpo show-config` lists all settings"
+    return f" of method={getattr(method, 'kind', '')}; these have it: {', '.join(having)}"
 
 
 def _default(root: type, method: type | None, where: Sequence[Any]) -> Any:

@@ -15,7 +15,7 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.settings import settings
 from edge_grpo.config.explain import explain_all, shortened
 from edge_grpo.config.sections import BUNDLED, EvalSettings, ModelSettings, RolloutSettings, RunSettings, TrainSettings
-from edge_grpo.config.yaml_text import YamlError, parse_yaml, read_yaml
+from edge_grpo.config.yaml_text import YamlError, parse_value, read_yaml
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.methods import METHODS, Method, MethodConfig
 from edge_grpo.methods.edge_grpo import EdgeGrpo
@@ -112,9 +112,11 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
             plain["train"] = {**cls.train_defaults, **train} if isinstance(train, Mapping) else train
     plain["method"] = method
     try:
-        return _ADAPTER.validate_python(plain)
+        config = _ADAPTER.validate_python(plain)
     except ValidationError as error:
         raise ConfigError(explain_all(list(map(dict, error.errors())), Config, cls)) from None
+    _reject_booleans(plain, config)
+    return config
 
 
 def parse_settings(cls: type[T], words: Sequence[str]) -> T:
@@ -127,9 +129,11 @@ def parse_settings(cls: type[T], words: Sequence[str]) -> T:
     for text in words:
         _override(tree, text)
     try:
-        return TypeAdapter(cls).validate_python(tree)
+        parsed = TypeAdapter(cls).validate_python(tree)
     except ValidationError as error:
         raise ConfigError(explain_all(list(map(dict, error.errors())), cls)) from None
+    _reject_booleans(tree, parsed)
+    return parsed
 
 
 def to_tree(config: Config) -> dict[str, Any]:
@@ -193,6 +197,22 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
     return found
 
 
+def _reject_booleans(given: Mapping[Any, Any], used: object, prefix: str = "") -> None:
+    """Reject true and false where a number is wanted, which would be read as 1 and 0.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    for name, value in given.items():
+        own = used.get(name) if isinstance(used, Mapping) else getattr(used, str(name), None)
+        if isinstance(value, Mapping):
+            _reject_booleans(value, own, f"{prefix}{name}.")
+        elif isinstance(value, bool) and isinstance(own, int | float) and not isinstance(own, bool):
+            raise ConfigError(
+                f"{prefix}{name}: got {value}, wanted a number (YAML reads yes, no, on and off as booleans)"
+            )
+
+
 def _over(default: Any, given: Any) -> Any:
     """User values over a section of a method's own defaults, which may differ from those of the section's class."""
     if not dataclasses.is_dataclass(default) or not isinstance(given, Mapping):
@@ -232,7 +252,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
     if not separator or not all(name.split(".")):
         raise ConfigError(f"'{shortened(text)}': wanted section.setting=value, for example train.steps=7")
     try:
-        parsed = parse_yaml(value) if value else ""
+        parsed = parse_value(value) if value else ""
     except YamlError as error:
         raise ConfigError(f"'{shortened(text)}': {error}; put quotes around the value if it is meant as text") from None
     _set(tree, name, parsed)

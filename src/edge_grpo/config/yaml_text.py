@@ -9,7 +9,7 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.text import lone_surrogate
 from edge_grpo.config.explain import shortened
 
-__all__ = ["YamlError", "parse_yaml", "read_yaml"]
+__all__ = ["YamlError", "parse_value", "parse_yaml", "read_yaml"]
 
 
 class YamlError(Exception):
@@ -56,6 +56,25 @@ def parse_yaml(text: str) -> Any:
         raise YamlError("lists or sections are nested too deeply to be read") from None
     except ValueError as error:  # a date that does not exist, a number of thousands of digits
         raise YamlError(f"not YAML ({shortened(str(error))})") from None
+
+
+def parse_value(text: str) -> Any:
+    """The value of a YAML text typed on a command line, where no comments or folded lines are expected.
+
+    Plain text with a ``#`` or a line break stays as typed: YAML would cut it there, or join its lines.
+
+    Raises:
+        YamlError: as by :func:`parse_yaml`.
+
+    Example:
+        >>> parse_value("3"), parse_value("#### (.+)"), parse_value("End with # and the answer")
+        (3, '#### (.+)', 'End with # and the answer')
+    """
+    value = parse_yaml(text)
+    node = yaml.compose(text, _Loader)
+    cut = "#" in text[node.end_mark.index if node else 0 :]
+    folded = isinstance(node, yaml.ScalarNode) and not node.style and isinstance(value, str) and "\n" in text.strip()
+    return text.strip() if cut or folded else value
 
 
 def read_yaml(path: str) -> dict[str, Any]:

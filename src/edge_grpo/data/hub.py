@@ -52,7 +52,8 @@ def dataset_rows(name: str, part: Part, *, saved: bool) -> Iterable[object]:
                 datasets.load_from_disk(name) if saved else datasets.load_dataset(name, *subset, split=part.split)
             )
     except Exception as error:  # noqa: BLE001 (the library and its file systems raise errors of many kinds)
-        reason = str(error).strip() or type(error).__name__
+        cause = error.__cause__ or error  # of "An error occurred while generating the dataset"
+        reason = str(cause).strip() or type(cause).__name__
         raise DataError(f"{name}: {_unloadable(name, part, reason, saved=saved)}") from None
     if isinstance(found, dict):
         if part.split not in found:
@@ -71,6 +72,8 @@ def _unloadable(name: str, part: Part, reason: str, *, saved: bool) -> str:
         return f"{wrong}; it has {found['names']}. Set {part.subset_setting}"
     if not saved and lines[0].startswith("Unknown split"):
         return f"{lines[0].rstrip('.')}. Set {part.split_setting}"
+    if Path(name).is_dir() and not saved:
+        return f"this folder cannot be read as a dataset ({lines[0].rstrip('.')}); name a file in it"
     kind = "saved dataset" if saved else f"hub dataset (split {part.split!r})"
-    hint = "" if saved or Path(name).is_dir() else " No such file or folder exists either"
+    hint = "" if saved else " No such file or folder exists either"
     return f"cannot be loaded as a {kind}: {lines[0].rstrip('.')}.{hint}"

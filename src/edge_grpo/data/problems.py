@@ -274,7 +274,7 @@ def _column(row: Mapping[str, object], names: FieldNames, role: str) -> object:
         missing = [each for each in _ELSEWHERE if optional(row, getattr(names, each)) is None]
         offered = {each: found for each in missing if (found := _offered(row, names, each))}
         hints = " ".join(f"data.fields.{each}={name}" for each, name in offered.items())
-        raise BadRowError(f"{error}. Set {hints}" if role in offered else str(error)) from None
+        raise BadRowError(str(error), f"Set {hints}" if role in offered else "") from None
 
 
 def _offered(row: Mapping[str, object], names: FieldNames, role: str) -> str:

@@ -83,10 +83,9 @@ def load_records(
         except BadRowError as error:
             message = f"{path}, row {number}, {error}"
             if bad_rows == "error":
-                raise DataError(
-                    f"{message}. Fix the row, name its columns ({fields_setting}.*), or set data.bad_rows=skip"
-                ) from None
-            first_error = first_error or message
+                usual = f"Fix the row, name its columns ({fields_setting}.*), or set data.bad_rows=skip"
+                raise DataError(f"{message}. {error.remedy or usual}") from None
+            first_error = first_error or (f"{message}. {error.remedy}" if error.remedy else message)
             skipped += 1
             continue
         seen[one.id] = number

@@ -133,7 +133,7 @@ def resolve(path: str) -> str:
     """
     if path == BUNDLED:
         return str(files("edge_grpo") / "bundled" / "base_model")
-    if path.startswith((".", "/", "~")) or Path(path).exists():
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists():  # hub names have one slash
         folder = Path(path).expanduser()
         if not folder.is_dir():
             raise EngineError(

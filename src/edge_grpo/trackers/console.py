@@ -249,7 +249,8 @@ def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held
         table.add_row(title, *(f"{own[0]['eval/accuracy']:.1%}" if own else "not evaluated" for own in ends))
         table.add_row("  95% interval", *(_interval(own[0]) if own else "" for own in ends))
         table.add_row("  best evaluation", "", f"{max(row['eval/accuracy'] for row in evaluated):.1%}")
-        when = "held-out: step " + " and ".join(f"{row['step']:.0f}" for own in ends for row in own) + "; else "
+        at = [f"{row['step']:.0f}" for own in ends for row in own]
+        when = f"held-out: step{'s' if len(at) > 1 else ''} {' and '.join(at)}; other rows: "
     if trained:
         few = max(1, min(5, len(trained) // 2))
         early, late = trained[:few], trained[-few:]
@@ -268,8 +269,7 @@ def summary(rows: Sequence[Mapping[str, Any]], *, sampled: str = "samples", held
         ):
             if any(_known(row, name) and (row[name] or not name.startswith("verdict/")) for row in few_rows):
                 table.add_row(title, *(_mean(part, name, form) for part in (early, late)))
-        steps = "1 step" if few == 1 else f"{few} steps"
-        table.caption = f"{when}{steps} at each end"
+        table.caption = when + ("first and last step" if few == 1 else f"first and last {few} steps")
         table.caption_justify = "left"
     return table
 

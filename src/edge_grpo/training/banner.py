@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from edge_grpo.base.text import counted
 from edge_grpo.config.tree import Config
 from edge_grpo.data.settings import named
 from edge_grpo.models.adapters import describe
@@ -28,7 +29,7 @@ def _model(policy: Policy) -> str:
     dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in policy.model.parameters()})
     precision = " and ".join(dtypes) + (" under bfloat16 autocast" if policy.autocast else "")
     threads = torch.get_num_threads()
-    where = f"cpu with {_counted(threads, 'thread')}"
+    where = f"cpu with {counted(threads, 'thread')}"
     if policy.device.type != "cpu":
         where = f"{policy.device} ({torch.cuda.get_device_name(policy.device)})"
     return f"{_size(sum(weight.numel() for weight in policy.model.parameters()))}, {precision}, on {where}"
@@ -37,10 +38,11 @@ def _model(policy: Policy) -> str:
 def _budget(config: Config) -> str:
     train, rollout = config.train, config.rollout
     until = f" or {train.max_tokens:,} sampled tokens" if train.max_tokens else ""
+    steps = counted(train.steps, "step")
     if config.data.pairs:
-        return f"{_counted(train.steps, 'step')} of {_counted(rollout.prompts_per_step, 'pair')}"
+        return f"{steps} of {counted(rollout.prompts_per_step, 'pair')}"
     return (
-        f"{_counted(train.steps, 'step')}{until}, each of {_counted(rollout.prompts_per_step, 'prompt')} x "
+        f"{steps}{until}, each of {counted(rollout.prompts_per_step, 'prompt')} x "
         f"{rollout.group_size} completions of "
         f"at most {rollout.max_new_tokens} tokens"
     )
@@ -50,18 +52,8 @@ def _data(session: Session) -> str:
     data, count = session.config.data, session.source.num_items
     noun = "pair" if data.pairs else "problem"
     name = named(data.pairs or data.path) or f"built-in {data.task}"
-    held_out = _counted(len(session.held_out), "held-out problem") if session.held_out else "nothing held out"
-    return f"{name}, {_counted(count, noun)} to train on, {held_out}"
-
-
-def _counted(count: int, noun: str) -> str:
-    """A number of things.
-
-    Example:
-        >>> _counted(1, "step"), _counted(1536, "problem")
-        ('1 step', '1,536 problems')
-    """
-    return f"{count:,} {noun}{'s' if count != 1 else ''}"
+    held_out = counted(len(session.held_out), "held-out problem") if session.held_out else "nothing held out"
+    return f"{name}, {counted(count, noun)} to train on, {held_out}"
 
 
 def _size(count: int) -> str:

@@ -11,6 +11,7 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.interrupt import Interruption, StepDropped
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Group
+from edge_grpo.base.text import counted
 from edge_grpo.config.tree import Config, config_hash, to_yaml
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
@@ -143,7 +144,7 @@ def _run(
     if done and is_over(config.train, done.step, done.tokens):
         reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
         bounds = " and ".join(compress(BOUNDS, reached))
-        display.say(f"{folder.path} is finished ({done.step} steps); raise {bounds} to train on")
+        display.say(f"{folder.path} is finished ({counted(done.step, 'step')}); raise {bounds} to train further")
         return Result(folder.path, done.step)
     if not folder.has_lock:
         display.say(f"{folder.path}: this file system does not support locks; do not start a second run in this folder")

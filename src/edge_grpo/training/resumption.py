@@ -209,6 +209,6 @@ def check_inputs(
         raise CheckpointError(
             f"--resume: {' and '.join(different)} changed since the run was last started"
             + (f" (or is read differently: {other})" if other else "")
-            + "; put the old content back, or add --accept-changes to train on with the new"
+            + "; restore the old content, or add --accept-changes to continue with the new"
         )
     return different

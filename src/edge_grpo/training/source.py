@@ -16,7 +16,7 @@ from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rewards.preflight import check_references
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
-from edge_grpo.training.collect import Collected, Collector, epoch, stream, take
+from edge_grpo.training.collect import Collected, Collector, stream, take
 
 __all__ = ["SampledGroups", "Source", "StoredPairs", "open_source"]
 
@@ -199,7 +199,7 @@ def _mixture(weights: Sequence[float]) -> str:
     """How often problems are drawn, by weight: 100 problems of weight 2 are drawn 200 times per epoch."""
     counts = Counter(weights)
     parts = ", ".join(f"{count} problems x {weight:g}" for weight, count in counts.items())
-    return f"data.path: {parts} = {len(epoch(weights, seed=0, number=0))} prompts per epoch"
+    return f"data.path: {parts} = {sum(weights):,.6g} prompts per epoch"
 
 
 def _report_skipped(say: Say, name: str, bad: int, over_long: int, cut: int) -> None:
