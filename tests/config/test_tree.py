@@ -287,3 +287,15 @@ def test_arguments_of_the_chat_template_are_settings() -> None:
 def test_arguments_that_no_template_would_read_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.lora.targets=[q_proj]"], "with rank=0 all weights are trained; set rank"),
+        (["model.lora.rank=2", "model.lora.targets=[q_proj,'']"], "wanted names of layers, none of them empty"),
+    ],
+)
+def test_targets_that_adapt_nothing_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.lora: targets: .*{message}"):
+        load_config(None, words)
