@@ -48,9 +48,11 @@ def test_a_mistake_is_one_line(command: Command, run: Path, tmp_path: Path) -> N
     weights = Path("cut/checkpoints/step_000002/weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
     (tmp_path / "there").mkdir()
+    Path("file").touch()
     for words, message in (
         (("nowhere", "out"), "no run in nowhere"),
         ((str(run), "there"), "there exists; name a new folder"),
+        ((str(run), "file/out"), "file/out cannot be written (.*); name another folder"),
         ((str(run), "out", "--step", "7"), "no checkpoint of step 7 in .*; it holds those of steps 1, 2"),
         (("cut", "out"), r"step_000002: damaged \(weights.safetensors"),
     ):

@@ -313,3 +313,15 @@ def test_booleans_are_no_numbers(word: str) -> None:
     name = word.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"^{name}: got (True|False), wanted a number \(YAML reads"):
         load_config(None, [word])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.lora.targets=[q_proj]"], "with rank=0 all weights are trained; set rank"),
+        (["model.lora.rank=2", "model.lora.targets=[q_proj,'']"], "wanted names of layers, none of them empty"),
+    ],
+)
+def test_targets_that_adapt_nothing_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.lora\.targets: .*{message}"):
+        load_config(None, words)

@@ -97,6 +97,7 @@ def scores(policy: Policy) -> Tensor:
             ("q_proj", "v_porj"),
             r"'v_porj' matches nothing in this model \(it has .*v_proj.*\); did you mean 'v_proj'\?",
         ),
+        (("Q_Proj",), r"'Q_Proj' matches nothing .*; did you mean 'q_proj'\?"),
         (("nowhere",), r"'nowhere' matches nothing"),
         (("norm",), r"'norm' is a Qwen2RMSNorm that LoRA cannot adapt"),
         (("self_attn", "q_proj"), r"'self_attn' is a Qwen2Attention"),

@@ -81,6 +81,22 @@ def test_while_sampling_the_steps_before_are_saved(config: Config) -> None:
     assert resume(folder, engine=Full(config, fails_at=99)).steps == 6
 
 
+def test_before_the_first_update_of_a_step_the_steps_before_are_saved(config: Config) -> None:
+    FAILURES[:] = [RuntimeError(ON_CPU), None, None]  # in the third step
+    with pytest.raises(TrainingError, match=r"while updating the weights .*resume with: .*micro_batch_rows=6$"):
+        train(config, method=Large())
+    folder = Path(config.run.dir)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000002"]
+
+
+def test_between_the_updates_of_a_step_nothing_is_saved(config: Config) -> None:
+    two = replace(config, train=replace(config.train, mini_batches=2))
+    FAILURES[:] = [RuntimeError(ON_CPU), *[None] * 3]  # in the second update of the second step
+    with pytest.raises(TrainingError, match=r"resume with \(from step 0; 1 step will be redone\): edge-grpo train"):
+        train(two, method=Large())
+    assert not (Path(config.run.dir) / "checkpoints").exists()
+
+
 def test_while_updating_the_step_is_redone(config: Config) -> None:
     each = replace(config, train=replace(config.train, checkpoint_every=1))
     FAILURES[:] = [RuntimeError(ON_CPU), None]

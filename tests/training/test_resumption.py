@@ -81,7 +81,9 @@ def test_a_stopped_run_is_ended_where_it_is(config: Make) -> None:
     assert [{k: v for k, v in row.items() if k in old} for row, old in zip(written, before, strict=True)] == before
     display = Said()
     assert resume(ended.folder, display=display).steps == 3
-    assert "is finished (3 steps)" in display.said[-1]
+    assert "is finished (3 steps); raise train.steps" in display.said[-1]
+    resume(ended.folder, config("train.steps=3", "model.save_dtype=bfloat16"), display=display)
+    assert "is finished (3 steps), so model.save_dtype had no effect" in display.said[-1]
     assert load_config(str(ended.folder / "config.yaml")).train.steps == 3
 
 

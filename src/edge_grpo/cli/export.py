@@ -44,8 +44,8 @@ def export(
     restore(checkpoint, dict(policy.trained()))
     draft = place.with_name(f".{place.name}.edge-grpo-draft")  # a name that nobody else uses: .NAME may be the user's
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
     try:
+        draft.mkdir(parents=True)
         policy.save(draft)
         kind = str(tree["method"].get("kind") or tree["method"].get("class"))
         rows = RunFolder(folder).rows()
@@ -55,6 +55,8 @@ def export(
         flush(place.parent)
     except EngineError as error:
         raise EngineError(f"export: {out} is not written, because {error}") from error
+    except OSError as error:
+        raise ConfigError(f"export: {out} cannot be written ({error.strerror}); name another folder") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     print(f"wrote {out}: step {state.step} of {run}, {state.tokens:,} sampled tokens")

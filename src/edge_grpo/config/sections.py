@@ -38,6 +38,13 @@ class LoraSettings:
     alpha: float = Field(default=32.0, gt=0)
     targets: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Reject targets that would be ignored, or that name nothing."""
+        if self.targets and not self.rank:
+            raise ValueError("targets: with rank=0 all weights are trained; set rank (such as 16), or drop targets")
+        if not all(target.strip() for target in self.targets):
+            raise ValueError(f"targets: got {list(self.targets)}, wanted names of layers, none of them empty")
+
 
 @settings
 class ModelSettings:

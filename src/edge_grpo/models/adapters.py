@@ -291,8 +291,9 @@ def _meant(network: PreTrainedModel, found: _Weights, target: str, targets: Sequ
             f"model.lora.targets: '{target}' is a {type(others[0]).__name__} that LoRA cannot adapt, or that does not "
             f"see text; name linear layers or embeddings: {listed(_kinds(found), 12)}"
         )
-    close = get_close_matches(target, _kinds(found), n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    kinds = {kind.lower(): kind for kind in _kinds(found)}
+    close = get_close_matches(target.lower(), kinds, n=1)
+    hint = f"; did you mean '{kinds[close[0]]}'?" if close else ""
     raise ConfigError(
         f"model.lora.targets: '{target}' matches nothing in this model (it has {listed(_kinds(found), 12)}){hint}"
     )

@@ -19,8 +19,8 @@ def digests(config: Config, source: Source, held_out: Sequence[Prompt]) -> dict[
     """Twelve hex digits for each input of a run; empty where it has none.
 
     ``data`` and ``held_out``: the problems or pairs as read; ``prompts`` and ``held_out_prompts``: the token ids made
-    of them; ``model``: the files of ``model.path``; ``reward``: the file of ``reward.function``. Every byte of the
-    model is read once more, about a second per gigabyte.
+    of them; ``model``: the files of ``model.path``; ``reward``: the file of ``reward.function`` and the neighbours that
+    it imports. Every byte of the model is read once more, about a second per gigabyte.
 
     Raises:
         EngineError: the model's files cannot be read.

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edge_grpo.base.errors import CheckpointError, EdgeGrpoError, EngineError, TrainingError
+from edge_grpo.base.text import counted
 from edge_grpo.config.tree import config_hash, to_tree, to_yaml
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
@@ -189,8 +190,8 @@ class Journal:
 
     def rescued(self, session: Session, error: NoMemoryLeftError) -> TrainingError:
         """The error to end a run with after memory ran out; saves the steps since the last checkpoint if possible."""
-        logged = session.step == 0 or any(row["step"] == session.step for row in self.folder.rows())
-        if error.intact and logged:
+        logged = any(row["step"] == session.step for row in self.folder.rows())
+        if error.intact and session.step and logged:
             with suppress(EdgeGrpoError, RuntimeError, MemoryError):  # the last checkpoint then has to do
                 self.save(session)
         if not error.value:
@@ -201,7 +202,10 @@ class Journal:
         lower = f"{error.setting}={error.value}"
         if not self.folder.has_begun:
             return TrainingError(f"{error}; start again with {lower}")
-        return TrainingError(f"{error}; resume with: edge-grpo train --resume {self.folder.path} {lower}")
+        saved = max(checkpoint.steps(self.folder.checkpoints), default=0)
+        lost = f" (from step {saved}; {counted(session.step - saved, 'step')} will be redone)"
+        again = lost if saved < session.step else ""
+        return TrainingError(f"{error}; resume with{again}: edge-grpo train --resume {self.folder.path} {lower}")
 
     def finish(self, session: Session) -> None:
         """Write ``final/``: an ordinary Hugging Face folder, loaded again and checked, complete or absent.

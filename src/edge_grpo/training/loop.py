@@ -144,7 +144,8 @@ def _run(
     if done and is_over(config.train, done.step, done.tokens):
         reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
         bounds = " and ".join(compress(BOUNDS, reached))
-        display.say(f"{folder.path} is finished ({counted(done.step, 'step')}); raise {bounds} to train further")
+        idle = f", so {' and '.join(resumption.changed)} had no effect" if resumption and resumption.changed else ""
+        display.say(f"{folder.path} is finished ({counted(done.step, 'step')}){idle}; raise {bounds} to train further")
         return Result(folder.path, done.step)
     if not folder.has_lock:
         display.say(f"{folder.path}: this file system does not support locks; do not start a second run in this folder")

@@ -22,7 +22,7 @@ class NoMemoryLeftError(TrainingError):
         message: in which phase, and how much was asked for.
         setting: the one that bounds this phase's memory.
         value: a lower value for it; 0 if it is 1 already.
-        intact: whether the phase changes nothing, so that the state before it can be saved.
+        intact: whether the weights are still those after the last step, so that they can be saved.
     """
 
     def __init__(self, message: str, *, setting: str, value: int, intact: bool) -> None:
@@ -31,22 +31,24 @@ class NoMemoryLeftError(TrainingError):
 
 
 @runtime_checkable
-class _Configured(Protocol):
+class _Phased(Protocol):
     config: Config
 
+    @property
+    def intact(self) -> bool:
+        """Whether no update of the current step has begun to change anything."""
+        ...
 
-S = TypeVar("S", bound=_Configured)
+
+S = TypeVar("S", bound=_Phased)
 
 
-def bounded_by(
-    setting: str, phase: str, *, intact: bool
-) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
+def bounded_by(setting: str, phase: str) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
     """Make a phase of a step end with :class:`NoMemoryLeftError` if memory runs out.
 
     Args:
         setting: ``rollout.max_rows`` or ``train.micro_batch_rows``: how many rows it holds in memory at once.
         phase: what it does.
-        intact: whether it changes nothing.
     """
 
     def wrap(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -60,7 +62,9 @@ def bounded_by(
                 asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
             # raised here, where the failed frames and their tensors are gone
             message = f"out of memory while {phase}" + (f" (asked for {asked[1]})" if asked else "")
-            raise NoMemoryLeftError(message, setting=setting, value=_rows(self.config, setting) // 2, intact=intact)
+            raise NoMemoryLeftError(
+                message, setting=setting, value=_rows(self.config, setting) // 2, intact=self.intact
+            )
 
         return guarded
 

@@ -94,12 +94,12 @@ class Session:
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
-    @bounded_by("rollout.max_rows", "sampling", intact=True)
+    @bounded_by("rollout.max_rows", "sampling")
     def collect(self) -> Collected:
         """The groups of the next step."""
         return self.source.groups(self.step, self.cursor)
 
-    @bounded_by("train.micro_batch_rows", "scoring completions", intact=True)
+    @bounded_by("train.micro_batch_rows", "scoring completions")
     def prepare(self, collected: Collected) -> Lesson | None:
         """Arrange, score and shape the groups; None if dynamic sampling left none.
 
@@ -120,7 +120,7 @@ class Session:
             _check_finite("the method's advantages", signal.advantages, signal.mask & signal.keep[:, None])
         return Lesson(groups, scored, signal)
 
-    @bounded_by("train.micro_batch_rows", "updating the weights", intact=False)
+    @bounded_by("train.micro_batch_rows", "updating the weights")
     def learn(self, collected: Collected, lesson: Lesson | None) -> Metrics:
         """Take the step: update the weights, hand them to the sampler, and move on in the data.
 
@@ -143,6 +143,11 @@ class Session:
         """Whether the run has reached its last step or token."""
         return is_over(self.config.train, self.step, self.tokens)
 
+    @property
+    def intact(self) -> bool:
+        """Whether weights, moments and counts are those after the last whole step."""
+        return not self.updater.midway
+
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     @property
@@ -155,7 +160,7 @@ class Session:
             return settings.at_start
         return bool(settings.every and self.step % settings.every == 0) or (settings.at_end and self.is_over)
 
-    @bounded_by("rollout.max_rows", "evaluating", intact=True)
+    @bounded_by("rollout.max_rows", "evaluating")
     def evaluate(self) -> dict[str, float]:
         """Metrics on the held-out problems with the current weights, and the seconds they took."""
         with self.watch.phase("eval"):

@@ -49,7 +49,8 @@ class _Piece:
 class Updater:
     """Turns a step's batch into optimizer updates.
 
-    Its only state is the optimizer's and ``skipped_in_a_row``.
+    Its only state is the optimizer's and ``skipped_in_a_row``. ``midway``: some updates of a step have changed it, and
+    others are still to come.
 
     Args:
         policy: the model to train.
@@ -83,6 +84,7 @@ class Updater:
         self.world = world
         self.reuse_sampled = reuse_sampled
         self.skipped_in_a_row = 0
+        self.midway = False
 
     @torch.no_grad()
     def score(self, batch: Batch, *, step: int = 0) -> Scored:
@@ -177,6 +179,7 @@ class Updater:
             for rows in self._mini_batches(batch, step, number):
                 metrics = merge(metrics, self._update(batch, signal, rows, step, first=first))
                 first = False
+        self.midway = False
         return metrics
 
     def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool) -> Metrics:
@@ -198,6 +201,7 @@ class Updater:
                     metrics = merge(metrics, self.method.observe(x, totals))
         weights = [weight for _, weight in self.policy.trained()]
         norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        self.midway = True
         if self.world.any(not bool(torch.isfinite(norm))):
             self._skip(step)
         else:
