@@ -258,6 +258,8 @@ def test_train_and_eval_load_from_every_combination(tmp_path: Path) -> None:
     assert (len(train.problems), len(test.problems)) == (1536, 20)
     train, test = load_train_eval(DataSettings(path=train_path), num_eval=3, seed=0)
     assert (len(train.problems), len(test.problems)) == (7, 3)
+    train, test = load_train_eval(DataSettings(path=train_path), num_eval=200, seed=0)
+    assert (len(train.problems), len(test.problems)) == (8, 2), "a fifth of what is there"
     train, test = load_train_eval(DataSettings(path=train_path, eval_path=eval_path), num_eval=3, seed=0)
     assert (len(train.problems), len(test.problems)) == (10, 3)
     assert len(load_eval(DataSettings(eval_path=eval_path), num_eval=9, seed=0).problems) == 5

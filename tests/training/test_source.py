@@ -12,6 +12,7 @@ from edge_grpo.config.tree import load_config
 from edge_grpo.data.pairs import EncodedPair
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.training.session import open_session
 from edge_grpo.training.source import Source, StoredPairs, open_source
 
 
@@ -105,3 +106,11 @@ def test_a_prompt_that_the_model_cannot_hold_is_an_error(tmp_path: Path) -> None
 def test_pairs_need_a_method_that_learns_from_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set method=rpo"):
         opened(f"data.pairs={write(tmp_path, *GOOD)}")
+
+
+def test_data_too_small_for_the_held_out_problems_gives_a_fifth_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "few.jsonl").write_text("".join(f'{{"problem": "{n} + 0?", "answer": "{n}"}}\n' for n in range(2)))
+    said: list[str] = []
+    with open_session(load_config(None, [f"data.path={tmp_path}/few.jsonl"]), say=said.append) as session:
+        assert (session.source.num_items, len(session.held_out)) == (1, 1)
+    assert "held-out data: 1 of only 2 problems, not eval.size=200; set data.eval_path, or lower eval.size" in said

@@ -57,6 +57,8 @@ class Loaded:
 def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Loaded, Loaded]:
     """Load the problems to train on and those to evaluate on, disjoint unless both paths are given.
 
+    Data too small for ``num_eval`` held-out problems gives a fifth of them, at least one.
+
     Args:
         data: where they come from.
         num_eval: evaluate on at most this many.
@@ -79,7 +81,9 @@ def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Lo
     )
     if data.eval_path:
         return train, load_eval(data, num_eval=num_eval, seed=seed)
-    kept, evaluated = split(train.problems, num_eval, seed)
+    distinct = len({problem.text for problem in train.problems})
+    count = num_eval if num_eval < distinct or distinct < 2 else max(1, distinct // 5)
+    kept, evaluated = split(train.problems, count, seed)
     return replace(train, problems=kept), Loaded(evaluated)
 
 

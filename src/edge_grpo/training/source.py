@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Prompt
+from edge_grpo.base.text import counted
 from edge_grpo.config.tree import Config
 from edge_grpo.data.pairs import EncodedPair, encode_pairs, load_pairs, pair_group
 from edge_grpo.data.problems import load_train_eval, told
@@ -167,6 +168,8 @@ def _load_problems(
     """Problems to train on and held-out ones; only the former need variants."""
     held_out = config.eval
     loaded = load_train_eval(config.data, num_eval=held_out.num_problems, seed=held_out.seed)
+    if line := _few(config, [problem.text for side in loaded for problem in side.problems], len(loaded[1].problems)):
+        say(line)
     own = "eval.max_new_tokens" if held_out.max_new_tokens else "rollout.max_new_tokens"
     train = sampler.encode(loaded[0].problems, max_new_tokens=config.rollout.max_new_tokens, variants=variants)
     evaluated = sampler.encode(
@@ -183,6 +186,17 @@ def _load_problems(
             ):
                 say(line)
     return train.prompts, evaluated.prompts
+
+
+def _few(config: Config, texts: Sequence[str], num_held_out: int) -> str:
+    """One line if ``data.path`` is too small for the held-out problems asked for; else empty."""
+    wanted, distinct = config.eval.num_problems, len(set(texts))
+    if not config.data.path or config.data.eval_path or config.data.pairs or wanted < distinct:
+        return ""
+    return (
+        f"held-out data: {num_held_out:,} of only {counted(distinct, 'problem')}, not eval.size={wanted}; set "
+        "data.eval_path, or lower eval.size"
+    )
 
 
 def _report_uncorrected(say: Say, prompts: Sequence[Prompt], limit: int) -> None:
