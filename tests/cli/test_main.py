@@ -98,6 +98,7 @@ MISTAKES = [
         "the row has 'problem', 'reward_model'. Set data.fields.answer=reward_model.ground_truth\n",
     ),
     (["eval", "./nowhere"], "model.path: no such folder: './nowhere'"),
+    (["eval", "nowhere"], "model.path: no such folder: 'nowhere', and no hub model of that name can be loaded"),
     (["train", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
     (["train", "rollout.group_size=1"], "rollout.group_size: got 1"),
     (["train", "model.path=./nowhere"], "model.path: no such folder: './nowhere'"),

@@ -75,6 +75,12 @@ COLLAPSED = {"collapse/after": 1.0, "advantage/max_abs": 0.0, "grad_norm": 0.0}
             "collapsed",
             ["no gradient: ", "all answers are wrong", "method=edge_grpo", "rollout.group_size"],
         ),
+        (
+            COLLAPSED | {"collapse/after_all_wrong": 1.0},
+            ["method=grpo", "reward.function=mine:score"],
+            "collapsed",
+            ["If mine:score should have told them apart, check what it returns"],
+        ),
         (COLLAPSED | {"collapse/after_all_right": 1.0}, ["method=grpo"], "collapsed", ["all answers are right"]),
         (
             COLLAPSED | {"collapse/after_all_right": 0.25, "collapse/after_all_wrong": 0.75, "grad_norm": 0.5},

@@ -193,6 +193,11 @@ def _not_loaded(model: ModelSettings, error: Exception) -> EngineError:
             "it at 'auto', or set model.attention=eager"
         )
     folder = Path(resolve(path))
+    if not folder.is_dir() and "/" not in path:
+        return EngineError(
+            f"model.path: no such folder: '{path}', and no hub model of that name can be loaded "
+            f"({_one_line(error, 200)}); give a Hugging Face folder, the name of a reachable hub model, or '{BUNDLED}'"
+        )
     pickles = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
     hint = f"; {pickles[0]} is a pickle, which is never loaded: save the model as safetensors" if pickles else ""
     return EngineError(

@@ -137,6 +137,8 @@ def _collapsed(step: _Step) -> str:
         why = "all answers are wrong. Choose easier problems (edge-grpo screen), raise rollout.group_size"
         fixes = isinstance(getattr(step.method, "correction", None), Guidance)
         why += "" if fixes else ", or set method=edge_grpo, which corrects some of them"
+        if step.config.reward.function:
+            why += f". If {step.config.reward.function} should have told them apart, check what it returns"
     elif right == 1:
         why = "all answers are right. Choose harder problems (edge-grpo screen --keep-rate 0:0.5)"
     else:
