@@ -83,7 +83,7 @@ class Lines(io.TextIOWrapper):
     on_step: Callable[[], None] = staticmethod(lambda: None)
 
     def write(self, text: str) -> int:
-        if text.startswith("step "):
+        if re.match(r"step \d+/", text):
             self.on_step()
         return super().write(text)
 
@@ -151,7 +151,7 @@ class Moments:
         if isinstance(module, Scorer) and isinstance(scores, TokenScores):
             if scores.logprobs.requires_grad:
                 scores.logprobs.register_hook(lambda _: self.passed("backward"))
-            else:
+            elif self.phase != "loading":  # a model is tried on a few tokens while it is loaded
                 self.passed("scoring")
 
     def _after_optimizer(self, optimizer: object, args: object, more: object) -> None:

@@ -12,7 +12,7 @@ from small_runs import rows, weights
 
 # Where the signal comes, at which call, and how many steps are done when the run has stopped: in the second step, a
 # step before its first update is dropped and a later one finished.
-DROPPED = [("sampling", 150, 1), ("grading", 4, 1), ("scoring", 5, 1), ("shaping", 2, 1)]
+DROPPED = [("sampling", 150, 1), ("grading", 7, 1), ("scoring", 5, 1), ("shaping", 2, 1)]
 FINISHED = [("backward", 4, 2), ("optimizer", 2, 2), ("updated", 2, 2), ("rollouts", 2, 2), ("metrics", 3, 2)]
 AT_EVALUATION = [("evaluation", 1, 0), ("evaluation", 2, 2)]  # the first one is before any step, the second in step 2
 AT_CHECKPOINT = [("checkpoint", 1, 2), ("checksums", 1, 2), ("whole draft", 1, 2), ("renamed", 1, 2), ("events", 3, 2)]
