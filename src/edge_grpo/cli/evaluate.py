@@ -105,18 +105,9 @@ def benchmarks_of(config: "Config", suite: str, data_dir: str) -> "Sequence[Benc
 
 
 def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:
-    from edge_grpo.data.problems import load_problems  # noqa: PLC0415
+    from edge_grpo.data.problems import load_as_configured  # noqa: PLC0415
 
-    data = config.data
-    loaded = load_problems(
-        path,
-        data.fields,
-        subset=data.subset,
-        split=data.split,
-        bad_rows=data.bad_rows,
-        answer_pattern=data.answer_pattern,
-    )
-    return {problem.id: problem for problem in loaded.problems}
+    return {problem.id: problem for problem in load_as_configured(path, config.data).problems}
 
 
 def _overlapping(asked: Sequence[Any], train: Mapping[str, Problem]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from edge_grpo.rewards.references import Found, Reference, boxed_solution, read_
 
 __all__ = [
     "Loaded",
+    "load_as_configured",
     "load_eval",
     "load_problems",
     "load_train_eval",
@@ -71,14 +72,7 @@ def load_train_eval(data: DataSettings, *, num_eval: int, seed: int) -> tuple[Lo
     if not data.path:
         train = Loaded(tuple(arithmetic.problems(data.arithmetic, count=data.arithmetic.size)))
         return train, load_eval(data, num_eval=num_eval, seed=seed)
-    train = load_problems(
-        data.path,
-        data.fields,
-        subset=data.subset,
-        split=data.split,
-        bad_rows=data.bad_rows,
-        answer_pattern=data.answer_pattern,
-    )
+    train = load_as_configured(data.path, data)
     if data.eval_path:
         return train, load_eval(data, num_eval=num_eval, seed=seed)
     distinct = len({problem.text for problem in train.problems})
@@ -95,15 +89,7 @@ def load_eval(data: DataSettings, *, num_eval: int, seed: int) -> Loaded:
     """
     if not data.eval_path:
         return Loaded(tuple(arithmetic.problems(data.arithmetic, count=num_eval, on_held_out=True)))
-    loaded = load_problems(
-        data.eval_path,
-        data.fields,
-        subset=data.eval_subset,
-        split=data.eval_split,
-        bad_rows=data.bad_rows,
-        answer_pattern=data.answer_pattern,
-        prefix="data.eval_",
-    )
+    loaded = load_as_configured(data.eval_path, data, held_out=True)
     if num_eval >= len(loaded.problems):
         return loaded
     return replace(loaded, problems=split(loaded.problems, num_eval, seed)[1])
@@ -142,6 +128,27 @@ def split(problems: Iterable[Problem], num_eval: int, seed: int) -> tuple[tuple[
     return (
         tuple(problem for problem in listed if problem.text not in chosen),
         tuple(problem for problem in listed if problem.text in chosen),
+    )
+
+
+def load_as_configured(path: Paths, data: DataSettings, *, held_out: bool = False) -> Loaded:
+    """The problems of a path, read by the columns, pattern and rules of ``data``, and its subset and split.
+
+    Args:
+        path: what ``data.path`` may be.
+        data: how to read.
+        held_out: read the subset and split of ``data.eval_path``, not those of ``data.path``.
+    Raises:
+        DataError: as :func:`load_problems`.
+    """
+    return load_problems(
+        path,
+        data.fields,
+        subset=data.eval_subset if held_out else data.subset,
+        split=data.eval_split if held_out else data.split,
+        bad_rows=data.bad_rows,
+        answer_pattern=data.answer_pattern,
+        prefix="data.eval_" if held_out else "data.",
     )
 
 

@@ -12,7 +12,7 @@ from edge_grpo.base.records import Problem
 from edge_grpo.base.settings import settings
 from edge_grpo.config.explain import explain_all
 from edge_grpo.config.tree import read_yaml
-from edge_grpo.data.problems import load_problems
+from edge_grpo.data.problems import load_as_configured, load_problems
 from edge_grpo.data.readers import FILES
 from edge_grpo.data.settings import AnswerPattern, DataSettings, FieldNames
 from edge_grpo.rewards.references import Found
@@ -79,15 +79,7 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
         DataError: no source of a benchmark is available, or a row is bad.
     """
     if Path(path).suffix.lower() not in _SUITES:
-        loaded = load_problems(
-            path,
-            data.fields,
-            subset=data.eval_subset,
-            split=data.eval_split,
-            bad_rows=data.bad_rows,
-            answer_pattern=data.answer_pattern,
-            prefix="data.eval_",
-        )
+        loaded = load_as_configured(path, data, held_out=True)
         return (Benchmark(Path(path).stem, path, loaded.problems, loaded.num_skipped, loaded.read),)
     tree = read_yaml(path)
     if "benchmarks" not in tree:
