@@ -4,6 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
+import families
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
@@ -24,19 +25,7 @@ from edge_grpo.models.adapters import describe, quiet_peft
 from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
 
-SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "num_experts_per_tok": 2,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
+SHAPE = families.SHAPE | {"num_experts_per_tok": 2}
 MIXTURES: dict[str, PretrainedConfig] = {
     "gpt_oss": GptOssConfig(**SHAPE, num_local_experts=4, rope_scaling=None),
     "qwen3_moe": Qwen3MoeConfig(**SHAPE, num_experts=4, moe_intermediate_size=16),

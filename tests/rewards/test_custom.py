@@ -91,7 +91,7 @@ def test_an_exception_names_the_line_of_the_users_file(tmp_path: Path) -> None:
         "def reward(completions, problems):\n    return [inner(text) for text in completions]\n"
     )
     with Rewards(RewardSettings(function=f"{path}:reward", workers=1)) as rewards:
-        grades = rewards.judge([Problem("a", "?", ("1",))] * 2, ["1", "{"], [True, True])
+        grades = rewards.grade([Problem("a", "?", ("1",))] * 2, ["1", "{"], [True, True], strict=False)
     assert grades[0].note == "no \\boxed{} could be read"
     assert grades[1].note.startswith("JSONDecodeError: Expecting property name")
     assert grades[1].note.endswith(f" ({path}:4)"), "not json's own file"

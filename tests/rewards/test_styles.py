@@ -82,7 +82,7 @@ def test_a_function_for_trl_may_count_tokens(function: Callable[[str], str]) -> 
         assert [one.reward for one in grades] == [2, 1]
         with pytest.raises(DataError, match="and 1 lists of token ids"):
             rewards.grade([TEXT] * 2, ["x", "y"], [True] * 2, [(5, 6)])
-        (unknown,) = rewards.judge([TEXT], ["x"], [True])
+        (unknown,) = rewards.grade([TEXT], ["x"], [True], strict=False)
     assert unknown.note.startswith("TypeError: it takes 'completion_ids', but is called with 'answer'")
 
 

@@ -264,7 +264,12 @@ def _chunks(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
 def _grades(rewards: "Rewards", chunk: list[_Row]) -> list[Grade]:
     good = [row for row in chunk if not row.bad]
     found = iter(
-        rewards.judge([row.problem for row in good], [row.text for row in good], [row.finished for row in good])
+        rewards.grade(
+            [row.problem for row in good],
+            [row.text for row in good],
+            [row.finished for row in good],
+            strict=False,
+        )
     )
     return [Grade(Verdict.ERROR, 0.0, note=row.bad) if row.bad else next(found) for row in chunk]
 

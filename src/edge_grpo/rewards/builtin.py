@@ -176,6 +176,8 @@ class Rewards:
         completions: Sequence[str],
         finished: Sequence[bool],
         token_ids: Sequence[Sequence[int]] = (),
+        *,
+        strict: bool = True,
     ) -> list[Grade]:
         """Grade completions, each against the problem at the same position.
 
@@ -184,6 +186,7 @@ class Rewards:
             completions: texts of the answers, with what the prompt opened for them, such as ``<think>``.
             finished: whether a completion ended with a stop token or string. The built-in reward treats both alike.
             token_ids: the tokens of each completion, for functions of ``function_style=trl``; empty = unknown.
+            strict: raise if no row could be scored; otherwise each has a failed verdict and a note.
 
         Returns:
             One grade per completion, in order.
@@ -192,17 +195,7 @@ class Rewards:
             DataError: a problem has no reference answer, or no row could be scored (see above).
             EngineError: worker processes cannot be started.
         """
-        return self._graded(Batch([*completions], [*problems], [*finished], [*token_ids]), strict=True)
-
-    def judge(
-        self,
-        problems: Sequence[Problem],
-        completions: Sequence[str],
-        finished: Sequence[bool],
-        token_ids: Sequence[Sequence[int]] = (),
-    ) -> list[Grade]:
-        """Like `grade`, but without raising if no row could be scored: each gets a failed verdict and a note."""
-        return self._graded(Batch([*completions], [*problems], [*finished], [*token_ids]), strict=False)
+        return self._graded(Batch([*completions], [*problems], [*finished], [*token_ids]), strict=strict)
 
     def _graded(self, batch: Batch, *, strict: bool) -> list[Grade]:
         count, ids = len(batch.completions), len(batch.token_ids)

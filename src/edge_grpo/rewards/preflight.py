@@ -156,7 +156,7 @@ def _graded(rewards: Rewards, references: Sequence[_Checked], encode: Encode | N
         some = [references[place] for place in chunk]
         problems, texts = [each.problem for each in some], [each.completion for each in some]
         token_ids = [encode(text) for text in texts] if encode else []
-        grades = rewards.judge(problems, texts, [True] * len(some), token_ids)
+        grades = rewards.grade(problems, texts, [True] * len(some), token_ids, strict=False)
         for place, grade in zip(chunk, grades, strict=True):
             graded[place] = references[place]._replace(grade=grade)
     return graded
