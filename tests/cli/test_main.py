@@ -106,7 +106,7 @@ MISTAKES = [
     (["train", "data.path=bad.jsonl"], "bad.jsonl, row 2, field 'answer'"),
     (["train", "method=nope"], "method: 'nope' is not a method"),
     (["train", "train.steps=1", "again.yaml"], "wanted key=value"),
-    (["train", "--resume", "nowhere"], "--resume: nowhere holds no run"),
+    (["train", "--resume", "nowhere"], "nowhere holds no run"),
     (["train", "--accept-changes"], "--accept-changes: a new run has nothing to compare"),
     (["train", "reward.function=nowhere.py:f"], "nowhere.py"),
     (["train", "data.max_prompt_tokens=3"], "data.max_prompt_tokens is 3"),

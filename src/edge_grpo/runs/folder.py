@@ -135,10 +135,10 @@ class RunFolder:
             tree = yaml.safe_load(text)
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             raise CheckpointError(
-                f"--resume: {path} holds no run (no readable config.yaml); pass a run folder"
+                f"{path} holds no run (no readable config.yaml); pass a run folder"
             ) from None
         if not isinstance(tree, dict):
-            raise CheckpointError(f"--resume: {path}/config.yaml holds no settings; pass a run folder")
+            raise CheckpointError(f"{path}/config.yaml holds no settings; pass a run folder")
         first = text.split("\n", 1)[0].split()
         return tree, first[-1] if first else ""
 
