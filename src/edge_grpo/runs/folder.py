@@ -134,9 +134,7 @@ class RunFolder:
             text = (path / "config.yaml").read_text(encoding="utf-8")
             tree = yaml.safe_load(text)
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
-            raise CheckpointError(
-                f"{path} holds no run (no readable config.yaml); pass a run folder"
-            ) from None
+            raise CheckpointError(f"{path} holds no run (no readable config.yaml); pass a run folder") from None
         if not isinstance(tree, dict):
             raise CheckpointError(f"{path}/config.yaml holds no settings; pass a run folder")
         first = text.split("\n", 1)[0].split()
