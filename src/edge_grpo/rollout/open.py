@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
+from edge_grpo.base.world import World
 from edge_grpo.config.tree import Config
 from edge_grpo.models.loading import context_length, load_policy, vocabulary_size
 from edge_grpo.models.policy import Policy
@@ -36,6 +38,7 @@ def open_sampler(
     policy: Policy | None = None,
     engine: Engine | None = None,
     say: Callable[[str], None] = lambda _: None,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> Iterator[Sampler]:
     """A sampler for the model, data, reward and rollout settings of a run; closed on exit from the block.
 
@@ -44,6 +47,7 @@ def open_sampler(
         policy: the model, if already loaded; otherwise ``config.model`` is loaded.
         engine: a custom engine in place of ``rollout.engine``; it stays open.
         say: shows a line about what a model's family does not support.
+        world: the ranks that share the work.
     Raises:
         EngineError: the model cannot be loaded, or the engine cannot generate from it.
         ConfigError: no stop token, or a reward function that cannot be imported.
@@ -51,7 +55,8 @@ def open_sampler(
     policy = policy or load_policy(config.model)
     stops = find_stops(policy, config.data, config.rollout.stop)
     with ExitStack() as stack:
-        rewards = stack.enter_context(Rewards(config.reward))
+        workers = max(1, config.reward.workers // world.local_size)
+        rewards = stack.enter_context(Rewards(replace(config.reward, workers=workers)))
         if engine is None:
             engine = open_engine(config, policy, stops)
             stack.callback(engine.close)
@@ -66,6 +71,7 @@ def open_sampler(
             marker_ids=marker_ids(policy.tokenizer, config.data),
             context=context_length(policy),
             vocabulary=vocabulary_size(policy),
+            world=world,
         )
 
 

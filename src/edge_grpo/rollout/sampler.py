@@ -1,6 +1,6 @@
 """Prompts in, graded completions out: one place that encodes, samples and grades, for training and evaluation alike."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
 from edge_grpo.base.stopwatch import Stopwatch
+from edge_grpo.base.world import World
 from edge_grpo.data.prompts import (
     Tokenizer,
     check_count,
@@ -88,6 +89,7 @@ class Sampler:
         context: the model's context length in tokens; None = no known limit.
         vocabulary: size of the model's vocabulary; None = unknown.
         watch: counts the seconds of the phases ``sample`` and ``grade``; None = a new one.
+        world: the ranks that share the work; all of them sample, resume and grade together, and get all results.
     """
 
     def __init__(
@@ -102,8 +104,9 @@ class Sampler:
         context: int | None = None,
         vocabulary: int | None = None,
         watch: Stopwatch | None = None,
+        world: World | None = None,
     ) -> None:
-        self.watch = watch or Stopwatch()
+        self.watch, self.world = watch or Stopwatch(), world or World()
         self.engine, self.grader, self.tokenizer, self.data = engine, grader, tokenizer, data
         self.stop_ids, self.context, self.vocabulary = stop_ids, context, vocabulary
         self._not_text = {*stop_ids, *marker_ids}
@@ -214,30 +217,43 @@ class Sampler:
         self, prompts: Sequence[Prompt], seeds: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> list[tuple[Row, ...]]:
         """Graded completions of each prompt, one per seed."""
-        requests = [Request(prompt.prompt_ids, own) for prompt, own in zip(prompts, seeds, strict=True)]
-        with self.watch.phase("sample"):
-            sampled = self.engine.sample(requests, sampling)
-        if [len(own) for own in sampled] != [len(request.seeds) for request in requests]:
-            raise EngineError(
-                f"{type(self.engine).__name__}.sample returned {[len(own) for own in sampled]} rollouts, wanted "
-                f"{[len(request.seeds) for request in requests]}: one tuple per request, one rollout per seed"
-            )
-        problems = [prompt.problem for prompt, rollouts in zip(prompts, sampled, strict=True) for _ in rollouts]
-        grades = iter(self.grade(problems, [rollout for rollouts in sampled for rollout in rollouts]))
-        return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
+
+        def work(own: Sequence[tuple[Prompt, tuple[int, ...]]]) -> Iterator[tuple[Row, ...]]:
+            requests = [Request(prompt.prompt_ids, numbers) for prompt, numbers in own]
+            with self.watch.phase("sample"):
+                sampled = self.engine.sample(requests, sampling)
+            if [len(rollouts) for rollouts in sampled] != [len(request.seeds) for request in requests]:
+                raise EngineError(
+                    f"{type(self.engine).__name__}.sample returned {[len(each) for each in sampled]} rollouts, wanted "
+                    f"{[len(request.seeds) for request in requests]}: one tuple per request, one rollout per seed"
+                )
+            problems = [prompt.problem for (prompt, _), rollouts in zip(own, sampled, strict=True) for _ in rollouts]
+            grades = iter(self._grade(problems, [rollout for rollouts in sampled for rollout in rollouts]))
+            return (tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled)
+
+        return self.world.share(list(zip(prompts, seeds, strict=True)), work)
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
         """Append injected tokens to rollouts and continue sampling; not graded."""
+
+        def work(own: Sequence[Continuation]) -> list[Rollout]:
+            continued = self.engine.resume(own, sampling)
+            if len(continued) != len(own):
+                raise EngineError(
+                    f"{type(self.engine).__name__}.resume returned {len(continued)} rollouts, wanted {len(own)}"
+                )
+            return continued
+
         with self.watch.phase("sample"):
-            continued = self.engine.resume(continuations, sampling)
-        if len(continued) != len(continuations):
-            raise EngineError(
-                f"{type(self.engine).__name__}.resume returned {len(continued)} rollouts, wanted {len(continuations)}"
-            )
-        return continued
+            return self.world.share(continuations, work)
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
-        """One grade per rollout: the only place where tokens become text to be judged."""
+        """One grade per rollout."""
+        pairs = list(zip(problems, rollouts, strict=True))
+        return self.world.share(pairs, lambda own: self._grade([one for one, _ in own], [one for _, one in own]))
+
+    def _grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
+        """The only place where tokens become text to be judged."""
         with self.watch.phase("grade"):
             finished = [rollout.finished for rollout in rollouts]
             token_ids = [rollout.completion_ids for rollout in rollouts]
