@@ -13,6 +13,7 @@ from edge_grpo.models.stops import Stops, find_stops, marker_ids
 from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.rollout.ranks import EachRank
 from edge_grpo.rollout.sampler import Sampler
 
 __all__ = ["open_engine", "open_sampler"]
@@ -60,7 +61,10 @@ def open_sampler(
         if engine is None:
             engine = open_engine(config, policy, stops)
             stack.callback(engine.close)
-        for line in _limits(config, policy, engine):
+        own = engine
+        if world.size > 1:
+            engine = EachRank(engine, world)
+        for line in _limits(config, policy, own):
             say(line)
         yield Sampler(
             engine=engine,

@@ -265,7 +265,7 @@ class Journal:
             CheckpointError: the disk is full or not writable, the run's lock was deleted, or the folder would not hold
                 the model that was trained.
         """
-        policy = session.undivided()
+        policy = session.replica.refreshed()
         self._write_final(session, policy)
 
     @_by_first
