@@ -26,12 +26,15 @@ __all__ = ["BOUNDS", "MAY_CHANGE", "Resumption", "check_inputs", "plan", "start_
 BOUNDS = ("train.steps", "train.max_tokens")
 """What ends a run."""
 
-_ROUNDING = ("train.micro_batch_rows", "rollout.max_rows", "model.gradient_checkpointing")  # other sums, same values
+_ROUNDING = (  # other sums, same values
+    *("train.micro_batch_rows", "rollout.max_rows", "model.gradient_checkpointing"),
+    *("distributed.shard", "distributed.cpu_offload"),
+)
 MAY_CHANGE = (
     *BOUNDS,
     *_ROUNDING,
     *("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.max_skipped_updates"),
-    *("eval.*", "run.*", "distributed.*", "reward.workers", "model.save_dtype"),
+    *("eval.*", "run.*", "distributed.timeout_s", "reward.workers", "model.save_dtype"),
 )
 """The settings that may change on resume, as patterns of dotted names."""
 
