@@ -33,8 +33,11 @@ def test_setting_names_match_the_tree() -> None:
                 yield from below(value, f"{prefix}{name}.")
 
     for kind, cls in METHODS.items():
-        tree = to_tree(load_config(None, [f"method={kind}"]))
-        assert set(setting_names(Config, cls)) == set(below(tree))
+        trees = [
+            to_tree(load_config({"method": kind, "rollout.engine": engine}))
+            for engine in ({"kind": "hf"}, {"kind": "vllm", "urls": ["http://a:1"]})
+        ]
+        assert set(setting_names(Config, cls)) == {name for tree in trees for name in below(tree)}
 
 
 def test_every_trl_and_verl_name_leads_to_a_setting() -> None:
@@ -75,6 +78,29 @@ def test_an_unknown_name_is_searched_for_in_all_sections(word: str, meant: str) 
 def test_a_setting_of_other_methods_names_them() -> None:
     line = message_for("method=grpo", "method.correction.amount=all")
     assert line.startswith("method.correction.amount: no such setting of method=grpo; these have it: edge_grpo")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("rollout.engine=vllm", "rollout.engine.urls: got none, wanted the addresses that `edge-grpo serve` prints"),
+        ("rollout.engine.kind=vlm", "rollout.engine: 'vlm' is not an engine; did you mean 'vllm'? known engines: hf, vllm"),
+        ("rollout.engine=3", "rollout.engine: got 3, wanted the name of an engine, or a section with its settings"),
+        ("rollout.engine.urls=[http://a:1]", "no such setting of this kind of engine; set rollout.engine.kind=vllm first"),
+        ("rollout.engine=vllm rollout.engine.urls=[a:1]", "urls: got 'a:1', wanted an address such as http://127.0.0.1:8"),
+        ("rollout.engine=vllm rollout.engine.urls=[http://a:x]", "got 'http://a:x', wanted an address such as http://"),
+        ("rollout.engine=vllm rollout.engine.urls=[http://u:p@a]", "put an API key into the environment variable EDGE_"),
+        ("rollout.engine=vllm rollout.engine.urls=[http://a,http://a/]", "rollout.engine.urls: http://a is listed twice"),
+        ("rollout.engine=vllm rollout.engine.urls=[http://a] rollout.engine.url=1", "(did you mean 'rollout.engine.urls'?)"),
+        ("rollout.engine=vllm rollout.engine.urls=[http://a] rollout.engine.lora=x", "wanted 'merged' or 'adapter'"),
+        (
+            "rollout.engine=vllm rollout.engine.urls=[http://a] rollout.engine.lora=adapter rollout.engine.transport=nccl",
+            "rollout.engine.lora: adapters are files, which transport=nccl does not carry",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_about_the_engine(words: str, message: str) -> None:
+    assert message in message_for(*words.split())
 
 
 def test_a_method_in_capitals_is_recognised() -> None:
