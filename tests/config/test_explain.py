@@ -83,24 +83,24 @@ def test_a_setting_of_other_methods_names_them() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("rollout.engine=vllm", "rollout.engine.urls: got none, wanted the addresses that `edge-grpo serve` prints"),
-        ("rollout.engine.kind=vlm", "rollout.engine: 'vlm' is not an engine; did you mean 'vllm'? known engines: hf, vllm"),
-        ("rollout.engine=3", "rollout.engine: got 3, wanted the name of an engine, or a section with its settings"),
-        ("rollout.engine.urls=[http://a:1]", "no such setting of this kind of engine; set rollout.engine.kind=vllm first"),
-        ("rollout.engine=vllm rollout.engine.urls=[a:1]", "urls: got 'a:1', wanted an address such as http://127.0.0.1:8"),
-        ("rollout.engine=vllm rollout.engine.urls=[http://a:x]", "got 'http://a:x', wanted an address such as http://"),
-        ("rollout.engine=vllm rollout.engine.urls=[http://u:p@a]", "put an API key into the environment variable EDGE_"),
-        ("rollout.engine=vllm rollout.engine.urls=[http://a,http://a/]", "rollout.engine.urls: http://a is listed twice"),
-        ("rollout.engine=vllm rollout.engine.urls=[http://a] rollout.engine.url=1", "(did you mean 'rollout.engine.urls'?)"),
-        ("rollout.engine=vllm rollout.engine.urls=[http://a] rollout.engine.lora=x", "wanted 'merged' or 'adapter'"),
+        ("engine=vllm", "engine.urls: got none, wanted the addresses that `edge-grpo serve` prints"),
+        ("engine.kind=vlm", "engine: 'vlm' is not an engine; did you mean 'vllm'? known engines: hf, vllm"),
+        ("engine=3", "engine: got 3, wanted the name of an engine, or a section with its settings"),
+        ("engine.urls=[http://a:1]", "no such setting of this kind of engine; set rollout.engine.kind=vllm first"),
+        ("engine=vllm engine.urls=[a:1]", "engine.urls: got 'a:1', wanted an address such as http://127.0.0.1:8000"),
+        ("engine=vllm engine.urls=[http://a:x]", "engine.urls: got 'http://a:x', wanted an address such as http://"),
+        ("engine=vllm engine.urls=[http://u:p@a]", "an API key into the environment variable EDGE_GRPO_API_KEY"),
+        ("engine=vllm engine.urls=[http://a,http://a/]", "engine.urls: http://a is listed twice"),
+        ("engine=vllm engine.urls=[http://a] engine.url=1", "(did you mean 'rollout.engine.urls'?)"),
+        ("engine=vllm engine.urls=[http://a] engine.lora=x", "engine.lora: got 'x', wanted 'merged' or 'adapter'"),
         (
-            "rollout.engine=vllm rollout.engine.urls=[http://a] rollout.engine.lora=adapter rollout.engine.transport=nccl",
-            "rollout.engine.lora: adapters are files, which transport=nccl does not carry",
+            "engine=vllm engine.urls=[http://a] engine.lora=adapter engine.transport=nccl",
+            "engine.lora: adapters are files, which transport=nccl does not carry",
         ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_about_the_engine(words: str, message: str) -> None:
-    assert message in message_for(*words.split())
+    assert message in message_for(*(f"rollout.{word}" for word in words.split()))
 
 
 def test_a_method_in_capitals_is_recognised() -> None:

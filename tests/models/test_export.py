@@ -49,9 +49,11 @@ def test_adapters_are_merged_and_stay(tmp_path: Path) -> None:
     assert "lm_head.weight" in found, "adapted embeddings are untied from the head"
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     base = load_file(path / "model.safetensors")
-    assert not torch.equal(
-        found["model.layers.0.self_attn.q_proj.weight"], base["model.layers.0.self_attn.q_proj.weight"]
-    )
+    bare = dict(exported(policy, adapters=False))
+    assert bare.keys() == found.keys()
+    assert all(torch.equal(bare[key], base.get(key, base["model.embed_tokens.weight"])) for key in bare)
+    changed = {key for key in bare if not torch.equal(bare[key], found[key])}
+    assert changed == {"model.embed_tokens.weight", *(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2))}
     after = policy.model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())

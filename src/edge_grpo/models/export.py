@@ -1,7 +1,7 @@
 """The policy's weights by their Hugging Face names: what a rollout server or any other copy of the model is given."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ __all__ = ["exported"]
 
 
 @torch.no_grad()
-def exported(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+def exported(policy: Policy, *, adapters: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that ``save_pretrained`` would write, under the same names; adapters are merged in.
 
     Of weights that share their memory, such as a tied head, one is left out. The policy is unchanged. Adapters are
@@ -25,21 +25,22 @@ def exported(policy: Policy) -> Iterator[tuple[str, Tensor]]:
 
     Args:
         policy: the model; its weights are not copied unless they have adapters.
+        adapters: False leaves the adapters out: the frozen weights under them.
     Returns:
         names and detached tensors, in the dtype of the weights.
     """
     network = causal(policy.model)
-    weights = dict(_plain_state(network))
+    weights = dict(_plain_state(network, _merged if adapters else _bare))
     kept = remove_tied_weights_from_state_dict(weights, network)
     yield from revert_weight_conversion(network, kept).items()
 
 
-def _plain_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The state of the model as it was before peft wrapped its layers, with the adapters added to it."""
+def _plain_state(network: nn.Module, plain: Callable[[Any], nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """The state of the model with its adapted layers as ``plain`` makes them, under the names they had before peft."""
     adapted = dict(_adapted_layers(network))
     for name, layer in adapted.items():
-        for key, weight in _merged(layer).state_dict().items():
-            yield f"{name}.{key}", weight.detach().cpu()
+        for key, weight in plain(layer).state_dict().items():
+            yield f"{name}.{key}", weight.detach()
     prefixes = tuple(f"{name}." for name in adapted)
     for name, weight in network.state_dict().items():
         if not name.startswith(prefixes):
@@ -66,5 +67,12 @@ def _merged(layer: Any) -> nn.Module:
         while hasattr(copied, "base_layer"):
             copied.merge()
             copied = copied.base_layer
-    plain: nn.Module = copied
+    return _bare(copied).cpu()
+
+
+def _bare(layer: Any) -> nn.Module:
+    """The layer inside peft's."""
+    while hasattr(layer, "base_layer"):
+        layer = layer.base_layer
+    plain: nn.Module = layer
     return plain
