@@ -88,9 +88,10 @@ class VllmEngineSettings:
 
     ``urls``: such as ``http://127.0.0.1:8000``; several servers share the prompts. ``folder``: where weights are handed
     over, on a disk that this process and the servers see under the same path; empty = a temporary folder. A row that is
-    not answered within ``timeout_s`` seconds, or whose answer cannot be used, is asked again, at most ``retries``
-    times, with pauses that double from one second up. ``lora``: adapters are handed over ``merged`` into the model, or
-    as an ``adapter`` (to servers started with ``--lora``). ``transport``: ``folder``, or ``nccl`` between GPUs.
+    not answered within ``timeout_s`` seconds, or that was sampled with other weights, is asked again, at most
+    ``retries`` times, after pauses that double from 1 second up to 30. ``lora``: adapters are handed over ``merged``
+    into the model, or as an ``adapter``, to servers started with ``--lora``. ``transport``: ``folder``, or ``nccl``
+    from GPU to GPU. An API key belongs into the environment variable ``EDGE_GRPO_API_KEY``.
     """
 
     kind: Literal["vllm"] = "vllm"
@@ -140,8 +141,8 @@ class RolloutSettings:
 
     ``group_size`` completions for each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens each;
     ``top_k`` 0 and ``top_p`` 1 disable truncation; ``stop`` adds stop tokens to the model's own, and strings that end a
-    completion once its text contains one; ``max_rows`` limits how many rows are decoded together (memory only: samples
-    do not depend on it).
+    completion once its text contains one; ``max_rows`` limits how many rows are decoded together, or asked of a
+    server at once (memory only: samples do not depend on it).
     """
 
     group_size: int = Field(default=8, ge=2)
@@ -153,6 +154,11 @@ class RolloutSettings:
     stop: tuple[str, ...] = ()
     max_rows: int = Field(default=256, ge=1)
     engine: EngineSettings = HfEngineSettings()
+
+    def __post_init__(self) -> None:
+        """Reject temperatures that vLLM would replace in silence."""
+        if self.engine.kind == "vllm" and not 0.01 <= self.temperature <= 2:
+            raise ValueError(f"temperature: got {self.temperature:g}, wanted 0.01 to 2, which vLLM can sample at")
 
 
 @settings
