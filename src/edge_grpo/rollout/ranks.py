@@ -27,6 +27,11 @@ class EachRank:
         """Whether the recorded numbers are those of the policy (see :class:`edge_grpo.rollout.engine.Engine`)."""
         return self._engine.exact
 
+    @property
+    def note(self) -> str:
+        """What the engine has to say about how this model is decoded."""
+        return getattr(self._engine, "note", "")
+
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, in order."""
         return self._world.share(requests, lambda own: self._engine.sample(own, sampling))

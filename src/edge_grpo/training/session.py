@@ -31,7 +31,7 @@ from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
 from edge_grpo.training.memory import bounded_by
 from edge_grpo.training.source import Source, open_source
-from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
+from edge_grpo.training.update import Updater, describe_gap, describe_scores, is_over, make_optimizer
 
 __all__ = ["Lesson", "Session", "open_session"]
 
@@ -141,11 +141,14 @@ class Session:
         if lesson is not None:
             with self.watch.phase("update"):
                 updated = self.updater.step(lesson.batch, lesson.signal, step=self.step, tokens=self.tokens)
-                self.sampler.sync(self.policy, self.step + 1)
-            metrics = merge(metrics, describe_scores(lesson.batch), lesson.signal.metrics, updated)
+            gap = {} if self.sampler.exact else describe_gap(lesson.batch)
+            metrics = merge(metrics, describe_scores(lesson.batch), gap, lesson.signal.metrics, updated)
         self.step += 1
         self.cursor += collected.num_prompts
         self.tokens += int(metrics["tokens"][0])
+        if lesson is not None:
+            with self.watch.phase("update"):
+                self.sampler.sync(self.policy, self.step)
         return metrics
 
     @property
@@ -234,9 +237,8 @@ def open_session(
         config.model, config.distributed, world, reference=method.needs.reference, seed=config.train.seed
     )
     replica = replica_of(policy, world, config.model, seed=config.train.seed)
-    with open_sampler(config, policy=policy, engine=engine, say=say, world=world) as sampler:
+    with open_sampler(config, policy=policy, engine=engine, say=say, world=world, replica=replica) as sampler:
         source, held_out = world.each(lambda: open_source(config, method, sampler, say))
-        sampler.sync(policy, 0)
         yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out, replica=replica)
 
 
