@@ -9,6 +9,7 @@ from edge_grpo.base.settings import settings
 
 __all__ = [
     "BUNDLED",
+    "DistributedSettings",
     "EngineSettings",
     "EvalSettings",
     "HfEngineSettings",
@@ -193,6 +194,25 @@ class TrainSettings:
     checkpoint_every: int = Field(default=20, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     keep_best: bool = False
+
+
+@settings
+class DistributedSettings:
+    """How several processes share a run; a single one ignores this section.
+
+    ``shard``: ``full`` divides weights, gradients and moments among the processes (FSDP2), ``none`` keeps a copy of the
+    model in each. ``cpu_offload`` keeps a process's slices in CPU memory between passes: less GPU memory, slower.
+    ``timeout_s``: how long a process waits for the others, in seconds; longer than the slowest sampling of a step.
+    """
+
+    shard: Literal["full", "none"] = "full"
+    cpu_offload: bool = False
+    timeout_s: float = Field(default=1800.0, gt=0)
+
+    def __post_init__(self) -> None:
+        """Reject slices in CPU memory where there are no slices."""
+        if self.cpu_offload and self.shard == "none":
+            raise ValueError("cpu_offload: needs shard=full, which divides the weights")
 
 
 @settings
