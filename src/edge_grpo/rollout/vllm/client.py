@@ -213,13 +213,13 @@ class Client:
             await self._once("/finish_weight_update", {"weight_version": version})
         except BaseException:
             with suppress(ServerError):  # or the server would stay paused
-                await self._once("/resume")
+                await self._once("/resume", retries=self.retries)
             raise
-        await self._once("/resume")
+        await self._once("/resume", retries=self.retries)
 
-    async def _once(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+    async def _once(self, path: str, body: Mapping[str, Any] | None = None, *, retries: int = 0) -> None:
         """One attempt, on a connection of its own: after an error, vLLM hangs up on the one that it came over."""
-        await self._request("POST", path, body, retries=0, headers={"Connection": "close"})
+        await self._request("POST", path, body, retries=retries, headers={"Connection": "close"})
 
     async def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that it has loaded."""

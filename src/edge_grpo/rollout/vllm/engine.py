@@ -30,7 +30,6 @@ _SYNCED: Final = "its log has a reason, or another run uses the server: give eac
 class _Server:
     """One server, and which weights it is known to have; empty = unknown."""
 
-    number: int
     client: Client
     facts: Facts
     free: asyncio.Semaphore
@@ -51,7 +50,7 @@ class VllmEngine:
         stop_ids: tokens that end a completion and are part of it.
         stop_texts: strings that end a completion once its decoded text contains one.
         max_rows: how many rows a server is asked for at once.
-        session: names the weights of this session; the processes of a run share it.
+        session: names the weights of this session: 12 hex digits, its own every time.
         key: the servers' API key; empty = none.
         say: shows a line about what the user should know.
         pause: waits for a number of seconds before a request is repeated.
@@ -98,9 +97,9 @@ class VllmEngine:
         ]
         try:
             facts = self._background.run(together(client.facts() for client in self._clients))
-            for number, (client, own) in enumerate(zip(self._clients, facts, strict=True)):
+            for client, own in zip(self._clients, facts, strict=True):
                 self._check_fit(client, own)
-                self._servers.append(_Server(number, client, own, asyncio.Semaphore(max_rows)))
+                self._servers.append(_Server(client, own, asyncio.Semaphore(max_rows)))
             self._handover = Handover(settings.folder, session)
         except BaseException:
             self.close()
@@ -300,20 +299,19 @@ class VllmEngine:
         await together(self._hand_over(server) for server in self._servers if server.weights != self._label)
 
     async def _hand_over(self, server: _Server) -> None:
-        """Make a server sample with the newest weights, unless another process of the run has done so."""
+        """Make a server sample with the newest weights."""
         assert self._handover is not None, "the engine is closed"
         client, handover = server.client, self._handover
-        async with handover.turn(server.number):
-            if await client.weight_version() != self._expected:
-                folder = handover.path(BASE if self.as_adapter else self._folder)
-                await client.update_weights({"path": str(folder)}, self._expected)
-            if self.as_adapter:
-                loaded = await client.adapters()
-                if self._label not in loaded:
-                    await client.load_adapter(self._label, str(handover.path(self._folder)))
-                for old in loaded:
-                    if old.startswith(f"{self.session}:") and old != self._label:
-                        await client.unload_adapter(old)
+        if await client.weight_version() != self._expected:
+            folder = handover.path(BASE if self.as_adapter else self._folder)
+            await client.update_weights({"path": str(folder)}, self._expected)
+        if self.as_adapter:
+            loaded = await client.adapters()
+            if self._label not in loaded:
+                await client.load_adapter(self._label, str(handover.path(self._folder)))
+            for old in loaded:
+                if old.startswith(f"{self.session}:") and old != self._label:
+                    await client.unload_adapter(old)
         server.weights = self._label
 
     def _probe(self) -> None:
