@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError
+from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError, ShapeError
 from edge_grpo.base.interrupt import StepDropped
 from edge_grpo.base.ranks import RENDEZVOUS, own_rank
 from edge_grpo.base.text import counted
@@ -109,6 +109,8 @@ class World:
         parts = self.gather(lambda: list(work(items[self.rank :: self.size])))
         results: list[Any] = [None] * len(items)
         for rank, part in enumerate(parts):
+            if len(part) != (wanted := len(items[rank :: self.size])):
+                raise ShapeError(f"{len(part)} results for {wanted} items")
             results[rank :: self.size] = part
         return results
 

@@ -66,8 +66,7 @@ def ask(
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         policy = world.in_turn(lambda: load_policy(config.model))
-        opened = open_sampler(config, policy=policy, say=say, world=world)
-        sampler = world.each(lambda: stack.enter_context(opened))
+        sampler = stack.enter_context(open_sampler(config, policy=policy, say=say, world=world))
         for line in idle_arguments(sampler.tokenizer, config.data):
             say(line)
         asked = world.each(lambda: tuple(encode(sampler, each, draws) for each in benchmarks))

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -28,6 +29,7 @@ from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.probe import portable_attention
+from edge_grpo.models.replica import Replica
 from edge_grpo.models.scoring import causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
 
@@ -39,6 +41,7 @@ __all__ = [
     "load_shared_policy",
     "load_tokenizer",
     "pick_device",
+    "replica_of",
     "resolve",
     "vocabulary_size",
 ]
@@ -166,6 +169,11 @@ def load_shared_policy(
     if divided:
         policy.begin()
     return policy
+
+
+def replica_of(policy: Policy, world: World, model: ModelSettings, *, seed: int = 0) -> Replica:
+    """What gives rank 0 all weights of a policy that was loaded with these settings."""
+    return Replica(policy, world, lambda: load_policy(replace(model, device="cpu"), seed=seed))
 
 
 def pick_device(model: ModelSettings) -> torch.device:
