@@ -74,16 +74,17 @@ def compare(pool: Callable[[int], Pool], model: Callable[[str], Path], tmp_path:
 
 
 def assert_equal(found: Difference) -> None:
-    """Rollouts are equal; weights, losses and gradients to 1e-5; other figures to 1e-5 of their value.
+    """Rollouts are equal; weights and losses to 1e-5; the norm of gradients and other figures to 1e-5 of their value.
 
-    What float32 leaves of a figure that is a difference of log-probs, such as a KL, is 1e-6 at best.
+    A loss is a sum of terms of both signs that nearly cancel; likewise, float32 leaves 1e-6 at best of a figure that is
+    a difference of log-probs, such as a KL.
     """
     assert not found.rollouts
     assert found.weights < 1e-5
     assert found.loss < 1e-5
-    assert found.metrics.get("grad_norm", 0.0) < 1e-5
-    far = {n: (v, found.relative[n]) for n, v in found.metrics.items() if v > 1e-6 and found.relative[n] > 1e-5}
-    assert not far
+    others = {name: value for name, value in found.metrics.items() if name != "loss"}
+    far = {name: (value, found.relative[name]) for name, value in others.items() if found.relative[name] > 1e-5}
+    assert not {name: pair for name, pair in far.items() if name == "grad_norm" or pair[0] > 1e-6}
 
 
 @pytest.mark.parametrize("kind", METHODS)
