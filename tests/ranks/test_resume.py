@@ -26,7 +26,7 @@ WORDS = (
     *("method=grpo", "train.passes=2", "train.mini_batches=2", "train.micro_batch_rows=3", "train.schedule=constant"),
     *("rollout.prompts_per_step=3", "rollout.group_size=4", "rollout.max_new_tokens=8", "data.arithmetic.size=20"),
     *("reward.workers=1", f"reward.function={ROOT / 'tests/parity.py'}:parity", "run.tensorboard=false"),
-    *("eval.every=0", "eval.at_start=false", "eval.at_end=false"),
+    *("eval.size=5", "eval.every=0", "eval.at_start=false", "eval.at_end=false"),
 )
 KINDS = {"whole": (), "adapters": ("model.lora.rank=2",), "not sharded": ("distributed.shard=none",)}
 
@@ -53,7 +53,8 @@ def run(pool: Callable[[int], Pool], model: Path, tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize("words", KINDS.values(), ids=KINDS)
 def test_the_same_number_of_ranks_resumes_bit_for_bit(run: Run, words: tuple[str, ...]) -> None:
-    straight, again = run("straight", [(2, 6)], *words), run("again", [(2, 3), (2, 6)], *words)
+    end = 4 if words else 6
+    straight, again = run("straight", [(2, end)], *words), run("again", [(2, end // 2), (2, end)], *words)
     assert weights(again) == weights(straight)
     assert rows(again) == rows(straight)
     assert rollouts(again) == rollouts(straight)
@@ -62,30 +63,27 @@ def test_the_same_number_of_ranks_resumes_bit_for_bit(run: Run, words: tuple[str
 CHANGES = {
     "2-1-2": [(2, 2), (1, 3), (2, 4)],
     "2-3": [(2, 2), (3, 4)],
-    "3-2": [(3, 2), (2, 4)],
-    "1-2": [(1, 2), (2, 4)],
-    "2-1": [(2, 2), (1, 4)],
 }
 
 
 @pytest.mark.parametrize("parts", CHANGES.values(), ids=CHANGES)
 def test_other_numbers_of_ranks_resume(run: Run, parts: list[tuple[int, int]]) -> None:
     found = difference(run("straight", [(2, 4)]), run("again", parts))
-    assert found.weights < 1e-6
+    assert found.weight < 1e-6
     assert not found.rollouts
 
 
-@pytest.mark.parametrize("parts", [[(2, 2), (1, 4)], [(1, 2), (2, 4)]])
-def test_adapters_resume_on_other_numbers_of_ranks(run: Run, parts: list[tuple[int, int]]) -> None:
+def test_adapters_resume_on_other_numbers_of_ranks(run: Run) -> None:
     lora = ("model.lora.rank=2",)
-    assert difference(run("straight", [(2, 4)], *lora), run("again", parts, *lora)).weights < 1e-6
+    parts = [(1, 1), (2, 2), (1, 3)]
+    assert difference(run("straight", [(2, 3)], *lora), run("again", parts, *lora)).weight < 1e-6
 
 
 def test_a_checkpoint_may_be_read_sharded_or_not(run: Run) -> None:
-    mixed = run("mixed", [(2, 2)])
-    run("mixed", [(2, 3)], "distributed.shard=none")
-    run("mixed", [(2, 4)])
-    assert difference(run("straight", [(2, 4)]), mixed).weights < 1e-6
+    mixed = run("mixed", [(2, 1)])
+    run("mixed", [(2, 2)], "distributed.shard=none")
+    run("mixed", [(2, 3)])
+    assert difference(run("straight", [(2, 3)]), mixed).weight < 1e-6
 
 
 def test_ranks_write_slices_and_together_they_are_the_model(run: Run, tmp_path: Path) -> None:
@@ -141,4 +139,4 @@ def test_a_checkpoint_of_an_older_release_resumes(run: Run, tmp_path: Path) -> N
     run("old", [(1, 4)])
     assert weights(old) == weights(straight)
     assert rows(old) == rows(straight)
-    assert difference(straight, run("divided", [(2, 4)])).weights < 1e-6
+    assert difference(straight, run("divided", [(2, 4)])).weight < 1e-6

@@ -1,7 +1,7 @@
 """N ranks train what one trains: the same rollouts, and equal metrics and weights up to the order of sums.
 
 AdamW divides a gradient by its size, so that rounding in a gradient near zero can change a weight by up to the learning
-rate per update. At the rate here the twelve updates of a run move weights by up to 1e-2; the bound is 1e-5.
+rate per update. At the rate here the eight updates of a run move weights by up to 1e-2; the bound is 1e-5.
 """
 
 import json
@@ -23,10 +23,10 @@ PARITY, ANSWERS, SOME = (
 )
 NOT_EVALUATED = ("eval.every=0", "eval.at_start=false", "eval.at_end=false")
 BASE = (
-    *("train.steps=3", "train.passes=2", "train.mini_batches=2", "train.micro_batch_rows=3"),
+    *("train.steps=2", "train.passes=2", "train.mini_batches=2", "train.micro_batch_rows=3"),
     *("train.learning_rate=1e-3", "train.weight_decay=0.1"),
     *("rollout.group_size=4", "rollout.max_new_tokens=8", "data.arithmetic.size=20"),
-    *("reward.workers=1", "run.tensorboard=false", *NOT_EVALUATED, PARITY),
+    *("eval.size=5", "reward.workers=1", "run.tensorboard=false", *NOT_EVALUATED, PARITY),
 )
 SEAMS = ("edge_grpo", "mgrpo", "nthr", "share_grpo", "disco", "gpg", "rpo", "unlikeliness")  # those with own paths
 LORA, REFERENCE = ("model.lora.rank=2",), ("method.beta=0.05",)
@@ -73,14 +73,14 @@ def compare(pool: Callable[[int], Pool], model: Callable[[str], Path], tmp_path:
     return run
 
 
-def assert_equal(found: Difference) -> None:
+def assert_equal(found: Difference, *, but: str = "no weight") -> None:
     """Rollouts are equal; weights and losses to 1e-5; the norm of gradients and other figures to 1e-5 of their value.
 
     A loss is a sum of terms of both signs that nearly cancel; likewise, float32 leaves 1e-6 at best of a figure that is
     a difference of log-probs, such as a KL.
     """
     assert not found.rollouts
-    assert found.weights < 1e-5
+    assert max(value for name, value in found.weights.items() if but not in name) < 1e-5
     assert found.loss < 1e-5
     others = {name: value for name, value in found.metrics.items() if name != "loss"}
     far = {name: (value, found.relative[name]) for name, value in others.items() if found.relative[name] > 1e-5}
@@ -142,13 +142,26 @@ def test_two_ranks_train_variants_as_one_does(compare: Compare, words: tuple[str
     assert_equal(compare(*words))
 
 
+def test_weights_in_bf16_are_equal_where_sums_have_two_terms(compare: Compare) -> None:
+    """Two micro-batches per update: their sum has no order. A norm of bf16 gradients has 8 bits, so nothing is clipped.
+
+    Logits are rounded to 8 bits by shape, and two ranks decode other shapes: the log-probs on record differ.
+    """
+    words = ("method=grpo", "model.dtype=bfloat16", "train.mini_batches=1", "train.micro_batch_rows=4")
+    found = compare(*words, "train.learning_rate=1e-2", "train.max_grad_norm=1000", prompts=2)
+    assert found.weight == found.loss == 0.0
+    assert found.rollouts <= {"spans"}
+    assert found.relative["grad_norm"] < 2**-7
+
+
 FAMILIES = ("untied", "qwen3_5", "qwen3_next", "mixtral", "gpt2", "gemma3_text")
 
 
 @pytest.mark.parametrize("words", [(), LORA], ids=["whole", "lora"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_ranks_train_families_as_one_does(compare: Compare, name: str, words: tuple[str, ...]) -> None:
-    assert_equal(compare("method=grpo", *words, name=name))
+    keys = "attn.c_attn.bias" if name == "gpt2" else "no weight"  # shifts all scores of a query: its gradient is noise
+    assert_equal(compare("method=grpo", *words, name=name), but=keys)
 
 
 def test_all_kinds_of_correction_are_shared(compare: Compare, tmp_path: Path) -> None:
