@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,9 +40,11 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
         "reshard_after_forward": True,
     }
     with _one_line(scorer):
-        for layer in _layers(scorer):
+        stacks = _stacks(scorer)
+        for layer in chain(*stacks):
             fully_shard(layer, **settings)
         fully_shard(scorer, **settings)
+    _link(scorer, stacks)
     for module in _sharded(scorer):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no reduction with a factor
@@ -110,17 +113,29 @@ def _sharded(module: nn.Module) -> Iterator[FSDPModule]:
     return (each for each in module.modules() if isinstance(each, FSDPModule))
 
 
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The layers that can be divided one by one: those that share no weight with another one (Zamba 2)."""
-    layers = list(_stacked(module))
-    holders = Counter(id(weight) for layer in layers for weight in layer.parameters())
-    return [layer for layer in layers if all(holders[id(weight)] == 1 for weight in layer.parameters())]
+def _stacks(module: nn.Module) -> list[list[Any]]:
+    """The outermost lists of layers, without layers that share a weight with another one (Zamba 2)."""
+    stacks = [[layer for layer in found if next(layer.parameters(), None) is not None] for found in _lists(module)]
+    holders = Counter(id(weight) for layer in chain(*stacks) for weight in layer.parameters())
+    alone = ([each for each in stack if all(holders[id(w)] == 1 for w in each.parameters())] for stack in stacks)
+    return [stack for stack in alone if stack]
 
 
-def _stacked(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost lists of layers."""
+def _lists(module: nn.Module) -> Iterator[nn.ModuleList]:
     for child in module.children():
         if isinstance(child, nn.ModuleList):
-            yield from (layer for layer in child if next(layer.parameters(), None) is not None)
+            yield child
         else:
-            yield from _stacked(child)
+            yield from _lists(child)
+
+
+def _link(scorer: Any, stacks: list[list[Any]]) -> None:
+    """Let a backward pass gather the layer below while it is in a layer; a lowest one has only itself.
+
+    By default FSDP gathers what ran before, sampling included. Ranks sample unequally much: they would wait for each
+    other for ever.
+    """
+    for stack in stacks:
+        for below, layer in zip([stack[0], *stack], stack, strict=False):
+            layer.set_modules_to_backward_prefetch([below])
+    scorer.set_modules_to_backward_prefetch([stacks[-1][-1] if stacks else scorer])
