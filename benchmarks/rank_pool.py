@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import tempfile
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Pool:
         timeout_s: how long a call may take.
     """
 
-    def __init__(self, size: int, *, timeout_s: float = 120.0) -> None:
+    def __init__(self, size: int, *, timeout_s: float = 90.0) -> None:
         self.size, self.timeout_s = size, timeout_s
         self._open = ExitStack()
         self._pipes: list[Connection] = []
@@ -104,12 +104,14 @@ def _serve(rank: int, size: int, meeting: str, pipe: Connection) -> None:
     os.environ.update(zip(names, map(str, (rank, rank, size, size, meeting)), strict=True))
     torch.set_num_threads(1)
     join_world(_START_S)
-    while True:
-        try:
-            function, args = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send((False, True, function(*args)))
-        except BaseException as error:  # noqa: BLE001 - whoever called is told
-            pipe.send((True, getattr(error, "shared", False), traceback.format_exc()))
+    with suppress(EOFError, BrokenPipeError):  # whoever called is gone
+        while True:
+            pipe.send(_outcome(*pipe.recv()))
+
+
+def _outcome(function: Callable[..., Any], args: Sequence[Any]) -> tuple[bool, bool, Any]:
+    """Whether a call failed, whether all ranks know of that, and its result or traceback."""
+    try:
+        return False, True, function(*args)
+    except BaseException as error:  # noqa: BLE001 - whoever called is told
+        return True, getattr(error, "shared", False), traceback.format_exc()

@@ -34,7 +34,7 @@ def test_gradients_are_sums_over_ranks(pool: Pools, name: str, size: int) -> Non
         assert_equal(found, wanted)
 
 
-SOME = ("gemma3_text", "gpt2", "mixtral", "qwen3_next")
+SOME = ("gemma3_text", "gpt2", "mixtral", "qwen3_next", "zamba2")
 
 
 @pytest.mark.parametrize(
