@@ -4,12 +4,9 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, TextIO
+from typing import TextIO
 
-__all__ = ["RENDEZVOUS", "is_first_rank", "own_rank", "quiet_ranks"]
-
-RENDEZVOUS: Final = "EDGE_GRPO_RENDEZVOUS"
-"""The environment variable by which ``--processes`` names a file for its processes to meet in."""
+__all__ = ["is_first_rank", "own_rank", "quiet_ranks"]
 
 
 def own_rank(environment: Mapping[str, str] = os.environ) -> int | None:

@@ -29,8 +29,13 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
         device: where the passes run.
         offload: whether the slices stay in CPU memory between passes.
     Raises:
-        EngineError: a weight was not divided.
+        EngineError: a weight was not divided, or torch is too old.
     """
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise EngineError(
+            f"distributed.shard: dividing the weights needs torch 2.13, found {torch.__version__}; install that, or set "
+            "distributed.shard=none"
+        )
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (world.size,)),
         "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32) if scorer.autocast else MixedPrecisionPolicy(),
@@ -58,7 +63,10 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
 
 @contextmanager
 def whole(scorer: nn.Module) -> Iterator[None]:
-    """Inside the block every rank holds all weights, and may run any pass by itself; without gradients."""
+    """Inside the block every rank holds all weights, and may run any pass by itself; without gradients.
+
+    A pass may be cut short by an error or a signal, on one rank alone.
+    """
     modules = list(_sharded(scorer))
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
@@ -66,8 +74,9 @@ def whole(scorer: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        if isinstance(scorer, FSDPModule):
+            scorer.reset_iter_state()  # `reshard` would leave the layer whose pass was cut short
         for module in modules:
-            module.reshard()
             module.set_reshard_after_forward(True, recurse=False)
 
 

@@ -1,6 +1,7 @@
 """The in-process engine: a decode loop over any Hugging Face causal language model."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -78,7 +79,7 @@ class DecodeEngine:
             raise EngineError(
                 "no stop token: the tokenizer and the model's generation config name none; set rollout.stop"
             )
-        with policy.whole():
+        with self.whole():
             self.decoding = pick(policy, pad_id)
 
     @property
@@ -95,6 +96,10 @@ class DecodeEngine:
         """Sample from this policy's weights from now on; they are shared, so nothing is copied."""
         self.policy = policy
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside the block this process holds all weights; ranks enter it together, each then samples by itself."""
+        return self.policy.whole()
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -105,8 +110,7 @@ class DecodeEngine:
             for prompt, request in enumerate(requests)
             for seed in request.seeds
         ]
-        with self.policy.whole():
-            spans = self._decode([request.prompt_ids for request in requests], rows, sampling, Segment.SAMPLED)
+        spans = self._decode([request.prompt_ids for request in requests], rows, sampling, Segment.SAMPLED)
         done = iter(zip(spans, rows, strict=True))
         results = []
         for request in requests:
@@ -131,8 +135,7 @@ class DecodeEngine:
                 )
             rows.append(_Row(prompt, item.seed, room))
         prompts = [start.prompt_ids + start.completion_ids for start in starts]
-        with self.policy.whole():
-            spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
+        spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
         return [
             Rollout(start.prompt_ids, (*start.spans, span), *ending)
             for start, (span, *ending) in zip(starts, spans, strict=True)

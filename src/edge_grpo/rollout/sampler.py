@@ -1,6 +1,7 @@
 """Prompts in, graded completions out: one place that encodes, samples and grades, for training and evaluation alike."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -231,7 +232,8 @@ class Sampler:
             grades = iter(self._grade(problems, [rollout for rollouts in sampled for rollout in rollouts]))
             return (tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled)
 
-        return self.world.share(list(zip(prompts, seeds, strict=True)), work)
+        with self._whole():
+            return self.world.share(list(zip(prompts, seeds, strict=True)), work)
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
         """Append injected tokens to rollouts and continue sampling; not graded."""
@@ -244,8 +246,13 @@ class Sampler:
                 )
             return continued
 
-        with self.watch.phase("sample"):
+        with self.watch.phase("sample"), self._whole():
             return self.world.share(continuations, work)
+
+    def _whole(self) -> AbstractContextManager[None]:
+        """What the ranks do together before each samples by itself, where a signal or an error may interrupt it."""
+        whole: AbstractContextManager[None] = getattr(self.engine, "whole", nullcontext)()
+        return whole
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
         """One grade per rollout."""
