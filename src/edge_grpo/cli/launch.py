@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
@@ -32,6 +32,7 @@ Processes = Annotated[
 ]
 
 
+@runtime_checkable
 class Process(Protocol):
     """What is needed of a started process; `subprocess.Popen` has it."""
 
@@ -171,7 +172,7 @@ class _Crew:
             told = place.has_report or own[0] < 128 or self.ranks[0].returncode == own[0]
             return own[0], "" if told else "stopped"
         if self.stuck and len(self.signals) > 1:
-            return 128 + self.signals[-1], f"{self._name(self.stuck)} did not react and was killed; {advice}"
+            return 128 + self.signals[-1], f"{self._name(self.stuck)} had to be killed; {advice}"
         if self.late:
             return 2, f"{self._name(self.late)} kept the others waiting too long (distributed.timeout_s); {advice}"
         if codes:
@@ -184,7 +185,7 @@ class _Crew:
         return 128 - code if -code in self.signals else code
 
     def _name(self, numbers: Sequence[int]) -> str:
-        return f"rank {' and '.join(map(str, numbers))} of {len(self.ranks)}"
+        return f"rank{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))} of {len(self.ranks)}"
 
 
 def _named(number: int) -> str:

@@ -33,8 +33,8 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
     """
     if not hasattr(FSDPModule, "reset_iter_state"):
         raise EngineError(
-            f"distributed.shard: dividing the weights needs torch 2.13, found {torch.__version__}; install that, or set "
-            "distributed.shard=none"
+            f"distributed.shard: dividing the weights needs torch 2.13, found {torch.__version__}; install that, or "
+            "set distributed.shard=none"
         )
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (world.size,)),
