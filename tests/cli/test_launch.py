@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from processes import gone, living, until
 
-from edge_grpo.base.job import MEETING, Meeting
+from edge_grpo.base.job import Meeting
+from edge_grpo.base.ranks import RENDEZVOUS
 from edge_grpo.cli.launch import LOST, follow_launcher, launch, launched
 
 Start = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[bytes]"]
-MEETING_OF = f"Path(os.environ['{MEETING}'])"
+MEETING_OF = f"Path(os.environ['{RENDEZVOUS}']).parent"
 LASTS = "time.sleep(60)"
 READY = "(here / f'ready {os.getpid()}').touch();"
 STUBBORN = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {READY} {LASTS}"
@@ -45,7 +46,7 @@ def when_ready(pids: list[int], *signals: int) -> threading.Thread:
 
     def send() -> None:
         until(lambda: len(pids) == 2)
-        until(lambda: len(list(Path(environment_of(pids[0])[MEETING]).glob("ready*"))) == 2)
+        until(lambda: len(list(Path(environment_of(pids[0])[RENDEZVOUS]).parent.glob("ready*"))) == 2)
         for number in signals:
             os.kill(os.getpid(), number)
             time.sleep(0.1)
@@ -136,11 +137,11 @@ def test_handlers_are_restored_and_no_folder_is_left() -> None:
 
     def start(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         assert command[-3:] == ["edge_grpo", "train", "x"]
-        places.append(environment[MEETING])
+        places.append(environment[RENDEZVOUS])
         return subprocess.Popen([sys.executable, "-c", ""], env=environment)
 
     assert launch(2, ["train", "x"], start=start) == 0
-    assert not Path(places[0]).exists()
+    assert not Path(places[0]).parent.exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_grpo.base.ranks import own_rank
+from edge_grpo.base.ranks import RENDEZVOUS, own_rank
 
-__all__ = ["MEETING", "Meeting", "next_command", "resume_command"]
+__all__ = ["RERUN", "Meeting", "next_command", "resume_command"]
 
-MEETING: Final = "EDGE_GRPO_MEETING"
-"""The environment variable by which ``--processes`` names the folder of a :class:`Meeting`."""
+RERUN: Final = "repeat the command to resume"
+"""How to continue a command whose work is resumed by repeating it, for messages."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Meeting:
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> "Meeting | None":
         """That of this process; None if ``--processes`` did not start it."""
-        return cls(Path(environment[MEETING])) if MEETING in environment else None
+        return cls(Path(environment[RENDEZVOUS]).parent) if RENDEZVOUS in environment else None
 
     @property
     def rendezvous(self) -> Path:
@@ -65,7 +65,7 @@ def resume_command(folder: Path, *settings: str, environment: Mapping[str, str] 
         >>> resume_command(Path("runs/a"), environment={})
         'edge-grpo train --resume runs/a'
         >>> job = {"RANK": "0", "WORLD_SIZE": "2"}
-        >>> resume_command(Path("runs/a"), environment={**job, MEETING: "/tmp/x"})
+        >>> resume_command(Path("runs/a"), environment={**job, RENDEZVOUS: "/tmp/x"})
         'edge-grpo train --resume runs/a --processes 2'
         >>> resume_command(Path("runs/a"), "train.steps=9", environment=job)
         'torchrun ... -m edge_grpo train --resume runs/a train.steps=9'
@@ -73,7 +73,7 @@ def resume_command(folder: Path, *settings: str, environment: Mapping[str, str] 
     words = " ".join(["train", "--resume", str(folder), *settings])
     if own_rank(environment) is None:
         return f"edge-grpo {words}"
-    if MEETING in environment:
+    if RENDEZVOUS in environment:
         return f"edge-grpo {words} --processes {environment['WORLD_SIZE']}"
     return f"torchrun ... -m edge_grpo {words}"
 

@@ -4,9 +4,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Final, TextIO
 
-__all__ = ["is_first_rank", "own_rank", "quiet_ranks"]
+__all__ = ["RENDEZVOUS", "is_first_rank", "own_rank", "quiet_ranks"]
+
+RENDEZVOUS: Final = "EDGE_GRPO_RENDEZVOUS"
+"""The environment variable by which ``--processes`` names a file for its processes to meet in."""
 
 
 def own_rank(environment: Mapping[str, str] = os.environ) -> int | None:

@@ -16,10 +16,10 @@ from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
-from edge_grpo.base.job import MEETING, Meeting, next_command
-from edge_grpo.base.ranks import own_rank
+from edge_grpo.base.job import RERUN, Meeting, next_command
+from edge_grpo.base.ranks import RENDEZVOUS, own_rank
 
-__all__ = ["LOST", "Process", "Processes", "follow_launcher", "launch", "launched"]
+__all__ = ["LOST", "RERUN", "Process", "Processes", "follow_launcher", "launch", "launched"]
 
 LOST: Final = 75
 """Exit code of a process that ends only because another one did."""
@@ -64,6 +64,7 @@ def launch(
     processes: int,
     words: Sequence[str] = (),
     *,
+    retry: str = "",
     start: Callable[[Sequence[str], Mapping[str, str]], Process] = _start,
     grace_s: float = 8.0,
 ) -> int:
@@ -74,6 +75,7 @@ def launch(
     Args:
         processes: how many.
         words: the command line; empty = this process's own.
+        retry: how to continue after an early end, for the message; empty = how to resume the run.
         start: starts a command with an environment, in a session of its own, so that a signal reaches it only once.
         grace_s: once one has failed, seconds until the others are asked to stop, and again until they are killed.
     Returns:
@@ -88,7 +90,7 @@ def launch(
         crew = _Crew(ranks, grace_s)
         with crew.forwarding():
             crew.wait()
-        code, line = crew.verdict(place)
+        code, line = crew.verdict(place, retry)
         if line:
             print(f"edge-grpo: {line}", file=sys.stderr)
         return code
@@ -105,7 +107,7 @@ def _environment(rank: int, size: int, place: Meeting) -> Mapping[str, str]:
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size),
-        MEETING: str(place.folder),
+        RENDEZVOUS: str(place.rendezvous),
         _LAUNCHER: str(os.getpid()),
     }
 
@@ -161,10 +163,10 @@ class _Crew:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def verdict(self, place: Meeting) -> tuple[int, str]:
+    def verdict(self, place: Meeting, retry: str) -> tuple[int, str]:
         """The exit code, and what the user should read about the end; empty if a process has said it."""
         codes = {number: self._code(number) for number in self.failed}
-        advice = next_command(place.run, {**os.environ, **_environment(0, len(self.ranks), place)})
+        advice = retry or next_command(place.run, {**os.environ, **_environment(0, len(self.ranks), place)})
         if killed := {number: -code for number, code in codes.items() if code < 0 and number not in self.stuck}:
             named = " and ".join(f"{self._name([number])} was killed by {_named(by)}" for number, by in killed.items())
             return 2, f"{named}, and the others were stopped; {advice}"

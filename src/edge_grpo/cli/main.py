@@ -125,10 +125,18 @@ def _print_version(wanted: bool) -> bool:
     return wanted
 
 
+_TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-config")
+"""The commands that several processes may run together."""
+
+
 @app.callback()
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback acts
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """RL post-training of language models that measures and fixes advantage collapse."""
+    command = context.invoked_subcommand
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and own_rank() is not None and command not in _TOGETHER:
+        raise ConfigError(f"{command} works in a single process; start it without torchrun")

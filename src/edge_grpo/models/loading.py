@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -26,6 +28,8 @@ from edge_grpo.config.sections import BUNDLED, DistributedSettings, ModelSetting
 from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.probe import portable_attention
+from edge_grpo.models.replica import Replica
 from edge_grpo.models.scoring import causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
 
@@ -37,6 +41,7 @@ __all__ = [
     "load_shared_policy",
     "load_tokenizer",
     "pick_device",
+    "replica_of",
     "resolve",
     "vocabulary_size",
 ]
@@ -119,10 +124,11 @@ def load_policy(
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     save_dtype = declared_dtype(model) if model.save_dtype == "auto" else getattr(torch, model.save_dtype)
-    policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast, save_dtype=save_dtype)
-    if policy.has_adapters:
-        with policy.precision():
-            check_reached(policy.model)
+    with portable_attention(causal(network)) if home.type == "cpu" else nullcontext():
+        policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast, save_dtype=save_dtype)
+        if policy.has_adapters:
+            with policy.precision():
+                check_reached(policy.model)
     return policy
 
 
@@ -130,6 +136,9 @@ def load_shared_policy(
     model: ModelSettings, distributed: DistributedSettings, world: World, *, reference: bool = False, seed: int = 0
 ) -> Policy:
     """Load a policy that several ranks train together, with its weights divided among them unless they say otherwise.
+
+    The ranks of a machine load in turn, so that its memory holds one undivided model at a time (two with a reference):
+    4 bytes per weight in float32, 2 in bf16.
 
     Args:
         model: the settings.
@@ -149,10 +158,22 @@ def load_shared_policy(
         )
     divided = world.group is not None and distributed.shard == "full"
     home = torch.device("cpu") if divided else device  # a GPU may have no room for the undivided model
-    policy = world.each(lambda: load_policy(model, reference=reference, seed=seed, device=home))
+
+    def load() -> Policy:
+        policy = load_policy(model, reference=reference, seed=seed, device=home)
+        if divided:
+            policy.shard(world, device=device, offload=distributed.cpu_offload)
+        return policy
+
+    policy = world.in_turn(load)
     if divided:
-        policy.shard(world, device=device, offload=distributed.cpu_offload)
+        policy.begin()
     return policy
+
+
+def replica_of(policy: Policy, world: World, model: ModelSettings, *, seed: int = 0) -> Replica:
+    """What gives rank 0 all weights of a policy that was loaded with these settings."""
+    return Replica(policy, world, lambda: load_policy(replace(model, device="cpu"), seed=seed))
 
 
 def pick_device(model: ModelSettings) -> torch.device:

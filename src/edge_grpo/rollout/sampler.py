@@ -1,7 +1,6 @@
 """Prompts in, graded completions out: one place that encodes, samples and grades, for training and evaluation alike."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -90,7 +89,7 @@ class Sampler:
         context: the model's context length in tokens; None = no known limit.
         vocabulary: size of the model's vocabulary; None = unknown.
         watch: counts the seconds of the phases ``sample`` and ``grade``; None = a new one.
-        world: the ranks that share the work; all of them sample, resume and grade together, and get all results.
+        world: the ranks that share the grading, and get all grades; the engine knows how they share the sampling.
     """
 
     def __init__(
@@ -218,41 +217,27 @@ class Sampler:
         self, prompts: Sequence[Prompt], seeds: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> list[tuple[Row, ...]]:
         """Graded completions of each prompt, one per seed."""
-
-        def work(own: Sequence[tuple[Prompt, tuple[int, ...]]]) -> Iterator[tuple[Row, ...]]:
-            requests = [Request(prompt.prompt_ids, numbers) for prompt, numbers in own]
-            with self.watch.phase("sample"):
-                sampled = self.engine.sample(requests, sampling)
-            if [len(rollouts) for rollouts in sampled] != [len(request.seeds) for request in requests]:
-                raise EngineError(
-                    f"{type(self.engine).__name__}.sample returned {[len(each) for each in sampled]} rollouts, wanted "
-                    f"{[len(request.seeds) for request in requests]}: one tuple per request, one rollout per seed"
-                )
-            problems = [prompt.problem for (prompt, _), rollouts in zip(own, sampled, strict=True) for _ in rollouts]
-            grades = iter(self._grade(problems, [rollout for rollouts in sampled for rollout in rollouts]))
-            return (tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled)
-
-        with self._whole():
-            return self.world.share(list(zip(prompts, seeds, strict=True)), work)
+        requests = [Request(prompt.prompt_ids, own) for prompt, own in zip(prompts, seeds, strict=True)]
+        with self.watch.phase("sample"):
+            sampled = self.engine.sample(requests, sampling)
+        if [len(own) for own in sampled] != [len(request.seeds) for request in requests]:
+            raise EngineError(
+                f"{type(self.engine).__name__}.sample returned {[len(own) for own in sampled]} rollouts, wanted "
+                f"{[len(request.seeds) for request in requests]}: one tuple per request, one rollout per seed"
+            )
+        problems = [prompt.problem for prompt, rollouts in zip(prompts, sampled, strict=True) for _ in rollouts]
+        grades = iter(self.grade(problems, [rollout for rollouts in sampled for rollout in rollouts]))
+        return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
         """Append injected tokens to rollouts and continue sampling; not graded."""
-
-        def work(own: Sequence[Continuation]) -> list[Rollout]:
-            continued = self.engine.resume(own, sampling)
-            if len(continued) != len(own):
-                raise EngineError(
-                    f"{type(self.engine).__name__}.resume returned {len(continued)} rollouts, wanted {len(own)}"
-                )
-            return continued
-
-        with self.watch.phase("sample"), self._whole():
-            return self.world.share(continuations, work)
-
-    def _whole(self) -> AbstractContextManager[None]:
-        """What the ranks do together before each samples by itself, where a signal or an error may interrupt it."""
-        whole: AbstractContextManager[None] = getattr(self.engine, "whole", nullcontext)()
-        return whole
+        with self.watch.phase("sample"):
+            continued = self.engine.resume(continuations, sampling)
+        if len(continued) != len(continuations):
+            raise EngineError(
+                f"{type(self.engine).__name__}.resume returned {len(continued)} rollouts, wanted {len(continuations)}"
+            )
+        return continued
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
         """One grade per rollout."""

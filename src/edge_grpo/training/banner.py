@@ -21,6 +21,9 @@ def banner(session: Session, folder: Path) -> Iterator[str]:
     config = session.config
     yield f"run folder: {folder}"
     yield f"model: {config.model.path}, {_model(session.policy)}"
+    if session.world.size > 1:
+        weights = "the weights divided among them" if session.policy.is_sharded else "each with all weights"
+        yield f"processes: {session.world.size}, {weights}"
     yield f"trained: {describe(session.policy.adapted)}"
     yield f"method: {session.method.kind}, {_budget(config)}"
     yield f"data: {_data(session)}"

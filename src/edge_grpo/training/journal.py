@@ -15,6 +15,7 @@ from edge_grpo.base.text import counted
 from edge_grpo.base.world import World
 from edge_grpo.config.tree import config_hash, to_tree, to_yaml
 from edge_grpo.models.policy import Policy
+from edge_grpo.rollout.engine import ServerError
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
 from edge_grpo.runs.folder import RunFolder
@@ -241,11 +242,8 @@ class Journal:
 
         Where it ran out on one of several ranks only, the others wait for it in vain, and nothing can be saved.
         """
-        logged = any(row["step"] == session.step for row in self.folder.rows())
-        together = self.world.size == 1 or error.shared
-        if error.intact and session.step and logged and together:
-            with suppress(EdgeGrpoError, RuntimeError, MemoryError):  # the last checkpoint then has to do
-                self.save(session)
+        if error.intact and (self.world.size == 1 or error.shared):
+            self._save_logged(session)
         if not error.value:
             return TrainingError(
                 f"{error}, and {error.setting} cannot be lowered; start a new run with a lower rollout.max_new_tokens, "
@@ -254,10 +252,24 @@ class Journal:
         lower = f"{error.setting}={error.value}"
         if not self.folder.has_begun:
             return TrainingError(f"{error}; start again with {lower}")
+        return TrainingError(f"{error}; {self._resume_with(session)} {lower}")
+
+    def parted(self, session: Session, error: ServerError) -> ServerError:
+        """The error to end a run with after its rollout server failed; saves the steps since the last checkpoint."""
+        self._save_logged(session)
+        return ServerError(f"{error}; then {self._resume_with(session)}")
+
+    def _save_logged(self, session: Session) -> None:
+        """A checkpoint of the session, if its last step is whole and logged, and if it can be written."""
+        if session.step and any(row["step"] == session.step for row in self.folder.rows()):
+            with suppress(EdgeGrpoError, RuntimeError, MemoryError):  # the last checkpoint then has to do
+                self.save(session)
+
+    def _resume_with(self, session: Session) -> str:
         saved = max(checkpoint.steps(self.folder.checkpoints), default=0)
         lost = f" (from step {saved}; {counted(session.step - saved, 'step')} will be redone)"
         again = lost if saved < session.step else ""
-        return TrainingError(f"{error}; resume with{again}: {resume_command(self.folder.path, lower)}")
+        return f"resume with{again}: {resume_command(self.folder.path)}"
 
     def finish(self, session: Session) -> None:
         """Write ``final/``: an ordinary Hugging Face folder, loaded again and checked, complete or absent.
@@ -266,7 +278,7 @@ class Journal:
             CheckpointError: the disk is full or not writable, the run's lock was deleted, or the folder would not hold
                 the model that was trained.
         """
-        policy = session.undivided()
+        policy = session.replica.refreshed()
         self._write_final(session, policy)
 
     @_by_first

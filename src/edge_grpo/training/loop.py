@@ -16,7 +16,7 @@ from edge_grpo.base.text import counted
 from edge_grpo.base.world import World, join_world
 from edge_grpo.config.tree import Config, config_hash, to_yaml
 from edge_grpo.methods.base import Method
-from edge_grpo.rollout.engine import Engine
+from edge_grpo.rollout.engine import Engine, ServerError
 from edge_grpo.runs.durable import saving
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
@@ -194,6 +194,8 @@ def _run(
             return Result(folder.path, session.step, max(world.gather(lambda: stop.signal)))
         except NoMemoryLeftError as error:
             raise journal.rescued(session, error) from error
+        except ServerError as error:
+            raise journal.parted(session, error) from error
         journal.finish(session)
         if best := journal.best_note(session):
             display.say(best)

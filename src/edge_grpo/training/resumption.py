@@ -26,12 +26,19 @@ __all__ = ["BOUNDS", "MAY_CHANGE", "Resumption", "check_inputs", "plan", "start_
 BOUNDS = ("train.steps", "train.max_tokens")
 """What ends a run."""
 
-_ROUNDING = ("train.micro_batch_rows", "rollout.max_rows", "model.gradient_checkpointing")  # other sums, same values
+_ROUNDING = (  # other sums, same values
+    *("train.micro_batch_rows", "rollout.max_rows", "model.gradient_checkpointing"),
+    *("distributed.shard", "distributed.cpu_offload"),
+)
+_SERVERS = ("rollout.engine.urls", "rollout.engine.lora")  # the same distribution, up to rounding
+_HANDOVER = tuple(f"rollout.engine.{name}" for name in ("folder", "timeout_s", "retries", "transport"))
 MAY_CHANGE = (
     *BOUNDS,
     *_ROUNDING,
     *("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.max_skipped_updates"),
-    *("eval.*", "run.*", "distributed.*", "reward.workers", "model.save_dtype"),
+    *("eval.*", "run.*", "distributed.timeout_s", "reward.workers", "model.save_dtype"),
+    *_SERVERS,
+    *_HANDOVER,
 )
 """The settings that may change on resume, as patterns of dotted names."""
 
@@ -73,6 +80,11 @@ class Resumption:
             lines.append(
                 f"{' and '.join(rounding)}: sums are formed in another order, so results agree with an uninterrupted "
                 "run up to rounding, no longer byte for byte"
+            )
+        if moved := [name for name in self.changed if name in _SERVERS]:
+            lines.append(
+                f"{' and '.join(moved)}: log-probs may be rounded differently from here on, and a token that is drawn "
+                "differently changes the rest of its completion"
             )
         old, new = (learning_rate(step, each.train, tokens=tokens) for each in (self.before, self.config))
         if 0 < step < self.config.train.steps and old != new:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -18,9 +18,10 @@ from edge_grpo.config.tree import Config
 from edge_grpo.evaluation import heldout
 from edge_grpo.evaluation.answers import heldout_draws
 from edge_grpo.methods.base import Method
-from edge_grpo.models.loading import load_policy, load_shared_policy
+from edge_grpo.models.loading import load_shared_policy, replica_of
 from edge_grpo.models.policy import Policy
-from edge_grpo.models.sharding import full, local
+from edge_grpo.models.replica import Replica
+from edge_grpo.models.sharding import local
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.rollout.sampler import Sampler
@@ -30,7 +31,7 @@ from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
 from edge_grpo.training.memory import bounded_by
 from edge_grpo.training.source import Source, open_source
-from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
+from edge_grpo.training.update import Updater, describe_gap, describe_scores, is_over, make_optimizer
 
 __all__ = ["Lesson", "Session", "open_session"]
 
@@ -56,6 +57,7 @@ class Session:
         sampler: samples and grades with the policy's weights.
         source: gives the groups of a step.
         held_out: problems to evaluate on; none = nothing is evaluated.
+        replica: the policy with all weights on rank 0.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class Session:
         sampler: Sampler,
         source: Source,
         held_out: Sequence[Prompt] = (),
+        replica: Replica | None = None,
     ) -> None:
         self.config, self.method, self.policy = config, method, policy
         self.sampler, self.source, self.held_out = sampler, source, held_out
+        self.replica = replica or Replica(policy, sampler.world, lambda: policy)
         self.optimizer = make_optimizer(policy, config.train)
         self.updater = Updater(
             policy=policy,
@@ -137,11 +141,14 @@ class Session:
         if lesson is not None:
             with self.watch.phase("update"):
                 updated = self.updater.step(lesson.batch, lesson.signal, step=self.step, tokens=self.tokens)
-                self.sampler.sync(self.policy, self.step + 1)
-            metrics = merge(metrics, describe_scores(lesson.batch), lesson.signal.metrics, updated)
+            gap = {} if self.sampler.exact else describe_gap(lesson.batch)
+            metrics = merge(metrics, describe_scores(lesson.batch), gap, lesson.signal.metrics, updated)
         self.step += 1
         self.cursor += collected.num_prompts
         self.tokens += int(metrics["tokens"][0])
+        if lesson is not None:
+            with self.watch.phase("update"):
+                self.sampler.sync(self.policy, self.step)
         return metrics
 
     @property
@@ -198,21 +205,6 @@ class Session:
             num_ranks=self.world.size,
         )
 
-    def undivided(self) -> Policy:
-        """The policy with all weights: on rank 0 a copy in CPU memory if they are divided among ranks."""
-        if not self.policy.is_sharded:
-            return self.policy
-        made: list[Policy] = []
-        settings = replace(self.config.model, device="cpu")
-        self.world.first(lambda: made.append(load_policy(settings, seed=self.config.train.seed)))
-        whole = dict(made[0].trained()) if made else {}
-        with torch.no_grad():
-            for name, weight in self.policy.trained():
-                values = full(weight)
-                if made:
-                    whole[name].copy_(values)
-        return made[0] if made else self.policy
-
     def take_over(self, state: RunState) -> None:
         """Continue from ``state``, whose weights and moments are already loaded; the sampler is synced."""
         if state.num_ranks == self.world.size:
@@ -244,10 +236,10 @@ def open_session(
     policy = load_shared_policy(
         config.model, config.distributed, world, reference=method.needs.reference, seed=config.train.seed
     )
-    with open_sampler(config, policy=policy, engine=engine, say=say, world=world) as sampler:
+    replica = replica_of(policy, world, config.model, seed=config.train.seed)
+    with open_sampler(config, policy=policy, engine=engine, say=say, world=world, replica=replica) as sampler:
         source, held_out = world.each(lambda: open_source(config, method, sampler, say))
-        sampler.sync(policy, 0)
-        yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)
+        yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out, replica=replica)
 
 
 def _check_finite(name: str, values: Tensor | None, counted: Tensor) -> None:
