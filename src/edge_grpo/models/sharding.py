@@ -31,12 +31,12 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
         device: where the passes run.
         offload: whether the slices stay in CPU memory between passes.
     Raises:
-        EngineError: the model cannot be divided, or a weight was not.
+        EngineError: the model cannot be divided, or a weight was not; or torch is too old.
     """
     if not hasattr(FSDPModule, "reset_iter_state"):
         raise EngineError(
-            f"distributed.shard: torch {torch.__version__} cannot sample between updates of divided weights; install "
-            "torch 2.13 or newer, or set distributed.shard=none"
+            f"distributed.shard: dividing the weights needs torch 2.13, found {torch.__version__}; install that, or "
+            "set distributed.shard=none"
         )
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (world.size,)),
@@ -94,7 +94,10 @@ def check_divided(scorer: nn.Module) -> None:
 
 @contextmanager
 def whole(scorer: nn.Module) -> Iterator[None]:
-    """Inside the block every rank holds all weights, and may run any pass by itself; without gradients."""
+    """Inside the block every rank holds all weights, and may run any pass by itself; without gradients.
+
+    A pass may be cut short by an error or a signal, on one rank alone.
+    """
     modules = list(_sharded(scorer))
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
@@ -103,7 +106,9 @@ def whole(scorer: nn.Module) -> Iterator[None]:
         yield
     finally:
         if isinstance(scorer, FSDPModule):
-            scorer.reset_iter_state()  # reshards; ranks that prefetched by passes of their own would wait for ever
+            # Reshards, even a layer whose pass was cut short, and forgets the passes: ranks that prefetched by passes
+            # of their own would wait for each other for ever.
+            scorer.reset_iter_state()
         for module in modules:
             module.set_reshard_after_forward(True, recurse=False)
 
