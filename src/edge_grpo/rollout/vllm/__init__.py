@@ -1,0 +1,1 @@
+"""Rollouts from vLLM servers, which ``edge-grpo serve`` starts."""
