@@ -22,6 +22,7 @@ from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
 from edge_grpo.cli.make_base import make_base
 from edge_grpo.cli.screen import screen
+from edge_grpo.cli.serve import serve
 from edge_grpo.cli.show import methods, show_config
 from edge_grpo.cli.train import train
 from edge_grpo.cli.tune import tune
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(export)
+app.command()(serve)
 app.command()(compare_models)
 app.command()(screen)
 app.command()(grade)
