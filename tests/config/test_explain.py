@@ -33,8 +33,11 @@ def test_setting_names_match_the_tree() -> None:
                 yield from below(value, f"{prefix}{name}.")
 
     for kind, cls in METHODS.items():
-        tree = to_tree(load_config(None, [f"method={kind}"]))
-        assert set(setting_names(Config, cls)) == set(below(tree))
+        trees = [
+            to_tree(load_config({"method": kind, "rollout.engine": engine}))
+            for engine in ({"kind": "hf"}, {"kind": "vllm", "urls": ["http://a:1"]})
+        ]
+        assert set(setting_names(Config, cls)) == {name for tree in trees for name in below(tree)}
 
 
 def test_every_trl_and_verl_name_leads_to_a_setting() -> None:
@@ -75,6 +78,29 @@ def test_an_unknown_name_is_searched_for_in_all_sections(word: str, meant: str) 
 def test_a_setting_of_other_methods_names_them() -> None:
     line = message_for("method=grpo", "method.correction.amount=all")
     assert line.startswith("method.correction.amount: no such setting of method=grpo; these have it: edge_grpo")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("engine=vllm", "engine.urls: got none, wanted the addresses that `edge-grpo serve` prints"),
+        ("engine.kind=vlm", "engine: 'vlm' is not an engine; did you mean 'vllm'? known engines: hf, vllm"),
+        ("engine=3", "engine: got 3, wanted the name of an engine, or a section with its settings"),
+        ("engine.urls=[http://a:1]", "no such setting of this kind of engine; set rollout.engine.kind=vllm first"),
+        ("engine=vllm engine.urls=[a:1]", "engine.urls: got 'a:1', wanted an address such as http://127.0.0.1:8000"),
+        ("engine=vllm engine.urls=[http://a:x]", "engine.urls: got 'http://a:x', wanted an address such as http://"),
+        ("engine=vllm engine.urls=[http://u:p@a]", "an API key into the environment variable EDGE_GRPO_API_KEY"),
+        ("engine=vllm engine.urls=[http://a,http://a/]", "engine.urls: http://a is listed twice"),
+        ("engine=vllm engine.urls=[http://a] engine.url=1", "(did you mean 'rollout.engine.urls'?)"),
+        ("engine=vllm engine.urls=[http://a] engine.lora=x", "engine.lora: got 'x', wanted 'merged' or 'adapter'"),
+        (
+            "engine=vllm engine.urls=[http://a] engine.lora=adapter engine.transport=nccl",
+            "engine.lora: adapters are files, which transport=nccl does not carry",
+        ),
+    ],
+)
+def test_mistakes_about_the_engine(words: str, message: str) -> None:
+    assert message in message_for(*(f"rollout.{word}" for word in words.split()))
 
 
 def test_a_method_in_capitals_is_recognised() -> None:

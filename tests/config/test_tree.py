@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.config.sections import HfEngineSettings, VllmEngineSettings
 from edge_grpo.config.tree import Config, changes, config_hash, load_config, located, parse_tree, to_tree, to_yaml
 from edge_grpo.methods import METHODS
 from edge_grpo.methods.dapo import Dapo
@@ -78,6 +79,18 @@ def test_a_method_word_drops_the_files_method_section(tmp_path: Path) -> None:
     file = write(tmp_path, "method: {kind: edge_grpo, correction: {reflect: 1.0, answer: 0.0, reference: 0.0}}\n")
     assert load_config(file, ["method=grpo", "method.beta=0.1"]).method == Grpo(beta=0.1)
     assert load_config(file).method.correction.reflect == 1.0
+
+
+def test_the_kind_of_engine_drops_the_other_kinds_settings(tmp_path: Path) -> None:
+    file = write(tmp_path, "rollout: {engine: {kind: vllm, urls: [http://a:1], retries: 2}}\n")
+    config = load_config(file)
+    assert config.rollout.engine == VllmEngineSettings(urls=("http://a:1",), retries=2)
+    assert load_config(write(tmp_path, to_yaml(to_tree(config)))) == config
+    assert load_config(file, ["rollout.engine.kind=hf"]).rollout.engine == HfEngineSettings()
+    assert load_config(file, ["rollout.engine=hf"]) == load_config(None, ["rollout.engine.kind=hf"]) == Config()
+    words = ["rollout.engine.kind=vllm", "rollout.engine.urls=[http://b:2]"]
+    assert load_config(file, words).rollout.engine == VllmEngineSettings(urls=("http://b:2",), retries=2)
+    assert load_config(None, ["rollout.engine=vllm", words[1]]) == load_config(None, words)
 
 
 def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest() -> None:

@@ -58,8 +58,11 @@ def make(model: Path) -> Iterator[Make]:
 
 
 def synced(session: Session) -> list[tuple[Policy, int]]:
+    """What the engine was given after the sampler was opened."""
     assert isinstance(session.sampler.engine, Synced)
-    return session.sampler.engine.synced
+    first, *others = session.sampler.engine.synced
+    assert first == (session.policy, 0)
+    return others
 
 
 def test_collecting_and_preparing_change_nothing(make: Make) -> None:

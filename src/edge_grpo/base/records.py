@@ -104,13 +104,16 @@ class Span:
     """Consecutive completion tokens of one origin, with what the engine recorded while sampling them.
 
     ``logprobs`` and ``entropies`` (nats, at the sampling temperature, before top-p and top-k) have one number per
-    token; both are empty for injected tokens.
+    token; both are empty for injected tokens, and where the engine has no such numbers. ``version`` is the number of
+    training steps behind the weights that sampled the tokens, None if nothing was sampled or the engine shares the
+    policy's own weights.
     """
 
     token_ids: tuple[int, ...]
     segment: Segment
     logprobs: tuple[float, ...] = ()
     entropies: tuple[float, ...] = ()
+    version: int | None = None
 
 
 @dataclass(frozen=True)

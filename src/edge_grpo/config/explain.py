@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from edge_grpo.config.sections import HfEngineSettings, VllmEngineSettings
 from edge_grpo.methods import METHODS
 
 __all__ = ["ELSEWHERE", "explain", "explain_all", "setting_names", "shortened"]
@@ -113,7 +114,7 @@ _WANTED: Final[dict[str, str]] = {
     "dict_type": "a mapping, such as '{{name: value}}'",
     "literal_error": "{expected}",
     "dataclass_type": "a section with settings",
-    "model_attributes_type": "the name of a method, or a section with its settings",
+    "model_attributes_type": "the name of {noun}, or a section with its settings",
 }
 
 _ADVICE: Final[dict[str, str]] = {
@@ -123,6 +124,8 @@ _ADVICE: Final[dict[str, str]] = {
     "reward.memory_mb": "the grader's own packages need most of that",
 }
 
+
+_ENGINES: Final = {"hf": HfEngineSettings, "vllm": VllmEngineSettings}
 
 _EPOCHS: Final = " steps = epochs x problems / rollout.prompts_per_step"
 
@@ -169,22 +172,28 @@ def explain(
     """
     where = _where(item)
     name, given, kind = shortened(".".join(map(str, where)) or "configuration"), item["input"], item["type"]
+    noun = "an engine" if name == "rollout.engine" else "a method"
     if kind == "unexpected_keyword_argument":
         while isinstance(given, Mapping) and len(given) == 1:  # typed as one name, a.b.c=1
             ((key, given),) = given.items()
             name = shortened(f"{name}.{key}")
-        meant = _meant(name, list(setting_names(root, method)))
+        known = list(setting_names(root, method))
+        if name in known:  # of another kind than the chosen one
+            kinds = [kind for kind, cls in _ENGINES.items() if name.rpartition(".")[2] in set(setting_names(cls))]
+            return f"{name}: no such setting of this kind of engine; set rollout.engine.kind={' or '.join(kinds)} first"
+        meant = _meant(name, known)
         formula = _EPOCHS if "epochs" in name.rpartition(".")[2] else ""
         return f"{name}: no such setting" + (
             f" (did you mean {meant}?{formula})" if meant else _elsewhere(name, method)
         )
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         word = shortened(str(given.get("kind") if isinstance(given, Mapping) else given))
-        close = difflib.get_close_matches(word.lower().replace("-", "_"), METHODS, n=1)
+        kinds = [*METHODS] if name == "method" else [*_ENGINES]
+        close = difflib.get_close_matches(word.lower().replace("-", "_"), kinds, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        return f"method: '{word}' is not a method; {hint}known methods: {', '.join(METHODS)}"
+        return f"{name}: '{word}' is not {noun}; {hint}known {noun.split()[1]}s: {', '.join(kinds)}"
     if kind in _WANTED:
-        wanted = " or ".join(_WANTED[one["type"]].format(**one.get("ctx", {})) for one in (item, *others))
+        wanted = " or ".join(_WANTED[one["type"]].format(noun=noun, **one.get("ctx", {})) for one in (item, *others))
         default = _default(root, method, where)
         usual = "" if default is None else f" (the default is {default!r})"
         advice = f"; {_ADVICE[name]}" if name in _ADVICE and "than" in kind else ""
@@ -213,10 +222,10 @@ def setting_names(root: type, method: type | None = None, prefix: str = "") -> I
         section = hints[name]
         yield prefix + name
         below = (method or type(root().method)) if prefix + name == "method" else section
-        if isinstance(below, types.UnionType):
-            below = next((member for member in typing.get_args(below) if dataclasses.is_dataclass(member)), None)
-        if dataclasses.is_dataclass(below) and isinstance(below, type):
-            yield from setting_names(below, method, f"{prefix}{name}.")
+        members = typing.get_args(below) if isinstance(below, types.UnionType) else (below,)
+        sections = [member for member in members if dataclasses.is_dataclass(member) and isinstance(member, type)]
+        every = (own for member in sections for own in setting_names(member, method, f"{prefix}{name}."))
+        yield from dict.fromkeys(every)  # kinds of a section share some
 
 
 def _where(item: Mapping[str, Any]) -> list[Any]:
@@ -224,6 +233,8 @@ def _where(item: Mapping[str, Any]) -> list[Any]:
     where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
     if len(where) > 1 and where[0] == "method" and where[1] in METHODS:
         del where[1]
+    if where[:2] == ["rollout", "engine"] and len(where) > 2 and where[2] in _ENGINES:
+        del where[2]
     if item["type"] in _WANTED and len(where) > 1 and _UNION_TAG.fullmatch(str(where[-1])):
         del where[-1]
     return where

@@ -1,6 +1,7 @@
 """The sections of a run's settings that no other package defines; importing them imports no model code."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -10,11 +11,13 @@ __all__ = [
     "BUNDLED",
     "EngineSettings",
     "EvalSettings",
+    "HfEngineSettings",
     "LoraSettings",
     "ModelSettings",
     "RolloutSettings",
     "RunSettings",
     "TrainSettings",
+    "VllmEngineSettings",
 ]
 
 BUNDLED: Final = "bundled"
@@ -73,10 +76,62 @@ class ModelSettings:
 
 
 @settings
-class EngineSettings:
-    """What generates tokens. ``hf``: the decode loop in this process, on the policy's own weights."""
+class HfEngineSettings:
+    """The decode loop in this process, on the policy's own weights."""
 
     kind: Literal["hf"] = "hf"
+
+
+@settings
+class VllmEngineSettings:
+    """vLLM servers started by ``edge-grpo serve``, which are given the policy's weights after every step.
+
+    ``urls``: such as ``http://127.0.0.1:8000``; several servers share the prompts. ``folder``: where weights are handed
+    over, on a disk that this process and the servers see under the same path; empty = a temporary folder. A row that is
+    not answered within ``timeout_s`` seconds, or whose answer cannot be used, is asked again, at most ``retries``
+    times, with pauses that double from one second up. ``lora``: adapters are handed over ``merged`` into the model, or
+    as an ``adapter`` (to servers started with ``--lora``). ``transport``: ``folder``, or ``nccl`` between GPUs.
+    """
+
+    kind: Literal["vllm"] = "vllm"
+    urls: tuple[str, ...] = ()
+    folder: str = ""
+    timeout_s: float = Field(default=600.0, gt=0)
+    retries: int = Field(default=6, ge=0)
+    lora: Literal["merged", "adapter"] = "merged"
+    transport: Literal["folder", "nccl"] = "folder"
+
+    def __post_init__(self) -> None:
+        """Reject addresses that no server can have, and settings that contradict each other."""
+        if not self.urls:
+            raise ValueError("urls: got none, wanted the addresses that `edge-grpo serve` prints")
+        for url in self.urls:
+            _check_address(url)
+        plain = [url.rstrip("/") for url in self.urls]
+        if repeated := [url for url in plain if plain.count(url) > 1]:
+            raise ValueError(f"urls: {repeated[0]} is listed twice")
+        if self.lora == "adapter" and self.transport == "nccl":
+            raise ValueError("lora: adapters are files, which transport=nccl does not carry; use transport=folder")
+
+
+def _check_address(url: str) -> None:
+    """Reject what is no server's address, and passwords, which would be stored with the run."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        sound = False
+    if not sound or parts.query or parts.fragment:
+        raise ValueError(f"urls: got {url!r}, wanted an address such as http://127.0.0.1:8000")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "urls: an address with a user name or password would be stored with the run; put an API key into the "
+            "environment variable EDGE_GRPO_API_KEY"
+        )
+
+
+EngineSettings = Annotated[HfEngineSettings | VllmEngineSettings, Field(discriminator="kind")]
+"""What generates tokens, chosen by ``kind``; ``rollout.engine.kind=vllm`` replaces the other kind's settings."""
 
 
 @settings
@@ -97,7 +152,7 @@ class RolloutSettings:
     top_k: int = Field(default=0, ge=0)
     stop: tuple[str, ...] = ()
     max_rows: int = Field(default=256, ge=1)
-    engine: EngineSettings = EngineSettings()
+    engine: EngineSettings = HfEngineSettings()
 
 
 @settings

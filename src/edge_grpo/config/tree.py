@@ -53,6 +53,7 @@ class Config:
 
 T = TypeVar("T")
 _ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
+_CHOSEN_BY_KIND = ("method", "rollout.engine")  # a word alone names the kind
 
 
 def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -111,12 +112,23 @@ def parse_tree(tree: Mapping[str, Any]) -> Config:
             method = {name: _over(getattr(default, str(name), None), value) for name, value in method.items()}
             plain["train"] = {**cls.train_defaults, **train} if isinstance(train, Mapping) else train
     plain["method"] = method
+    plain["rollout"] = _with_engine(plain.get("rollout", {}))
     try:
         config = _ADAPTER.validate_python(plain)
     except ValidationError as error:
         raise ConfigError(explain_all(list(map(dict, error.errors())), Config, cls)) from None
     _reject_booleans(plain, config)
     return config
+
+
+def _with_engine(rollout: Any) -> Any:
+    """The rollout section with the kind of its engine: one word alone names it, and none means ``hf``."""
+    if not isinstance(rollout, Mapping) or "engine" not in rollout:
+        return rollout
+    engine = rollout["engine"]
+    if isinstance(engine, str):
+        engine = {"kind": engine}
+    return {**rollout, "engine": {"kind": "hf", **engine} if isinstance(engine, Mapping) else engine}
 
 
 def parse_settings(cls: type[T], words: Sequence[str]) -> T:
@@ -148,7 +160,7 @@ def located(tree: Mapping[str, Any]) -> dict[str, Any]:
 
     ``model.path``, ``data.path``, ``data.eval_path`` and ``data.pairs`` change where that file or folder exists (hub
     names stay as typed), each one if there are several; ``reward.function`` changes where it is a file or a module in
-    the current folder.
+    the current folder; ``rollout.engine.folder`` always changes.
 
     Raises:
         ConfigError: ``reward.function`` names a file that does not exist.
@@ -162,6 +174,8 @@ def located(tree: Mapping[str, Any]) -> dict[str, Any]:
             found[section][name] = [_absolute(each) for each in path]
         elif path and path != BUNDLED:
             found[section][name] = _absolute(path)
+    if folder := found["rollout"]["engine"].get("folder"):
+        found["rollout"]["engine"]["folder"] = str(Path(folder).expanduser().absolute())
     if found["reward"]["function"]:
         found["reward"]["function"] = own.locate(found["reward"]["function"])
     return found
@@ -263,10 +277,12 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
     section, keys = tree, name.split(".")
     for depth, key in enumerate(keys[:-1]):
         below = section.get(key, {})
-        if isinstance(below, str) and key == "method" and depth == 0:
+        if isinstance(below, str) and ".".join(keys[: depth + 1]) in _CHOSEN_BY_KIND:
             below = {"kind": below}
         if not isinstance(below, dict):
             raise ConfigError(f"{shortened(name)}: '{'.'.join(keys[: depth + 1])}' is a value, not a section")
         section[key] = dict(below)
         section = section[key]
+    if keys[-1] == "kind" and section.get("kind", value) != value:
+        section.clear()  # another kind's settings
     section[keys[-1]] = value

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+from edge_grpo.base.errors import EngineError
 from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.config.sections import RolloutSettings
 from edge_grpo.models.policy import Policy
 
-__all__ = ["Continuation", "Engine", "Request", "Sampling", "inject"]
+__all__ = ["Continuation", "Engine", "Request", "Sampling", "ServerError", "inject", "start_of"]
+
+
+class ServerError(EngineError):
+    """An engine outside this process cannot do what was asked; what was trained so far is intact."""
 
 
 @dataclass(frozen=True)
@@ -115,3 +120,19 @@ def inject(rollout: Rollout, token_ids: tuple[int, ...], *, finished: bool) -> R
         if span.token_ids
     )
     return Rollout(rollout.prompt_ids, (*prefix, Span(token_ids, Segment.INJECTED)), finished)
+
+
+def start_of(continuation: Continuation) -> tuple[Rollout, int]:
+    """What a continuation samples from, its injected tokens included, and how many tokens may be sampled.
+
+    Raises:
+        EngineError: the budget leaves no room for a sampled token.
+    """
+    injected = continuation.injected_ids
+    room = continuation.budget - len(injected)
+    if room < 1:
+        raise EngineError(
+            f"a continuation with a budget of {continuation.budget} tokens injects {len(injected)}; leave room for at "
+            "least one sampled token"
+        )
+    return inject(continuation.rollout, injected, finished=False), room

@@ -14,7 +14,7 @@ from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.base.rng import uniforms
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.cache import pick
-from edge_grpo.rollout.engine import Continuation, Request, Sampling, inject
+from edge_grpo.rollout.engine import Continuation, Request, Sampling, start_of
 from edge_grpo.rollout.stop_strings import StopStrings
 
 __all__ = ["DecodeEngine", "draw"]
@@ -118,21 +118,16 @@ class DecodeEngine:
         Raises:
             EngineError: a budget leaves no room for a sampled token.
         """
-        starts = [inject(item.rollout, item.injected_ids, finished=False) for item in continuations]
-        rows = []
-        for prompt, item in enumerate(continuations):
-            room = item.budget - len(item.injected_ids)
-            if room < 1:
-                raise EngineError(
-                    f"a continuation with a budget of {item.budget} tokens injects {len(item.injected_ids)}; leave "
-                    "room for at least one sampled token"
-                )
-            rows.append(_Row(prompt, item.seed, room))
-        prompts = [start.prompt_ids + start.completion_ids for start in starts]
+        started = [start_of(item) for item in continuations]
+        rows = [
+            _Row(prompt, item.seed, room)
+            for prompt, (item, (_, room)) in enumerate(zip(continuations, started, strict=True))
+        ]
+        prompts = [start.prompt_ids + start.completion_ids for start, _ in started]
         spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
         return [
             Rollout(start.prompt_ids, (*start.spans, span), *ending)
-            for start, (span, *ending) in zip(starts, spans, strict=True)
+            for (start, _), (span, *ending) in zip(started, spans, strict=True)
         ]
 
     def _decode(

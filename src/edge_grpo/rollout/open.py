@@ -1,8 +1,11 @@
 """Open an engine, and the sampler around it, from a run's settings: the one place that knows which engines exist."""
 
+import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from edge_grpo.config.sections import HfEngineSettings
 from edge_grpo.config.tree import Config
 from edge_grpo.models.loading import context_length, load_policy, vocabulary_size
 from edge_grpo.models.policy import Policy
@@ -16,17 +19,33 @@ from edge_grpo.rollout.sampler import Sampler
 __all__ = ["open_engine", "open_sampler"]
 
 
-def open_engine(config: Config, policy: Policy, stops: Stops) -> Engine:
+def open_engine(config: Config, policy: Policy, stops: Stops, *, say: Callable[[str], None] = lambda _: None) -> Engine:
     """The engine named by ``rollout.engine.kind``; the caller closes it.
 
+    Args:
+        config: the settings.
+        policy: the model.
+        stops: what ends a completion.
+        say: shows a line about what a server does otherwise.
     Raises:
-        EngineError: it cannot generate from this model.
+        EngineError: it cannot generate from this model, or a server does not answer.
     """
-    rollout = config.rollout
-    match rollout.engine.kind:
-        case "hf":
-            ids = stops.token_ids
-            return DecodeEngine(policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows)
+    rollout, ids = config.rollout, stops.token_ids
+    if isinstance(rollout.engine, HfEngineSettings):
+        return DecodeEngine(policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows)
+    from edge_grpo.rollout.vllm.client import API_KEY  # noqa: PLC0415 - in-process runs need no HTTP
+    from edge_grpo.rollout.vllm.engine import VllmEngine  # noqa: PLC0415
+
+    return VllmEngine(
+        rollout.engine,
+        policy=policy,
+        stop_ids=ids,
+        stop_texts=stops.texts,
+        max_rows=rollout.max_rows,
+        session=secrets.token_hex(6),
+        key=os.environ.get(API_KEY, ""),
+        say=say,
+    )
 
 
 @contextmanager
@@ -53,20 +72,28 @@ def open_sampler(
     with ExitStack() as stack:
         rewards = stack.enter_context(Rewards(config.reward))
         if engine is None:
-            engine = open_engine(config, policy, stops)
+            engine = open_engine(config, policy, stops, say=say)
             stack.callback(engine.close)
         for line in _limits(config, policy, engine):
             say(line)
-        yield Sampler(
+        sampler = Sampler(
             engine=engine,
             grader=rewards,
             tokenizer=policy.tokenizer,
             data=config.data,
             stop_ids=stops.token_ids,
             marker_ids=marker_ids(policy.tokenizer, config.data),
-            context=context_length(policy),
+            context=_context(policy, engine),
             vocabulary=vocabulary_size(policy),
         )
+        sampler.sync(policy, 0)
+        yield sampler
+
+
+def _context(policy: Policy, engine: Engine) -> int | None:
+    """The model's context length in tokens, or that of the engine if it is shorter; None if neither has a limit."""
+    limits = (context_length(policy), getattr(engine, "context", None))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _limits(config: Config, policy: Policy, engine: Engine) -> Iterator[str]:
@@ -78,5 +105,11 @@ def _limits(config: Config, policy: Policy, engine: Engine) -> Iterator[str]:
         yield f"model.attention: {family} has no fused attention; using eager"
     if config.model.gradient_checkpointing and on_gpu and not network.supports_gradient_checkpointing:
         yield f"model.gradient_checkpointing: {family} does not support it; activations of all layers stay in memory"
+    context, length = context_length(policy), getattr(engine, "context", None)
+    if context and length and length < context:
+        yield (
+            f"rollout.engine: prompts with their completions may have {length} tokens, the model's context is "
+            f"{context}; `edge-grpo serve --max-model-len` raises that"
+        )
     if note := getattr(engine, "note", ""):
         yield f"{family}: {note}"

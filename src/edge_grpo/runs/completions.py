@@ -77,7 +77,15 @@ def schema_of(columns: Mapping[str, str] | None = None) -> Any:
 
     texts, numbers = pa.string(), pa.float64()
     values = pa.list_(pa.float32())
-    span = pa.struct({"origin": texts, "token_ids": pa.list_(pa.int64()), "logprobs": values, "entropies": values})
+    span = pa.struct(
+        {
+            "origin": texts,
+            "token_ids": pa.list_(pa.int64()),
+            "logprobs": values,
+            "entropies": values,
+            "version": pa.int64(),
+        }
+    )
     part = pa.struct({"name": texts, "value": numbers})
     kinds: dict[str, Any] = {
         **dict.fromkeys(("step",), pa.int64()),

@@ -11,6 +11,7 @@ from typing import Any
 from edge_grpo.base.errors import CheckpointError, EdgeGrpoError, EngineError, TrainingError
 from edge_grpo.base.text import counted
 from edge_grpo.config.tree import config_hash, to_tree, to_yaml
+from edge_grpo.rollout.engine import ServerError
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
 from edge_grpo.runs.folder import RunFolder
@@ -190,10 +191,8 @@ class Journal:
 
     def rescued(self, session: Session, error: NoMemoryLeftError) -> TrainingError:
         """The error to end a run with after memory ran out; saves the steps since the last checkpoint if possible."""
-        logged = any(row["step"] == session.step for row in self.folder.rows())
-        if error.intact and session.step and logged:
-            with suppress(EdgeGrpoError, RuntimeError, MemoryError):  # the last checkpoint then has to do
-                self.save(session)
+        if error.intact:
+            self._save_logged(session)
         if not error.value:
             return TrainingError(
                 f"{error}, and {error.setting} cannot be lowered; start a new run with a lower rollout.max_new_tokens, "
@@ -202,10 +201,24 @@ class Journal:
         lower = f"{error.setting}={error.value}"
         if not self.folder.has_begun:
             return TrainingError(f"{error}; start again with {lower}")
+        return TrainingError(f"{error}; {self._resume_with(session)} {lower}")
+
+    def parted(self, session: Session, error: ServerError) -> ServerError:
+        """The error to end a run with after its rollout server failed; saves the steps since the last checkpoint."""
+        self._save_logged(session)
+        return ServerError(f"{error}; then {self._resume_with(session)}")
+
+    def _save_logged(self, session: Session) -> None:
+        """A checkpoint of the session, if its last step is whole and logged, and if it can be written."""
+        if session.step and any(row["step"] == session.step for row in self.folder.rows()):
+            with suppress(EdgeGrpoError, RuntimeError, MemoryError):  # the last checkpoint then has to do
+                self.save(session)
+
+    def _resume_with(self, session: Session) -> str:
         saved = max(checkpoint.steps(self.folder.checkpoints), default=0)
         lost = f" (from step {saved}; {counted(session.step - saved, 'step')} will be redone)"
         again = lost if saved < session.step else ""
-        return TrainingError(f"{error}; resume with{again}: edge-grpo train --resume {self.folder.path} {lower}")
+        return f"resume with{again}: edge-grpo train --resume {self.folder.path}"
 
     def finish(self, session: Session) -> None:
         """Write ``final/``: an ordinary Hugging Face folder, loaded again and checked, complete or absent.

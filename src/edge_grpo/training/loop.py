@@ -14,7 +14,7 @@ from edge_grpo.base.records import Group
 from edge_grpo.base.text import counted
 from edge_grpo.config.tree import Config, config_hash, to_yaml
 from edge_grpo.methods.base import Method
-from edge_grpo.rollout.engine import Engine
+from edge_grpo.rollout.engine import Engine, ServerError
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import saving
 from edge_grpo.runs.environment import environment
@@ -172,6 +172,8 @@ def _run(
             return Result(folder.path, session.step, stop.signal)
         except NoMemoryLeftError as error:
             raise journal.rescued(session, error) from error
+        except ServerError as error:
+            raise journal.parted(session, error) from error
         journal.finish(session)
         if best := journal.best_note(session):
             display.say(best)

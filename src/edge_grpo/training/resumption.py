@@ -25,11 +25,15 @@ BOUNDS = ("train.steps", "train.max_tokens")
 """What ends a run."""
 
 _ROUNDING = ("train.micro_batch_rows", "rollout.max_rows", "model.gradient_checkpointing")  # other sums, same values
+_SERVERS = ("rollout.engine.urls", "rollout.engine.lora")  # the same distribution, up to rounding
+_HANDOVER = tuple(f"rollout.engine.{name}" for name in ("folder", "timeout_s", "retries", "transport"))
 MAY_CHANGE = (
     *BOUNDS,
     *_ROUNDING,
     *("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.max_skipped_updates"),
     *("eval.*", "run.*", "reward.workers", "model.save_dtype"),
+    *_SERVERS,
+    *_HANDOVER,
 )
 """The settings that may change on resume, as patterns of dotted names."""
 
@@ -71,6 +75,11 @@ class Resumption:
             lines.append(
                 f"{' and '.join(rounding)}: sums are formed in another order, so results agree with an uninterrupted "
                 "run up to rounding, no longer byte for byte"
+            )
+        if moved := [name for name in self.changed if name in _SERVERS]:
+            lines.append(
+                f"{' and '.join(moved)}: log-probs may be rounded differently from here on, and a token that is drawn "
+                "differently changes the rest of its completion"
             )
         old, new = (learning_rate(step, each.train, tokens=tokens) for each in (self.before, self.config))
         if 0 < step < self.config.train.steps and old != new:

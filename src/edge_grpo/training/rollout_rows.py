@@ -106,6 +106,7 @@ def _graded(problem: Problem, row: Row) -> dict[str, Any]:
                 "token_ids": list(span.token_ids),
                 "logprobs": list(span.logprobs),
                 "entropies": list(span.entropies),
+                "version": span.version,
             }
             for span in row.rollout.spans
         ],

@@ -29,7 +29,7 @@ from edge_grpo.training.collect import Collected
 from edge_grpo.training.distributed import World
 from edge_grpo.training.memory import bounded_by
 from edge_grpo.training.source import Source, open_source
-from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
+from edge_grpo.training.update import Updater, describe_gap, describe_scores, is_over, make_optimizer
 
 __all__ = ["Lesson", "Session", "open_session"]
 
@@ -131,11 +131,14 @@ class Session:
         if lesson is not None:
             with self.watch.phase("update"):
                 updated = self.updater.step(lesson.batch, lesson.signal, step=self.step, tokens=self.tokens)
-                self.sampler.sync(self.policy, self.step + 1)
-            metrics = merge(metrics, describe_scores(lesson.batch), lesson.signal.metrics, updated)
+            gap = {} if self.sampler.exact else describe_gap(lesson.batch)
+            metrics = merge(metrics, describe_scores(lesson.batch), gap, lesson.signal.metrics, updated)
         self.step += 1
         self.cursor += collected.num_prompts
         self.tokens += int(metrics["tokens"][0])
+        if lesson is not None:
+            with self.watch.phase("update"):
+                self.sampler.sync(self.policy, self.step)
         return metrics
 
     @property
@@ -218,7 +221,6 @@ def open_session(
     policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)
     with open_sampler(config, policy=policy, engine=engine, say=say) as sampler:
         source, held_out = open_source(config, method, sampler, say)
-        sampler.sync(policy, 0)
         yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from edge_grpo.training.batching import group_micro_batches, loss_inputs, micro_
 from edge_grpo.training.distributed import World
 from edge_grpo.training.schedule import learning_rate
 
-__all__ = ["Updater", "describe_scores", "is_over", "make_optimizer"]
+__all__ = ["GAP_BOUND", "Updater", "describe_gap", "describe_scores", "is_over", "make_optimizer"]
 
 
 def is_over(train: TrainSettings, step: int, tokens: int) -> bool:
@@ -276,4 +277,24 @@ def describe_scores(batch: Scored) -> Metrics:
     return {
         "entropy": (float(batch.entropy[sampled].sum()), float(sampled.sum())),
         "entropy/all_tokens": (float(batch.entropy[batch.mask].sum()), float(batch.mask.sum())),
+    }
+
+
+GAP_BOUND: Final = 0.2
+"""Nats: beyond it, a token's importance weight is about as far from 1 as PPO's clip range reaches."""
+
+
+def describe_gap(batch: Scored) -> Metrics:
+    """How far the sampler's log-probs are from the policy's before the update, in nats per sampled token.
+
+    ``sampler/gap`` is the mean absolute difference, ``sampler/gap_max`` the largest, ``sampler/gap_beyond`` the share
+    of tokens beyond ``GAP_BOUND``; tokens without a log-prob from the sampler do not count.
+    """
+    known = batch.mask & batch.scorable[:, None] & batch.sampling_logprobs.isfinite()
+    gap = (batch.old_logprobs - batch.sampling_logprobs)[known].abs()
+    count = float(gap.numel())
+    return {
+        "sampler/gap": (float(gap.sum()), count),
+        "sampler/gap_max": (float(gap.max()) if count else 0.0, float(count > 0)),
+        "sampler/gap_beyond": (float((gap > GAP_BOUND).sum()), count),
     }

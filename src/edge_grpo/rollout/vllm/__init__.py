@@ -1,1 +1,1 @@
-"""Rollouts from vLLM servers, which ``edge-grpo serve`` starts."""
+"""Rollouts from vLLM servers that ``edge-grpo serve`` starts: the engine, its HTTP client, and the way of weights."""
