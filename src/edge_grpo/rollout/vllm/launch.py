@@ -21,7 +21,7 @@ __all__ = ["Running", "free_port", "installed_vllm", "running"]
 
 OWN_ENVIRONMENT: Final = Path(".venv-vllm/bin/python")
 _POLL_S: Final = 0.2
-_READ: Final = 64 * 1024  # bytes at the end of a log in which the reason of a failure is looked for
+_READ: Final = 2**20  # bytes at the end of a log in which the reason of a failure is looked for
 
 _PROBE: Final = """
 import importlib.metadata as m, importlib.util as u, json

@@ -5,8 +5,8 @@ What a plain ``vllm serve`` would get wrong, and what is done about it:
 - Weights are replaced through routes that exist only in vLLM's development mode, and that ask for no key: the file in
   ``inside/`` guards them, and the server binds to this machine unless told otherwise.
 - Log-probs must be those of the distribution that was sampled from: ``processed_logprobs``.
-- On CPUs, vLLM takes nearly all memory for its cache, binds its threads to cores, and compiles for a minute at the
-  first request.
+- On CPUs, vLLM takes nearly all memory for its cache, binds its threads to cores, compiles for a minute at the first
+  request, and dies when it prefills a prompt with a seed in parts ("CPU Generator does not use offset", 0.32.0).
 - It counts its users over the network, and would ask the hub about a model that is already here.
 """
 
@@ -158,7 +158,7 @@ class Server:
         if self.lora_rank:
             options["--max-lora-rank"] = str(next(rank for rank in _LORA_RANKS if rank >= self.lora_rank))
         flags = ["--enable-scale-out", "--disable-uvicorn-access-log"]
-        flags += ["--enforce-eager"] if self.on_cpu else []
+        flags += ["--enforce-eager", "--no-enable-chunked-prefill"] if self.on_cpu else []
         flags += ["--enable-lora"] if self.lora_rank else []
         words = [word for pair in options.items() for word in pair]
         return [self.installed.python, "-m", "vllm.entrypoints.openai.api_server", *words, *flags, *self.extra]
