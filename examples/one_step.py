@@ -6,6 +6,7 @@ python examples/one_step.py
 import random
 
 from edge_grpo.base.metrics import means
+from edge_grpo.base.world import World
 from edge_grpo.config.tree import load_config
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.models.loading import load_policy
@@ -13,7 +14,6 @@ from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.training.batching import batch_of
 from edge_grpo.training.collect import Collector, stream
-from edge_grpo.training.distributed import World
 from edge_grpo.training.update import Updater, make_optimizer
 
 

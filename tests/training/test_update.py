@@ -15,6 +15,7 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.metrics import Metrics, means
 from edge_grpo.base.records import Grade, Group, Row, Segment, Strategy, Verdict
 from edge_grpo.base.tensors import Batch, GroupHidden, LossInputs, Totals
+from edge_grpo.base.world import World
 from edge_grpo.config.sections import TrainSettings
 from edge_grpo.methods.base import Method, Needs
 from edge_grpo.methods.grpo import Grpo
@@ -23,7 +24,6 @@ from edge_grpo.models.scoring import Scorer
 from edge_grpo.rollout.engine import Request, Sampling, inject
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.batching import collate
-from edge_grpo.training.distributed import World
 from edge_grpo.training.schedule import learning_rate
 from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
 

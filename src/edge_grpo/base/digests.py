@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["damaged_files", "digest", "digest_each", "digest_files"]
+__all__ = ["damaged_files", "digest", "digest_each", "digest_files", "sha256"]
 
 
 def digest(content: Any) -> str:
@@ -67,12 +67,12 @@ def damaged_files(sums: Path) -> list[str]:
     """
     try:
         pairs = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines()]
-        return [name for digest, name in pairs if _sha256(sums.with_name(name)) != digest] if pairs else [sums.name]
+        return [name for digest, name in pairs if sha256(sums.with_name(name)) != digest] if pairs else [sums.name]
     except (OSError, ValueError):
         return [sums.name]
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
     """The SHA-256 of a file; empty if it cannot be read."""
     try:
         with file.open("rb") as stream:

@@ -6,13 +6,19 @@ __all__ = [
     "DataError",
     "EdgeGrpoError",
     "EngineError",
+    "RankLostError",
     "ShapeError",
     "TrainingError",
 ]
 
 
 class EdgeGrpoError(Exception):
-    """Base of all errors below: the message says where, what was found, what was wanted and what to do."""
+    """Base of all errors below: the message says where, what was found, what was wanted and what to do.
+
+    ``shared``: all ranks of a run raised it together, so that one of them reports it.
+    """
+
+    shared: bool = False
 
 
 class ConfigError(EdgeGrpoError):
@@ -37,3 +43,7 @@ class CheckpointError(EdgeGrpoError):
 
 class TrainingError(EdgeGrpoError):
     """Training cannot continue: gradients stay non-finite, or no group is left to train on."""
+
+
+class RankLostError(EdgeGrpoError):
+    """Another process of the same run ended or cannot be reached."""

@@ -5,7 +5,7 @@ A command ended by a signal exits with code 128 + the signal's number: 130 for C
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -53,11 +53,16 @@ class Interruption:
     Inside :func:`terminable` that is an orderly exit; elsewhere, KeyboardInterrupt for Ctrl-C (even if the process was
     started with it ignored) and the end of the process for SIGTERM. ``signal`` is the number received, 0 for none.
     Outside the main thread, nothing is caught.
+
+    Args:
+        agree: with several processes, tells each whether any of them got a flag. They then drop a step together: a
+            signal interrupts a process only inside :meth:`exposed`, where it works by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
         self.signal = 0
-        self._may_drop = False
+        self._agree = agree
+        self._droppable = self._may_drop = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -78,16 +83,28 @@ class Interruption:
         Raises:
             StepDropped: a signal was received.
         """
-        self._may_drop = True
+        self._droppable, self._may_drop = True, self._agree is None
         try:
             self._drop_if_signalled()
             yield
             self._drop_if_signalled()
         finally:
-            self._may_drop = False
+            self._droppable = self._may_drop = False
+
+    @contextmanager
+    def exposed(self) -> Iterator[None]:
+        """With several processes: inside the block, within :meth:`droppable`, a signal interrupts this one at once."""
+        self._may_drop = self._droppable
+        try:
+            if self._may_drop and self.signal:
+                raise StepDropped
+            yield
+        finally:
+            self._may_drop = self._droppable and self._agree is None
 
     def _drop_if_signalled(self) -> None:
-        if self.signal:
+        flag = bool(self.signal)
+        if self._agree(flag) if self._agree else flag:
             raise StepDropped
 
     def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

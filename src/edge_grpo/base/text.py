@@ -7,10 +7,11 @@ def counted(count: int, noun: str) -> str:
     """A count with its noun, in the plural unless it is 1.
 
     Example:
-        >>> counted(1, "step"), counted(1536, "problem")
-        ('1 step', '1,536 problems')
+        >>> counted(1, "step"), counted(1536, "problem"), counted(2, "process")
+        ('1 step', '1,536 problems', '2 processes')
     """
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def lone_surrogate(text: str) -> str:

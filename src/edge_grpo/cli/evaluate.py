@@ -173,7 +173,8 @@ def _print_answers(console: Console, results: Mapping[str, Any], budget: int) ->
     for name, row in rows.items():
         for decoding in ("greedy", "sampled"):
             if own := row.get(decoding):
-                figures = (f"{own['entropy']:.3f}", f"{own['length']:.1f}", f"{own['truncated']:.1%}")
+                entropy = "-" if own["entropy"] is None else f"{own['entropy']:.3f}"
+                figures = (entropy, f"{own['length']:.1f}", f"{own['truncated']:.1%}")
                 counts = (str(own["verdicts"].get(verdict, 0)) for verdict in trouble)
                 table.add_row(escape(name), decoding, str(own["answers"]), *figures, *counts)
     console.print(table)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.cli.launch import Processes, launch, launched
 from edge_grpo.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def train(
         bool,
         typer.Option("--accept-changes", help="With --resume: accept that data, model or reward code changed."),
     ] = False,
+    processes: Processes = 0,
 ) -> None:
     """Train a model. Without arguments: the bundled model on built-in arithmetic with EDGE-GRPO.
 
@@ -32,6 +34,8 @@ def train(
     if accept_changes and not resume:
         raise ConfigError("--accept-changes: a new run has nothing to compare its inputs with; add --resume RUN_DIR")
     config = _resumed(resume, settings) if resume else _fresh(settings)
+    if launched(processes):
+        raise typer.Exit(launch(processes))
 
     from edge_grpo.config.tree import parse_tree  # noqa: PLC0415
     from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415

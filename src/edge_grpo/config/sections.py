@@ -9,6 +9,7 @@ from edge_grpo.base.settings import settings
 
 __all__ = [
     "BUNDLED",
+    "DistributedSettings",
     "EngineSettings",
     "EvalSettings",
     "HfEngineSettings",
@@ -88,9 +89,10 @@ class VllmEngineSettings:
 
     ``urls``: such as ``http://127.0.0.1:8000``; several servers share the prompts. ``folder``: where weights are handed
     over, on a disk that this process and the servers see under the same path; empty = a temporary folder. A row that is
-    not answered within ``timeout_s`` seconds, or whose answer cannot be used, is asked again, at most ``retries``
-    times, with pauses that double from one second up. ``lora``: adapters are handed over ``merged`` into the model, or
-    as an ``adapter`` (to servers started with ``--lora``). ``transport``: ``folder``, or ``nccl`` between GPUs.
+    not answered within ``timeout_s`` seconds, or that was sampled with other weights, is asked again, at most
+    ``retries`` times, after pauses that double from 1 second up to 30. ``lora``: adapters are handed over ``merged``
+    into the model, or as an ``adapter``, to servers started with ``--lora``. ``transport``: ``folder``, or ``nccl``
+    from GPU to GPU. An API key belongs into the environment variable ``EDGE_GRPO_API_KEY``.
     """
 
     kind: Literal["vllm"] = "vllm"
@@ -140,8 +142,8 @@ class RolloutSettings:
 
     ``group_size`` completions for each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens each;
     ``top_k`` 0 and ``top_p`` 1 disable truncation; ``stop`` adds stop tokens to the model's own, and strings that end a
-    completion once its text contains one; ``max_rows`` limits how many rows are decoded together (memory only: samples
-    do not depend on it).
+    completion once its text contains one; ``max_rows`` limits how many rows are decoded together, or asked of a
+    server at once (memory only: samples do not depend on it).
     """
 
     group_size: int = Field(default=8, ge=2)
@@ -153,6 +155,11 @@ class RolloutSettings:
     stop: tuple[str, ...] = ()
     max_rows: int = Field(default=256, ge=1)
     engine: EngineSettings = HfEngineSettings()
+
+    def __post_init__(self) -> None:
+        """Reject temperatures that vLLM would replace in silence."""
+        if self.engine.kind == "vllm" and not 0.01 <= self.temperature <= 2:
+            raise ValueError(f"temperature: got {self.temperature:g}, wanted 0.01 to 2, which vLLM can sample at")
 
 
 @settings
@@ -187,6 +194,25 @@ class TrainSettings:
     checkpoint_every: int = Field(default=20, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     keep_best: bool = False
+
+
+@settings
+class DistributedSettings:
+    """How several processes share a run; a single one ignores this section.
+
+    ``shard``: ``full`` divides weights, gradients and moments among the processes (FSDP2), ``none`` keeps a copy of the
+    model in each. ``cpu_offload`` keeps a process's slices in CPU memory between passes: less GPU memory, slower.
+    ``timeout_s``: how long a process waits for the others, in seconds; longer than the slowest sampling of a step.
+    """
+
+    shard: Literal["full", "none"] = "full"
+    cpu_offload: bool = False
+    timeout_s: float = Field(default=1800.0, gt=0)
+
+    def __post_init__(self) -> None:
+        """Reject slices in CPU memory where there are no slices."""
+        if self.cpu_offload and self.shard == "none":
+            raise ValueError("cpu_offload: needs shard=full, which divides the weights")
 
 
 @settings

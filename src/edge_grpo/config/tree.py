@@ -14,7 +14,15 @@ from edge_grpo.base.digests import digest
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.settings import settings
 from edge_grpo.config.explain import explain_all, shortened
-from edge_grpo.config.sections import BUNDLED, EvalSettings, ModelSettings, RolloutSettings, RunSettings, TrainSettings
+from edge_grpo.config.sections import (
+    BUNDLED,
+    DistributedSettings,
+    EvalSettings,
+    ModelSettings,
+    RolloutSettings,
+    RunSettings,
+    TrainSettings,
+)
 from edge_grpo.config.yaml_text import YamlError, parse_value, read_yaml
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.methods import METHODS, Method, MethodConfig
@@ -49,6 +57,7 @@ class Config:
     train: TrainSettings = Field(default_factory=TrainSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
     run: RunSettings = Field(default_factory=RunSettings)
+    distributed: DistributedSettings = Field(default_factory=DistributedSettings)
 
 
 T = TypeVar("T")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.tensors import Batch
+from edge_grpo.base.world import World
 from edge_grpo.config.sections import TrainSettings
 from edge_grpo.config.tree import Config
 from edge_grpo.diagnostics.sampling import sample
@@ -20,7 +21,6 @@ from edge_grpo.methods.nthr import Nthr
 from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
 from edge_grpo.trackers.console import Display
-from edge_grpo.training.distributed import World
 from edge_grpo.training.update import Updater, make_optimizer
 
 __all__ = ["ARMS", "Displacement", "measure", "report"]

@@ -105,7 +105,8 @@ class Answer:
 
     ``prompt`` is the question, without a template. ``decoding`` is ``greedy`` or ``sampled``; ``number`` counts sampled
     answers from 0. ``completion`` is the text and ``answer`` what the grader reads as its answer, None if nothing.
-    ``tokens`` includes the stop token; ``entropy`` is the mean over tokens, in nats.
+    ``tokens`` includes the stop token; ``entropy`` is the mean over tokens, in nats, None
+    if the engine records none.
     """
 
     benchmark: str
@@ -120,7 +121,7 @@ class Answer:
     reward: float
     tokens: int
     finished: bool
-    entropy: float
+    entropy: float | None
 
     @property
     def correct(self) -> bool:
@@ -185,5 +186,5 @@ def _answer(
         reward=row.grade.reward,
         tokens=len(row.rollout.completion_ids),
         finished=row.rollout.finished,
-        entropy=sum(entropies) / max(1, len(entropies)),
+        entropy=sum(entropies) / len(entropies) if entropies else None,
     )

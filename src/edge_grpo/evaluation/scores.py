@@ -197,16 +197,22 @@ def scores_of(
 
 
 def describe(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
-    """By decoding: mean ``entropy`` (nats per token), ``length`` (tokens), ``truncated`` (share), and ``verdicts``."""
+    """By decoding: mean ``entropy`` (nats per token; None = unknown), ``length``, ``truncated``, and ``verdicts``.
+
+    ``length`` is in tokens, ``truncated`` a share.
+    """
     found = {}
     for decoding in (GREEDY, SAMPLED):
         own = [answer for answer in answers if answer.decoding == decoding]
         if own:
             tokens = sum(answer.tokens for answer in own)
+            known = [(answer.entropy, answer.tokens) for answer in own if answer.entropy is not None]
             verdicts = Counter(answer.verdict for answer in own)
             found[decoding] = {
                 "answers": len(own),
-                "entropy": sum(answer.entropy * answer.tokens for answer in own) / max(1, tokens),
+                "entropy": sum(mean * count for mean, count in known) / sum(count for _, count in known)
+                if known
+                else None,
                 "length": tokens / len(own),
                 "truncated": sum(not answer.finished for answer in own) / len(own),
                 "verdicts": {str(verdict): verdicts[verdict] for verdict in Verdict if verdicts[verdict]},

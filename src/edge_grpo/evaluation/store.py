@@ -62,12 +62,18 @@ def identity_of(config: Config, draws: Draws, benchmarks: Sequence[EncodedBenchm
         "model": {"device": pick_device(config.model).type, "dtype": config.model.dtype},
         "data": {name: getattr(data, name) for name in _PROMPT_SETTINGS},
         "reward": {name: reward[name] for name in reward if name != "workers"},
-        "rollout": {"stop": list(config.rollout.stop)},
+        "rollout": {"stop": list(config.rollout.stop), **_engine(config)},
         "eval": asdict(draws),
         "problems": {each.name: _content_digest(each) for each in benchmarks},
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
+
+
+def _engine(config: Config) -> dict[str, str]:
+    """The kind of engine, if another than the default samples: its arithmetic and its random numbers are its own."""
+    kind = config.rollout.engine.kind
+    return {} if kind == "hf" else {"engine": kind}
 
 
 def answer_all(

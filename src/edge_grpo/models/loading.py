@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -21,10 +22,12 @@ from transformers.utils import logging as transformers_logging
 from edge_grpo.base.digests import digest_files
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.quiet import quiet_failures
-from edge_grpo.config.sections import BUNDLED, ModelSettings
+from edge_grpo.base.world import World
+from edge_grpo.config.sections import BUNDLED, DistributedSettings, ModelSettings
 from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.replica import Replica
 from edge_grpo.models.scoring import causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
 
@@ -33,8 +36,10 @@ __all__ = [
     "context_length",
     "fingerprint",
     "load_policy",
+    "load_shared_policy",
     "load_tokenizer",
     "pick_device",
+    "replica_of",
     "resolve",
     "vocabulary_size",
 ]
@@ -76,28 +81,35 @@ def _tokenizer_place(model: ModelSettings) -> str:
     return _tokenizer_place(source.over)
 
 
-def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0) -> Policy:
+def load_policy(
+    model: ModelSettings,
+    *,
+    reference: bool = False,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Policy:
     """Load the model and tokenizer, add adapters, and disable all dropout.
 
     Args:
         model: the settings.
         reference: whether to keep a frozen copy of the initial weights (LoRA needs none).
         seed: seed of the adapters' initial weights.
+        device: where the weights go; None = as ``model.device`` says.
     Raises:
         EngineError: the model does not exist, is not in safetensors, has missing, misshapen or non-finite weights,
             needs untrusted code, or is of an unsupported kind.
         ConfigError: CUDA was requested but is not available, or no layer matches ``lora.targets``.
     """
-    device = pick_device(model)
-    on_gpu = device.type == "cuda"
+    home = device or pick_device(model)
+    on_gpu = pick_device(model).type == "cuda"
     autocast = on_gpu and model.dtype == "auto" and torch.cuda.is_bf16_supported()
     frozen_base = autocast and model.lora.rank > 0  # float32 adapters on a base that is never updated
     dtype = torch.bfloat16 if model.dtype == "bfloat16" or frozen_base else torch.float32
-    network = _network(model, dtype).to(device)
+    network = _network(model, dtype).to(home)
     tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     frozen = None
     if reference and not model.lora.rank:
-        frozen = _network(model, dtype).to(device).eval().requires_grad_(False)
+        frozen = _network(model, dtype).to(home).eval().requires_grad_(False)
     if model.gradient_checkpointing and on_gpu and network.supports_gradient_checkpointing:
         newer = getattr(network, "activation_checkpointing_enable", None)  # the other name is deprecated
         (newer or network.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -115,6 +127,40 @@ def load_policy(model: ModelSettings, *, reference: bool = False, seed: int = 0)
         with policy.precision():
             check_reached(policy.model)
     return policy
+
+
+def load_shared_policy(
+    model: ModelSettings, distributed: DistributedSettings, world: World, *, reference: bool = False, seed: int = 0
+) -> Policy:
+    """Load a policy that several ranks train together, with its weights divided among them unless they say otherwise.
+
+    Args:
+        model: the settings.
+        distributed: whether the weights are divided.
+        world: the ranks; a world of one loads an ordinary policy.
+        reference: as in :func:`load_policy`.
+        seed: likewise.
+    Raises:
+        ConfigError: weights are to stay in CPU memory, where there is no other, or where they are not divided.
+    """
+    device = pick_device(model)
+    if distributed.cpu_offload and (device.type == "cpu" or world.group is None):
+        where = "on a CPU, where all memory is CPU memory" if device.type == "cpu" else "in a single process"
+        raise ConfigError(
+            f"distributed.cpu_offload: has no effect {where}; drop it, or start the run on GPUs with torchrun or "
+            "--processes (1 is enough)"
+        )
+    divided = world.group is not None and distributed.shard == "full"
+    home = torch.device("cpu") if divided else device  # a GPU may have no room for the undivided model
+    policy = world.each(lambda: load_policy(model, reference=reference, seed=seed, device=home))
+    if divided:
+        policy.shard(world, device=device, offload=distributed.cpu_offload)
+    return policy
+
+
+def replica_of(policy: Policy, world: World, model: ModelSettings, *, seed: int = 0) -> Replica:
+    """What gives rank 0 all weights of a policy that was loaded with these settings."""
+    return Replica(policy, world, lambda: load_policy(replace(model, device="cpu"), seed=seed))
 
 
 def pick_device(model: ModelSettings) -> torch.device:

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edge_grpo.base.errors import EngineError
+from edge_grpo.base.world import World
+from edge_grpo.models import sharding
 from edge_grpo.models.adapters import Adapted, what_is_adapted
 from edge_grpo.models.probe import check
 from edge_grpo.models.saving import save
@@ -54,8 +57,23 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the passes run."""
         return self.scorer.device
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds only slices of the weights."""
+        return isinstance(self.scorer, FSDPModule)
+
+    def shard(self, world: World, *, device: torch.device, offload: bool = False) -> None:
+        """Divide the weights, and those of the reference, among the ranks (:func:`edge_grpo.models.sharding.shard`)."""
+        for scorer in (self.scorer, self.reference):
+            if scorer is not None:
+                sharding.shard(scorer, world, device=device, offload=offload)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside the block this rank holds all weights, so that it may sample by itself; all ranks must enter it."""
+        return sharding.whole(self.scorer)
 
     @property
     def autocast(self) -> bool:
@@ -123,7 +141,7 @@ class Policy:
         Raises:
             EngineError: the head is not a plain matrix.
         """
-        return Head.of(causal(self.model)).matrix(temperature=temperature)
+        return sharding.full(Head.of(causal(self.model)).matrix(temperature=temperature))
 
     def training(self) -> AbstractContextManager[None]:
         """The mode for passes with gradient (see :meth:`edge_grpo.models.scoring.Scorer.gradient_mode`)."""

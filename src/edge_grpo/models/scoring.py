@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,8 +31,7 @@ SOFT_CAPS: Final = ("final_logit_softcapping", "logits_soft_cap", "output_logit_
 """Config fields by which Gemma 2, RecurrentGemma and xLSTM bound their logits: cap * tanh(logits / cap)."""
 
 
-@dataclass(frozen=True)
-class TokenScores:
+class TokenScores(NamedTuple):  # FSDP looks for tensors in tuples, not in data classes
     """Log-probability and entropy in nats; ``[i, j]`` is about token j given those before it, 0 outside the mask."""
 
     logprobs: Float[Tensor, "rows tokens"]
@@ -120,11 +119,12 @@ class Scorer(nn.Module):
         self.model: Any = model  # a PreTrainedModel, or peft's wrapper around one
         self.autocast = autocast
         self.logits_at_once = logits_at_once
+        self.place: torch.device | None = None  # of the passes, where that is not where the weights are
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self.model.device
+        """Where the passes run."""
+        device: torch.device = self.place or self.model.device
         return device
 
     def precision(self) -> AbstractContextManager[Any]:

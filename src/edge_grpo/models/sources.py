@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -21,12 +19,13 @@ from edge_grpo.base.digests import damaged_files, digest, digest_files
 from edge_grpo.base.errors import CheckpointError, EngineError
 from edge_grpo.base.quiet import quiet_failures
 from edge_grpo.config.sections import BUNDLED, LoraSettings, ModelSettings
+from edge_grpo.models import slices
 from edge_grpo.models.adapters import add_adapters, listed, merged, quiet_peft, untie
 
 __all__ = ["Source", "declared_dtype", "resolve", "restore", "source_of"]
 
 _BUNDLED_END: Final = ("edge_grpo", "bundled", "base_model")
-_WEIGHTS = "weights.safetensors"
+_WEIGHTS = "weights*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Source:
         """Twelve hex digits that change with this adapter's or checkpoint's files, and with the base's digits."""
         if self.config is None:
             assert self.over is not None
-            return digest([digest_files([Path(self.place, _WEIGHTS)]), repr(self.over.lora), base])
+            return digest([digest_files(Path(self.place).glob(_WEIGHTS)), repr(self.over.lora), base])
         folder = self.config.parent
         return digest(
             [digest_files(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json")), base]
@@ -115,7 +114,7 @@ def source_of(model: ModelSettings) -> Source:
         return _adapter(model, place, folder / "adapter_config.json")
     if (folder / "config.json").exists():
         return Source(place)
-    if (folder / _WEIGHTS).is_file():
+    if any(folder.glob(_WEIGHTS)) and (folder / "progress.json").is_file():
         return _checkpoint(model, folder)
     if (folder / "config.yaml").is_file():
         raise EngineError(
@@ -172,20 +171,11 @@ def restore(checkpoint: Path, trained: dict[str, nn.Parameter]) -> None:
     if bad := damaged_files(checkpoint / "SHA256SUMS"):
         raise CheckpointError(f"{checkpoint}: damaged ({' and '.join(bad)}: does not match SHA256SUMS)")
     try:
-        weights = load_file(checkpoint / _WEIGHTS)
+        held = {name: shape for name, shape in slices.shapes(checkpoint).items() if ":" not in name}
+        slices.fit(checkpoint, trained, held)
+        slices.read(checkpoint, trained)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{checkpoint}: cannot be read ({error})") from error
-    if _shapes(weights.items()) != _shapes(trained.items()):
-        raise CheckpointError(
-            f"{checkpoint}: its weights do not fit the model of its run; was model.path changed on disk?"
-        )
-    with torch.no_grad():
-        for name, weight in trained.items():
-            weight.copy_(weights[name])
-
-
-def _shapes(weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in weights}
 
 
 def _adapter(model: ModelSettings, place: str, config: Path) -> Source:

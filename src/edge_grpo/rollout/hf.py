@@ -78,7 +78,8 @@ class DecodeEngine:
             raise EngineError(
                 "no stop token: the tokenizer and the model's generation config name none; set rollout.stop"
             )
-        self.decoding = pick(policy, pad_id)
+        with policy.whole():
+            self.decoding = pick(policy, pad_id)
 
     @property
     def exact(self) -> bool:
@@ -104,7 +105,8 @@ class DecodeEngine:
             for prompt, request in enumerate(requests)
             for seed in request.seeds
         ]
-        spans = self._decode([request.prompt_ids for request in requests], rows, sampling, Segment.SAMPLED)
+        with self.policy.whole():
+            spans = self._decode([request.prompt_ids for request in requests], rows, sampling, Segment.SAMPLED)
         done = iter(zip(spans, rows, strict=True))
         results = []
         for request in requests:
@@ -124,7 +126,8 @@ class DecodeEngine:
             for prompt, (item, (_, room)) in enumerate(zip(continuations, started, strict=True))
         ]
         prompts = [start.prompt_ids + start.completion_ids for start, _ in started]
-        spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
+        with self.policy.whole():
+            spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
         return [
             Rollout(start.prompt_ids, (*start.spans, span), *ending)
             for (start, _), (span, *ending) in zip(started, spans, strict=True)

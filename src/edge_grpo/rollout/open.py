@@ -4,22 +4,34 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
+from edge_grpo.base.world import World
 from edge_grpo.config.sections import HfEngineSettings
 from edge_grpo.config.tree import Config
 from edge_grpo.models.loading import context_length, load_policy, vocabulary_size
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.replica import Replica
 from edge_grpo.models.scoring import causal
 from edge_grpo.models.stops import Stops, find_stops, marker_ids
 from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.hf import DecodeEngine
+from edge_grpo.rollout.ranks import EachRank, FirstRank
 from edge_grpo.rollout.sampler import Sampler
 
 __all__ = ["open_engine", "open_sampler"]
 
 
-def open_engine(config: Config, policy: Policy, stops: Stops, *, say: Callable[[str], None] = lambda _: None) -> Engine:
+def open_engine(
+    config: Config,
+    policy: Policy,
+    stops: Stops,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    world: World = World(),  # noqa: B008 - frozen
+    replica: Replica | None = None,
+) -> Engine:
     """The engine named by ``rollout.engine.kind``; the caller closes it.
 
     Args:
@@ -27,25 +39,35 @@ def open_engine(config: Config, policy: Policy, stops: Stops, *, say: Callable[[
         policy: the model.
         stops: what ends a completion.
         say: shows a line about what a server does otherwise.
+        world: the ranks that sample together.
+        replica: gives rank 0 all weights of a policy that is divided among them.
     Raises:
         EngineError: it cannot generate from this model, or a server does not answer.
     """
     rollout, ids = config.rollout, stops.token_ids
     if isinstance(rollout.engine, HfEngineSettings):
-        return DecodeEngine(policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows)
+        own = DecodeEngine(policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows)
+        return EachRank(own, world) if world.size > 1 else own
     from edge_grpo.rollout.vllm.client import API_KEY  # noqa: PLC0415 - in-process runs need no HTTP
     from edge_grpo.rollout.vllm.engine import VllmEngine  # noqa: PLC0415
 
-    return VllmEngine(
-        rollout.engine,
-        policy=policy,
-        stop_ids=ids,
-        stop_texts=stops.texts,
-        max_rows=rollout.max_rows,
-        session=secrets.token_hex(6),
-        key=os.environ.get(API_KEY, ""),
-        say=say,
-    )
+    settings = rollout.engine
+
+    def connect(whole: Policy) -> Engine:
+        return VllmEngine(
+            settings,
+            policy=whole,
+            stop_ids=ids,
+            stop_texts=stops.texts,
+            max_rows=rollout.max_rows,
+            session=secrets.token_hex(6),
+            key=os.environ.get(API_KEY, ""),
+            say=say,
+        )
+
+    if world.size == 1:
+        return connect(policy)
+    return FirstRank(connect, world, replica or Replica(policy, world, lambda: policy))
 
 
 @contextmanager
@@ -55,6 +77,8 @@ def open_sampler(
     policy: Policy | None = None,
     engine: Engine | None = None,
     say: Callable[[str], None] = lambda _: None,
+    world: World = World(),  # noqa: B008 - frozen
+    replica: Replica | None = None,
 ) -> Iterator[Sampler]:
     """A sampler for the model, data, reward and rollout settings of a run; closed on exit from the block.
 
@@ -63,6 +87,8 @@ def open_sampler(
         policy: the model, if already loaded; otherwise ``config.model`` is loaded.
         engine: a custom engine in place of ``rollout.engine``; it stays open.
         say: shows a line about what a model's family does not support.
+        world: the ranks that share the work.
+        replica: gives rank 0 all weights of a policy that is divided among them.
     Raises:
         EngineError: the model cannot be loaded, or the engine cannot generate from it.
         ConfigError: no stop token, or a reward function that cannot be imported.
@@ -70,10 +96,13 @@ def open_sampler(
     policy = policy or load_policy(config.model)
     stops = find_stops(policy, config.data, config.rollout.stop)
     with ExitStack() as stack:
-        rewards = stack.enter_context(Rewards(config.reward))
+        workers = max(1, config.reward.workers // world.local_size)
+        rewards = stack.enter_context(Rewards(replace(config.reward, workers=workers)))
         if engine is None:
-            engine = open_engine(config, policy, stops, say=say)
+            engine = open_engine(config, policy, stops, say=say, world=world, replica=replica)
             stack.callback(engine.close)
+        elif world.size > 1:
+            engine = EachRank(engine, world)
         for line in _limits(config, policy, engine):
             say(line)
         sampler = Sampler(
@@ -85,6 +114,7 @@ def open_sampler(
             marker_ids=marker_ids(policy.tokenizer, config.data),
             context=_context(policy, engine),
             vocabulary=vocabulary_size(policy),
+            world=world,
         )
         sampler.sync(policy, 0)
         yield sampler

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
 from edge_grpo.base.stopwatch import Stopwatch
+from edge_grpo.base.world import World
 from edge_grpo.data.prompts import (
     Tokenizer,
     check_count,
@@ -88,6 +89,7 @@ class Sampler:
         context: the model's context length in tokens; None = no known limit.
         vocabulary: size of the model's vocabulary; None = unknown.
         watch: counts the seconds of the phases ``sample`` and ``grade``; None = a new one.
+        world: the ranks that share the grading, and get all grades; the engine knows how they share the sampling.
     """
 
     def __init__(
@@ -102,8 +104,9 @@ class Sampler:
         context: int | None = None,
         vocabulary: int | None = None,
         watch: Stopwatch | None = None,
+        world: World | None = None,
     ) -> None:
-        self.watch = watch or Stopwatch()
+        self.watch, self.world = watch or Stopwatch(), world or World()
         self.engine, self.grader, self.tokenizer, self.data = engine, grader, tokenizer, data
         self.stop_ids, self.context, self.vocabulary = stop_ids, context, vocabulary
         self._not_text = {*stop_ids, *marker_ids}
@@ -237,7 +240,12 @@ class Sampler:
         return continued
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
-        """One grade per rollout: the only place where tokens become text to be judged."""
+        """One grade per rollout."""
+        pairs = list(zip(problems, rollouts, strict=True))
+        return self.world.share(pairs, lambda own: self._grade([one for one, _ in own], [one for _, one in own]))
+
+    def _grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
+        """The only place where tokens become text to be judged."""
         with self.watch.phase("grade"):
             finished = [rollout.finished for rollout in rollouts]
             token_ids = [rollout.completion_ids for rollout in rollouts]

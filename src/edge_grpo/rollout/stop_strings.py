@@ -24,6 +24,7 @@ class StopStrings:
         self.tokenizer, self.strings = tokenizer, tuple(strings)
         self.window = max((len(text.encode()) for text in self.strings), default=0) + _SLACK
         self.candidates = self._candidates() if self.strings else ()
+        self._may_end = frozenset(self.candidates)
 
     def _candidates(self) -> tuple[int, ...]:
         tokens = sorted(self.tokenizer.get_vocab().values())
@@ -40,6 +41,14 @@ class StopStrings:
             for string in self.strings
             for text in (token, f" {token}")
         )
+
+    def ends_at(self, tokens: Sequence[int]) -> int:
+        """How many tokens of a whole completion there are up to the one that completes a string; 0 if none does."""
+        places = [place for place, token in enumerate(tokens, 1) if token in self._may_end]
+        if not places:
+            return 0
+        found = self.completed([tokens[max(0, place - self.window) : place] for place in places])
+        return next((place for place, hit in zip(places, found, strict=True) if hit), 0)
 
     def completed(self, rows: Sequence[Sequence[int]]) -> list[bool]:
         """Whether each completion, given by its last ``window`` tokens, contains a string."""

@@ -10,9 +10,10 @@ from edge_grpo.config.tree import Config
 from edge_grpo.data.settings import named
 from edge_grpo.models.adapters import describe
 from edge_grpo.models.policy import Policy
+from edge_grpo.trackers.console import decoding
 from edge_grpo.training.session import Session
 
-__all__ = ["banner"]
+__all__ = ["banner", "legend"]
 
 
 def banner(session: Session, folder: Path) -> Iterator[str]:
@@ -20,9 +21,22 @@ def banner(session: Session, folder: Path) -> Iterator[str]:
     config = session.config
     yield f"run folder: {folder}"
     yield f"model: {config.model.path}, {_model(session.policy)}"
+    if session.world.size > 1:
+        weights = "the weights divided among them" if session.policy.is_sharded else "each with all weights"
+        yield f"processes: {session.world.size}, {weights}"
     yield f"trained: {describe(session.policy.adapted)}"
     yield f"method: {session.method.kind}, {_budget(config)}"
     yield f"data: {_data(session)}"
+
+
+def legend(config: Config, *, evaluated: bool) -> Iterator[str]:
+    """What the figures on the console mean."""
+    pairs = bool(config.data.pairs)
+    sampled = f"accuracy: training samples, {decoding(config.rollout.temperature)}"
+    held_out = f"held-out: {decoding(config.eval.temperature)}" if evaluated else ""
+    yield "; ".join(filter(None, ("pairs: chosen above rejected" if pairs else sampled, held_out)))
+    if config.reward.function and (evaluated or not pairs):
+        yield "right or wrong: 'correct' of reward.function, else the built-in check of the last \\boxed{}"
 
 
 def _model(policy: Policy) -> str:

@@ -1,6 +1,5 @@
 """Atomic checkpoints with checksums: everything a run needs to resume bit for bit. Safetensors and JSON, no pickle."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -10,24 +9,28 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from edge_grpo.base.digests import sha256
 from edge_grpo.base.errors import CheckpointError
+from edge_grpo.base.world import World
+from edge_grpo.models import slices
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
 
 __all__ = ["SUMS", "RunState", "latest", "load", "prune", "read_state", "save", "steps", "verify"]
 
 SUMS = "SHA256SUMS"
-_FILES = ("optimizer.safetensors", "progress.json", "weights.safetensors")
+_PROGRESS = "progress.json"
+_KINDS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a weight
 
 
 @dataclass(frozen=True)
 class RunState:
     """Where a run stands: steps done, prompts used, tokens sampled, consecutive updates skipped for bad gradients.
 
-    ``num_threads`` is recorded because sums over threads depend on it; ``device`` because GPU and CPU differ.
+    ``num_threads`` and ``num_ranks`` are recorded because sums over threads and ranks depend on them; ``device``
+    because GPU and CPU differ.
     """
 
     step: int
@@ -36,6 +39,7 @@ class RunState:
     skipped_in_a_row: int
     num_threads: int
     device: str
+    num_ranks: int = 1
 
 
 def save(
@@ -46,39 +50,51 @@ def save(
     *,
     keep: int,
     best: int | None = None,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> Path:
     """Write ``folder/step_000012`` atomically, then delete all but the newest ``keep`` and the ``best``.
 
     ``SHA256SUMS`` next to the files can be checked with ``sha256sum``.
 
     Args:
-        folder: the run's ``checkpoints``.
+        folder: the run's ``checkpoints``, which all ranks see.
         state: where the run stands.
         trained: the trained parameters by name; frozen weights are reloaded from the model folder.
         optimizer: its moments are saved per parameter.
         keep: how many checkpoints to keep.
         best: a step whose checkpoint is kept as well.
+        world: the ranks; each writes its slices.
     Raises:
         CheckpointError: the disk is full or not writable.
     """
     final = folder / f"step_{state.step:06d}"
-    if final.is_dir():  # the state after a step is the same whenever it is saved
-        verify(final)
+    if world.first(final.is_dir):  # the state after a step is the same whenever it is saved
+        verify(final, world)
         return final
     draft = folder / f".draft_{state.step:06d}"
-    with saving(final, folder.parent):
+
+    def begin() -> None:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        weights = {name: weight.detach().contiguous() for name, weight in trained.items()}
-        save_file(weights, draft / "weights.safetensors")
-        save_file(_moments(trained, optimizer), draft / "optimizer.safetensors")
-        (draft / "progress.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
-        (draft / SUMS).write_text(_sums(draft))
+
+    def listed() -> list[str]:
+        (draft / _PROGRESS).write_text(json.dumps(asdict(state), indent=2) + "\n")
+        return sorted(file.name for file in draft.iterdir())
+
+    def end() -> None:
+        (draft / SUMS).write_text("".join(f"{each}  {name}\n" for name, each in zip(names, sums, strict=True)))
         flush_tree(draft)
         draft.rename(final)
         flush(folder)
         flush(folder.parent)
-    prune(folder, keep=keep, best=best)
+
+    with saving(final, folder.parent):
+        world.first(begin)
+        slices.write(draft, {"weights": trained, "optimizer": _moments(trained, optimizer)}, world)
+        names = world.first(listed)
+        sums = world.share(names, lambda own: [sha256(draft / name) for name in own])
+        world.first(end)
+    world.first(lambda: prune(folder, keep=keep, best=best))
     return final
 
 
@@ -114,56 +130,60 @@ def steps(folder: Path) -> list[int]:
     return [_step(path) for path in _checkpoints(folder)]
 
 
-def verify(checkpoint: Path) -> None:
+def verify(checkpoint: Path, world: World = World()) -> None:  # noqa: B008 - frozen
     """Check every byte of a checkpoint against its checksums.
 
     Raises:
         CheckpointError: a file is missing or damaged; names the newest older checkpoint that is intact.
     """
-    if fault := _fault(checkpoint):
+    if fault := _fault(checkpoint, world):
         raise _damaged(checkpoint, fault)
 
 
-def load(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> RunState:
+def load(
+    checkpoint: Path,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: AdamW,
+    world: World = World(),  # noqa: B008 - frozen
+) -> RunState:
     """Restore weights and moments bit for bit; every byte is checked first.
 
+    Args:
+        checkpoint: written by any number of ranks.
+        trained: the trained parameters by name.
+        optimizer: over them.
+        world: the ranks; each restores its slices.
     Raises:
         CheckpointError: a file is missing or damaged, or does not belong to this model.
     """
-    state = read_state(checkpoint)
+    state = read_state(checkpoint, world)
     try:
-        weights = load_file(checkpoint / "weights.safetensors")
-        moments = load_file(checkpoint / "optimizer.safetensors")
+        held = slices.shapes(checkpoint)
+        slices.fit(checkpoint, trained, {name: shape for name, shape in held.items() if ":" not in name})
+        moments = {
+            f"{name}:{kind}": torch.zeros(()) if kind == "step" else torch.zeros_like(weight.detach())
+            for name, weight in trained.items()
+            for kind in _KINDS
+            if f"{name}:{kind}" in held
+        }
+        slices.read(checkpoint, {**trained, **moments}, world)
     except (OSError, SafetensorError, ValueError) as error:
         raise _damaged(checkpoint, str(error)) from error
-    if {name: tuple(weight.shape) for name, weight in weights.items()} != {
-        name: tuple(weight.shape) for name, weight in trained.items()
-    }:
-        raise CheckpointError(
-            f"{checkpoint}: its weights do not fit the model of this run; was model.path changed on disk?"
-        )
-    with torch.no_grad():
-        for name, weight in trained.items():
-            weight.copy_(weights[name])
-            own = {
-                key: moments[f"{name}:{key}"].to(weight.device if key != "step" else "cpu")
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}:{key}" in moments
-            }
-            if own:
-                optimizer.state[weight] = own
+    for name, weight in trained.items():
+        if own := {kind: moments[f"{name}:{kind}"] for kind in _KINDS if f"{name}:{kind}" in moments}:
+            optimizer.state[weight] = own
     return state
 
 
-def read_state(checkpoint: Path) -> RunState:
+def read_state(checkpoint: Path, world: World = World()) -> RunState:  # noqa: B008 - frozen
     """Where the run stood; every byte of the checkpoint is checked first.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    verify(checkpoint)
+    verify(checkpoint, world)
     try:
-        return RunState(**json.loads((checkpoint / "progress.json").read_text()))
+        return RunState(**json.loads((checkpoint / _PROGRESS).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(checkpoint, str(error)) from error
 
@@ -178,33 +198,32 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
 
-def _sums(checkpoint: Path) -> str:
-    """The checksums of a checkpoint's files, as ``sha256sum`` writes them."""
-    lines = []
-    for name in _FILES:
-        with (checkpoint / name).open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
-    return "".join(lines)
-
-
-def _fault(checkpoint: Path) -> str:
+def _fault(checkpoint: Path, world: World) -> str:
     """What is wrong with a checkpoint's bytes; empty if it is intact."""
     try:
-        written = (checkpoint / SUMS).read_bytes()
-        found = _sums(checkpoint).encode()
+        *lines, last = (checkpoint / SUMS).read_text(encoding="utf-8").split("\n")
+        wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except OSError as error:
-        return f"{Path(error.filename or checkpoint).name}: {error.strerror}"
-    if written == found:
-        return ""
-    pairs = zip(_FILES, found.split(b"\n"), strict=False)
-    wrong = [name for name, line in pairs if line not in written.split(b"\n")]
-    return f"{' and '.join(wrong) or SUMS}: does not match {SUMS}"
+        return f"{SUMS}: {error.strerror}"
+    except ValueError:
+        return f"{SUMS}: not a list of checksums"
+    if last:
+        return f"{SUMS}: cut off"
+    present = {each.name for each in checkpoint.iterdir()} - {SUMS}
+    if unlisted := sorted(present - wanted.keys()):
+        return f"{SUMS}: does not list {' and '.join(unlisted)}"
+    found = world.share(list(wanted), lambda own: [sha256(checkpoint / name) for name in own])
+    wrong = [name for name, digest in zip(wanted, found, strict=True) if digest != wanted[name]]
+    missing = [name for name in wrong if name not in present]
+    if missing:
+        return f"{' and '.join(missing)}: missing"
+    return f"{' and '.join(wrong)}: does not match {SUMS}" if wrong else ""
 
 
 def _damaged(checkpoint: Path, fault: str) -> CheckpointError:
     folder = checkpoint.parent
     older = [path for path in _checkpoints(folder) if path != checkpoint]
-    good = next((path for path in reversed(older) if not _fault(path)), None)
+    good = next((path for path in reversed(older) if not _fault(path, World())), None)
     if good is None:
         return CheckpointError(
             f"{checkpoint}: damaged ({fault}), and no other checkpoint is intact; delete {folder} to restart the run"
@@ -216,7 +235,7 @@ def _damaged(checkpoint: Path, fault: str) -> CheckpointError:
 
 def _moments(trained: Mapping[str, nn.Parameter], optimizer: AdamW) -> dict[str, Tensor]:
     return {
-        f"{name}:{key}": value.detach().contiguous()
+        f"{name}:{key}": value
         for name, weight in trained.items()
         for key, value in optimizer.state.get(weight, {}).items()
     }

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from edge_grpo.base.errors import CheckpointError, EdgeGrpoError, EngineError, TrainingError
 from edge_grpo.base.text import counted
+from edge_grpo.base.world import World
 from edge_grpo.config.tree import config_hash, to_tree, to_yaml
+from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import ServerError
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
@@ -29,13 +32,30 @@ from edge_grpo.training.session import Lesson, Session
 __all__ = ["Journal", "finished"]
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _by_first(method: Callable[Concatenate["Journal", P], T]) -> Callable[Concatenate["Journal", P], T]:
+    """Let rank 0 do it, and give every rank the result."""
+
+    @wraps(method)
+    def shared(self: "Journal", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.world.first(lambda: method(self, *args, **kwargs))
+
+    return shared
+
+
 class Journal:
     """Records a run, and rewinds the record to a checkpoint.
 
+    With several ranks, all of them call every method, and rank 0 writes; each writes its slices of a checkpoint.
+
     Args:
-        folder: the run's, locked.
+        folder: the run's, locked by rank 0.
         trackers: other receivers of the metrics.
         display: shows them to the user.
+        world: the ranks.
         clock: the time in seconds since 1970, UTC.
     """
 
@@ -45,9 +65,10 @@ class Journal:
         trackers: Iterable[Tracker],
         display: Display,
         *,
+        world: World = World(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.folder, self.display, self.clock = folder, display, clock
+        self.folder, self.display, self.world, self.clock = folder, display, world, clock
         self.trackers: tuple[Tracker, ...] = (*trackers, display)
 
     def restore(self, session: Session) -> None:
@@ -56,23 +77,32 @@ class Journal:
         Raises:
             CheckpointError: a file is damaged, or the disk is full or not writable.
         """
-        newest = checkpoint.latest(self.folder.checkpoints)
+        newest = self.world.first(lambda: checkpoint.latest(self.folder.checkpoints))
         if newest is None:
             self._rewind(None)
             return
-        state = checkpoint.load(newest, dict(session.policy.trained()), session.optimizer)
+        state = checkpoint.load(newest, dict(session.policy.trained()), session.optimizer, self.world)
         session.take_over(state)
         if state.device != session.policy.device.type:
             self.display.say(
                 f"the run began on {state.device} and continues on {session.policy.device.type}: not bit-exact"
             )
+        if state.num_ranks != self.world.size:
+            self.display.say(
+                f"the checkpoint was written by {counted(state.num_ranks, 'process')}, and "
+                f"{self.world.size} resume it: results agree with an uninterrupted run up to rounding"
+            )
         kept = session.config.train
-        best = self._best() if kept.keep_best else None
-        checkpoint.prune(self.folder.checkpoints, keep=kept.keep_checkpoints, best=best)
+        self._prune(kept.keep_checkpoints, best=kept.keep_best)
         if missing := self._rewind(state.step):
             self.display.say(f"metrics.jsonl has no rows for steps {', '.join(map(str, missing))}")
         self.display.say(f"resuming after step {state.step}")
 
+    @_by_first
+    def _prune(self, keep: int, *, best: bool) -> None:
+        checkpoint.prune(self.folder.checkpoints, keep=keep, best=self._best() if best else None)
+
+    @_by_first
     def _rewind(self, step: int | None) -> list[int]:
         missing = self.folder.cut_back(step)
         for tracker in self.trackers:
@@ -80,6 +110,7 @@ class Journal:
                 tracker.rewind(step)
         return missing
 
+    @_by_first
     def begin(self, session: Session, start: Mapping[str, Any], resumption: Resumption | None = None) -> None:
         """Add a start to the record of the run, with the settings that changed, and say what is different.
 
@@ -109,6 +140,7 @@ class Journal:
         last_rate = rates[-1] if rates else None
         return resumption.notes(step=session.step, tokens=session.tokens, last_rate=last_rate)
 
+    @_by_first
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Write the metrics of a step, with the time, to ``metrics.jsonl`` first, then to every tracker.
 
@@ -123,11 +155,18 @@ class Journal:
             with saving(f"{self.folder.path} ({type(tracker).__name__})", self.folder.path):
                 tracker.log(step, row)
 
+    @_by_first
+    def is_empty(self) -> bool:
+        """Whether nothing was logged yet."""
+        return not any(self.folder.rows())
+
+    @_by_first
     def lacks_last_evaluation(self, session: Session) -> bool:
         """Whether the last step is done but was not evaluated as one, because the run was to go on."""
         done = session.step > 0 and session.is_over and session.evaluation_is_due
         return done and not any(row["step"] == session.step and "eval/accuracy" in row for row in self.folder.rows())
 
+    @_by_first
     def extend(self, step: int, row: Mapping[str, float]) -> None:
         """Add figures to the row of a step that is logged already.
 
@@ -136,6 +175,7 @@ class Journal:
         """
         self._track(step, self.folder.extend_metrics({"step": step, **row}))
 
+    @_by_first
     def write_rollouts(self, session: Session, collected: Collected, lesson: Lesson | None) -> None:
         """Write every completion of the step just taken, those left out of training too."""
         rows = rollout_rows(session, collected, lesson)
@@ -149,22 +189,29 @@ class Journal:
             CheckpointError: the disk is full or not writable, or the run's lock was deleted.
         """
         state = session.state()
-        self.folder.check_lock()
         kept = session.config.train
+
+        def ready() -> int | None:
+            self.folder.check_lock()
+            return self._best(session.step) if kept.keep_best else None
+
         checkpoint.save(
             self.folder.checkpoints,
             state,
             dict(session.policy.trained()),
             session.optimizer,
             keep=kept.keep_checkpoints,
-            best=self._best(session.step) if kept.keep_best else None,
+            best=self.world.first(ready),
+            world=self.world,
         )
 
+    @_by_first
     def is_best(self, session: Session, row: Mapping[str, float]) -> bool:
         """Whether ``train.keep_best`` wants a checkpoint: the row just logged has the best accuracy so far."""
         wanted = session.config.train.keep_best and "eval/accuracy" in row
         return wanted and self._best(session.step) == session.step
 
+    @_by_first
     def best_note(self, session: Session) -> str:
         """Which checkpoint ``train.keep_best`` has kept, for the end of a run; empty if it is off or has kept none."""
         best = self._best() if session.config.train.keep_best else None
@@ -190,8 +237,11 @@ class Journal:
         return -max(scores)[1] if scores else None
 
     def rescued(self, session: Session, error: NoMemoryLeftError) -> TrainingError:
-        """The error to end a run with after memory ran out; saves the steps since the last checkpoint if possible."""
-        if error.intact:
+        """The error to end a run with after memory ran out; saves the steps since the last checkpoint if possible.
+
+        Where it ran out on one of several ranks only, the others wait for it in vain, and nothing can be saved.
+        """
+        if error.intact and (self.world.size == 1 or error.shared):
             self._save_logged(session)
         if not error.value:
             return TrainingError(
@@ -227,12 +277,17 @@ class Journal:
             CheckpointError: the disk is full or not writable, the run's lock was deleted, or the folder would not hold
                 the model that was trained.
         """
+        policy = session.replica.refreshed()
+        self._write_final(session, policy)
+
+    @_by_first
+    def _write_final(self, session: Session, policy: Policy) -> None:
         self.folder.check_lock()
         final, draft = self.folder.final, self.folder.path / ".final"
         with saving(final, self.folder.path):
             shutil.rmtree(draft, ignore_errors=True)
             try:
-                session.policy.save(draft)
+                policy.save(draft)
             except EngineError as error:
                 raise CheckpointError(
                     f"{final}: not written, because {error}; the trained weights are in {self.folder.checkpoints}"

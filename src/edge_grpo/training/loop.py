@@ -1,8 +1,8 @@
 """The training loop: collect, prepare, learn, log; a run can be stopped anywhere and resumed exactly."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,20 @@ from edge_grpo.base.interrupt import Interruption, StepDropped
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Group
 from edge_grpo.base.text import counted
+from edge_grpo.base.world import World, join_world
 from edge_grpo.config.tree import Config, config_hash, to_yaml
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine, ServerError
-from edge_grpo.runs import starts
 from edge_grpo.runs.durable import saving
-from edge_grpo.runs.environment import environment
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Tracker
-from edge_grpo.trackers.console import Display, Silent, decoding
+from edge_grpo.trackers.console import Display, Silent
 from edge_grpo.trackers.open import open_trackers
-from edge_grpo.training.banner import banner
-from edge_grpo.training.inputs import digests
+from edge_grpo.training.banner import banner, legend
 from edge_grpo.training.journal import Journal, finished
 from edge_grpo.training.memory import NoMemoryLeftError
 from edge_grpo.training.notices import first_failure, notices
-from edge_grpo.training.resumption import BOUNDS, Resumption, check_inputs, plan, tree_of
+from edge_grpo.training.resumption import BOUNDS, Resumption, plan, start_of, tree_of
 from edge_grpo.training.session import Session, open_session
 from edge_grpo.training.update import is_over
 
@@ -76,13 +74,18 @@ def train(
     """
     if config.data.pairs and config.train.max_tokens:
         raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
-    tree = tree_of(config, method, engine)
-    folder = RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
-    with closing(folder):
+    world = join_world(config.distributed.timeout_s)
+
+    def create() -> RunFolder:
+        tree = tree_of(config, method, engine)
+        return RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
+
+    with world.unbroken(), closing(_opened(world, create)) as folder:
         try:
-            return _run(config, method or config.method, folder, display or Silent(), engine, trackers)
+            return _run(config, method or config.method, folder, display or Silent(), engine, trackers, world)
         except BaseException:  # even a signal while the model is loading
-            folder.discard_unstarted()
+            if world.is_first:
+                folder.discard_unstarted()
             raise
 
 
@@ -111,23 +114,31 @@ def resume(
         CheckpointError: no run there, its configuration was edited, or another setting or an input was changed.
     """
     root = Path(path).expanduser()
-    resumption = plan(root, config, method, engine, accept=accept_changes)
-    config = resumption.config
-    folder = RunFolder(root)
-    with closing(folder):
+    world = join_world(config.distributed.timeout_s) if config else join_world()
+
+    def locked() -> RunFolder:
+        folder = RunFolder(root)
         with saving(root, root):
             folder.lock()
-        return _run(config, method or config.method, folder, display or Silent(), engine, trackers, resumption)
+        return folder
+
+    with world.unbroken():
+        resumption = world.first(lambda: plan(root, config, method, engine, accept=accept_changes))
+        used = method or resumption.config.method
+        with closing(_opened(world, locked)) as folder:
+            return _run(resumption.config, used, folder, display or Silent(), engine, trackers, world, resumption)
 
 
-def _legend(config: Config, *, evaluated: bool) -> Iterator[str]:
-    """What the figures on the console mean."""
-    pairs = bool(config.data.pairs)
-    sampled = f"accuracy: training samples, {decoding(config.rollout.temperature)}"
-    held_out = f"held-out: {decoding(config.eval.temperature)}" if evaluated else ""
-    yield "; ".join(filter(None, ("pairs: chosen above rejected" if pairs else sampled, held_out)))
-    if config.reward.function and (evaluated or not pairs):
-        yield "right or wrong: 'correct' of reward.function, else the built-in check of the last \\boxed{}"
+def _opened(world: World, work: Callable[[], RunFolder]) -> RunFolder:
+    """The folder that rank 0 has opened; the lock stays with it."""
+    made: list[RunFolder] = []
+
+    def opened() -> Path:
+        made.append(work())
+        return made[0].path
+
+    path = world.first(opened)
+    return made[0] if made else RunFolder(path)
 
 
 def _run(
@@ -137,31 +148,35 @@ def _run(
     display: Display,
     engine: Engine | None,
     custom: Sequence[Tracker],
+    world: World,
     resumption: Resumption | None = None,
 ) -> Result:
     """Run from the newest checkpoint to the end, or until a signal."""
-    done = finished(folder)
+    stop = Interruption(world.any if world.size > 1 else None)
+    world = replace(world, exposed=stop.exposed)
+    if not world.is_first:
+        display, custom = Silent(), ()
+    done = world.first(lambda: finished(folder))
     if done and is_over(config.train, done.step, done.tokens):
         reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
         bounds = " and ".join(compress(BOUNDS, reached))
         idle = f", so {' and '.join(resumption.changed)} had no effect" if resumption and resumption.changed else ""
         display.say(f"{folder.path} is finished ({counted(done.step, 'step')}){idle}; raise {bounds} to train further")
         return Result(folder.path, done.step)
-    if not folder.has_lock:
+    if world.is_first and not folder.has_lock:
         display.say(f"{folder.path}: this file system does not support locks; do not start a second run in this folder")
     with ExitStack() as stack:
-        trackers = [stack.enter_context(closing(each)) for each in (*open_trackers(config.run, folder.path), *custom)]
+        own = open_trackers(config.run, folder.path) if world.is_first else ()
+        trackers = [stack.enter_context(closing(each)) for each in (*own, *custom)]
         stack.callback(display.close)
-        session = stack.enter_context(open_session(config, method, engine=engine, say=display.say))
-        journal = Journal(folder, trackers, display)
-        now, found = environment(), digests(config, session.source, session.held_out)
-        accepted = check_inputs(starts.read(folder.path), now, found, resumption) if resumption else ()
+        session = stack.enter_context(open_session(config, method, engine=engine, say=display.say, world=world))
+        journal = Journal(folder, trackers, display, world=world)
+        start = world.first(lambda: start_of(session, folder.path, resumption))
         journal.restore(session)
-        trained = asdict(session.policy.adapted)
-        journal.begin(session, {**now, "inputs": found, "trained": trained, "accepted": list(accepted)}, resumption)
-        stop = stack.enter_context(Interruption())
+        journal.begin(session, start, resumption)
+        stack.enter_context(stop)
         display.start(config.train.steps, session.step, max_tokens=config.train.max_tokens, tokens=session.tokens)
-        for line in (*banner(session, folder.path), *_legend(config, evaluated=bool(session.held_out))):
+        for line in (*banner(session, folder.path), *legend(config, evaluated=bool(session.held_out))):
             display.say(line)
         try:
             _train(session, journal, stop)
@@ -169,7 +184,7 @@ def _run(
             journal.save(session)
             display.close()
             display.say(f"stopped before step {session.step + 1}; resume with: edge-grpo train --resume {folder.path}")
-            return Result(folder.path, session.step, stop.signal)
+            return Result(folder.path, session.step, max(world.gather(lambda: stop.signal)))
         except NoMemoryLeftError as error:
             raise journal.rescued(session, error) from error
         except ServerError as error:
@@ -195,7 +210,7 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
             journal.display.say(f"step {session.step}: {line}")
         told.update(found)
 
-    if session.step == 0 and session.evaluation_is_due and not any(journal.folder.rows()):
+    if session.step == 0 and session.evaluation_is_due and journal.is_empty():
         with stop.droppable():
             row = session.evaluate()
         journal.log(0, row)

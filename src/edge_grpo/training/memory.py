@@ -23,11 +23,13 @@ class NoMemoryLeftError(TrainingError):
         setting: the one that bounds this phase's memory.
         value: a lower value for it; 0 if it is 1 already.
         intact: whether the weights are still those after the last step, so that they can be saved.
+        shared: whether all ranks learned of it.
     """
 
-    def __init__(self, message: str, *, setting: str, value: int, intact: bool) -> None:
+    def __init__(self, message: str, *, setting: str, value: int, intact: bool, shared: bool = False) -> None:
         super().__init__(message)
         self.setting, self.value, self.intact = setting, value, intact
+        self.shared = shared
 
 
 @runtime_checkable
@@ -59,11 +61,16 @@ def bounded_by(setting: str, phase: str) -> Callable[[Callable[Concatenate[S, P]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                shared = getattr(error, "shared", False)
                 asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
             # raised here, where the failed frames and their tensors are gone
             message = f"out of memory while {phase}" + (f" (asked for {asked[1]})" if asked else "")
             raise NoMemoryLeftError(
-                message, setting=setting, value=_rows(self.config, setting) // 2, intact=self.intact
+                message,
+                setting=setting,
+                value=_rows(self.config, setting) // 2,
+                intact=self.intact,
+                shared=shared,
             )
 
         return guarded

@@ -8,10 +8,12 @@ from edge_grpo.base.records import Group
 from edge_grpo.config.tree import Config
 from edge_grpo.methods._edge import Guidance
 from edge_grpo.methods.base import Method
+from edge_grpo.training.update import GAP_BOUND
 
 __all__ = ["first_failure", "notices"]
 
 _MANY = 0.5  # the share of completions cut, or without a readable answer, that explains a poor step
+_APART = 0.01  # the share of tokens on which sampler and policy may disagree
 _ZERO = 1e-6  # a loss below this is 0 but for rounding
 
 _WHY_SKIPPED = {
@@ -178,6 +180,18 @@ def _skipped(step: _Step) -> str:
     )
 
 
+def _gap(step: _Step) -> str:
+    if step["sampler/gap_beyond"] < _APART:
+        return ""
+    remedy = "compare its dtype with the policy's"
+    if getattr(step.method, "sampler_correction", "") == "none":
+        remedy = "method.sampler_correction=token_truncate corrects for it"
+    return (
+        f"the sampler's log-probs differ from the policy's by {step['sampler/gap']:.2g} nats per token, and by more "
+        f"than {GAP_BOUND:g} on {step['sampler/gap_beyond']:.1%} of the tokens; {remedy}"
+    )
+
+
 def _zero_loss(step: _Step) -> str:
     train = step.config.train
     one_update = train.passes * train.mini_batches == 1
@@ -198,5 +212,6 @@ _KINDS: Mapping[str, Callable[[_Step], str]] = {
     "uncorrected": _uncorrected,
     "collapsed": _collapsed,
     "skipped": _skipped,
+    "gap": _gap,
     "zero loss": _zero_loss,
 }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,28 @@ from edge_grpo.config.tree import Config, changes, config_hash, located, parse_t
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.runs import starts
+from edge_grpo.runs.environment import environment
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.training import checkpoint, inputs
 from edge_grpo.training.schedule import learning_rate
+from edge_grpo.training.session import Session
 
-__all__ = ["BOUNDS", "MAY_CHANGE", "Resumption", "check_inputs", "plan", "tree_of"]
+__all__ = ["BOUNDS", "MAY_CHANGE", "Resumption", "check_inputs", "plan", "start_of", "tree_of"]
 
 BOUNDS = ("train.steps", "train.max_tokens")
 """What ends a run."""
 
-_ROUNDING = ("train.micro_batch_rows", "rollout.max_rows", "model.gradient_checkpointing")  # other sums, same values
+_ROUNDING = (  # other sums, same values
+    *("train.micro_batch_rows", "rollout.max_rows", "model.gradient_checkpointing"),
+    *("distributed.shard", "distributed.cpu_offload"),
+)
 _SERVERS = ("rollout.engine.urls", "rollout.engine.lora")  # the same distribution, up to rounding
 _HANDOVER = tuple(f"rollout.engine.{name}" for name in ("folder", "timeout_s", "retries", "transport"))
 MAY_CHANGE = (
     *BOUNDS,
     *_ROUNDING,
     *("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.max_skipped_updates"),
-    *("eval.*", "run.*", "reward.workers", "model.save_dtype"),
+    *("eval.*", "run.*", "distributed.timeout_s", "reward.workers", "model.save_dtype"),
     *_SERVERS,
     *_HANDOVER,
 )
@@ -221,3 +226,16 @@ def check_inputs(
             + "; restore the old content, or add --accept-changes to continue with the new"
         )
     return different
+
+
+def start_of(session: Session, folder: Path, resumption: Resumption | None) -> dict[str, Any]:
+    """What a run folder records of a start: where it runs, how, and what it learns from.
+
+    Raises:
+        CheckpointError: an input has changed since the last start.
+    """
+    now = environment()
+    found = inputs.digests(session.config, session.source, session.held_out)
+    accepted = check_inputs(starts.read(folder), now, found, resumption) if resumption else ()
+    trained = asdict(session.policy.adapted)
+    return {**now, "ranks": session.world.size, "inputs": found, "trained": trained, "accepted": list(accepted)}

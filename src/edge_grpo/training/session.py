@@ -13,12 +13,15 @@ from edge_grpo.base.metrics import Metrics, merge
 from edge_grpo.base.records import Group, Prompt
 from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.base.tensors import Scored, Signal
+from edge_grpo.base.world import World
 from edge_grpo.config.tree import Config
 from edge_grpo.evaluation import heldout
 from edge_grpo.evaluation.answers import heldout_draws
 from edge_grpo.methods.base import Method
-from edge_grpo.models.loading import load_policy
+from edge_grpo.models.loading import load_shared_policy, replica_of
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.replica import Replica
+from edge_grpo.models.sharding import local
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.rollout.open import open_sampler
 from edge_grpo.rollout.sampler import Sampler
@@ -26,7 +29,6 @@ from edge_grpo.runs.completions import data_columns
 from edge_grpo.training.batching import batch_of
 from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
-from edge_grpo.training.distributed import World
 from edge_grpo.training.memory import bounded_by
 from edge_grpo.training.source import Source, open_source
 from edge_grpo.training.update import Updater, describe_gap, describe_scores, is_over, make_optimizer
@@ -55,6 +57,7 @@ class Session:
         sampler: samples and grades with the policy's weights.
         source: gives the groups of a step.
         held_out: problems to evaluate on; none = nothing is evaluated.
+        replica: the policy with all weights on rank 0.
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class Session:
         sampler: Sampler,
         source: Source,
         held_out: Sequence[Prompt] = (),
+        replica: Replica | None = None,
     ) -> None:
         self.config, self.method, self.policy = config, method, policy
         self.sampler, self.source, self.held_out = sampler, source, held_out
+        self.replica = replica or Replica(policy, sampler.world, lambda: policy)
         self.optimizer = make_optimizer(policy, config.train)
         self.updater = Updater(
             policy=policy,
@@ -77,10 +82,15 @@ class Session:
             train=config.train,
             temperature=config.rollout.temperature,
             max_new_tokens=config.rollout.max_new_tokens,
-            world=World(),
+            world=sampler.world,
             reuse_sampled=sampler.exact,
         )
         self.step = self.cursor = self.tokens = 0
+
+    @property
+    def world(self) -> World:
+        """The ranks that train together; each has a session of its own, and all take the same steps."""
+        return self.sampler.world
 
     @property
     def watch(self) -> Stopwatch:
@@ -178,7 +188,8 @@ class Session:
         Raises:
             TrainingError: a weight is not finite.
         """
-        broken = [name for name, weight in self.policy.trained() if not bool(weight.isfinite().all())]
+        found = [name for name, weight in self.policy.trained() if not bool(local(weight).isfinite().all())]
+        broken = sorted({name for own in self.world.gather(lambda: found) for name in own})
         if broken:
             raise TrainingError(
                 f"after step {self.step} the weights are not finite ({broken[0]} and {len(broken) - 1} more); no "
@@ -191,11 +202,13 @@ class Session:
             skipped_in_a_row=self.updater.skipped_in_a_row,
             num_threads=torch.get_num_threads(),
             device=self.policy.device.type,
+            num_ranks=self.world.size,
         )
 
     def take_over(self, state: RunState) -> None:
         """Continue from ``state``, whose weights and moments are already loaded; the sampler is synced."""
-        torch.set_num_threads(state.num_threads)
+        if state.num_ranks == self.world.size:
+            torch.set_num_threads(state.num_threads)
         self.step, self.cursor, self.tokens = state.step, state.cursor, state.tokens
         self.updater.skipped_in_a_row = state.skipped_in_a_row
         self.sampler.sync(self.policy, state.step)
@@ -208,6 +221,7 @@ def open_session(
     *,
     engine: Engine | None = None,
     say: Callable[[str], None] = lambda _: None,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> Iterator[Session]:
     """Load model and data and open the sampler, for a run that has taken no step yet.
 
@@ -216,12 +230,16 @@ def open_session(
         method: a custom method, in place of ``config.method``.
         engine: a custom engine, in place of ``rollout.engine``; it stays open.
         say: shows a line about skipped data, or what the model does not support.
+        world: the ranks that train together.
     """
     method = method or config.method
-    policy = load_policy(config.model, reference=method.needs.reference, seed=config.train.seed)
-    with open_sampler(config, policy=policy, engine=engine, say=say) as sampler:
-        source, held_out = open_source(config, method, sampler, say)
-        yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out)
+    policy = load_shared_policy(
+        config.model, config.distributed, world, reference=method.needs.reference, seed=config.train.seed
+    )
+    replica = replica_of(policy, world, config.model, seed=config.train.seed)
+    with open_sampler(config, policy=policy, engine=engine, say=say, world=world, replica=replica) as sampler:
+        source, held_out = world.each(lambda: open_source(config, method, sampler, say))
+        yield Session(config, method, policy=policy, sampler=sampler, source=source, held_out=held_out, replica=replica)
 
 
 def _check_finite(name: str, values: Tensor | None, counted: Tensor) -> None:

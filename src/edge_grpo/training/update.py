@@ -1,12 +1,12 @@
 """From batches to new weights: score, shape, and take optimizer updates whose gradients do not depend on batching."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
 from edge_grpo.base.errors import TrainingError
@@ -14,11 +14,12 @@ from edge_grpo.base.metrics import Metrics, merge
 from edge_grpo.base.records import Segment
 from edge_grpo.base.rng import python_random
 from edge_grpo.base.tensors import Batch, GroupHidden, LossInputs, Scored, Signal, Totals
+from edge_grpo.base.world import World
 from edge_grpo.config.sections import TrainSettings
 from edge_grpo.methods.base import Method
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.sharding import full
 from edge_grpo.training.batching import group_micro_batches, loss_inputs, micro_batches, mini_batches, scored
-from edge_grpo.training.distributed import World
 from edge_grpo.training.schedule import learning_rate
 
 __all__ = ["GAP_BOUND", "Updater", "describe_gap", "describe_scores", "is_over", "make_optimizer"]
@@ -41,10 +42,11 @@ def make_optimizer(policy: Policy, train: TrainSettings) -> AdamW:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A micro-batch: its row numbers and its width in tokens."""
+    """A micro-batch: its row numbers and its width in tokens; a void one only takes part in a pass of all ranks."""
 
     rows: Tensor
     width: int
+    void: bool = False
 
 
 class Updater:
@@ -60,7 +62,7 @@ class Updater:
         train: the settings.
         temperature: the rollout's; log-probs and entropies are computed at it.
         max_new_tokens: the completion budget, for losses that divide by it.
-        world: the processes to sum over.
+        world: the ranks; each scores, and computes the gradient of, its share of the rows.
         reuse_sampled: reuse the engine's numbers for rows that were sampled whole (see ``Engine.exact``).
     """
 
@@ -111,10 +113,13 @@ class Updater:
             pieces = (
                 piece for rows in self._mini_batches(batch, step, 0) for piece in self._update_pieces(batch, rows)
             )
-        for piece in pieces:
+        found = [torch.zeros_like(old), torch.zeros_like(entropy)]
+        for piece in self._own(batch, pieces):
             scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
-            old[piece.rows, : piece.width] = scores.logprobs.to(old.dtype)
-            entropy[piece.rows, : piece.width] = scores.entropy.to(old.dtype)
+            for column, values in zip(found, scores, strict=True):
+                _put(column, piece, values)
+        self.world.add(found)
+        old, entropy = (torch.where(whole[:, None], *pair) for pair in zip((old, entropy), found, strict=True))
         return scored(
             batch,
             old_logprobs=old,
@@ -125,23 +130,25 @@ class Updater:
 
     def _score_reference(self, batch: Batch) -> Tensor:
         reference = torch.zeros(batch.mask.shape, device=self.policy.device)
-        for piece in self._pieces(batch, torch.arange(len(batch.group), device=batch.group.device)):
+        rows = torch.arange(len(batch.group), device=batch.group.device)
+        for piece in self._own(batch, self._pieces(batch, rows)):
             scores = self.policy.score_reference(*_inputs(batch, piece), temperature=self.temperature)
-            reference[piece.rows, : piece.width] = scores.to(reference.dtype)
+            _put(reference, piece, scores)
+        self.world.add([reference])
         return reference
 
     def _token_scores(self, batch: Batch) -> Tensor:
         """The method's token scores, computed from the hidden states of one group at a time."""
         scores = torch.zeros(batch.mask.shape, device=self.policy.device)
         head_weight = self.policy.head_weight(temperature=self.temperature)
-        lengths = batch.attention.sum(-1)
-        for name in batch.group.unique():
-            rows = (batch.group == name).nonzero().squeeze(-1)
+        lengths, size = batch.attention.sum(-1), self.train.micro_batch_rows
+        groups = [(batch.group == name).nonzero().squeeze(-1) for name in batch.group.unique()]
+        passes = [-(-len(rows) // size) for rows in groups]
+        for rows in groups[self.world.rank :: self.world.size]:
             width = int(lengths[rows].max())
-            inputs = [column[rows, :width] for column in (batch.input_ids, batch.attention, batch.mask)]
-            pieces = zip(*(column.split(self.train.micro_batch_rows) for column in inputs), strict=True)
-            ids, _, mask = inputs
-            hidden = torch.cat([self.policy.hidden_states(*piece) for piece in pieces])
+            pieces = [_Piece(part, width) for part in rows.split(size)]
+            hidden = torch.cat([self.policy.hidden_states(*_inputs(batch, piece)) for piece in pieces])
+            ids, _, mask = _inputs(batch, _Piece(rows, width))
             own = GroupHidden(
                 hidden=hidden,
                 token_ids=ids[mask],
@@ -153,6 +160,10 @@ class Updater:
             part = torch.zeros(mask.shape, device=scores.device)
             part[mask] = self.method.token_scores(own).to(part.dtype)
             scores[rows, :width] = part
+        counts = [sum(passes[rank :: self.world.size]) for rank in range(self.world.size)]
+        for _ in range(max(counts) - counts[self.world.rank]):
+            self.policy.hidden_states(*_inputs(batch, _void(batch)))
+        self.world.add([scores])
         return scores
 
     def signal(self, batch: Scored) -> Signal:
@@ -185,7 +196,7 @@ class Updater:
 
     def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool) -> Metrics:
         """One optimizer update on some rows; ``first``: the weights are still those that scored the batch."""
-        pieces = list(self._update_pieces(batch, rows))
+        pieces = list(self._own(batch, self._update_pieces(batch, rows)))
         totals = self._totals(batch, signal, pieces, forward=self.method.needs.forward_totals and not first)
         if totals.rows == 0:
             return {"empty_updates": (1.0, 1.0)}
@@ -194,24 +205,41 @@ class Updater:
         metrics: Metrics = {}
         with self.policy.training():
             for piece in pieces:
+                if piece.void:
+                    scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
+                    (scores.logprobs.sum() * 0.0).backward()
+                    continue
                 x = self._forward(batch, signal, piece)
                 loss = self.method.loss(x, totals)
                 loss.backward()
                 with torch.no_grad():
                     value += float(loss)
                     metrics = merge(metrics, self.method.observe(x, totals))
+        found = self.world.gather(lambda: (value, metrics))
+        value, metrics = sum(own for own, _ in found), merge(*(own for _, own in found))
         weights = [weight for _, weight in self.policy.trained()]
-        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if not self.policy.is_sharded:
+            self.world.add(self._gradients(weights))
+        norm = full(get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
         self.midway = True
         if self.world.any(not bool(torch.isfinite(norm))):
             self._skip(step)
         else:
-            clip_grad_norm_(weights, self.train.max_grad_norm)
+            clip_grads_with_norm_(weights, self.train.max_grad_norm, norm)
             self.optimizer.step()
             self.skipped_in_a_row = 0
             metrics = merge(metrics, {"grad_norm": (float(norm), 1.0)})
         self.optimizer.zero_grad(set_to_none=True)
         return merge(metrics, {"loss": (value, 1.0), "skipped_updates": (float(self.skipped_in_a_row > 0), 1.0)})
+
+    def _gradients(self, weights: list[nn.Parameter]) -> Iterator[Tensor]:
+        """The gradients that any rank has, in the same order on all of them."""
+        present = self.world.gather(lambda: [weight.grad is not None for weight in weights])
+        for weight, *flags in zip(weights, *present, strict=True):
+            if any(flags):
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                yield weight.grad
 
     def _skip(self, step: int) -> None:
         self.skipped_in_a_row += 1
@@ -226,6 +254,10 @@ class Updater:
         """Sums over the whole update and all ranks, before anything is divided."""
         sums: dict[str, float] = {"rows": 0.0, "tokens": 0.0}
         for piece in pieces:
+            if piece.void:
+                if forward:
+                    self._forward(batch, signal, piece)
+                continue
             if forward:
                 x = self._forward(batch, signal, piece)
             else:
@@ -251,8 +283,17 @@ class Updater:
         """The micro-batches of an update."""
         return self._pieces(batch, rows, whole_groups=self.method.needs.whole_groups)
 
+    def _own(self, batch: Batch, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
+        """This rank's share of some micro-batches; void ones complete it, so that all ranks do equally many passes."""
+        listed, world = list(pieces), self.world
+        own = listed[world.rank :: world.size]
+        missing = -(-len(listed) // world.size) - len(own)
+        yield from (*own, *([_void(batch)] * missing))
+
     def _pieces(self, batch: Batch, rows: Tensor, *, whole_groups: bool = False) -> Iterator[_Piece]:
-        lengths, size = batch.attention.sum(-1), self.train.micro_batch_rows
+        """Micro-batches of similar length, at least one per rank if the rows allow."""
+        lengths = batch.attention.sum(-1)
+        size = min(self.train.micro_batch_rows, max(1, -(-len(rows) // self.world.size)))
         if whole_groups:
             split = group_micro_batches(rows, lengths, batch.group, size=size)
         else:
@@ -265,6 +306,19 @@ def _inputs(batch: Batch, piece: _Piece) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, attention and mask of a micro-batch, cut to its width."""
     ids, attention, mask = (c[piece.rows, : piece.width] for c in (batch.input_ids, batch.attention, batch.mask))
     return ids, attention, mask
+
+
+def _void(batch: Batch) -> _Piece:
+    """The shortest row, for a pass whose result nobody needs."""
+    lengths = batch.attention.sum(-1)
+    shortest = lengths.argmin()
+    return _Piece(shortest[None], int(lengths[shortest]), void=True)
+
+
+def _put(column: Tensor, piece: _Piece, values: Tensor) -> None:
+    """Enter the values of a micro-batch in a column of the batch."""
+    if not piece.void:
+        column[piece.rows, : piece.width] = values.to(column.dtype)
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

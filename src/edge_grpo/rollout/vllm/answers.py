@@ -90,14 +90,14 @@ def ended(
         raise _wrong(row, "without a token", f"ended by {answer.reason!r}")
     if len(ids) > row.budget:
         raise _wrong(row, f"of {len(ids)} tokens", f"at most {row.budget} were wanted")
-    if not all(0 <= token < vocabulary for token in ids):
-        raise _wrong(row, f"with token {max(ids)}", f"the model has {vocabulary}; it serves another model")
+    if unknown := [token for token in ids if not 0 <= token < vocabulary]:
+        raise _wrong(row, f"with token {unknown[0]}", f"the model has {vocabulary}; it serves another model")
     if scored and len(logprobs) != len(ids):
         raise _wrong(row, f"of {len(ids)} tokens with {len(logprobs)} log-probs", "one per token was wanted")
     if bad := [value for value in logprobs if not _NO_LOGPROB < value <= 1e-3]:
         raise _wrong(row, f"with a log-prob of {bad[0]:g}", "its weights or its arithmetic are not finite")
     stopped = next((place for place, token in enumerate(ids, 1) if token in stop_ids), 0)
-    by_text = _completed(ids[: stopped - 1 if stopped else None], strings)
+    by_text = strings.ends_at(ids[: stopped - 1] if stopped else ids)
     length = by_text or stopped or len(ids)
     if stopped and not by_text and stopped < len(ids):
         raise _wrong(row, f"with stop token {ids[stopped - 1]} inside", "it ends a completion")
@@ -108,13 +108,6 @@ def ended(
             raise _wrong(row, f"of {length} tokens ended by {answer.reason!r}", f"{row.budget} were allowed")
     span = Span(ids[:length], segment, logprobs[:length], version=version)
     return span, bool(by_text or stopped), bool(by_text)
-
-
-def _completed(ids: Sequence[int], strings: StopStrings) -> int:
-    """How many tokens there are up to the one that completes a stop string; 0 if none does."""
-    places = [place for place, token in enumerate(ids, 1) if token in strings.candidates]
-    found = strings.completed([ids[max(0, place - strings.window) : place] for place in places]) if places else ()
-    return next((place for place, hit in zip(places, found, strict=True) if hit), 0) if found else 0
 
 
 def _wrong(row: Row, got: str, why: str) -> ServerError:

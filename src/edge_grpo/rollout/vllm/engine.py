@@ -120,6 +120,11 @@ class VllmEngine:
                 f"{client} takes no adapters; start it with `edge-grpo serve MODEL --lora`, or set "
                 "rollout.engine.lora=merged"
             )
+        if self.as_adapter and self.policy.adapted.rank > facts.max_lora_rank:
+            raise ServerError(
+                f"{client} takes adapters of rank {facts.max_lora_rank} at most, and model.lora.rank is "
+                f"{self.policy.adapted.rank}; start it with a larger --max-lora-rank"
+            )
 
     @property
     def context(self) -> int:

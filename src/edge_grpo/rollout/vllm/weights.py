@@ -22,7 +22,6 @@ BASE: Final = "base"
 """The folder of the frozen weights under adapters, which stays as long as the session."""
 
 _PREFIX: Final = "edge-grpo-weights-"
-_FILE_BYTES: Final = 2**31  # tensors are copied to the CPU a file at a time
 _ALIVE: Final = ".alive"
 
 
@@ -35,11 +34,13 @@ class Handover:
     Args:
         folder: where; empty = the system's temporary folder.
         session: names the folder; several processes of a run share it.
+        file_bytes: about how large a file is; tensors are copied to the CPU a file at a time.
     Raises:
         EngineError: the folder cannot be written.
     """
 
-    def __init__(self, folder: str, session: str) -> None:
+    def __init__(self, folder: str, session: str, *, file_bytes: int = 2**31) -> None:
+        self._file_bytes = file_bytes
         parent = Path(folder).expanduser() if folder else Path(tempfile.gettempdir())
         self.root = parent.absolute() / f"{_PREFIX}{session}"
         with _writing(self.root):
@@ -68,7 +69,7 @@ class Handover:
         from safetensors.torch import save_file  # noqa: PLC0415
 
         with self._draft(name) as draft:
-            for number, part in enumerate(_parts(tensors, dtype)):
+            for number, part in enumerate(_parts(tensors, dtype, self._file_bytes)):
                 save_file(part, draft / f"model-{number:05d}.safetensors", metadata={"format": "pt"})
         return self.path(name)
 
@@ -109,15 +110,15 @@ class Handover:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def _parts(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None) -> Iterator[dict[str, Tensor]]:
-    """The contents of files of about ``_FILE_BYTES`` each, on the CPU."""
+def _parts(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None, most: int) -> Iterator[dict[str, Tensor]]:
+    """The contents of files of about ``most`` bytes each, on the CPU."""
     part: dict[str, Tensor] = {}
     size = 0
     for name, tensor in tensors:
         target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         part[name] = tensor.to("cpu", target).contiguous()
         size += part[name].nbytes
-        if size >= _FILE_BYTES:
+        if size >= most:
             yield part
             part, size = {}, 0
     if part:

@@ -1,0 +1,264 @@
+"""Several processes acting as one: what they must know, decide or add up together goes through a ``World``."""
+
+import atexit
+import os
+import pickle
+import re
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError, ShapeError
+from edge_grpo.base.interrupt import StepDropped
+from edge_grpo.base.ranks import RENDEZVOUS, own_rank
+from edge_grpo.base.text import counted
+
+__all__ = ["World", "join_world", "reports"]
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_PATIENCE = 20  # tenths of a second
+_BROKEN = re.compile(r"connection (closed|reset|refused)|broken pipe|socket|gloo|nccl|timed out|store", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """What a rank passes on in place of a result."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a job, a single one by default; all of them call the same methods in the same order.
+
+    Results travel as pickles, between processes of one job only.
+
+    Args:
+        rank: this process, counted from 0.
+        size: how many there are.
+        local_size: how many of them run on this machine.
+        places: host and process number of each rank.
+        group: of torch.distributed, for what is not on a GPU.
+        exposed: the block in which a signal may interrupt a rank's own work.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    places: tuple[tuple[str, int], ...] = ()
+    group: Any = None
+    exposed: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes files and speaks to the user."""
+        return self.rank == 0
+
+    def gather(self, work: Callable[[], T]) -> list[T]:
+        """Do some work on every rank, and give every rank all results, in the order of ranks.
+
+        Raises:
+            BaseException: what any of the ranks raised, on all of them; ``shared`` is set on it.
+        """
+        if self.size == 1:
+            return [work()]
+        outcomes: list[Any] = [None] * self.size
+        own = self._outcome(work)
+        dist.all_gather_object(outcomes, own, group=self.group)
+        outcomes[self.rank] = own  # keeps the traceback of an error
+        return self._results(outcomes)
+
+    def each(self, work: Callable[[], T]) -> T:
+        """Do some work on every rank, each for itself; what one of them raises, all raise."""
+        own: list[T] = []
+        self.gather(lambda: own.append(work()))
+        return own[0]
+
+    def share(self, items: Sequence[S], work: Callable[[Sequence[S]], Iterable[T]]) -> list[T]:
+        """Divide items among the ranks, and give every rank all results, one per item and in their order.
+
+        Args:
+            items: the same on every rank.
+            work: makes one result per item; called on every rank, if need be with nothing.
+        """
+        parts = self.gather(lambda: list(work(items[self.rank :: self.size])))
+        results: list[Any] = [None] * len(items)
+        for rank, part in enumerate(parts):
+            if len(part) != (wanted := len(items[rank :: self.size])):
+                raise ShapeError(f"{len(part)} results for {wanted} items")
+            results[rank :: self.size] = part
+        return results
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Do some work on rank 0 alone, and give every rank the result.
+
+        Raises:
+            BaseException: what rank 0 raised, on all ranks; ``shared`` is set on it.
+        """
+        if self.size == 1:
+            return work()
+        outcome = [self._outcome(work) if self.is_first else None]
+        own = outcome[0]
+        dist.broadcast_object_list(outcome, src=0, group=self.group)
+        result: T = self._results([own if self.is_first else outcome[0]])[0]
+        return result
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Add the values of each name over all ranks; a name that a rank lacks counts as 0 there."""
+        total: dict[str, float] = {}
+        for part in self.gather(lambda: dict(values)):
+            for name, value in part.items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true on any rank."""
+        return any(self.gather(lambda: flag))
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Add each tensor over all ranks, in place."""
+        if self.size > 1:
+            for pending in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                pending.wait()
+
+    @contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """Report another rank's end by name, and not as the collective that it breaks.
+
+        Raises:
+            RankLostError: another rank ended, so that this one cannot go on.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not (isinstance(error, dist.DistError) or _BROKEN.search(str(error))):
+                raise
+            raise RankLostError(f"{self._missing()} ended; the run can be resumed") from error
+
+    def _missing(self) -> str:
+        """The ranks of this machine that are gone; whoever started them may take a moment to notice."""
+        host = socket.gethostname()
+        for _ in range(_PATIENCE):
+            gone = [rank for rank, (place, number) in enumerate(self.places) if place == host and not _is_alive(number)]
+            if gone:
+                return f"rank {', '.join(map(str, gone))} of {self.size}"
+            time.sleep(0.1)
+        return f"another rank than {self.rank} of {self.size}"
+
+    def _outcome(self, work: Callable[[], T]) -> T | _Failed:
+        try:
+            with self.exposed():
+                return work()
+        except (Exception, StepDropped) as error:  # noqa: BLE001 - raised again, on all ranks
+            if not isinstance(error, EdgeGrpoError | StepDropped):
+                error.add_note(f"on rank {self.rank}:\n{traceback.format_exc()}")
+            return _Failed(_portable(error))
+
+    def _results(self, outcomes: list[Any]) -> list[Any]:
+        """The outcomes, unless one of them is an error."""
+        failures = {rank: each.error for rank, each in enumerate(outcomes) if isinstance(each, _Failed)}
+        if not failures:
+            return outcomes
+        rank = min(failures, key=lambda rank: (isinstance(failures[rank], StepDropped), rank))
+        error = failures[rank]
+        alone = len({str(each) for each in failures.values()}) > 1 or len(failures) < len(outcomes)
+        if isinstance(error, EdgeGrpoError) and alone:
+            error.args = (f"rank {rank}: {error}", *error.args[1:])
+        error.shared = True  # type: ignore[attr-defined]
+        raise error
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error itself if it survives pickling, else one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - just made here
+    except Exception:  # noqa: BLE001 - whatever an exception's own class may raise
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _is_alive(number: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(number, 0)
+    except OSError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def join_world(timeout_s: float = 1800.0) -> World:
+    """The processes that torchrun or ``--processes`` started together with this one; a world of one otherwise.
+
+    They stay joined until the process exits. On GPUs each process takes the one of its local rank.
+
+    Args:
+        timeout_s: how long a rank waits for the others, in seconds.
+    Raises:
+        RankLostError: the others do not come.
+    """
+    if not dist.is_initialized():
+        if own_rank() is None:
+            return World()
+        backend = "gloo"
+        if torch.cuda.is_available():
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            if local >= torch.cuda.device_count():
+                raise ConfigError(
+                    f"{local + 1} processes or more on a machine with {counted(torch.cuda.device_count(), 'GPU')}; "
+                    "start one process per GPU"
+                )
+            torch.cuda.set_device(local)
+            backend = "cpu:gloo,cuda:nccl"
+        meeting: dict[str, Any] = {}
+        if file := os.environ.get(RENDEZVOUS):
+            meeting = {
+                "init_method": f"file://{file}",
+                "rank": int(os.environ["RANK"]),
+                "world_size": int(os.environ["WORLD_SIZE"]),
+            }
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **meeting)
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RankLostError(f"rank {os.environ['RANK']}: cannot meet the other ranks ({reason})") from error
+        atexit.register(_part)
+    size = dist.get_world_size()
+    on_cpu = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    world = World(dist.get_rank(), size, local, group=on_cpu)
+    return replace(world, places=tuple(world.gather(lambda: (socket.gethostname(), os.getpid()))))
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        with suppress(RuntimeError, ValueError):
+            dist.destroy_process_group()
+
+
+def reports(error: BaseException) -> bool:
+    """Whether this process is the one that tells the user of an error: only one of a job does.
+
+    An error that all ranks raised is for rank 0. Of others the first one counts: its rank ends, and so the rest fail.
+    """
+    if own_rank() is None:
+        return True
+    if getattr(error, "shared", False) or not dist.is_initialized():
+        return own_rank() == 0
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return bool(store.compare_set("edge_grpo/error", "", str(own_rank())) == str(own_rank()).encode())
+    except RuntimeError:  # kept by a process that is gone
+        return True
