@@ -218,7 +218,8 @@ class Client:
         await self._once("/resume")
 
     async def _once(self, path: str, body: Mapping[str, Any] | None = None) -> None:
-        await self._request("POST", path, body, retries=0)
+        """One attempt, on a connection of its own: after an error, vLLM hangs up on the one that it came over."""
+        await self._request("POST", path, body, retries=0, headers={"Connection": "close"})
 
     async def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that it has loaded."""
@@ -252,7 +253,13 @@ class Client:
         return found
 
     async def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, retries: int | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        retries: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """A successful response.
 
@@ -265,7 +272,7 @@ class Client:
         most, attempt = self.retries if retries is None else retries, 0
         while True:
             try:
-                response = await self._http.request(method, path, json=body)
+                response = await self._http.request(method, path, json=body, headers=headers)
             except httpx2.ConnectError as error:
                 told, remedy = f"does not answer ({_one_line(str(error))})", _START
             except httpx2.TimeoutException:
