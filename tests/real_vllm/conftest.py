@@ -1,5 +1,6 @@
 """A real vLLM server on the CPU, engines on it, and the bundled model."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -69,7 +70,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
         def build(server: Server, policy: Policy, *, lora: str = "merged", **given: object) -> VllmEngine:
             settings = VllmEngineSettings(urls=(server.url,), folder=str(tmp_path), lora=lora)
-            stops = {"stop_ids": (policy.tokenizer.eos_token_id,), "session": "0123456789ab", "key": KEY}
+            stops = {"stop_ids": (policy.tokenizer.eos_token_id,), "session": secrets.token_hex(6), "key": KEY}
             engine = VllmEngine(settings, policy=policy, **{**stops, **given})
             stack.callback(engine.close)
             return engine

@@ -40,6 +40,7 @@ class Server:
         for line in self.process.stdout:
             if found := re.search(r"rollout\.engine\.kind=vllm rollout\.engine\.urls=\[\S+:(\d+)\]", line):
                 self.port = int(found[1])
+                self.process.stdout.close()  # it says no more
                 return
         raise AssertionError("the server did not start; its one line is above")
 
