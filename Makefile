@@ -27,7 +27,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence bench bench-startup same-numbers
+.PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence bench bench-engines bench-startup same-numbers
 .PHONY: release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -109,6 +109,9 @@ $(BENCH): $(SETUP)
 
 bench: $(BENCH) ## Time a training step here and in TRL on the same work
 	$(BIN)/python benchmarks/trl_step.py $(ARGS)
+
+bench-engines: setup setup-vllm ## Sampling tokens per second in process and from a vLLM server, one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rollout_engines.py $(ARGS)
 
 bench-startup: setup ## CPU-seconds until the command line answers, beside `import torch`
 	$(BIN)/python benchmarks/startup.py $(ARGS)

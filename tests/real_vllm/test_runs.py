@@ -83,5 +83,8 @@ def test_evaluation_and_screening_ask_it(server: Server, command: Command, tmp_p
         found = json.loads((tmp_path / name / "results.json").read_text())["benchmarks"]["held-out"]
         greedy[name] = found["scores"]["pass@1/greedy"]["value"]
     assert greedy["server"] == greedy["in-process"]
-    code, _, error = command("screen", "--samples", "2", "--out", "screened", *words)
+    Path("problems.jsonl").write_text(
+        '{"problem": "Compute 2+3-1.", "answer": 4}\n{"problem": "Compute 7+8.", "answer": 15}\n'
+    )
+    code, _, error = command("screen", "problems.jsonl", "--model", "bundled", "--samples", "2", *words)
     assert (code, error) == (0, "")
