@@ -60,6 +60,7 @@ def settings(server: Server, folder: Path, retries: int) -> list[str]:
     engine = {"kind": "vllm", "urls": f"[{server.url}]", "folder": str(folder), "retries": str(retries)}
     return [
         f"train.steps={STEPS}",
+        "train.checkpoint_every=1",
         "eval.every=0",
         "eval.at_start=false",
         "eval.at_end=false",
@@ -79,16 +80,16 @@ def generating(server: Server) -> bool:
 
 def test_a_run_whose_server_is_killed_ends_with_one_line_and_resumes(server: Server, tmp_path: Path) -> None:
     with start(server, tmp_path, *settings(server, tmp_path, retries=1)) as process:
-        until((tmp_path / "run" / "checkpoints" / "step_000001").is_dir, timeout_s=120)
+        until((tmp_path / "run" / "checkpoints" / "step_000001").is_dir, timeout_s=300)
         until(lambda: generating(server), timeout_s=60)
         server.kill()
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=120)
     assert process.returncode == 2
     assert error.count("\n") == 1
     assert server.url in error
     server.start()
     with start(server, tmp_path, "--resume", str(tmp_path / "run")) as process:
-        _, error = process.communicate(timeout=180)
+        _, error = process.communicate(timeout=400)
     assert (process.returncode, error) == (0, "")
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, STEPS + 1))
 
@@ -97,11 +98,11 @@ def test_a_run_waits_for_a_server_that_is_killed_and_restarted_in_the_middle_of_
     server: Server, tmp_path: Path
 ) -> None:
     with start(server, tmp_path, *settings(server, tmp_path, retries=8)) as process:
-        until((tmp_path / "run" / "checkpoints" / "step_000001").is_dir, timeout_s=120)
+        until((tmp_path / "run" / "checkpoints" / "step_000001").is_dir, timeout_s=300)
         until(lambda: generating(server), timeout_s=60)
         server.kill()
         server.start()
-        _, error = process.communicate(timeout=180)
+        _, error = process.communicate(timeout=400)
     assert (process.returncode, error) == (0, "")
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, STEPS + 1))
 
