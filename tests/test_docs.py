@@ -5,7 +5,8 @@ The first line of a fence determines how it is checked:
 - ```` ```bash ````, ```` ```console ````, ```` ```sh ````: every command must be one that ``CHECKS`` knows.
   ``edge-grpo train CONFIG key=value`` must resolve with ``show-config``, and in the slow tests it trains one tiny step;
   ``edge-grpo methods``, ``show-config`` and anything with ``--help`` are run; other ``edge-grpo`` commands have their
-  options parsed; ``make`` targets and files must exist. Lines of a ``console`` block without ``$`` are output.
+  options parsed, also behind ``torchrun``, which parses its own; ``make`` targets and files must exist. Lines of a
+  ``console`` block without ``$`` are output.
 - ```` ```bash parse-only ````: as above, but never trained (it needs a large model, a GPU or an hour).
 - ```` ```python ````: run as a script, in a folder that has the repository's ``configs``, ``examples`` and ``docs``.
 - ```` ```python parse-only ````: compiled, and its imports are resolved, those of ``examples`` too.
@@ -194,6 +195,9 @@ def parse_options(words: list[str]) -> None:
 
 
 def edge_grpo(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if words[0] == "train" and words[-2:-1] == ["--processes"]:
+        parse_options(words)
+        words = words[:-2]
     verb, *rest = words
     if verb in {"methods", "show-config"} or "--help" in rest or verb.startswith("--"):
         call(words, monkeypatch, capsys)
@@ -201,6 +205,15 @@ def edge_grpo(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         call(["show-config", *rest], monkeypatch, capsys)
     else:
         parse_options(words)
+
+
+def torchrun(words: list[str]) -> list[str]:
+    """The ``edge-grpo`` words behind torchrun's own options."""
+    from torch.distributed.run import get_args_parser
+
+    found = get_args_parser().parse_args(words)
+    assert (found.module, found.training_script) == (True, "edge_grpo")
+    return list(found.training_script_args)
 
 
 def make(words: list[str]) -> None:
@@ -258,6 +271,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "source": form(r"\.venv/bin/activate"),
     "tensorboard": form(r"--logdir \S+"),
     "pre-commit": form(r"install|run( --all-files)?"),
+    "sbatch": form(r"examples/slurm\.sh \S+( \S+)+"),
 }
 
 
@@ -274,6 +288,8 @@ def test_command(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program, *words = fill_in(command.words, place)
+    if program == "torchrun":
+        program, words = "edge-grpo", torchrun(words)
     if program == "edge-grpo":
         edge_grpo(words, monkeypatch, capsys)
     else:

@@ -10,3 +10,4 @@ def test_a_single_process_works_by_itself() -> None:
     assert not world.any(False)
     assert world.share([1, 2, 3], lambda own: [2 * each for each in own]) == [2, 4, 6]
     assert world.first(lambda: "once") == "once"
+    assert world.in_turn(lambda: "once") == "once"

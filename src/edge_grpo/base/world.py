@@ -86,6 +86,19 @@ class World:
         self.gather(lambda: own.append(work()))
         return own[0]
 
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """Do some work on every rank, each for itself; the ranks of a machine take turns, for want of memory.
+
+        Raises:
+            BaseException: as :meth:`gather`; the ranks whose turn it was not yet then do nothing.
+        """
+        made: list[T] = []
+        hosts = [host for host, _ in self.places] or [""]
+        own = hosts[: self.rank].count(hosts[self.rank])
+        for turn in range(max(map(hosts.count, hosts))):
+            self.gather(lambda: made.append(work()) if turn == own else None)  # noqa: B023 - called at once
+        return made[0]
+
     def share(self, items: Sequence[S], work: Callable[[Sequence[S]], Iterable[T]]) -> list[T]:
         """Divide items among the ranks, and give every rank all results, one per item and in their order.
 
@@ -209,6 +222,7 @@ def join_world(timeout_s: float = 1800.0) -> World:
     Raises:
         RankLostError: the others do not come.
     """
+    patience = timedelta(seconds=timeout_s)
     if not dist.is_initialized():
         if own_rank() is None:
             return World()
@@ -218,7 +232,7 @@ def join_world(timeout_s: float = 1800.0) -> World:
             if local >= torch.cuda.device_count():
                 raise ConfigError(
                     f"{local + 1} processes or more on a machine with {counted(torch.cuda.device_count(), 'GPU')}; "
-                    "start one process per GPU"
+                    "start one process per GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES="
                 )
             torch.cuda.set_device(local)
             backend = "cpu:gloo,cuda:nccl"
@@ -230,13 +244,13 @@ def join_world(timeout_s: float = 1800.0) -> World:
                 "world_size": int(os.environ["WORLD_SIZE"]),
             }
         try:
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **meeting)
+            dist.init_process_group(backend, timeout=patience, **meeting)
         except (RuntimeError, ValueError, OSError) as error:
             reason = " ".join(str(error).split())[:300]
             raise RankLostError(f"rank {os.environ['RANK']}: cannot meet the other ranks ({reason})") from error
         atexit.register(_part)
     size = dist.get_world_size()
-    on_cpu = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    on_cpu = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=patience)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
     world = World(dist.get_rank(), size, local, group=on_cpu)
     return replace(world, places=tuple(world.gather(lambda: (socket.gethostname(), os.getpid()))))

@@ -1,6 +1,10 @@
-"""Query a model and keep its answers in a folder: what eval, compare-models and screen share."""
+"""Query a model and keep its answers in a folder: what eval, compare-models and screen share.
+
+Several ranks share the problems. Each holds the whole model, which decoding needs anyway; rank 0 alone handles files.
+"""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from edge_grpo.base.world import World
 from edge_grpo.cli.progress import ProgressBar
 from edge_grpo.config.tree import Config, config_hash
 from edge_grpo.data.problems import told
@@ -15,6 +20,7 @@ from edge_grpo.data.turns import idle_arguments
 from edge_grpo.evaluation.answers import Answer, Draws
 from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of
 from edge_grpo.evaluation.suite import Benchmark
+from edge_grpo.models.loading import load_policy
 from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rewards.preflight import check_references
 from edge_grpo.rollout.open import open_sampler
@@ -36,7 +42,14 @@ class Answered:
 
 
 def ask(
-    config: Config, benchmarks: Sequence[Benchmark], draws: Draws, *, out: str, kind: str, console: Console
+    config: Config,
+    benchmarks: Sequence[Benchmark],
+    draws: Draws,
+    *,
+    out: str,
+    kind: str,
+    console: Console,
+    world: World,
 ) -> Answered:
     """Load the model and answer whatever the folder does not hold yet.
 
@@ -48,17 +61,21 @@ def ask(
             the answers depend on, so that the same command resumes.
         kind: what the answers are for: ``eval`` or ``screen``.
         console: where messages go.
+        world: the ranks that share the work; all of them get all answers.
     """
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    with open_sampler(config, say=say) as sampler:
+    with ExitStack() as stack:
+        policy = world.in_turn(lambda: load_policy(config.model))
+        sampler = stack.enter_context(open_sampler(config, policy=policy, say=say, world=world))
         for line in idle_arguments(sampler.tokenizer, config.data):
             say(line)
-        asked = tuple(encode(sampler, each, draws) for each in benchmarks)
-        for line in _about_references(sampler, benchmarks, asked, solutions=kind == "screen"):
+        asked = world.each(lambda: tuple(encode(sampler, each, draws) for each in benchmarks))
+        solutions = kind == "screen"
+        for line in world.first(lambda: list(_about_references(sampler, benchmarks, asked, solutions=solutions))):
             say(line)
         model = Path(config.model.path)
         name = model.parent.name if model.name == "final" else model.name
-        identity = identity_of(config, draws, asked)
+        identity = world.first(lambda: identity_of(config, draws, asked))
         folder = Path(out).expanduser() if out else Path("runs") / kind / f"{name}-{config_hash(identity)}"
         for each in asked:
             if each.num_skipped or each.num_over_long or each.num_truncated:

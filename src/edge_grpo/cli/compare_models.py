@@ -1,8 +1,9 @@
 """``edge-grpo compare-models``."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -12,8 +13,12 @@ from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.cli.evaluate import DataDir, Samples, SuiteFile, benchmarks_of, metric_title, write_json
+from edge_grpo.cli.launch import RERUN, Processes, launch, launched
 from edge_grpo.cli.progress import target
 from edge_grpo.cli.settings import Settings, config_for
+
+if TYPE_CHECKING:
+    from edge_grpo.config.tree import Config
 
 __all__ = ["compare_models"]
 
@@ -26,30 +31,36 @@ def compare_models(
     data_dir: DataDir = "",
     samples: Samples = None,
     out: Annotated[str, typer.Option(metavar="FILE.json", help="Write the differences here.")] = "",
+    processes: Processes = 0,
 ) -> None:
     """Paired difference B - A of two models on the same problems, with a 95 % interval over problems.
 
     Models are evaluated first, as by `edge-grpo eval` with the same options; existing answers are reused.
     """
+    path, timeout_s = target(out), config_for(settings, "").distributed.timeout_s
+    if launched(processes):
+        raise typer.Exit(launch(processes, retry=RERUN))
+
+    from edge_grpo.base.world import join_world  # noqa: PLC0415 - imports torch
     from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code
     from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
     from edge_grpo.evaluation.paired import check_alike, compare  # noqa: PLC0415
-    from edge_grpo.evaluation.store import read_answers  # noqa: PLC0415
 
-    console, path, evaluated = Console(), target(out), []
-    for name in (a, b):
-        if (Path(name).expanduser() / "answers.jsonl").exists():
-            evaluated.append(read_answers(Path(name).expanduser()))
-            continue
-        config = config_for(settings, name)
-        if not Path(name).expanduser().exists() and name != "bundled" and "/" not in name:
-            raise ConfigError(
-                f"compare-models: no such folder: '{name}'; give a model or a folder written by edge-grpo eval"
-            )
-        console.print(f"evaluating {name}", markup=False, highlight=False)
-        benchmarks = benchmarks_of(config, suite, data_dir)
-        found = ask(config, benchmarks, draws_of(config, samples), out="", kind="eval", console=console)
-        evaluated.append((found.identity, list(found.answers)))
+    console, evaluated = Console(), []
+    world = join_world(timeout_s)
+    with world.unbroken():
+        for name in (a, b):
+            if stored := world.first(partial(_stored, name)):
+                evaluated.append(stored)
+                continue
+            config = world.each(partial(_config_of, name, settings))
+            console.print(f"evaluating {name}", markup=False, highlight=False)
+            benchmarks = world.each(partial(benchmarks_of, config, suite, data_dir))
+            draws = draws_of(config, samples)
+            found = ask(config, benchmarks, draws, out="", kind="eval", console=console, world=world)
+            evaluated.append((found.identity, list(found.answers)))
+    if not world.is_first:
+        return
     check_alike(*(identity for identity, _ in evaluated))
     paired = compare(*(answers for _, answers in evaluated))
     table = Table("metric", "", box=SIMPLE_HEAD, pad_edge=False)
@@ -70,3 +81,20 @@ def compare_models(
         content = {"a": a, "b": b, "problems": paired.num_problems, "unpaired": paired.num_unpaired}
         rows = {row: {m: asdict(d) for m, d in own.items()} for row, own in paired.differences.items()}
         write_json(path, {**content, "differences": rows})
+
+
+def _stored(name: str) -> tuple[dict[str, Any], list[Any]] | None:
+    """What a folder written by ``edge-grpo eval`` holds; None if it is another one."""
+    from edge_grpo.evaluation.store import read_answers  # noqa: PLC0415
+
+    folder = Path(name).expanduser()
+    return read_answers(folder) if (folder / "answers.jsonl").exists() else None
+
+
+def _config_of(name: str, settings: list[str] | None) -> "Config":
+    config = config_for(settings, name)
+    if not Path(name).expanduser().exists() and name != "bundled" and "/" not in name:
+        raise ConfigError(
+            f"compare-models: no such folder: '{name}'; give a model or a folder written by edge-grpo eval"
+        )
+    return config

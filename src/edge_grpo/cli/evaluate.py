@@ -14,6 +14,7 @@ from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
+from edge_grpo.cli.launch import RERUN, Processes, launch, launched
 from edge_grpo.cli.settings import config_for, model_first
 from edge_grpo.runs.durable import write_whole
 
@@ -49,6 +50,7 @@ def evaluate(
     decontaminate: Annotated[
         str, typer.Option(metavar="TRAIN.jsonl", help="Also score without the problems that overlap with this data.")
     ] = "",
+    processes: Processes = 0,
 ) -> None:
     """Evaluate a model: greedy pass@1 and, with --samples k, avg@k, pass@k and maj@k, all with intervals.
 
@@ -57,15 +59,22 @@ def evaluate(
     eval.temperature, or at the rollout's if that is 0.
     """
     config = config_for(*model_first(settings, model))
+    if launched(processes):
+        raise typer.Exit(launch(processes, retry=RERUN))
 
+    from edge_grpo.base.world import join_world  # noqa: PLC0415 - imports torch
     from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
     from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
     from edge_grpo.evaluation.scores import scores_of  # noqa: PLC0415
 
-    benchmarks = benchmarks_of(config, suite, data_dir)
-    train = _training_problems(config, decontaminate) if decontaminate else {}
-    console = Console()
-    found = ask(config, benchmarks, draws_of(config, samples), out=out, kind="eval", console=console)
+    draws, console = draws_of(config, samples), Console()
+    world = join_world(config.distributed.timeout_s)
+    with world.unbroken():
+        benchmarks = world.each(lambda: benchmarks_of(config, suite, data_dir))
+        train = world.first(lambda: _training_problems(config, decontaminate) if decontaminate else {})
+        found = ask(config, benchmarks, draws, out=out, kind="eval", console=console, world=world)
+    if not world.is_first:
+        return
     names = [each.name for each in found.asked]
     results: dict[str, Any] = {
         "model": found.model,

@@ -18,10 +18,13 @@ import typer
 
 from edge_grpo.base.ranks import RENDEZVOUS, own_rank
 
-__all__ = ["LOST", "Processes", "follow_launcher", "launch", "launched"]
+__all__ = ["LOST", "RERUN", "Processes", "follow_launcher", "launch", "launched"]
 
 LOST: Final = 75
 """Exit code of a process that ends only because another one did."""
+
+RERUN: Final = "repeat the command to resume"
+"""How to continue a command whose work is resumed by repeating it, for messages."""
 
 _GRACE_S = (8.0, 8.0)  # until the others are asked to stop, and from then on until they are killed
 
@@ -35,12 +38,13 @@ def launched(processes: int) -> bool:
     return processes > 0 and own_rank() is None
 
 
-def launch(processes: int, words: Sequence[str] = ()) -> int:
+def launch(processes: int, words: Sequence[str] = (), *, retry: str = "train --resume continues") -> int:
     """Start the processes, wait for them, and end them all if one of them ends badly.
 
     Args:
         processes: how many.
         words: the command line; empty = this process's own.
+        retry: how to continue after a process was killed, for the message.
     Returns:
         the exit code: 0, or that of the first process that failed; 2 if it was killed.
     """
@@ -52,7 +56,7 @@ def launch(processes: int, words: Sequence[str] = ()) -> int:
             ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))  # noqa: S603 - our own
             stack.callback(_end, ranks[-1])
         with _forwarding(ranks):
-            return _wait(ranks)
+            return _wait(ranks, retry)
 
 
 def _environment(rank: int, size: int, place: Path) -> Mapping[str, str]:
@@ -70,7 +74,7 @@ def _environment(rank: int, size: int, place: Path) -> Mapping[str, str]:
     }
 
 
-def _wait(ranks: Sequence["subprocess.Popen[bytes]"]) -> int:
+def _wait(ranks: Sequence["subprocess.Popen[bytes]"], retry: str) -> int:
     """Wait until all have ended; once one fails, the others have a little time to end by themselves."""
     failed: list[int] = []
     deadlines = [float("inf")] * 2
@@ -91,11 +95,11 @@ def _wait(ranks: Sequence["subprocess.Popen[bytes]"]) -> int:
         for number, code in zip(failed, codes, strict=True)
         if code < 0
     ]:
-        print(f"edge-grpo: {'; '.join(killed)}, so the others ended too; train --resume continues", file=sys.stderr)
+        print(f"edge-grpo: {'; '.join(killed)}, so the others ended too; {retry}", file=sys.stderr)
         return 2
     own = [code for code in codes if code != LOST]
     if codes and not own:
-        print("edge-grpo: the processes lost contact with each other; train --resume continues", file=sys.stderr)
+        print(f"edge-grpo: the processes lost contact with each other; {retry}", file=sys.stderr)
         return 2
     return own[0] if own else 0
 

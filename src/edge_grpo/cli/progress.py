@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.ranks import is_first_rank
 
 __all__ = ["ProgressBar", "target"]
 
 
 class ProgressBar:
-    """Progress: a bar in a terminal, otherwise an occasional line; a context manager.
+    """Progress: a bar in a terminal, otherwise an occasional line; of several ranks, only rank 0 shows it.
 
     Args:
         noun: what is counted, in the plural.
@@ -22,7 +23,8 @@ class ProgressBar:
     """
 
     def __init__(self, noun: str, *, every_s: float = 10.0) -> None:
-        self._noun, self._every_s, self._console = noun, every_s, Console(stderr=True)
+        self._noun, self._every_s = noun, every_s
+        self._console = Console(stderr=True, quiet=not is_first_rank())
         columns = (TextColumn(noun), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
         self._bar = Progress(*columns, console=self._console, transient=True)
         self._live: AbstractContextManager[Any] = self._bar if self._console.is_terminal else nullcontext()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_grpo.base.errors import DataError
+from edge_grpo.cli.launch import RERUN, Processes, launch, launched
 from edge_grpo.cli.progress import target
 from edge_grpo.cli.settings import Settings, config_for
 from edge_grpo.runs.durable import write_whole
@@ -30,6 +31,7 @@ def screen(
     samples: Annotated[int, typer.Option(min=1, help="Sampled answers per problem.")] = 8,
     keep_rate: Annotated[str, typer.Option(metavar="LOW:HIGH", help="Pass rates to keep, inclusive.")] = "0:1",
     out: Annotated[str, typer.Option(metavar="FILE.jsonl", help="Write the kept rows here.")] = "",
+    processes: Processes = 0,
 ) -> None:
     """Measure how often a model solves each problem of a data file, and keep those in a band of pass rates.
 
@@ -38,15 +40,22 @@ def screen(
     """
     path = target(out, source=data)
     config = config_for(settings, model)
+    if launched(processes):
+        raise typer.Exit(launch(processes, retry=RERUN))
 
+    from edge_grpo.base.world import join_world  # noqa: PLC0415 - imports torch
     from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
     from edge_grpo.evaluation.answers import training_draws  # noqa: PLC0415
     from edge_grpo.evaluation.pass_rates import in_band, load_rows, parse_band, rates, write_rows  # noqa: PLC0415
 
     band = parse_band(keep_rate)
-    benchmark, rows = load_rows(data, config.data)
-    console = Console()
-    found = ask(config, [benchmark], training_draws(config, samples), out="", kind="screen", console=console)
+    draws, console = training_draws(config, samples), Console()
+    world = join_world(config.distributed.timeout_s)
+    with world.unbroken():
+        benchmark, rows = world.each(lambda: load_rows(data, config.data))
+        found = ask(config, [benchmark], draws, out="", kind="screen", console=console, world=world)
+    if not world.is_first:
+        return
     measured = rates(found.answers)
     lines = [{"problem": rate.problem, "right": rate.right, "answers": rate.answers} for rate in measured]
     write_whole(found.folder / "rates.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,40 +91,46 @@ def answer_all(
     """Answer the problems that have no answers in the folder yet; returns all answers, benchmark by benchmark.
 
     ``identity.json`` records what the answers depend on; ``answers.jsonl`` grows by a few problems at a time, all
-    greedy answers first, so that a kill costs at most the problems being answered.
+    greedy answers first, so that a kill costs at most the problems being answered. Ranks share the problems; rank 0
+    alone locks, reads and writes the folder.
 
     Args:
-        sampler: the model and the grader.
-        config: the settings; up to ``rollout.max_rows`` answers are drawn between two writes.
+        sampler: the model, the grader and the ranks.
+        config: the settings; each rank draws up to ``rollout.max_rows`` answers between two writes.
         draws: how problems are answered.
         benchmarks: the problems.
         folder: created if it does not exist.
         identity: from :func:`identity_of`, if already known.
-        progress: called as answers arrive.
+        progress: called as answers arrive, on every rank.
 
     Raises:
         ConfigError: the folder holds another evaluation's answers, is in use, or cannot be written.
     """
     counts, items = draws.counts, [(each.name, item) for each in benchmarks for item in each.problems]
     total = len(items) * sum(counts.values())
-    identity = identity_of(config, draws, benchmarks) if identity is None else identity
-    progress = progress or _silent
-    with workdir.opened(folder):
-        workdir.check_identity(folder, identity, what="evaluation", model=config.model.path, answers=total)
-        done = _whole_units(folder, counts)
+    world, progress = sampler.world, progress or _silent
+
+    def begin() -> set[tuple[str, str, str]]:
+        held.enter_context(workdir.opened(folder))
+        found = identity_of(config, draws, benchmarks) if identity is None else identity
+        workdir.check_identity(folder, found, what="evaluation", model=config.model.path, answers=total)
+        return _whole_units(folder, counts)
+
+    with ExitStack() as held:
+        done = world.first(begin)
         num_done = sum(counts[decoding] for *_, decoding in done)
         progress(num_done, total)
         for decoding, name in ((decoding, each.name) for decoding in counts for each in benchmarks):
             missing = [item for of, item in items if of == name and (name, item.problem.id, decoding) not in done]
             missing.sort(key=lambda item: len(item.prompt_ids))  # prompts decoded together are padded to the longest
-            size = max(1, config.rollout.max_rows // counts[decoding])
+            size = max(1, config.rollout.max_rows // counts[decoding]) * world.size
             for start in range(0, len(missing), size):
                 answers = answer(sampler, name, missing[start : start + size], draws, decoding)
-                workdir.append(folder / "answers.jsonl", answers)
+                world.first(partial(workdir.append, folder / "answers.jsonl", answers))
                 num_done += len(answers)
                 progress(num_done, total)
     stored: dict[tuple[str, str], list[Answer]] = {}
-    for each in read_answers(folder)[1]:
+    for each in world.first(lambda: read_answers(folder)[1]):
         stored.setdefault((each.benchmark, each.problem), []).append(each)
     return [each for name, item in items for each in stored[name, item.problem.id]]
 

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.rng import derive_seed
 from edge_grpo.config.sections import LoraSettings
+from edge_grpo.models.probe import restored_rng
 
 __all__ = [
     "Adapted",
@@ -104,7 +105,7 @@ def add_adapters(network: PreTrainedModel, lora: LoraSettings, seed: int, *, bas
         base_model_name_or_path=base,
     )
     try:
-        with torch.random.fork_rng(), quiet_peft():  # peft draws from the global generator
+        with restored_rng(), quiet_peft():  # peft draws from the global generator
             torch.manual_seed(derive_seed(seed, "lora"))
             model: Any = get_peft_model(network, config)
     except ValueError as error:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
@@ -27,6 +28,7 @@ from edge_grpo.config.sections import BUNDLED, DistributedSettings, ModelSetting
 from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.probe import portable_attention
 from edge_grpo.models.replica import Replica
 from edge_grpo.models.scoring import causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
@@ -122,10 +124,11 @@ def load_policy(
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     save_dtype = declared_dtype(model) if model.save_dtype == "auto" else getattr(torch, model.save_dtype)
-    policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast, save_dtype=save_dtype)
-    if policy.has_adapters:
-        with policy.precision():
-            check_reached(policy.model)
+    with portable_attention(causal(network)) if home.type == "cpu" else nullcontext():
+        policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast, save_dtype=save_dtype)
+        if policy.has_adapters:
+            with policy.precision():
+                check_reached(policy.model)
     return policy
 
 
@@ -133,6 +136,9 @@ def load_shared_policy(
     model: ModelSettings, distributed: DistributedSettings, world: World, *, reference: bool = False, seed: int = 0
 ) -> Policy:
     """Load a policy that several ranks train together, with its weights divided among them unless they say otherwise.
+
+    The ranks of a machine load in turn, so that its memory holds one undivided model at a time (two with a reference):
+    4 bytes per weight in float32, 2 in bf16.
 
     Args:
         model: the settings.
@@ -152,9 +158,16 @@ def load_shared_policy(
         )
     divided = world.group is not None and distributed.shard == "full"
     home = torch.device("cpu") if divided else device  # a GPU may have no room for the undivided model
-    policy = world.each(lambda: load_policy(model, reference=reference, seed=seed, device=home))
+
+    def load() -> Policy:
+        policy = load_policy(model, reference=reference, seed=seed, device=home)
+        if divided:
+            policy.shard(world, device=device, offload=distributed.cpu_offload)
+        return policy
+
+    policy = world.in_turn(load)
     if divided:
-        policy.shard(world, device=device, offload=distributed.cpu_offload)
+        policy.begin()
     return policy
 
 

@@ -67,9 +67,17 @@ class Policy:
 
     def shard(self, world: World, *, device: torch.device, offload: bool = False) -> None:
         """Divide the weights, and those of the reference, among the ranks (:func:`edge_grpo.models.sharding.shard`)."""
-        for scorer in (self.scorer, self.reference):
-            if scorer is not None:
-                sharding.shard(scorer, world, device=device, offload=offload)
+        for scorer in self._scorers:
+            sharding.shard(scorer, world, device=device, offload=offload)
+
+    def begin(self) -> None:
+        """Make divided weights ready for use (:func:`edge_grpo.models.sharding.begin`); all ranks must call it."""
+        for scorer in self._scorers:
+            sharding.begin(scorer)
+
+    @property
+    def _scorers(self) -> list[Scorer]:
+        return [self.scorer] if self.reference is None else [self.scorer, self.reference]
 
     def whole(self) -> AbstractContextManager[None]:
         """Inside the block this rank holds all weights, so that it may sample by itself; all ranks must enter it."""

@@ -1,15 +1,17 @@
 """Checks a model on a few tokens, when it is loaded, for all that scoring takes for granted."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.models.scoring import STANDARD, Head, Scorer, causal, decoder
 
-__all__ = ["check"]
+__all__ = ["check", "portable", "portable_attention", "restored_rng"]
 
 _TOKENS: Final = 8
 
@@ -64,11 +66,36 @@ def check(scorer: Scorer) -> None:
         )
 
 
+@contextmanager
+def portable_attention(network: PreTrainedModel) -> Iterator[None]:
+    """Flash attention computes in half precision on a GPU only; sdpa replaces it for the duration."""
+    name, other = str(network.config._attn_implementation), portable(network)
+    if name == other:
+        yield
+        return
+    network.set_attn_implementation(other)
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(name)
+
+
+def portable(network: PreTrainedModel) -> str:
+    """The model's attention, or sdpa in place of one that needs a GPU."""
+    name = str(network.config._attn_implementation)
+    return "sdpa" if "flash" in name else name
+
+
+def restored_rng() -> AbstractContextManager[None]:
+    """Restore the global generators afterwards: the CPU's and this GPU's; other GPUs are not even initialised."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else [])
+
+
 def _scores(scorer: Scorer, ids: Tensor, attention: Tensor, seed: int | None = None) -> Tensor:
     """Log-probs of all tokens but the first; with a seed, in the mode of passes with gradient."""
     mask = attention.clone()
     mask[:, 0] = False
-    with nullcontext() if seed is None else scorer.gradient_mode(), torch.random.fork_rng():
+    with nullcontext() if seed is None else scorer.gradient_mode(), restored_rng():
         if seed is not None:
             torch.manual_seed(seed)
         logprobs: Tensor = scorer(ids, attention, mask, temperature=1.0).logprobs

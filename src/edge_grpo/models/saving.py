@@ -1,8 +1,6 @@
 """The trained model as an ordinary Hugging Face folder, loaded again and scored before anyone relies on it."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +13,7 @@ from edge_grpo.base.errors import EngineError
 from edge_grpo.base.quiet import quiet_failures
 from edge_grpo.models.adapters import listed, merged, quiet_peft
 from edge_grpo.models.families import family_class
+from edge_grpo.models.probe import portable, portable_attention
 from edge_grpo.models.scoring import Scorer, causal
 
 __all__ = ["check_folder", "probe", "probe_rows", "save"]
@@ -70,7 +69,7 @@ def probe(model: Any, rows: Int[Tensor, "rows tokens"]) -> Float[Tensor, "rows t
     scorer = Scorer(model, autocast=_dtype(model) != torch.float32).eval()
     ids = rows.to(scorer.device)
     every = torch.ones_like(ids, dtype=torch.bool)
-    with torch.no_grad(), _attention_in_any_dtype(causal(model)):
+    with torch.no_grad(), portable_attention(causal(model)):
         scores = scorer(ids, every, every & (torch.arange(ids.shape[1], device=ids.device) > 0), temperature=1.0)
     logprobs: Tensor = scores.logprobs.cpu()
     return logprobs
@@ -88,7 +87,7 @@ def check_folder(folder: Path, written: PreTrainedModel, rows: Int[Tensor, "rows
             again, found = family_class(written.config).from_pretrained(
                 folder,
                 dtype=_dtype(written),
-                attn_implementation=_on_any_device(written),
+                attn_implementation=portable(written),
                 use_safetensors=True,
                 trust_remote_code=type(written).__module__.startswith("transformers_modules"),  # it runs already
                 output_loading_info=True,
@@ -160,22 +159,3 @@ def _dtype(model: Any) -> torch.dtype:
     for weight in causal(model).parameters():
         sizes[weight.dtype] = sizes.get(weight.dtype, 0) + weight.numel()
     return max(sizes, key=lambda dtype: sizes[dtype])
-
-
-@contextmanager
-def _attention_in_any_dtype(network: PreTrainedModel) -> Iterator[None]:
-    """Flash attention computes in half precision on a GPU only; sdpa replaces it for the duration."""
-    name, other = str(network.config._attn_implementation), _on_any_device(network)
-    if name == other:
-        yield
-        return
-    network.set_attn_implementation(other)
-    try:
-        yield
-    finally:
-        network.set_attn_implementation(name)
-
-
-def _on_any_device(network: PreTrainedModel) -> str:
-    name = str(network.config._attn_implementation)
-    return "sdpa" if "flash" in name else name

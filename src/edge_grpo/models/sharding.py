@@ -14,13 +14,14 @@ from edge_grpo.base.errors import EngineError
 from edge_grpo.base.world import World
 from edge_grpo.models.scoring import Scorer
 
-__all__ = ["full", "local", "shard", "whole"]
+__all__ = ["begin", "full", "local", "shard", "whole"]
 
 
 def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool = False) -> None:
     """Divide a model's weights among the ranks, layer by layer, and move this rank's slices to its device.
 
-    Afterwards gradients are summed over the ranks, not averaged: a loss is a share of the step's total.
+    Nothing is communicated: a rank may divide its copy before another has loaded one. Call :func:`begin` next.
+    Gradients will be summed over the ranks, not averaged: a loss is a share of the step's total.
 
     Args:
         scorer: the model; the same weights on every rank. Only its ``forward`` may be called from now on, by all ranks
@@ -51,8 +52,13 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
     for buffer_of in scorer.modules():
         for name, buffer in buffer_of.named_buffers(recurse=False):
             setattr(buffer_of, name, buffer.to(device))
-    ids, second = torch.zeros((1, 2), dtype=torch.long, device=device), torch.tensor([[False, True]], device=device)
-    with torch.no_grad():  # FSDP takes the first module that runs for the root
+
+
+def begin(scorer: Scorer) -> None:
+    """Run a pass over two tokens: FSDP takes the first module that runs for the root. All ranks must call it."""
+    ids = torch.zeros((1, 2), dtype=torch.long, device=scorer.device)
+    second = torch.tensor([[False, True]], device=scorer.device)
+    with torch.no_grad():
         scorer(ids, torch.ones_like(second), second, temperature=1.0)
 
 

@@ -95,9 +95,9 @@ def open_sampler(
     """
     policy = policy or load_policy(config.model)
     stops = find_stops(policy, config.data, config.rollout.stop)
+    reward = replace(config.reward, workers=max(1, config.reward.workers // world.local_size))
     with ExitStack() as stack:
-        workers = max(1, config.reward.workers // world.local_size)
-        rewards = stack.enter_context(Rewards(replace(config.reward, workers=workers)))
+        rewards = world.each(lambda: stack.enter_context(Rewards(reward)))
         if engine is None:
             engine = open_engine(config, policy, stops, say=say, world=world, replica=replica)
             stack.callback(engine.close)
