@@ -23,6 +23,8 @@ from edge_grpo.base.errors import ConfigError
 __all__ = ["API_KEY", "SERVED_NAME", "TESTED", "Installed", "Server", "complaint", "is_loopback", "length_limit"]
 
 API_KEY: Final = "EDGE_GRPO_API_KEY"
+"""The environment variable with the servers' API key, here and where they are started."""
+
 SERVED_NAME: Final = "policy"
 TESTED: Final = "0.32"
 """The versions of vLLM that the file inside the server was written against and tried with."""
