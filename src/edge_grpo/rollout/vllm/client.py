@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edge_grpo.rollout.engine import ServerError
-from edge_grpo.rollout.vllm.server import API_KEY
 from edge_grpo.rollout.vllm.background import together
+from edge_grpo.rollout.vllm.server import API_KEY
 
 __all__ = ["Answer", "Client", "Facts", "RefusedError"]
 
