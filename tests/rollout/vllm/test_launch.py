@@ -96,8 +96,18 @@ def test_a_server_that_is_killed_later_is_reported(python: str, tmp_path: Path) 
     with running(command, environment(tmp_path), url=f"http://127.0.0.1:{port}", key="key", log=log) as one:
         one.wait_until_ready()
         one.process.kill()
-        with pytest.raises(EngineError, match=r"ended \(killed by signal 9\): its log is empty"):
+        with pytest.raises(EngineError, match=r"ended \(killed by signal 9, as when memory runs out\); its log is"):
             one.wait()
+
+
+def test_a_server_that_names_no_error_is_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    command = [sys.executable, "-c", "print('almost there\\n')"]
+    with (
+        running(command, os.environ, url="http://127.0.0.1:1", log=log) as one,
+        pytest.raises(EngineError, match=r"did not start \(exit code 0\): almost there; its log is"),
+    ):
+        one.wait_until_ready()
 
 
 def test_a_server_that_ignores_signals_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,13 +145,14 @@ class Running:
     def _ended(self, what: str) -> EngineError:
         code = self.process.returncode
         how = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+        how += ", as when memory runs out" if code == -signal.SIGKILL else ""
         if self.log is None:
             return EngineError(f"serve: vLLM {what} ({how}); its messages are above")
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - _READ))
             lines = file.read().decode("utf-8", "replace").splitlines()
-        reason = complaint(lines) or "its log is empty"
-        return EngineError(f"serve: vLLM {what} ({how}): {reason}; its log is {self.log}")
+        reason = complaint(lines) or ("" if code < 0 else next(filter(None, map(str.strip, reversed(lines))), ""))
+        return EngineError(f"serve: vLLM {what} ({how}){reason and f': {reason}'}; its log is {self.log}")
 
 
 @contextmanager

@@ -225,9 +225,7 @@ _FOLLOW_UP: Final = ("initialization failed", "See root cause", "See stack trace
 
 
 def complaint(log: Sequence[str]) -> str:
-    """The line of a server's log that says what went wrong, without its prefixes; empty if there is none.
-
-    That is the last error that is no consequence of another one; of several lines, the one that gives the reason.
+    """The last error in a server's log that is no consequence of another one, without prefixes; empty if there is none.
 
     Example:
         >>> complaint(["(Worker pid=7) ERROR 01-02 03:04:05 [a.py:6] ValueError: no room", "bye"])
@@ -238,7 +236,7 @@ def complaint(log: Sequence[str]) -> str:
         if _names_error(line) and not any(words in line for words in _FOLLOW_UP):
             told = lines[place : place + 2][-1] if "validation error" in line else line
             return shorten(told.removeprefix("Value error, ").partition(" [type=")[0], 400, placeholder=" ...")
-    return next((line for line in reversed(lines) if line), "")
+    return ""
 
 
 def _names_error(line: str) -> bool:
