@@ -25,6 +25,7 @@ from edge_grpo.cli.grade import grade
 from edge_grpo.cli.launch import LOST, follow_launcher
 from edge_grpo.cli.make_base import make_base
 from edge_grpo.cli.screen import screen
+from edge_grpo.cli.serve import serve
 from edge_grpo.cli.show import methods, show_config
 from edge_grpo.cli.train import train
 from edge_grpo.cli.tune import tune
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(export)
+app.command()(serve)
 app.command()(compare_models)
 app.command()(screen)
 app.command()(grade)
