@@ -19,7 +19,7 @@ def answer(
     benchmark: str = "b",
     tokens: int = 4,
     finished: bool = True,
-    entropy: float = 0.5,
+    entropy: float | None = 0.5,
 ) -> Answer:
     """A greedy answer, or the sampled one of that number."""
     return Answer(
@@ -137,3 +137,9 @@ def test_answers_are_described() -> None:
         "verdicts": {"correct": 1, "unparsed": 1},
     }
     assert told["sampled"]["answers"] == 2
+
+
+def test_an_entropy_that_no_engine_recorded_is_none_and_not_0() -> None:
+    unknown, known = answer("p", "correct", entropy=None), answer("q", "correct", entropy=1.5)
+    assert scores_of([unknown], ["b"])["benchmarks"]["b"]["greedy"]["entropy"] is None
+    assert scores_of([unknown, known], ["b"])["benchmarks"]["b"]["greedy"]["entropy"] == 1.5

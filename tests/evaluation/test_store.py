@@ -11,7 +11,7 @@ from support import save_tiny
 
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Problem, Rollout
-from edge_grpo.config.tree import Config, load_config
+from edge_grpo.config.tree import Config, load_config, to_tree
 from edge_grpo.evaluation.answers import Answer, Draws, draws_of, training_draws
 from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of, read_answers
 from edge_grpo.evaluation.suite import Benchmark
@@ -89,6 +89,14 @@ def model(folder: Path) -> Iterator[Make]:
             return Model(config, draws, stack.enter_context(open_sampler(config, policy=policy, engine=engine)))
 
         yield make
+
+
+def test_answers_of_another_kind_of_engine_are_another_evaluation(model: Make) -> None:
+    one = model()
+    server = load_config({**to_tree(one.config), "rollout.engine": {"kind": "vllm", "urls": ["http://a:1"]}})
+    here, there = (identity_of(config, one.draws, one.encode(BENCHMARKS)) for config in (one.config, server))
+    assert "engine" not in here["rollout"], "older evaluations resume"
+    assert there == {**here, "rollout": {**here["rollout"], "engine": "vllm"}}
 
 
 def test_every_problem_gets_a_greedy_and_some_sampled_answers(model: Make, tmp_path: Path) -> None:

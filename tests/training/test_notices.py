@@ -25,6 +25,7 @@ ORDINARY: dict[str, float | None] = {
     "rows/trained": 1.0,
     "empty_steps": 0.0,
     "skipped_updates": 0.0,
+    "sampler/gap_beyond": 0.005,
     "loss": -0.2,
     "grad_norm": 1.25,
     "eval/finished": 1.0,
@@ -54,6 +55,21 @@ COLLAPSED = {"collapse/after": 1.0, "advantage/max_abs": 0.0, "grad_norm": 0.0}
         ({"eval/finished": 0.2}, ["eval.max_new_tokens=7"], "cut in evaluation", ["80% of", "eval.max_new_tokens=7"]),
         ({"verdict/error": 0.25}, [], "failing", ["25.0% failed and are dropped", "the first: boom (my.py:3)"]),
         ({"verdict/timeout": 0.5}, [], "failing", ["50.0% took too long and earned 0"]),
+        (
+            {"sampler/gap": 0.034, "sampler/gap_beyond": 0.021},
+            ["method=grpo"],
+            "gap",
+            [
+                "by 0.034 nats per token",
+                "more than 0.2 on 2.1% of the tokens; method.sampler_correction=token_truncate",
+            ],
+        ),
+        (
+            {"sampler/gap": 0.034, "sampler/gap_beyond": 0.021},
+            ["method=rpo"],
+            "gap",
+            ["more than 0.2 on 2.1% of the tokens; compare its dtype with the policy's"],
+        ),
         ({"verdict/unparsed": 0.9}, [], "unreadable", ["90% of", "\\boxed{}", "data.system_prompt"]),
         (
             {"empty_steps": 1.0, "dynamic/prompts": 48.0, "rows/trained": None, "loss": None, "grad_norm": None},

@@ -25,7 +25,7 @@ from edge_grpo.rollout.engine import Request, Sampling, inject
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.batching import collate
 from edge_grpo.training.schedule import learning_rate
-from edge_grpo.training.update import Updater, describe_scores, is_over, make_optimizer
+from edge_grpo.training.update import Updater, describe_gap, describe_scores, is_over, make_optimizer
 
 TEMPERATURES = [1.0, 0.7]
 
@@ -242,6 +242,22 @@ def test_entropy_is_split_by_the_origin_of_the_token() -> None:
     segment[0][scored.mask[0]] = int(Segment.INJECTED)
     figures = describe_scores(replace(scored, segment=segment))
     assert figures["entropy/all_tokens"][1] - figures["entropy"][1] == int(scored.mask[0].sum())
+
+
+def test_the_gap_to_the_sampler_is_measured_where_it_gave_log_probs() -> None:
+    scored = make(tiny_policy()).score(batch())
+    apart = torch.full_like(scored.old_logprobs, torch.nan)
+    places = scored.mask.nonzero()[:4]
+    for place, gap in zip(map(tuple, places.tolist()), (0.1, -0.1, 0.5, -0.3), strict=True):
+        apart[place] = scored.old_logprobs[place] + gap
+    figures = describe_gap(replace(scored, sampling_logprobs=apart))
+    assert figures == {
+        "sampler/gap": (pytest.approx(1.0), 4.0),
+        "sampler/gap_max": (pytest.approx(0.5), 1.0),
+        "sampler/gap_beyond": (2.0, 4.0),
+    }
+    none = describe_gap(replace(scored, sampling_logprobs=torch.full_like(apart, torch.nan)))
+    assert {count for _, count in none.values()} == {0.0}, "undefined, not 0"
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)

@@ -185,6 +185,7 @@ def _generate(state: State, body: dict[str, Any]) -> Reply:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: State
+    failed = False  # uvicorn hangs up after an error without saying so: the next request finds the connection closed
 
     def _handle(self) -> None:
         state, parts = self.state, urlsplit(self.path)
@@ -195,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             found = state.trouble(parts.path, body)
             status, value = found or reply(state, parts.path, dict(parse_qsl(parts.query)), body)
-        if status == 0:
+        if status == 0 or self.failed:
             self.close_connection = True
             return
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -203,6 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+        self.failed = status == 500
 
     do_GET = do_POST = _handle  # noqa: N815
 

@@ -234,7 +234,7 @@ def test_a_failure_on_the_way_is_repeated_from_the_start_and_never_leaves_the_se
     assert state.version == "0123456789ab:1"
     assert state.go.is_set()
     state.trouble = times(99, (500, b"dead"), of=route)
-    with pytest.raises(ServerError, match=r"failed \(500: dead\); its log says why"):
+    with pytest.raises(ServerError, match=r"failed \(500: dead\)(, in 3 attempts)?; its log says why"):
         ask(*update(state.path))
     assert state.go.is_set() or route == "/resume"
 

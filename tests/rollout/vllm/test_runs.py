@@ -1,5 +1,8 @@
 """Whole runs on a rollout server: they train, resume, evaluate and screen as they do in process."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,10 +131,88 @@ def test_eval_and_screen_use_the_server(words: list[str], server: State, model: 
     own = [word for word in words if word.startswith(("rollout", "data", "eval.size", "reward"))]
     code, out, err = command("eval", "--model", str(model), "--samples", "2", *own)
     assert (code, err) == (0, "")
-    assert "entropy" in out
+    assert re.search(r"greedy +6 +- ", out), "the server records no entropies"
     asked = server.paths("/inference/v1/generate")
     assert len(asked) == 1 + 6 * 3, "a probe, then a greedy and two sampled answers to each problem"
     Path("data.jsonl").write_text('{"problem": "1+1=?", "answer": "2"}\n{"problem": "2+1=?", "answer": "3"}\n')
     code, out, err = command("screen", "data.jsonl", *own, "--model", str(model), "--samples", "3")
     assert (code, err) == (0, "")
     assert len(server.paths("/inference/v1/generate")) == len(asked) + 1 + 6
+
+
+def test_a_methods_sampler_correction_applies(words: list[str], server: State, tmp_path: Path) -> None:
+    """The server's log-probs are off by a quarter, but for the probe's."""
+
+    def off(choice: dict[str, Any]) -> None:
+        for each in choice["logprobs"]["content"] if len(server.paths("/inference/v1/generate")) > 1 else ():
+            each["logprob"] -= 0.25
+
+    server.change = off
+    found = {}
+    for correction in ("none", "token_truncate"):
+        server.restart()
+        server.asked.clear()
+        more = ["method=grpo", f"method.sampler_correction={correction}", "train.steps=1", *QUIET]
+        kept = [word for word in words if "correction" not in word]
+        display = Said()
+        (row,) = rows(train(config([more[0], *kept], tmp_path / correction, *more[1:]), display=display).folder)
+        assert row["sampler/gap"] == pytest.approx(0.25, abs=1e-4)
+        assert row["sampler/gap_max"] == pytest.approx(0.25, abs=1e-4)
+        assert row["sampler/gap_beyond"] == 1
+        found[correction] = row["grad_norm"]
+        said = [line for line in display.said if "the sampler's log-probs differ from the policy's by 0.25" in line]
+        assert said[0].endswith(
+            "method.sampler_correction=token_truncate corrects for it"
+            if correction == "none"
+            else "compare its dtype with the policy's"
+        )
+    assert found["token_truncate"] == pytest.approx(found["none"] * 1.2840, rel=1e-3), "e ** 0.25 on every token"
+
+
+def test_the_api_key_is_stored_nowhere(
+    words: list[str], server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.key = "secret-key-of-a-server"
+    monkeypatch.setenv("EDGE_GRPO_API_KEY", server.key)
+    folder = train(config(words, tmp_path / "run", "train.steps=1", *QUIET)).folder
+    server.key = ""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 5
+    assert not [file for file in files if b"secret-key-of-a-server" in file.read_bytes()]
+
+
+def test_a_new_run_without_its_server_leaves_no_folder(words: list[str], tmp_path: Path, command: Command) -> None:
+    more = ["rollout.engine.urls=[http://127.0.0.1:9]", f"run.dir={tmp_path / 'run'}"]
+    code, out, err = command("train", *words, *more)
+    assert (code, out) == (2, "")
+    assert err.startswith("edge-grpo: rollout server http://127.0.0.1:9 does not answer (")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_with_divided_weights_ask_through_the_first(words: list[str], server: State, tmp_path: Path) -> None:
+    more = ["train.steps=2", "distributed.shard=full", *QUIET]
+    alone = train(config(words, tmp_path / "alone", "train.steps=2", *QUIET)).folder
+    server.restart()
+    server.asked.clear()
+    line = [
+        sys.executable,
+        "-m",
+        "edge_grpo",
+        "train",
+        "--processes",
+        "2",
+        *words,
+        *more,
+        f"run.dir={tmp_path / 'two'}",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    columns = ["step", "group", "completion", "strategy", "reward", "prompt_ids"]
+    ours, theirs = (rollouts(folder).select(columns).to_pylist() for folder in (tmp_path / "two", alone))
+    assert ours == theirs
+    assert len([path for path, _ in server.asked if path == "/edge_grpo"]) == 1, "only the first rank talks to it"
+    spans = [span for row in rollouts(tmp_path / "two").to_pylist() for span in row["spans"]]
+    assert {span["version"] for span in spans if span["origin"] == "sampled"} == {0, 1}
+    assert all(row["sampler/gap_max"] < 1e-4 for row in rows(tmp_path / "two"))

@@ -1,6 +1,5 @@
 """Weights on their way: complete or absent, the newest alone, and nothing left behind."""
 
-import asyncio
 import os
 import tempfile
 from collections.abc import Iterator
@@ -106,26 +105,3 @@ def test_what_killed_sessions_left_in_the_temporary_folder_is_removed(
         each.close()
     os.rmdir(other)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_one_at_a_time_talks_to_a_server(tmp_path: Path) -> None:
-    """Two processes of a run, and two servers: neither waits for itself."""
-    one, two = (Handover(str(tmp_path), SESSION) for _ in range(2))
-    order: list[str] = []
-
-    async def talk(name: str, handover: Handover, number: int) -> None:
-        async with handover.turn(number):
-            order.append(f"{name}{number} in")
-            await asyncio.sleep(0.02)
-            order.append(f"{name}{number} out")
-
-    async def both() -> None:
-        await asyncio.gather(*(talk(name, h, n) for n in (0, 1) for name, h in (("one", one), ("two", two))))
-
-    asyncio.run(both())
-    for number in "01":
-        own = [entry for entry in order if entry[3] == number]
-        assert [entry.split()[1] for entry in own] == ["in", "out"] * 2
-        assert own[0][:3] == own[1][:3]
-    one.close()
-    two.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edge_grpo.rollout.engine import ServerError
+from edge_grpo.rollout.vllm.background import together
 
 __all__ = ["API_KEY", "Answer", "Client", "Facts", "RefusedError"]
 
@@ -46,6 +47,7 @@ class Facts:
     lora: bool
     max_lora_rank: int
     tensor_parallel: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class Client:
                 lora=bool(found["lora"]),
                 max_lora_rank=int(found["max_lora_rank"]),
                 tensor_parallel=int(found["tensor_parallel"]),
+                device=str(found["device"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._unreadable("/edge_grpo", error) from None
@@ -179,27 +182,35 @@ class Client:
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
-    async def update_weights(self, update: Mapping[str, Any], version: str) -> None:
+    async def join_transfer(self, init: Mapping[str, Any]) -> None:
+        """Have the server's workers join the group that weights are broadcast in."""
+        await self._once("/init_weight_transfer_engine", {"init_info": dict(init)})
+
+    async def update_weights(
+        self, update: Mapping[str, Any], version: str, *, send: Callable[[], None] | None = None
+    ) -> None:
         """Replace the model's weights once everything in flight is done; repeated as a whole if the server fails.
 
         Args:
             update: what its weight-transfer engine is told, such as the folder that holds the weights.
             version: what the weights are called from then on.
+            send: what this end does while the server takes them, if it must; such an update is not repeated.
         Raises:
             ServerError: it cannot take them; the old ones stay.
         """
-        for attempt in range(self.retries + 1):
+        last = 0 if send else self.retries
+        for attempt in range(last + 1):
             try:
-                return await self._update_once(update, version)
+                return await self._update_once(update, version, send)
             except RefusedError:
                 raise
             except ServerError:
-                if attempt == self.retries:
+                if attempt == last:
                     raise
             await self._wait(attempt)
         return None
 
-    async def _update_once(self, update: Mapping[str, Any], version: str) -> None:
+    async def _update_once(self, update: Mapping[str, Any], version: str, send: Callable[[], None] | None) -> None:
         try:
             await self._once("/pause?mode=wait")
             try:
@@ -209,16 +220,18 @@ class Client:
                     raise
                 await self._once("/finish_weight_update", {})  # left open by a process that was killed
                 await self._once("/start_weight_update")
-            await self._once("/update_weights", {"update_info": dict(update)})
+            taking = self._once("/update_weights", {"update_info": dict(update)})
+            await (together([taking, asyncio.to_thread(send)]) if send else taking)
             await self._once("/finish_weight_update", {"weight_version": version})
         except BaseException:
             with suppress(ServerError):  # or the server would stay paused
-                await self._once("/resume")
+                await self._once("/resume", retries=self.retries)
             raise
-        await self._once("/resume")
+        await self._once("/resume", retries=self.retries)
 
-    async def _once(self, path: str, body: Mapping[str, Any] | None = None) -> None:
-        await self._request("POST", path, body, retries=0)
+    async def _once(self, path: str, body: Mapping[str, Any] | None = None, *, retries: int = 0) -> None:
+        """One attempt, on a connection of its own: after an error, vLLM hangs up on the one that it came over."""
+        await self._request("POST", path, body, retries=retries, headers={"Connection": "close"})
 
     async def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that it has loaded."""
@@ -252,7 +265,13 @@ class Client:
         return found
 
     async def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, retries: int | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        retries: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """A successful response.
 
@@ -265,7 +284,7 @@ class Client:
         most, attempt = self.retries if retries is None else retries, 0
         while True:
             try:
-                response = await self._http.request(method, path, json=body)
+                response = await self._http.request(method, path, json=body, headers=headers)
             except httpx2.ConnectError as error:
                 told, remedy = f"does not answer ({_one_line(str(error))})", _START
             except httpx2.TimeoutException:

@@ -15,6 +15,7 @@ from edge_grpo.models.loading import vocabulary_size
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, ServerError, start_of
 from edge_grpo.rollout.stop_strings import StopStrings
+from edge_grpo.rollout.vllm import nccl
 from edge_grpo.rollout.vllm.answers import Ended, Row, ended, parameters, truncates
 from edge_grpo.rollout.vllm.background import Background, together
 from edge_grpo.rollout.vllm.client import Answer, Client, Facts, Pause, RefusedError
@@ -30,11 +31,11 @@ _SYNCED: Final = "its log has a reason, or another run uses the server: give eac
 class _Server:
     """One server, and which weights it is known to have; empty = unknown."""
 
-    number: int
     client: Client
     facts: Facts
     free: asyncio.Semaphore
     weights: str = ""
+    broadcast: nccl.Broadcast | None = None
 
 
 class VllmEngine:
@@ -51,7 +52,7 @@ class VllmEngine:
         stop_ids: tokens that end a completion and are part of it.
         stop_texts: strings that end a completion once its decoded text contains one.
         max_rows: how many rows a server is asked for at once.
-        session: names the weights of this session; the processes of a run share it.
+        session: names the weights of this session: 12 hex digits, its own every time.
         key: the servers' API key; empty = none.
         say: shows a line about what the user should know.
         pause: waits for a number of seconds before a request is repeated.
@@ -98,9 +99,9 @@ class VllmEngine:
         ]
         try:
             facts = self._background.run(together(client.facts() for client in self._clients))
-            for number, (client, own) in enumerate(zip(self._clients, facts, strict=True)):
+            for client, own in zip(self._clients, facts, strict=True):
                 self._check_fit(client, own)
-                self._servers.append(_Server(number, client, own, asyncio.Semaphore(max_rows)))
+                self._servers.append(_Server(client, own, asyncio.Semaphore(max_rows)))
             self._handover = Handover(settings.folder, session)
         except BaseException:
             self.close()
@@ -115,6 +116,8 @@ class VllmEngine:
             )
         if facts.logprobs_mode != "processed_logprobs":
             raise ServerError(f"{client} was started with --logprobs-mode {facts.logprobs_mode}; leave that out")
+        if self.settings.transport == "nccl":
+            nccl.check(self.policy.device, facts, str(client))
         if self.as_adapter and not facts.lora:
             raise ServerError(
                 f"{client} takes no adapters; start it with `edge-grpo serve MODEL --lora`, or set "
@@ -281,15 +284,25 @@ class VllmEngine:
         name = f"{version}.{self._again}" if self._again else f"{version}"
         self._label = f"{self.session}:{name}"
         self._folder = f"step-{name}"
-        if self.as_adapter:
-            if first:
-                self._handover.write(BASE, exported(policy, adapters=False))
-            self._handover.write_adapter(self._folder, policy)
-        else:
-            self._handover.write(self._folder, exported(policy), dtype=torch.bfloat16 if policy.autocast else None)
+        if self.settings.transport == "folder":
+            self._write(self._handover, frozen=first)
         if first:
             self._background.run(self._bring_up())
             self._probe()
+
+    def _write(self, handover: Handover, *, frozen: bool) -> None:
+        """Write the weights; under adapters, the frozen ones once."""
+        if not self.as_adapter:
+            handover.write(self._folder, exported(self.policy), dtype=self._dtype)
+            return
+        if frozen:
+            handover.write(BASE, exported(self.policy, adapters=False))
+        handover.write_adapter(self._folder, self.policy)
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        """Forward passes of the policy under autocast round its weights, too; None = as they are."""
+        return torch.bfloat16 if self.policy.autocast else None
 
     @property
     def _expected(self) -> str:
@@ -300,21 +313,32 @@ class VllmEngine:
         await together(self._hand_over(server) for server in self._servers if server.weights != self._label)
 
     async def _hand_over(self, server: _Server) -> None:
-        """Make a server sample with the newest weights, unless another process of the run has done so."""
+        """Make a server sample with the newest weights."""
         assert self._handover is not None, "the engine is closed"
         client, handover = server.client, self._handover
-        async with handover.turn(server.number):
-            if await client.weight_version() != self._expected:
-                folder = handover.path(BASE if self.as_adapter else self._folder)
-                await client.update_weights({"path": str(folder)}, self._expected)
-            if self.as_adapter:
-                loaded = await client.adapters()
-                if self._label not in loaded:
-                    await client.load_adapter(self._label, str(handover.path(self._folder)))
-                for old in loaded:
-                    if old.startswith(f"{self.session}:") and old != self._label:
-                        await client.unload_adapter(old)
+        if self.settings.transport == "nccl":
+            await self._broadcast(server)
+        elif await client.weight_version() != self._expected:
+            folder = handover.path(BASE if self.as_adapter else self._folder)
+            await client.update_weights({"path": str(folder)}, self._expected)
+        if self.as_adapter:
+            loaded = await client.adapters()
+            if self._label not in loaded:
+                await client.load_adapter(self._label, str(handover.path(self._folder)))
+            for old in loaded:
+                if old.startswith(f"{self.session}:") and old != self._label:
+                    await client.unload_adapter(old)
         server.weights = self._label
+
+    async def _broadcast(self, server: _Server) -> None:
+        """Send a server the policy's weights from GPU to GPU, in a group that lasts as long as nothing fails."""
+        group, server.broadcast = server.broadcast or await nccl.Broadcast.join(server.client, server.facts), None
+        tensors = [
+            (name, weight.to(self.policy.device, self._dtype if weight.is_floating_point() else None))
+            for name, weight in exported(self.policy)
+        ]
+        await server.client.update_weights(group.announcement(tensors), self._label, send=lambda: group.send(tensors))
+        server.broadcast = group
 
     def _probe(self) -> None:
         """Compare each server's log-probs with the policy's."""

@@ -1,11 +1,10 @@
 """Weights on their way to the servers: safetensors in a folder that appears as a whole, named after their version."""
 
-import asyncio
 import fcntl
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -33,7 +32,7 @@ class Handover:
 
     Args:
         folder: where; empty = the system's temporary folder.
-        session: names the folder; several processes of a run share it.
+        session: names the folder.
         file_bytes: about how large a file is; tensors are copied to the CPU a file at a time.
     Raises:
         EngineError: the folder cannot be written.
@@ -50,7 +49,7 @@ class Handover:
                 self.root.mkdir(mode=0o700, exist_ok=True)
                 _remove_orphans(parent)
             self._alive = (self.root / _ALIVE).open("w")
-            _try_lock(self._alive, fcntl.LOCK_SH)
+            _try_lock(self._alive)
 
     def path(self, name: str) -> Path:
         """Where the weights of a version are, or will be."""
@@ -96,14 +95,6 @@ class Handover:
                 if old.is_dir() and old.name not in (name, BASE):
                     shutil.rmtree(old, ignore_errors=True)
 
-    @asynccontextmanager
-    async def turn(self, number: int) -> AsyncIterator[None]:
-        """Only one process of the run at a time talks to a server about its weights; waits until it is our turn."""
-        with (self.root / f".server-{number}").open("w") as file:
-            with suppress(OSError):  # a file system without locks: one process then has to do
-                await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
-            yield
-
     def close(self) -> None:
         """Remove the folder."""
         self._alive.close()
@@ -140,13 +131,13 @@ def _remove_orphans(parent: Path) -> None:
     """Remove the folders of sessions that no process holds any more."""
     for folder in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError), (folder / _ALIVE).open("r+") as file:
-            if _try_lock(file, fcntl.LOCK_EX):
+            if _try_lock(file):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _try_lock(file: IO[str], kind: int) -> bool:
+def _try_lock(file: IO[str]) -> bool:
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
