@@ -11,13 +11,12 @@ import torch
 from families import family_model, save_multimodal
 from safetensors.torch import load_file, save_file
 from support import padded_rows, save_tiny, tiny_model, tiny_tokenizer
-from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, T5Config, T5ForConditionalGeneration, dynamic_module_utils
+from torch import Tensor
+from transformers import AutoConfig, T5Config, T5ForConditionalGeneration, dynamic_module_utils
 
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.config.sections import LoraSettings, ModelSettings
 from edge_grpo.models.loading import fingerprint, load_policy, load_tokenizer
-from edge_grpo.models.scoring import causal
 
 
 @pytest.fixture(scope="module")
@@ -313,15 +312,3 @@ def test_an_unreachable_hub_model_has_no_fingerprint(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(EngineError, match=r"cannot load a model from 'me/model' \(We couldn't connect"):
         fingerprint(ModelSettings(path="me/model"))
-
-
-def test_attention_that_needs_a_gpu_is_replaced_while_a_model_is_checked_on_the_cpu(tmp_path: Path) -> None:
-    def flash(module: nn.Module, *args: object, **kwargs: object) -> tuple[Tensor, None]:
-        raise RuntimeError("FlashAttention only supports CUDA tensors")
-
-    AttentionInterface.register("flash_stand_in", flash)
-    folder = save_tiny(tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "flash_stand_in"}))
-    policy = load_policy(ModelSettings(path=str(folder), device="cpu", lora=LoraSettings(rank=2)))
-    assert causal(policy.model).config._attn_implementation == "flash_stand_in"
