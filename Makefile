@@ -24,7 +24,7 @@ export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help setup demo test check pytest test-slow docs compare compare-methods tune-evidence bench bench-startup same-numbers
-.PHONY: release-check clean distclean
+.PHONY: bench-ranks release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -87,6 +87,9 @@ bench: $(BENCH) ## Time a training step here and in TRL on the same work
 
 bench-startup: setup ## CPU-seconds until the command line answers, beside `import torch`
 	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+bench-ranks: setup ## Train every method in one process and in 2 and 3 ranks, and show how far the results are apart
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py $(ARGS)
 
 same-numbers: setup ## Digests of five steps of every method: ARGS="--save FILE" before a refactor, "--compare FILE" after it
 	$(BIN)/python benchmarks/same_numbers.py $(ARGS)
