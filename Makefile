@@ -27,8 +27,13 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
+<<<<<<< HEAD
 .PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence bench bench-engines bench-startup same-numbers
 .PHONY: release-check clean distclean
+=======
+.PHONY: help setup demo test check pytest test-slow docs compare compare-methods tune-evidence bench bench-startup same-numbers
+.PHONY: bench-ranks release-check clean distclean
+>>>>>>> wt13-requal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -115,6 +120,9 @@ bench-engines: setup setup-vllm ## Sampling tokens per second in process and fro
 
 bench-startup: setup ## CPU-seconds until the command line answers, beside `import torch`
 	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+bench-ranks: setup ## Train every method in one process and in 2 and 3 ranks, and show how far the results are apart
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py $(ARGS)
 
 same-numbers: setup ## Digests of five steps of every method: ARGS="--save FILE" before a refactor, "--compare FILE" after it
 	$(BIN)/python benchmarks/same_numbers.py $(ARGS)

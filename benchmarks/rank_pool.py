@@ -32,7 +32,7 @@ class Pool:
         timeout_s: how long a call may take.
     """
 
-    def __init__(self, size: int, *, timeout_s: float = 90.0) -> None:
+    def __init__(self, size: int, *, timeout_s: float = 120.0) -> None:
         self.size, self.timeout_s = size, timeout_s
         self._open = ExitStack()
         self._pipes: list[Connection] = []

@@ -32,8 +32,10 @@ SEAMS = ("edge_grpo", "mgrpo", "nthr", "share_grpo", "disco", "rpo")  # those wi
 LORA, REFERENCE = ("model.lora.rank=2",), ("method.beta=0.05",)
 CORRECTED = (ANSWERS, "method.correction.max_new_tokens=110")
 
-WORDS = dict.fromkeys(("disco", "disco_b"), ("method.beta=10",))
-"""DisCO multiplies its drift, of which float32 leaves 1e-8, by 1000 unless told otherwise."""
+WORDS = {
+    **dict.fromkeys(("disco", "disco_b"), ("method.beta=10",)),  # 1000 times a drift, of which float32 leaves 1e-8
+    "nthr": ("method.threshold=0.1",),  # so that tokens of random answers are selected
+}
 
 Compare = Callable[..., Difference]
 
@@ -130,7 +132,6 @@ VARIANTS = {
     "unlikeliness sum": ("method=unlikeliness", "method.likelihood=sum", "method.wrong_rows=dropped"),
     "raft": ("method=raft", "method.rejected=zero_advantage", "method.reward_values=run", *REFERENCE),
     "not sharded": ("distributed.shard=none", *CORRECTED),
-    "not sharded nthr": ("method=nthr", "distributed.shard=none"),
     "not sharded disco": ("method=disco", "method.beta=10", "distributed.shard=none"),
     "not sharded lora": ("method=grpo", "distributed.shard=none", *REFERENCE, *LORA),
     "not clipped": ("method=grpo", "train.max_grad_norm=1000"),
@@ -171,6 +172,11 @@ FAMILIES = ("untied", "qwen3_5", "qwen3_next", "mixtral", "gpt2", "gemma3_text")
 def test_two_ranks_train_families_as_one_does(compare: Compare, name: str, words: tuple[str, ...]) -> None:
     keys = "attn.c_attn.bias" if name == "gpt2" else "no weight"  # shifts all scores of a query: its gradient is noise
     assert_equal(compare("method=grpo", *words, name=name), but=keys)
+
+
+def test_token_scores_of_all_ranks_count(compare: Compare, tmp_path: Path) -> None:
+    assert_equal(compare("method=nthr", *WORDS["nthr"], "distributed.shard=none", size=3, prompts=4))
+    assert all(0 < row["nthr/selected"] < 1 for row in rows(tmp_path / "many"))
 
 
 def test_all_kinds_of_correction_are_shared(compare: Compare, tmp_path: Path) -> None:
