@@ -6,7 +6,8 @@ Started as a script it reads jobs, a JSON object per line, and answers each with
   run, a "shaping" hit the method of ``moments.py``.
 - ``hits``: moments and what happens there: ``{"point": one of ``moments.POINTS``, "n": its n-th time, "signals": [9]}``
   (with ``gap_s`` seconds between them, sent by a thread); with SIGKILL, the file under way is left half-written.
-  Without ``signals`` the operation fails with the ``error`` number given (28 = disk full).
+  Without ``signals`` the operation fails with the ``error`` number given (28 = disk full), or for want of ``memory``,
+  or yields ``nan``.
 - ``after_s``: instead, SIGKILL from outside after so many seconds.
 - ``file_size``: bytes that a file may have (RLIMIT_FSIZE).  ``clock``: seconds by which each look at the clock is off.
 - ``ranks``: the command runs in so many processes, which ``launch`` starts; a hit then has the ``rank`` that counts the
@@ -253,6 +254,7 @@ def _noted(notes: list[dict[str, Any]], began: float, ended: float) -> dict[str,
     return {
         "reached": [note["reached"] for note in reached],
         **counted,
+        "rank_counts": {note["rank"]: note["counts"] for note in notes if "rank" in note},
         "seconds": [ended - began, ended - reached[-1]["at"] if reached else None],
     }
 

@@ -159,7 +159,7 @@ class Moments:
 
     def _before_forward(self, module: torch.nn.Module, args: object) -> None:
         """In inference mode the model samples: held-out after an update or before the first row, else a step."""
-        if not (isinstance(module, GenerationMixin) and torch.is_inference_mode_enabled()):
+        if not _samples(module):
             return
         if self.phase == "sampling":
             self.passed("sampling")
@@ -168,11 +168,24 @@ class Moments:
             self.passed("evaluation")
 
     def _after_forward(self, module: torch.nn.Module, args: object, scores: object) -> None:
+        if _samples(module) and self._breaks("sampling"):
+            scores.logits.fill_(float("nan"))  # type: ignore[attr-defined]
         if isinstance(module, Scorer) and isinstance(scores, TokenScores):
             if scores.logprobs.requires_grad:
-                scores.logprobs.register_hook(lambda _: self.passed("backward"))
+                scores.logprobs.register_hook(self._backward)
             elif self.phase != "loading":  # a model is tried on a few tokens while it is loaded
                 self.passed("scoring")
+
+    def _backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        self.passed("backward")
+        return gradient * float("nan") if self._breaks("backward") else gradient
+
+    def _breaks(self, point: str) -> bool:
+        """Whether a job wants NaN at this moment."""
+        found = any(hit.get("nan") and (hit["point"], hit["n"]) == (point, self.counts[point]) for hit in self.wanted)
+        if found:
+            self._note(point)
+        return found
 
     def _after_optimizer(self, optimizer: object, args: object, more: object) -> None:
         self.phase = "sampling" if self.rank else "updated"
@@ -188,8 +201,11 @@ class Moments:
         """Count a moment, and inject the faults that a job wants there."""
         self.counts[point] += 1
         for hit in self.wanted:
-            if (hit["point"], hit["n"]) != (point, self.counts[point]):
+            if (hit["point"], hit["n"]) != (point, self.counts[point]) or hit.get("nan"):
                 continue
+            if hit.get("memory"):
+                self._note(point)
+                raise MemoryError
             if "error" in hit:
                 if point != "events":  # its disk is full already
                     self._note(point)
@@ -259,6 +275,10 @@ class Moments:
             if os.path.realpath(f"/proc/self/fd/{descriptor}") == file:
                 os.dup2(os.open("/dev/full", os.O_WRONLY), int(descriptor))
                 self._note("events")
+
+
+def _samples(module: torch.nn.Module) -> bool:
+    return isinstance(module, GenerationMixin) and torch.is_inference_mode_enabled()
 
 
 def _halve(path: Path) -> None:
