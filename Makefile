@@ -27,13 +27,8 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-<<<<<<< HEAD
-.PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence bench bench-engines bench-startup same-numbers
+.PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence bench bench-engines bench-ranks bench-startup same-numbers
 .PHONY: release-check clean distclean
-=======
-.PHONY: help setup demo test check pytest test-slow docs compare compare-methods tune-evidence bench bench-startup same-numbers
-.PHONY: bench-ranks release-check clean distclean
->>>>>>> wt13-requal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
