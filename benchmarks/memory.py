@@ -107,9 +107,9 @@ class Shape:
         return 2 * 2 * self.layers * self.kv * tokens
 
     def updating(self, ranks: int) -> float:
-        """Peak of a rank while it updates the weights, with checkpointing."""
-        passes = self.activations(MICRO_BATCH * SEQUENCE, checkpointing=True) + self.logits
-        return self.state(ranks) + self.gathered + passes
+        """Peak of a rank during an update: in a pass with checkpointing, or while the optimizer computes its step."""
+        passes = self.gathered + self.activations(MICRO_BATCH * SEQUENCE, checkpointing=True) + self.logits
+        return self.state(ranks) + max(passes, 4 * self.weights / ranks)
 
     def sampling(self, ranks: int) -> float:
         """Peak of a rank while it samples in its own process: weights and moments, no gradients."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import memory
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -68,6 +69,20 @@ def test_recomputed_layers_and_logits_give_the_plain_gradient(tmp_path: Path) ->
     assert torch.allclose(*gradients, atol=1e-4, rtol=1e-3)
 
 
+def test_an_update_takes_the_memory_of_the_formula(tmp_path: Path) -> None:
+    shape, rows_of, width = memory.SMOLLM2_135M, 8, 512
+    policy = load_policy(ModelSettings(path=str(memory.save_random(tmp_path, shape))))
+    ids = torch.arange(rows_of * width, device="cuda").reshape(rows_of, width) % 200
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[:, 0] = False
+    torch.cuda.reset_peak_memory_stats()
+    with policy.training():
+        policy.score(ids, torch.ones_like(mask), mask, temperature=1.0).logprobs.sum().backward()
+    passes = shape.activations(rows_of * width, checkpointing=True) + shape.logits
+    wanted = 8 * shape.weights + shape.whole + passes  # weights, gradients, and copies in bf16
+    assert torch.cuda.max_memory_allocated() == pytest.approx(wanted, rel=0.35)
+
+
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +124,7 @@ def apart(one: Path, other: Path) -> float:
         ["model.lora.rank=4", "distributed.cpu_offload=true"],
         ["method=grpo", "method.beta=0.1"],
         ["method=nthr"],
+        ["method=nthr", "distributed.cpu_offload=true"],
     ],
     ids=" ".join,
 )

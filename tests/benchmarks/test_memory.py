@@ -69,4 +69,11 @@ def test_the_computed_table_divides_by_the_ranks() -> None:
     shape = SHAPES["7B"]
     assert shape.state(8) == shape.state(1) / 8
     assert shape.updating(64) > shape.state(64) + shape.gathered
+    assert shape.updating(1) == 1.25 * shape.state(1), "the optimizer's step needs more than a pass"
     assert "".join(memory.tables()).count("| 32B |") == 4
+
+
+def test_the_page_shows_the_tables_as_computed() -> None:
+    page = (Path(__file__).parents[2] / "docs/scaling.md").read_text()
+    for table in "".join(memory.tables()).strip().split("\n\n"):
+        assert f"\n\n{table}\n" in page, "replace it with the output of benchmarks/memory.py --table"

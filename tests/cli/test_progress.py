@@ -27,3 +27,14 @@ def test_the_output_file_is_checked_in_advance(tmp_path: Path, monkeypatch: pyte
     for out, message in (("in.jsonl", "is the input file"), ("pipe", "not a regular file"), ("no/x", "no such folder")):
         with pytest.raises(ConfigError, match=message):
             target(out, source="in.jsonl")
+
+
+def test_of_several_ranks_only_the_first_shows_progress(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with ProgressBar("rows", every_s=-1.0) as progress:
+            progress(2, 9)
+    assert capsys.readouterr().err == "2 of 9 rows\n"

@@ -8,10 +8,11 @@ import torch
 from families import family_model
 from support import padded_rows, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.probe import portable_attention
 
 Hook = Callable[..., Any]
 
@@ -84,3 +85,18 @@ def test_recomputed_layers_give_the_same_scores_and_gradients() -> None:
         assert not any(module.training for module in model.modules())
     assert passes == [1, 2]
     assert all(torch.equal(plain, again) for plain, again in zip(*found, strict=True))
+
+
+def test_attention_that_needs_a_gpu_is_replaced_for_the_duration() -> None:
+    def flash(*args: object, **kwargs: object) -> tuple[Tensor, None]:
+        raise RuntimeError("FlashAttention only supports CUDA tensors")
+
+    AttentionInterface.register("flash_stand_in", flash)
+    model = tiny_model()
+    model.set_attn_implementation("flash_stand_in")
+    with portable_attention(model):
+        policy = Policy(model, tiny_tokenizer())
+    assert model.config._attn_implementation == "flash_stand_in"
+    ids, attention, mask = padded_rows()
+    with pytest.raises(RuntimeError, match="only supports CUDA"):
+        policy.score(ids, attention, mask, temperature=1.0)

@@ -144,12 +144,12 @@ class Policy:
         return self.scorer.hidden_states(input_ids, attention, mask)
 
     def head_weight(self, *, temperature: float) -> Float[Tensor, "vocabulary dim"]:
-        """The matrix that maps hidden states to logits divided by the temperature.
+        """The matrix that maps hidden states to logits divided by the temperature, where the passes run.
 
         Raises:
             EngineError: the head is not a plain matrix.
         """
-        return sharding.full(Head.of(causal(self.model)).matrix(temperature=temperature))
+        return sharding.full(Head.of(causal(self.model)).matrix(temperature=temperature)).to(self.device)
 
     def training(self) -> AbstractContextManager[None]:
         """The mode for passes with gradient (see :meth:`edge_grpo.models.scoring.Scorer.gradient_mode`)."""
