@@ -108,6 +108,7 @@ VARIANTS = {
     "disco lora": ("method=disco", "method.beta=10", *LORA),
     "nthr lora": ("method=nthr", *LORA),
     "lora": ("method=grpo", *LORA),
+    "lora on a tied head": ("method=grpo", *LORA, "model.lora.targets=[q_proj,lm_head]"),
     "reference": ("method=grpo", *REFERENCE),
     "reference lora": ("method=grpo", *REFERENCE, *LORA),
     "modifiers": (
@@ -141,7 +142,16 @@ VARIANTS = {
 }
 
 
-SLOW = ("nthr full", "disco lora", "gpg tokens", "edge_grpo credited", "unlikeliness sum", "raft", "not clipped")
+SLOW = (
+    "nthr full",
+    "lora on a tied head",
+    "disco lora",
+    "gpg tokens",
+    "edge_grpo credited",
+    "unlikeliness sum",
+    "raft",
+    "not clipped",
+)
 
 
 @pytest.mark.parametrize(
