@@ -23,7 +23,21 @@ def test_a_process_without_a_world_works_alone(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("second")
-def test_other_ranks_print_nothing_and_their_warnings_carry_their_rank(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_ranks_print_nothing_and_their_warnings_carry_their_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "stderr").open("w") as stderr, monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", stderr)
+        write_as_a_rank()
+    print("after")  # noqa: T201
+    assert capsys.readouterr() == ("after\n", "")
+    first, second, third, *_ = (tmp_path / "stderr").read_text().splitlines()
+    assert (first, second) == ("rank 1: one line", "rank 1: and another")
+    assert third.startswith("rank 1: ")
+    assert third.endswith("UserWarning: slow")
+
+
+def write_as_a_rank() -> None:
     with quiet_ranks():
         print("step 1/4")  # noqa: T201
         sys.stderr.write("one ")
@@ -32,13 +46,6 @@ def test_other_ranks_print_nothing_and_their_warnings_carry_their_rank(capsys: p
             warnings.simplefilter("always")
             warnings.warn("slow", stacklevel=1)
         assert not sys.stderr.isatty()
-    print("after")  # noqa: T201
-    out, err = capsys.readouterr()
-    assert out == "after\n"
-    first, second, third, *_ = err.splitlines()
-    assert (first, second) == ("rank 1: one line", "rank 1: and another")
-    assert third.startswith("rank 1: ")
-    assert third.endswith("UserWarning: slow")
 
 
 def test_rank_0_prints_as_always(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
