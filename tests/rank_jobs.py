@@ -1,6 +1,7 @@
 """What tests let every rank do; a rank process imports this module, and not the tests."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from edge_grpo.models import slices
 from edge_grpo.models.loading import recompute_activations
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.sharding import full
-from edge_grpo.training.loop import resume
+from edge_grpo.training.inputs import agreed
+from edge_grpo.training.loop import resume, train
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -202,3 +204,18 @@ def read_slices(folder: str) -> tuple[np.ndarray[Any, Any], float]:
     found = {"matrix": divided(np.zeros((5, 3), np.float32)), "step": torch.zeros(())}
     slices.read(Path(folder), found, join_world())
     return full(found["matrix"]).numpy().copy(), float(found["step"])
+
+
+# --- what ranks are given ---------------------------------------------------------------------------------------------
+
+
+def trained_differently(words: Sequence[str]) -> None:
+    """Start a run with a seed that is another one on each rank."""
+    train(load_config(None, [*words, f"train.seed={join_world().rank}"]))
+
+
+def inputs_of_machines(digests: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What ranks that are all on a machine of their own agree on, if each reads inputs with these digests."""
+    world = join_world()
+    world = replace(world, places=tuple((f"node{rank}", 1) for rank in range(world.size)))
+    return agreed(lambda: digests[world.rank], load_config(), world)

@@ -102,6 +102,17 @@ def test_an_error_that_cannot_travel_is_told_by_another(tmp_path: Path) -> None:
     assert [told[:3] for told in among(tmp_path, work, work)] == [["RuntimeError", "Odd: ab", True]] * 2
 
 
+def test_a_users_error_that_cannot_travel_stays_one(tmp_path: Path) -> None:
+    class OddOfUser(EdgeGrpoError):
+        def __init__(self, one: str, *, two: str) -> None:
+            super().__init__(one + two)
+
+    def work(world: World) -> Any:
+        return world.first(lambda: fails(OddOfUser("a", two="b")))
+
+    assert among(tmp_path, work, work) == [["EdgeGrpoError", "ab", True, []]] * 2
+
+
 def test_an_error_comes_before_a_dropped_step(tmp_path: Path) -> None:
     def work(world: World) -> Any:
         return world.gather(lambda: fails(StepDropped() if world.is_first else DataError("no rows")))

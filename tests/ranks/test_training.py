@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import rank_jobs
 import ranks
 from families import family_model, save_multimodal
-from rank_pool import Pool
+from rank_pool import Pool, RankError
 from ranks import Difference, difference, rows
 from small_runs import ROOT, rollouts
 from support import save_tiny, tiny_model, tiny_tokenizer
@@ -223,3 +224,10 @@ def test_evaluations_and_the_best_checkpoint_are_the_same(compare: Compare, tmp_
     assert all("eval/accuracy" in row for row in rows(tmp_path / "many"))
     kept = [{each.name for each in (tmp_path / name / "checkpoints").iterdir()} for name in ("one", "many")]
     assert kept[0] == kept[1]
+
+
+def test_ranks_started_with_different_settings_are_one_line(pool: Callable[[int], Pool], tmp_path: Path) -> None:
+    message = r"ranks 0 and 1 were started with different train.seed \(0 and 1\); give all the same settings"
+    with pytest.raises(RankError, match=message):
+        pool(2).call(rank_jobs.trained_differently, [*BASE, f"run.dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()

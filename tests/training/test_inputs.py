@@ -1,8 +1,11 @@
 """Digests of what a run learns from: equal in every process, and named by the setting that brought the input."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import rank_jobs
+from rank_pool import Pool, RankError
 
 from edge_grpo.base.records import Pair, Problem, Prompt
 from edge_grpo.config.tree import load_config
@@ -49,3 +52,12 @@ def test_changes_are_named_by_their_settings(words: list[str], different: set[st
     before, now = dict.fromkeys(names, "a"), {name: "b" if name in different else "a" for name in names}
     assert changed(before, now, load_config(None, words)) == named
     assert changed({}, now, load_config(None, words)) == (), "what was not recorded cannot have changed"
+
+
+def test_machines_must_have_the_same_inputs(pool: Callable[[int], Pool]) -> None:
+    names = ("data", "prompts", "held_out", "held_out_prompts", "model", "reward")
+    same = dict.fromkeys(names, "a")
+    assert pool(2).call(rank_jobs.inputs_of_machines, [same, same]) == [same, same]
+    message = r"rank 1 \(on node1\) reads other inputs than rank 0: model.path and the code of reward.function; "
+    with pytest.raises(RankError, match=message):
+        pool(2).call(rank_jobs.inputs_of_machines, [same, {**same, "model": "b", "reward": "b"}])

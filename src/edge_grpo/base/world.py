@@ -70,6 +70,12 @@ class World:
         """Whether this is rank 0, which alone writes files and speaks to the user."""
         return self.rank == 0
 
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this is the first rank of its machine, whose files it sees for the others there."""
+        hosts = [host for host, _ in self.places]
+        return self.is_first or hosts[self.rank] not in hosts[: self.rank]
+
     def gather(self, work: Callable[[], T]) -> list[T]:
         """Do some work on every rank, and give every rank all results, in the order of ranks.
 
@@ -212,10 +218,12 @@ class World:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error itself if it survives pickling, else one that says the same."""
+    """The error itself if it survives pickling, else one that says the same; a user's error stays one."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - just made here
     except Exception:  # noqa: BLE001 - whatever an exception's own class may raise
+        if isinstance(error, EdgeGrpoError):
+            return EdgeGrpoError(str(error))
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 

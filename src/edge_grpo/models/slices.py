@@ -19,16 +19,20 @@ from edge_grpo.base.world import World
 
 __all__ = ["fit", "read", "shapes", "write"]
 
-_WRITTEN = re.compile(r"shard-(\d+)-model-(\d+)-of-\d+\.safetensors")
+_WRITTEN = re.compile(r"shard-\d+-model-(\d+)-of-\d+\.safetensors")
 
 
-def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], world: World) -> None:
+def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], world: World) -> list[str]:
     """Write tensors, each rank its slices: ``weights.safetensors`` of one rank, ``weights-00001-of-00002...`` of two.
+
+    No rank lists what others wrote: a network file system may show a new file to other machines late.
 
     Args:
         folder: an empty folder that all ranks see.
         files: tensors by name, by the beginning of the name of their files; no tensor name occurs twice.
         world: the ranks.
+    Returns:
+        the names of all files, sorted.
     Raises:
         OSError, SafetensorError: the disk is full or not writable.
     """
@@ -37,16 +41,19 @@ def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], world: World)
     with _plainly():
         writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
         save(tensors, storage_writer=writer, no_dist=world.group is None)
-    world.first(lambda: _rename(folder, list(files), world.size))
+    return sorted(name for own in world.gather(lambda: _renamed(folder, list(files), world)) for name in own)
 
 
-def _rename(folder: Path, stems: list[str], size: int) -> None:
-    """Give files the names of what is in them."""
-    for file in folder.glob("shard-*.safetensors"):
+def _renamed(folder: Path, stems: list[str], world: World) -> list[str]:
+    """Give this rank's files the names of what is in them."""
+    names = []
+    for file in folder.glob(f"shard-{world.rank + 1:05}-*.safetensors"):
         found = _WRITTEN.fullmatch(file.name)
         assert found, file
-        rank, stem = int(found[1]), stems[int(found[2]) - 1]
-        file.rename(folder / (f"{stem}.safetensors" if size == 1 else f"{stem}-{rank:05}-of-{size:05}.safetensors"))
+        stem, part = stems[int(found[1]) - 1], f"-{world.rank + 1:05}-of-{world.size:05}" if world.size > 1 else ""
+        names.append(f"{stem}{part}.safetensors")
+        file.rename(folder / names[-1])
+    return names
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -78,9 +78,8 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
 
-    def listed() -> list[str]:
+    def add_progress() -> None:
         (draft / _PROGRESS).write_text(json.dumps(asdict(state), indent=2) + "\n")
-        return sorted(file.name for file in draft.iterdir())
 
     def end() -> None:
         (draft / SUMS).write_text("".join(f"{each}  {name}\n" for name, each in zip(names, sums, strict=True)))
@@ -91,8 +90,9 @@ def save(
 
     with saving(final, folder.parent):
         world.first(begin)
-        slices.write(draft, {"weights": trained, "optimizer": _moments(trained, optimizer)}, world)
-        names = world.first(listed)
+        written = slices.write(draft, {"weights": trained, "optimizer": _moments(trained, optimizer)}, world)
+        world.first(add_progress)
+        names = sorted([_PROGRESS, *written])
         sums = world.share(names, lambda own: [_checksum(draft / name) for name in own])
         world.first(end)
     world.first(lambda: prune(folder, keep=keep, best=best))
@@ -201,24 +201,30 @@ def _step(checkpoint: Path) -> int:
 
 def _fault(checkpoint: Path, world: World) -> str:
     """What is wrong with a checkpoint's bytes; empty if it is intact."""
-    try:
-        *lines, last = (checkpoint / SUMS).read_text(encoding="utf-8").split("\n")
-        wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except OSError as error:
-        return f"{SUMS}: {error.strerror}"
-    except ValueError:
-        return f"{SUMS}: not a list of checksums"
-    if last:
-        return f"{SUMS}: cut off"
-    present = {each.name for each in checkpoint.iterdir()} - {SUMS}
-    if unlisted := sorted(present - wanted.keys()):
-        return f"{SUMS}: does not list {' and '.join(unlisted)}"
+    fault, wanted, present = world.first(lambda: _listed(checkpoint))
+    if fault:
+        return fault
     found = world.share(list(wanted), lambda own: [sha256(checkpoint / name) for name in own])
     wrong = [name for name, digest in zip(wanted, found, strict=True) if digest != wanted[name]]
     missing = [name for name in wrong if name not in present]
     if missing:
         return f"{' and '.join(missing)}: missing"
     return f"{' and '.join(wrong)}: does not match {SUMS}" if wrong else ""
+
+
+def _listed(checkpoint: Path) -> tuple[str, dict[str, str], set[str]]:
+    """What is wrong with the list of checksums, the checksums by file, and the files that are there."""
+    try:
+        *lines, last = (checkpoint / SUMS).read_text(encoding="utf-8").split("\n")
+        wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        present = {each.name for each in checkpoint.iterdir()} - {SUMS}
+    except OSError as error:
+        return f"{SUMS}: {error.strerror}", {}, set()
+    except ValueError:
+        return f"{SUMS}: not a list of checksums", {}, set()
+    unlisted = sorted(present - wanted.keys())
+    fault = f"{SUMS}: does not list {' and '.join(unlisted)}" if unlisted else ""
+    return f"{SUMS}: cut off" if last else fault, wanted, present
 
 
 def _checksum(file: Path) -> str:

@@ -1,15 +1,17 @@
 """What a run learns from besides its settings, as digests: recorded when it starts, compared when it resumes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edge_grpo.base.digests import digest_each
+from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Prompt
+from edge_grpo.base.world import World
 from edge_grpo.config.tree import Config
 from edge_grpo.evaluation.store import code_digest
 from edge_grpo.models.loading import fingerprint
 from edge_grpo.training.source import Source
 
-__all__ = ["HELD_OUT", "changed", "digests"]
+__all__ = ["HELD_OUT", "agreed", "changed", "digests"]
 
 HELD_OUT = ("held_out", "held_out_prompts")
 """The digests that depend on which problems the ``eval`` section holds out."""
@@ -33,6 +35,30 @@ def digests(config: Config, source: Source, held_out: Sequence[Prompt]) -> dict[
         "model": fingerprint(config.model),
         "reward": code_digest(config.reward.function),
     }
+
+
+def agreed(find: Callable[[], dict[str, str]], config: Config, world: World) -> dict[str, str]:
+    """The digests, after making sure that all machines have the same inputs; every rank must ask.
+
+    Args:
+        find: the digests as this machine sees the inputs.
+        config: the settings.
+        world: the ranks; the first one of each machine looks.
+    Raises:
+        DataError: a machine has other inputs than that of rank 0.
+    """
+    everywhere = world.gather(lambda: find() if world.is_first_here else {})
+
+    def compared() -> dict[str, str]:
+        for rank, found in enumerate(everywhere):
+            if different := changed(found, everywhere[0], config):
+                raise DataError(
+                    f"rank {rank} (on {world.places[rank][0]}) reads other inputs than rank 0: "
+                    f"{' and '.join(different)}; give all machines the same files"
+                )
+        return everywhere[0]
+
+    return world.first(compared)
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str], config: Config) -> tuple[str, ...]:

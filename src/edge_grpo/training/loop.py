@@ -14,7 +14,7 @@ from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Group
 from edge_grpo.base.text import counted
 from edge_grpo.base.world import World, join_world
-from edge_grpo.config.tree import Config, config_hash, to_yaml
+from edge_grpo.config.tree import Config, changes, config_hash, to_yaml
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine, ServerError
 from edge_grpo.runs.durable import saving
@@ -76,9 +76,12 @@ def train(
     if config.data.pairs and config.train.max_tokens:
         raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
     world = join_world(config.distributed.timeout_s)
+    tree = tree_of(config, method, engine)
+    with world.unbroken():
+        trees = world.gather(lambda: tree)
+        world.first(lambda: _check_same(trees))
 
     def create() -> RunFolder:
-        tree = tree_of(config, method, engine)
         return RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
 
     with _opened(world, create) as folder:
@@ -130,6 +133,20 @@ def resume(
         return _run(resumption.config, used, folder, display or Silent(), engine, trackers, world, resumption)
 
 
+def _check_same(trees: Sequence[dict[str, Any]]) -> None:
+    """Reject ranks that were started with different settings: each would train on its own.
+
+    Raises:
+        ConfigError: names the settings.
+    """
+    for rank, tree in enumerate(trees):
+        if found := changes(trees[0], tree):
+            named = " and ".join(f"{name} ({first!r} and {own!r})" for name, (first, own) in found.items())
+            raise ConfigError(
+                f"ranks 0 and {rank} were started with different {named}; give all ranks the same settings"
+            )
+
+
 @contextmanager
 def _opened(world: World, work: Callable[[], RunFolder]) -> Iterator[RunFolder]:
     """The folder that rank 0 has opened; the lock stays with it."""
@@ -178,7 +195,7 @@ def _run(
         stack.callback(display.close)
         session = stack.enter_context(open_session(config, method, engine=engine, say=display.say, world=world))
         journal = Journal(folder, trackers, display, world=world)
-        start = world.first(lambda: start_of(session, folder.path, resumption))
+        start = start_of(session, folder.path, resumption)
         journal.restore(session)
         journal.begin(session, start, resumption)
         stack.enter_context(stop)

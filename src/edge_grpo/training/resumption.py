@@ -229,13 +229,20 @@ def check_inputs(
 
 
 def start_of(session: Session, folder: Path, resumption: Resumption | None) -> dict[str, Any]:
-    """What a run folder records of a start: where it runs, how, and what it learns from.
+    """What a run folder records of a start: where it runs, how, and what it learns from; all ranks must ask for it.
 
     Raises:
         CheckpointError: an input has changed since the last start.
+        DataError: machines have different inputs.
     """
-    now = environment()
-    found = inputs.digests(session.config, session.source, session.held_out)
-    accepted = check_inputs(starts.read(folder), now, found, resumption) if resumption else ()
-    trained = asdict(session.policy.adapted)
-    return {**now, "ranks": session.world.size, "inputs": found, "trained": trained, "accepted": list(accepted)}
+    found = inputs.agreed(
+        lambda: inputs.digests(session.config, session.source, session.held_out), session.config, session.world
+    )
+
+    def recorded() -> dict[str, Any]:
+        now = environment()
+        accepted = check_inputs(starts.read(folder), now, found, resumption) if resumption else ()
+        trained = asdict(session.policy.adapted)
+        return {**now, "ranks": session.world.size, "inputs": found, "trained": trained, "accepted": list(accepted)}
+
+    return session.world.first(recorded)

@@ -1,6 +1,7 @@
 """Talking to one server: what is repeated, what is not, and the one line that each failure ends in."""
 
 import asyncio
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +146,14 @@ def test_a_rejected_request_is_not_repeated(ask: Ask, state: State, reply: Reply
         ask(*GENERATE)
     assert caught.value.status == reply[0]
     assert ask.pauses == []
+
+
+def test_a_rejection_reaches_all_ranks_as_one() -> None:
+    error = RefusedError("no key", 401)
+    error.shared = True
+    other = pickle.loads(pickle.dumps(error))
+    assert isinstance(other, RefusedError)
+    assert (str(other), other.status, other.shared) == ("no key", 401, True)
 
 
 def test_the_api_key_is_sent(ask: Ask, state: State) -> None:

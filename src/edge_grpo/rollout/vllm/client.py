@@ -30,6 +30,10 @@ class RefusedError(ServerError):
         super().__init__(message)
         self.status = status
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Ranks pass errors on as pickles, which by default are made from the message alone."""
+        return type(self), (str(self), self.status), self.__dict__
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -126,7 +126,7 @@ class VllmEngine:
         if self.as_adapter and self.policy.adapted.rank > facts.max_lora_rank:
             raise ServerError(
                 f"{client} takes adapters of rank {facts.max_lora_rank} at most, and model.lora.rank is "
-                f"{self.policy.adapted.rank}; start it with a larger --max-lora-rank"
+                f"{self.policy.adapted.rank}; start it with `edge-grpo serve MODEL --lora {self.policy.adapted.rank}`"
             )
 
     @property
