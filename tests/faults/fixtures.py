@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Command", "Straight", "Words"]
+__all__ = ["Command", "Pair", "Straight", "Words"]
 
 Command = Callable[..., dict[str, Any]]
 """Runs the words of a command line with the faults of a job and gives the harness's answer."""
@@ -14,3 +14,6 @@ Words = Callable[..., list[str]]
 
 Straight = tuple[Path, dict[str, int]]
 """The folder of an uninterrupted run, and how often each moment was passed."""
+
+Pair = tuple[Path, dict[str, dict[str, int]]]
+"""The folder of an uninterrupted run of two ranks, and how often each of them ("0", "1") passed each moment."""

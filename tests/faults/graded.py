@@ -25,7 +25,7 @@ def reward(completions: Sequence[str], problems: Sequence[Problem]) -> list[dict
                 log.write(json.dumps({"reached": "grading", "at": time.monotonic()}) + "\n")
                 log.flush()
                 for number in hit["signals"]:
-                    os.kill(job["pid"], number)
+                    os.kill(os.getpid() if hit.get("to") == "worker" else job["pid"], number)
     answers = map(boxed_answer, completions)
     return [
         {"format": float(answer is not None), "accuracy": float(answer == problem.answer)}

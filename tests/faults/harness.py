@@ -6,9 +6,13 @@ Started as a script it reads jobs, a JSON object per line, and answers each with
   run, a "shaping" hit the method of ``moments.py``.
 - ``hits``: moments and what happens there: ``{"point": one of ``moments.POINTS``, "n": its n-th time, "signals": [9]}``
   (with ``gap_s`` seconds between them, sent by a thread); with SIGKILL, the file under way is left half-written.
-  Without ``signals`` the operation fails with the ``error`` number given (28 = disk full).
+  Without ``signals`` the operation fails with the ``error`` number given (28 = disk full), or for want of ``memory``,
+  or yields ``nan``.
 - ``after_s``: instead, SIGKILL from outside after so many seconds.
 - ``file_size``: bytes that a file may have (RLIMIT_FSIZE).  ``clock``: seconds by which each look at the clock is off.
+- ``ranks``: the command runs in so many processes, which ``launch`` starts; a hit then has the ``rank`` that counts the
+  moment, and may have ``to``, whose process gets the signals: another rank's, or "launcher". ``environment``: variables
+  for them.
 
 The answer: ``code`` (exit code, or minus the signal's number), ``out`` (stdout and stderr), ``reached`` (the hits that
 happened), ``counts`` (how often each moment was passed), ``memory_mb`` (at most), ``seconds`` (from the start, and from
@@ -25,6 +29,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,21 +106,84 @@ def _clock_jumps(seconds: float) -> None:
     time.time = lambda: began - seconds * next(looks)
 
 
-def child(job: dict[str, Any], log_name: str, out: int) -> None:
-    """Run the command as a separate process would."""
-    from moments import Lines, Moments
+class Forked:
+    """A process of a job of several ranks: forked ahead, it waits until the launcher starts it."""
 
+    def __init__(self, job: dict[str, Any], log_name: str) -> None:
+        self.returncode: int | None = None
+        receiving, self._sending = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._sending)
+            os.setsid()
+            environment = json.loads(os.fdopen(receiving).readline())
+            os.environ.clear()
+            os.environ.update(environment)
+            command(job, log_name)
+        os.close(receiving)
+
+    def start(self, environment: Mapping[str, str]) -> "Forked":
+        os.write(self._sending, json.dumps(dict(environment)).encode() + b"\n")
+        return self
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def wait(self) -> int:
+        while self.poll() is None:
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+
+def child(job: dict[str, Any], log_name: str, out: int) -> None:
+    """Run the command as a separate process would, or as the launcher of several."""
     os.setsid()
-    log = os.open(log_name, os.O_WRONLY | os.O_APPEND)  # a worker adds its notes too
     os.dup2(out, 1)
     os.dup2(out, 2)
+    os.environ.update(job.get("environment", {}))
+    if "ranks" not in job:
+        command(job, log_name)
+
+    from edge_grpo.cli.launch import launch
+
+    waiting = iter([Forked(job, log_name) for _ in range(job["ranks"])])
+
+    def start(words: Sequence[str], environment: Mapping[str, str]) -> Forked:
+        return next(waiting).start(environment)
+
+    note(log_name, {"pid": os.getpid(), "who": "launcher"})
+    sys.exit(launch(job["ranks"], job["words"], start=start))
+
+
+def note(log_name: str, what: dict[str, Any]) -> None:
+    """Add a line to the log, which several processes share."""
+    with open(log_name, "a") as log:
+        log.write(json.dumps(what) + "\n")
+
+
+def command(job: dict[str, Any], log_name: str) -> None:
+    """Run the command in this process, with the faults of the job, and exit."""
+    from moments import Lines, Moments
+
+    rank = int(os.environ.get("RANK", "0"))
+    note(log_name, {"pid": os.getpid(), "who": rank})
+    log = os.open(log_name, os.O_WRONLY | os.O_APPEND)  # a worker adds its notes too
     words = words_of(job)
     folder = folder_of(words)
-    hits = job.get("hits", [])
+    hits = [hit for hit in job.get("hits", []) if hit.get("rank", 0) == rank]
     os.environ["FAULT_GRADING"] = json.dumps({"pid": os.getpid(), "log": log_name, "hits": hits})
     stdout = Lines(os.fdopen(1, "wb", closefd=False), line_buffering=True)
     sys.stdout = stdout
-    moments = Moments(hits, log, folder, model_of(words, folder))
+    moments = Moments(hits, log, folder, model_of(words, folder), rank=rank)
     moments.observe(stdout)
     if job.get("file_size"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_size"], resource.RLIM_INFINITY))
@@ -132,7 +200,7 @@ def child(job: dict[str, Any], log_name: str, out: int) -> None:
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    os.write(log, json.dumps({"counts": moments.counts, "memory_mb": memory_mb}).encode() + b"\n")
+    note(log_name, {"counts": moments.counts, "memory_mb": memory_mb, "rank": rank})
     sys.exit(code)  # with everything that a process does at its exit
 
 
@@ -146,24 +214,47 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         if pid == 0:
             child(job, log, out.fileno())
         code, hung = _wait(pid, job.get("after_s"))
+        if "ranks" in job and code == -signal.SIGKILL:  # the launcher alone was killed
+            _until_gone(Path(log))
         ended = time.monotonic()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # what the child has left behind
+        notes = [json.loads(line) for line in Path(log).read_text().splitlines()]
+        left = [note["pid"] for note in notes if "pid" in note and _lives(note["pid"])]
+        for leader in {pid, *left}:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(leader, signal.SIGKILL)  # what the child has left behind
         out.seek(0)
-        answer = {"code": code, "hung": hung, "out": out.read().decode(), **_noted(Path(log), began, ended)}
+        answer = {"code": code, "hung": hung, "out": out.read().decode(), "left": left, **_noted(notes, began, ended)}
         os.unlink(log)
         return answer
 
 
-def _noted(log: Path, began: float, ended: float) -> dict[str, Any]:
+def _until_gone(log: Path) -> None:
+    """Wait until the processes of a killed launcher have ended, but not for ever."""
+    deadline = time.monotonic() + DEADLINE_S / 4
+    while time.monotonic() < deadline and any(
+        _lives(note["pid"]) for note in map(json.loads, log.read_text().splitlines()) if "pid" in note
+    ):
+        time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _noted(notes: list[dict[str, Any]], began: float, ended: float) -> dict[str, Any]:
     """What the child and its worker noted."""
-    notes = [json.loads(line) for line in log.read_text().splitlines()]
     reached = [note for note in notes if "reached" in note]
-    counted: dict[str, Any] = next((note for note in notes if "counts" in note), {"counts": {}})
+    counted: dict[str, Any] = next((note for note in notes if note.get("rank") == 0), {"counts": {}})
     counted["counts"]["grading"] = max((note["graded"] for note in notes if "graded" in note), default=0)
     return {
         "reached": [note["reached"] for note in reached],
         **counted,
+        "rank_counts": {note["rank"]: note["counts"] for note in notes if "rank" in note},
         "seconds": [ended - began, ended - reached[-1]["at"] if reached else None],
     }
 

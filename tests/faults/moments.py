@@ -58,6 +58,11 @@ POINTS = (
     *("events", "row written"),
     *dict.fromkeys(FILES.values()),
 )
+AMONG_RANKS_FILES = {
+    ("open", "w", "checkpoints/.draft_N/shard-N-model-N-of-N.safetensors"): "slices",
+    ("open", "r", "checkpoints/.draft_N/weights-N-of-N.safetensors"): "checksums",
+}
+AMONG_RANKS = ("slices",)
 WITHIN = ("loading", "evaluation")  # a timer hits some moment soon after the start
 PAUSE_S = 0.002
 
@@ -96,11 +101,21 @@ class Moments:
         log: descriptor of the file in which reached hits are noted.
         run: the run folder; None for a command without one.
         model: the model folder.
+        rank: this process of several; those after the first write slices of checkpoints alone, and do not tell sampling
+            from evaluation.
     """
 
-    def __init__(self, wanted: Sequence[Mapping[str, Any]], log: int, run: Path | None, model: Path | None) -> None:
-        self.wanted, self.log, self.run = wanted, log, run
-        self.counts = dict.fromkeys(POINTS, 0)
+    def __init__(
+        self,
+        wanted: Sequence[Mapping[str, Any]],
+        log: int,
+        run: Path | None,
+        model: Path | None,
+        *,
+        rank: int = 0,
+    ) -> None:
+        self.wanted, self.log, self.run, self.rank = wanted, log, run, rank
+        self.counts = dict.fromkeys((*POINTS, *AMONG_RANKS), 0)
         self.phase = "sampling" if run is None else "loading"
         self._model = None if model is None else str(model / "config.json")
         self._busy = False  # while a fault is injected, which opens files itself
@@ -122,12 +137,17 @@ class Moments:
         if not isinstance(args[0], (str, os.PathLike)):
             return
         path, mode = os.fspath(args[0]), args[1] if event == "open" else None
+        if not isinstance(path, str):
+            return
         if path == self._model:
             self.passed("loading")
+            if self.rank:
+                self.phase = "sampling"
         if self.run is None or not path.startswith(f"{self.run}/"):
             return
         name = path.removeprefix(f"{self.run}/")
-        point = FILES.get((event, mode, re.sub(r"\d+", "N", name)))
+        key = (event, mode, re.sub(r"\d+", "N", name))
+        point = FILES.get(key) or AMONG_RANKS_FILES.get(key)
         if point is None or (point == "deletion" and not os.path.exists(path)):
             return
         if point == "cut back":
@@ -139,7 +159,7 @@ class Moments:
 
     def _before_forward(self, module: torch.nn.Module, args: object) -> None:
         """In inference mode the model samples: held-out after an update or before the first row, else a step."""
-        if not (isinstance(module, GenerationMixin) and torch.is_inference_mode_enabled()):
+        if not _samples(module):
             return
         if self.phase == "sampling":
             self.passed("sampling")
@@ -148,14 +168,27 @@ class Moments:
             self.passed("evaluation")
 
     def _after_forward(self, module: torch.nn.Module, args: object, scores: object) -> None:
+        if _samples(module) and self._breaks("sampling"):
+            scores.logits.fill_(float("nan"))  # type: ignore[attr-defined]
         if isinstance(module, Scorer) and isinstance(scores, TokenScores):
             if scores.logprobs.requires_grad:
-                scores.logprobs.register_hook(lambda _: self.passed("backward"))
+                scores.logprobs.register_hook(self._backward)
             elif self.phase != "loading":  # a model is tried on a few tokens while it is loaded
                 self.passed("scoring")
 
+    def _backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        self.passed("backward")
+        return gradient * float("nan") if self._breaks("backward") else gradient
+
+    def _breaks(self, point: str) -> bool:
+        """Whether a job wants NaN at this moment."""
+        found = any(hit.get("nan") and (hit["point"], hit["n"]) == (point, self.counts[point]) for hit in self.wanted)
+        if found:
+            self._note(point)
+        return found
+
     def _after_optimizer(self, optimizer: object, args: object, more: object) -> None:
-        self.phase = "updated"
+        self.phase = "sampling" if self.rank else "updated"
         self.passed("optimizer")
 
     def _before_line(self) -> None:
@@ -168,8 +201,11 @@ class Moments:
         """Count a moment, and inject the faults that a job wants there."""
         self.counts[point] += 1
         for hit in self.wanted:
-            if (hit["point"], hit["n"]) != (point, self.counts[point]):
+            if (hit["point"], hit["n"]) != (point, self.counts[point]) or hit.get("nan"):
                 continue
+            if hit.get("memory"):
+                self._note(point)
+                raise MemoryError
             if "error" in hit:
                 if point != "events":  # its disk is full already
                     self._note(point)
@@ -184,10 +220,19 @@ class Moments:
 
     def strike(self, hit: Mapping[str, Any]) -> None:
         """Send the signals of a hit."""
+        time.sleep(hit.get("pause_s", 0))
+        pid = self._process(hit["to"]) if "to" in hit else os.getpid()
         self._note(hit["point"])
         for number in hit["signals"]:
-            os.kill(os.getpid(), number)
+            os.kill(pid, number)
             time.sleep(hit.get("gap_s", 0))
+
+    def _process(self, who: int | str) -> int:
+        """The process of another rank, or the launcher."""
+        with open(f"/proc/self/fd/{self.log}") as log:
+            notes = [json.loads(line) for line in log]
+        pid: int = next(note["pid"] for note in notes if note.get("who") == who)
+        return pid
 
     def _note(self, point: str) -> None:
         os.write(self.log, json.dumps({"reached": point, "at": time.monotonic()}).encode() + b"\n")
@@ -202,8 +247,8 @@ class Moments:
             with path.open("a") as file:
                 file.write('{"step": 3, "accuracy": 0.')
         elif point == "checkpoint":
-            _halve(path.parent / "weights.safetensors")
-            (path.parent / "optimizer.safetensors").unlink()
+            _halve(min(path.parent.glob("weights*.safetensors")))
+            min(path.parent.glob("optimizer*.safetensors")).unlink()
         elif point == "final":
             _halve(path.parent / "model.safetensors")
         elif point == "deletion":
@@ -230,6 +275,10 @@ class Moments:
             if os.path.realpath(f"/proc/self/fd/{descriptor}") == file:
                 os.dup2(os.open("/dev/full", os.O_WRONLY), int(descriptor))
                 self._note("events")
+
+
+def _samples(module: torch.nn.Module) -> bool:
+    return isinstance(module, GenerationMixin) and torch.is_inference_mode_enabled()
 
 
 def _halve(path: Path) -> None:

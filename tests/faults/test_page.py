@@ -28,7 +28,7 @@ def test_every_silent_fault_has_a_test() -> None:
 
 
 def test_every_fault_test_is_listed_on_the_page() -> None:
-    for name in ("kill", "signals", "disk_full", "numbers", "inputs"):
+    for name in ("kill", "signals", "disk_full", "numbers", "inputs", "ranks"):
         missing = {test for test in names_of(HERE / f"test_{name}.py") if test not in PAGE}
         allowed = {
             "test_killed_in_a_phase_and_resumed",

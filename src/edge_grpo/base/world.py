@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import Store, TCPStore
 
 from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError, ShapeError
-from edge_grpo.base.interrupt import StepDropped
-from edge_grpo.base.ranks import RENDEZVOUS, own_rank
+from edge_grpo.base.interrupt import StepDropped, Terminated
+from edge_grpo.base.job import RERUN, Meeting
+from edge_grpo.base.ranks import own_rank
 from edge_grpo.base.text import counted
 
 __all__ = ["World", "join_world", "reports"]
@@ -29,7 +31,9 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _PATIENCE = 20  # tenths of a second
-_BROKEN = re.compile(r"connection (closed|reset|refused)|broken pipe|socket|gloo|nccl|timed out|store", re.IGNORECASE)
+_LATE = re.compile(r"timed out|timeout", re.IGNORECASE)
+_BROKEN = re.compile(r"connection (closed|reset|refused)|broken pipe|socket|gloo|nccl|store", re.IGNORECASE)
+_AFTER_FIRST_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -147,28 +151,42 @@ class World:
                 pending.wait()
 
     @contextmanager
-    def unbroken(self) -> Iterator[None]:
+    def unbroken(self, advice: Callable[[], str] = lambda: RERUN) -> Iterator[None]:
         """Report another rank's end by name, and not as the collective that it breaks.
 
+        Args:
+            advice: what the user may do then; repeat the command, if nothing else is said.
         Raises:
-            RankLostError: another rank ended, so that this one cannot go on.
+            RankLostError: another rank ended or does not answer, so that this one cannot continue.
         """
         try:
             yield
-        except RuntimeError as error:
-            if self.size == 1 or not (isinstance(error, dist.DistError) or _BROKEN.search(str(error))):
+        except (RuntimeError, Terminated) as error:
+            reason = self._lost(error)
+            if not reason:
                 raise
-            raise RankLostError(f"{self._missing()} ended; the run can be resumed") from error
+            raise RankLostError(f"{reason}; {advice()}") from error
 
-    def _missing(self) -> str:
-        """The ranks of this machine that are gone; whoever started them may take a moment to notice."""
-        host = socket.gethostname()
-        for _ in range(_PATIENCE):
-            gone = [rank for rank, (place, number) in enumerate(self.places) if place == host and not _is_alive(number)]
-            if gone:
-                return f"rank {', '.join(map(str, gone))} of {self.size}"
+    def _lost(self, error: RuntimeError | Terminated) -> str:
+        """Which rank's end an error is due to, if any: whoever starts the ranks may stop all after the first."""
+        if self.size == 1 or getattr(error, "shared", False):
+            return ""
+        if isinstance(error, RuntimeError) and not _is_broken(error):
+            return ""
+        for _ in range(1 if isinstance(error, Terminated) else _PATIENCE):
+            if gone := self._gone():
+                return f"rank {', '.join(map(str, gone))} of {self.size} ended"
             time.sleep(0.1)
-        return f"another rank than {self.rank} of {self.size}"
+        if isinstance(error, Terminated):
+            return ""
+        if _LATE.search(str(error)):
+            return f"rank {self.rank} of {self.size} waited for another one for longer than distributed.timeout_s"
+        return f"rank {self.rank} of {self.size} lost contact with another one"
+
+    def _gone(self) -> list[int]:
+        """The ranks of this machine that have ended; a moment passes until whoever started them notices."""
+        host = socket.gethostname()
+        return [rank for rank, (place, number) in enumerate(self.places) if place == host and not _is_alive(number)]
 
     def _outcome(self, work: Callable[[], T]) -> T | _Failed:
         try:
@@ -200,6 +218,11 @@ def _portable(error: BaseException) -> BaseException:
     except Exception:  # noqa: BLE001 - whatever an exception's own class may raise
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
+
+
+def _is_broken(error: RuntimeError) -> bool:
+    """Whether a collective failed because of another rank."""
+    return isinstance(error, dist.DistError) or bool(_BROKEN.search(str(error)) or _LATE.search(str(error)))
 
 
 def _is_alive(number: int) -> bool:
@@ -237,9 +260,9 @@ def join_world(timeout_s: float = 1800.0) -> World:
             torch.cuda.set_device(local)
             backend = "cpu:gloo,cuda:nccl"
         meeting: dict[str, Any] = {}
-        if file := os.environ.get(RENDEZVOUS):
+        if place := Meeting.of():
             meeting = {
-                "init_method": f"file://{file}",
+                "init_method": f"file://{place.rendezvous}",
                 "rank": int(os.environ["RANK"]),
                 "world_size": int(os.environ["WORLD_SIZE"]),
             }
@@ -266,13 +289,26 @@ def reports(error: BaseException) -> bool:
     """Whether this process is the one that tells the user of an error: only one of a job does.
 
     An error that all ranks raised is for rank 0. Of others the first one counts: its rank ends, and so the rest fail.
+    Rank 0 goes first, since all may have the same reason.
     """
-    if own_rank() is None:
+    rank = own_rank()
+    if rank is None:
         return True
-    if getattr(error, "shared", False) or not dist.is_initialized():
-        return own_rank() == 0
+    if getattr(error, "shared", False):
+        return rank == 0
+    if rank and not isinstance(error, RankLostError):
+        time.sleep(_AFTER_FIRST_S)
+    if place := Meeting.of():
+        return place.claim()
     try:
-        store = dist.distributed_c10d._get_default_store()
-        return bool(store.compare_set("edge_grpo/error", "", str(own_rank())) == str(own_rank()).encode())
-    except RuntimeError:  # kept by a process that is gone
+        return bool(_store().compare_set("edge_grpo/error", "", str(rank)) == str(rank).encode())
+    except (RuntimeError, LookupError):  # kept by a process that is gone, or by none
         return True
+
+
+def _store() -> Store:
+    """Where the ranks that torchrun started leave word for each other, even before they have met."""
+    if dist.is_initialized():
+        return dist.distributed_c10d._get_default_store()
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5), wait_for_workers=False)

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from edge_grpo import __version__
 from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError, TrainingError
 from edge_grpo.base.interrupt import Terminated, terminable
+from edge_grpo.base.job import Meeting
 from edge_grpo.base.memory import is_out_of_memory
 from edge_grpo.base.quiet import silence_stdout
-from edge_grpo.base.ranks import RENDEZVOUS, is_first_rank, own_rank, quiet_ranks
+from edge_grpo.base.ranks import own_rank, quiet_ranks
 from edge_grpo.cli.compare_models import compare_models
 from edge_grpo.cli.diagnostics import lld, uplift
 from edge_grpo.cli.evaluate import evaluate
@@ -24,6 +25,7 @@ from edge_grpo.cli.grade import grade
 from edge_grpo.cli.launch import LOST, follow_launcher
 from edge_grpo.cli.make_base import make_base
 from edge_grpo.cli.screen import screen
+from edge_grpo.cli.serve import serve
 from edge_grpo.cli.show import methods, show_config
 from edge_grpo.cli.train import train
 from edge_grpo.cli.tune import tune
@@ -36,6 +38,7 @@ app = typer.Typer(
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(export)
+app.command()(serve)
 app.command()(compare_models)
 app.command()(screen)
 app.command()(grade)
@@ -63,7 +66,7 @@ def main() -> None:
         silence_stdout()
         _leave(1)
     except RankLostError as error:
-        if RENDEZVOUS in os.environ:  # whoever started the processes knows which one ended
+        if Meeting.of():  # the launcher knows which process ended
             sys.exit(LOST)
         _fail(error)
     except (EdgeGrpoError, SafetensorError, OSError) as error:  # OSError: a full disk, a folder without permission
@@ -72,36 +75,43 @@ def main() -> None:
         message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
         command = getattr(getattr(error, "ctx", None), "command_path", "") or "edge-grpo"
         _fail(ConfigError(f"{message}{'' if message.endswith('?') else '.'} See `{command} --help`."))
-    except (KeyboardInterrupt, typer.Abort):
-        _stopped(130)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        _stopped(stop, 130)
     except Terminated as stop:
-        _stopped(stop.number + 128)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        lower = "lower train.micro_batch_rows, rollout.max_rows or rollout.max_new_tokens"
-        _fail(TrainingError(f"out of memory; {lower}"))
+        _stopped(stop, stop.number + 128)
+    except Exception as error:
+        if is_out_of_memory(error):
+            lower = "lower train.micro_batch_rows, rollout.max_rows or rollout.max_new_tokens"
+            told = TrainingError(f"out of memory; {lower}")
+            told.shared = getattr(error, "shared", False)
+            _fail(told)
+        if not _speaks(error):
+            sys.exit(1)
+        raise
     _leave(code or 0)
 
 
 def _fail(error: Exception) -> NoReturn:
     """End with one line, from one process of a job."""
-    rank = own_rank()
-    if rank is None:
-        print(f"edge-grpo: {error}", file=sys.stderr)
-        sys.exit(2)
-    from edge_grpo.base.world import reports  # noqa: PLC0415 - imports torch
-
-    if reports(error):
-        shared = getattr(error, "shared", False) or rank == 0
-        print(f"edge-grpo: {'' if shared else f'rank {rank}: '}{error}", file=sys.stderr)
+    if _speaks(error):
+        alone = own_rank() and not isinstance(error, RankLostError)
+        print(f"edge-grpo: {f'rank {own_rank()}: ' if alone else ''}{error}", file=sys.stderr)
     sys.exit(2)
 
 
-def _stopped(code: int) -> NoReturn:
-    if is_first_rank():
+def _stopped(stop: BaseException, code: int) -> NoReturn:
+    if _speaks(stop):
         print("edge-grpo: stopped", file=sys.stderr)
     _leave(code)
+
+
+def _speaks(error: BaseException) -> bool:
+    """Whether this process, of all that do the work together, is to report an error."""
+    if own_rank() is None:
+        return True
+    from edge_grpo.base.world import reports  # noqa: PLC0415 - imports torch
+
+    return reports(error)
 
 
 def _leave(code: int) -> NoReturn:
@@ -117,10 +127,18 @@ def _print_version(wanted: bool) -> bool:
     return wanted
 
 
+_TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-config")
+"""The commands that several processes may run together."""
+
+
 @app.callback()
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback acts
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """RL post-training of language models that measures and fixes advantage collapse."""
+    command = context.invoked_subcommand
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and own_rank() is not None and command not in _TOGETHER:
+        raise ConfigError(f"{command} works in a single process; start it without torchrun")

@@ -44,6 +44,9 @@ ELSEWHERE: Final[dict[str, str]] = {
     "train_batch_size": "rollout.prompts_per_step",
     "max_completion_length": "rollout.max_new_tokens",
     "max_response_length": "rollout.max_new_tokens",
+    "use_vllm": "rollout.engine",
+    "vllm_server_base_url": "rollout.engine.urls",
+    "vllm_server_timeout": "rollout.engine.timeout_s",
     # updates
     "lr": "train.learning_rate",
     "lr_scheduler_type": "train.schedule",

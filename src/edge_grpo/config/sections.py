@@ -91,8 +91,8 @@ class VllmEngineSettings:
     over, on a disk that this process and the servers see under the same path; empty = a temporary folder. A row that is
     not answered within ``timeout_s`` seconds, or that was sampled with other weights, is asked again, at most
     ``retries`` times, after pauses that double from 1 second up to 30. ``lora``: adapters are handed over ``merged``
-    into the model, or as an ``adapter``, to servers started with ``--lora``. ``transport``: ``folder``, or ``nccl``
-    from GPU to GPU. An API key belongs into the environment variable ``EDGE_GRPO_API_KEY``.
+    into the model, or as an ``adapter``, to servers started with ``--lora RANK``. ``transport``: ``folder``, or
+    ``nccl`` from GPU to GPU. An API key belongs into the environment variable ``EDGE_GRPO_API_KEY``.
     """
 
     kind: Literal["vllm"] = "vllm"

@@ -41,6 +41,7 @@ __all__ = [
     "load_shared_policy",
     "load_tokenizer",
     "pick_device",
+    "recompute_activations",
     "replica_of",
     "resolve",
     "vocabulary_size",
@@ -113,8 +114,7 @@ def load_policy(
     if reference and not model.lora.rank:
         frozen = _network(model, dtype).to(home).eval().requires_grad_(False)
     if model.gradient_checkpointing and on_gpu and network.supports_gradient_checkpointing:
-        newer = getattr(network, "activation_checkpointing_enable", None)  # the other name is deprecated
-        (newer or network.gradient_checkpointing_enable)({"use_reentrant": False})
+        recompute_activations(network)
     if model.lora.rank:
         place = resolve(model.path)
         network = add_adapters(
@@ -130,6 +130,12 @@ def load_policy(
             with policy.precision():
                 check_reached(policy.model)
     return policy
+
+
+def recompute_activations(network: PreTrainedModel) -> None:
+    """Let a model compute the activations of its layers again in the backward pass, rather than keep them."""
+    newer = getattr(network, "activation_checkpointing_enable", None)  # the other name is deprecated
+    (newer or network.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def load_shared_policy(

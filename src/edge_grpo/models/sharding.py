@@ -1,5 +1,6 @@
 """Sharded weights: each rank keeps a slice of every weight, gradient and moment; FSDP2 gathers what a pass needs."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +13,9 @@ from torch.distributed.tensor import DTensor
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.base.world import World
-from edge_grpo.models.scoring import Scorer
+from edge_grpo.models.scoring import Scorer, causal
 
-__all__ = ["begin", "full", "local", "shard", "whole"]
+__all__ = ["begin", "check_divided", "full", "local", "shard", "whole"]
 
 
 def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool = False) -> None:
@@ -30,25 +31,28 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
         device: where the passes run.
         offload: whether the slices stay in CPU memory between passes.
     Raises:
-        EngineError: a weight was not divided.
+        EngineError: the model cannot be divided, or a weight was not; or torch is too old.
     """
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise EngineError(
+            f"distributed.shard: dividing the weights needs torch 2.13, found {torch.__version__}; install that, or "
+            "set distributed.shard=none"
+        )
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (world.size,)),
         "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32) if scorer.autocast else MixedPrecisionPolicy(),
         "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
         "reshard_after_forward": True,
     }
-    for layer in _layers(scorer):
-        fully_shard(layer, **settings)
-    fully_shard(scorer, **settings)
+    with _one_line(scorer):
+        for layer in _layers(scorer):
+            fully_shard(layer, **settings)
+        fully_shard(scorer, **settings)
     for module in _sharded(scorer):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no reduction with a factor
     scorer.place = device
-    if missed := [name for name, weight in scorer.named_parameters() if not isinstance(weight, DTensor)]:
-        raise EngineError(
-            f"distributed.shard: {len(missed)} weights were not divided ({missed[0]}, ...); set distributed.shard=none"
-        )
+    check_divided(scorer)
     for buffer_of in scorer.modules():
         for name, buffer in buffer_of.named_buffers(recurse=False):
             setattr(buffer_of, name, buffer.to(device))
@@ -58,13 +62,42 @@ def begin(scorer: Scorer) -> None:
     """Run a pass over two tokens: FSDP takes the first module that runs for the root. All ranks must call it."""
     ids = torch.zeros((1, 2), dtype=torch.long, device=scorer.device)
     second = torch.tensor([[False, True]], device=scorer.device)
-    with torch.no_grad():
+    with torch.no_grad(), _one_line(scorer):
         scorer(ids, torch.ones_like(second), second, temperature=1.0)
 
 
 @contextmanager
+def _one_line(scorer: Scorer) -> Iterator[None]:
+    """Say what to do about a model that FSDP does not support."""
+    try:
+        yield
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "DTensor" not in str(error):  # out of memory, or a lost rank
+            raise
+        raise EngineError(
+            f"distributed.shard: {type(causal(scorer.model)).__name__} cannot be divided among ranks "
+            f"({' '.join(str(error).split())[:300]}); set distributed.shard=none"
+        ) from error
+
+
+def check_divided(scorer: nn.Module) -> None:
+    """Make sure that every weight is divided: otherwise each rank would train its own.
+
+    Raises:
+        EngineError: a weight is not.
+    """
+    if missed := [name for name, weight in scorer.named_parameters() if not isinstance(weight, DTensor)]:
+        raise EngineError(
+            f"distributed.shard: {len(missed)} weights were not divided ({missed[0]}, ...); set distributed.shard=none"
+        )
+
+
+@contextmanager
 def whole(scorer: nn.Module) -> Iterator[None]:
-    """Inside the block every rank holds all weights, and may run any pass by itself; without gradients."""
+    """Inside the block every rank holds all weights, and may run any pass by itself; without gradients.
+
+    A pass may be cut short by an error or a signal, on one rank alone.
+    """
     modules = list(_sharded(scorer))
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
@@ -72,8 +105,11 @@ def whole(scorer: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        if isinstance(scorer, FSDPModule):
+            # Reshards, even a layer whose pass was cut short, and forgets the passes: ranks that prefetched by passes
+            # of their own would wait for each other for ever.
+            scorer.reset_iter_state()
         for module in modules:
-            module.reshard()
             module.set_reshard_after_forward(True, recurse=False)
 
 
@@ -91,10 +127,17 @@ def _sharded(module: nn.Module) -> Iterator[FSDPModule]:
     return (each for each in module.modules() if isinstance(each, FSDPModule))
 
 
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The layers that can be divided one by one: those that share no weight with another one (Zamba 2)."""
+    layers = list(_stacked(module))
+    holders = Counter(id(weight) for layer in layers for weight in layer.parameters())
+    return [layer for layer in layers if all(holders[id(weight)] == 1 for weight in layer.parameters())]
+
+
+def _stacked(module: nn.Module) -> Iterator[nn.Module]:
     """The members of the outermost lists of layers."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from (layer for layer in child if next(layer.parameters(), None) is not None)
         else:
-            yield from _layers(child)
+            yield from _stacked(child)

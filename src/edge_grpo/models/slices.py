@@ -100,6 +100,6 @@ def _plainly() -> Iterator[None]:
             yield
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
-        if isinstance(cause, RuntimeError | ValueError) and not isinstance(cause, SafetensorError):
+        if isinstance(cause, RuntimeError | ValueError | AssertionError) and not isinstance(cause, SafetensorError):
             raise SafetensorError(str(cause)) from error
         raise cause from error

@@ -105,8 +105,7 @@ class DecodeEngine:
             for prompt, request in enumerate(requests)
             for seed in request.seeds
         ]
-        with self.policy.whole():
-            spans = self._decode([request.prompt_ids for request in requests], rows, sampling, Segment.SAMPLED)
+        spans = self._decode([request.prompt_ids for request in requests], rows, sampling, Segment.SAMPLED)
         done = iter(zip(spans, rows, strict=True))
         results = []
         for request in requests:
@@ -126,8 +125,7 @@ class DecodeEngine:
             for prompt, (item, (_, room)) in enumerate(zip(continuations, started, strict=True))
         ]
         prompts = [start.prompt_ids + start.completion_ids for start, _ in started]
-        with self.policy.whole():
-            spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
+        spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
         return [
             Rollout(start.prompt_ids, (*start.spans, span), *ending)
             for (start, _), (span, *ending) in zip(started, spans, strict=True)

@@ -47,9 +47,9 @@ def open_engine(
     rollout, ids = config.rollout, stops.token_ids
     if isinstance(rollout.engine, HfEngineSettings):
         own = DecodeEngine(policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows)
-        return EachRank(own, world) if world.size > 1 else own
-    from edge_grpo.rollout.vllm.client import API_KEY  # noqa: PLC0415 - in-process runs need no HTTP
-    from edge_grpo.rollout.vllm.engine import VllmEngine  # noqa: PLC0415
+        return EachRank(own, world, policy.whole) if world.group else own
+    from edge_grpo.rollout.vllm.engine import VllmEngine  # noqa: PLC0415 - in-process runs need no HTTP
+    from edge_grpo.rollout.vllm.server import API_KEY  # noqa: PLC0415
 
     settings = rollout.engine
 
@@ -65,7 +65,7 @@ def open_engine(
             say=say,
         )
 
-    if world.size == 1:
+    if not world.group:
         return connect(policy)
     return FirstRank(connect, world, replica or Replica(policy, world, lambda: policy))
 
@@ -101,8 +101,8 @@ def open_sampler(
         if engine is None:
             engine = open_engine(config, policy, stops, say=say, world=world, replica=replica)
             stack.callback(engine.close)
-        elif world.size > 1:
-            engine = EachRank(engine, world)
+        elif world.group:
+            engine = EachRank(engine, world, policy.whole)
         for line in _limits(config, policy, engine):
             say(line)
         sampler = Sampler(

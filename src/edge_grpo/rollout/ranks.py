@@ -1,6 +1,7 @@
 """Engines on several ranks: all ranks ask for the same rollouts, and all get them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from edge_grpo.base.records import Rollout
 from edge_grpo.base.world import World
@@ -17,10 +18,12 @@ class EachRank:
     Args:
         engine: this rank's.
         world: the ranks.
+        whole: gives each rank all weights of the policy. The ranks enter it together; inside it, an error or a signal
+            may interrupt one of them.
     """
 
-    def __init__(self, engine: Engine, world: World) -> None:
-        self._engine, self._world = engine, world
+    def __init__(self, engine: Engine, world: World, whole: Callable[[], AbstractContextManager[None]]) -> None:
+        self._engine, self._world, self._whole = engine, world, whole
 
     @property
     def exact(self) -> bool:
@@ -34,11 +37,13 @@ class EachRank:
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, in order."""
-        return self._world.share(requests, lambda own: self._engine.sample(own, sampling))
+        with self._whole():
+            return self._world.share(requests, lambda own: self._engine.sample(own, sampling))
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
         """One rollout per continuation, in order."""
-        return self._world.share(continuations, lambda own: self._engine.resume(own, sampling))
+        with self._whole():
+            return self._world.share(continuations, lambda own: self._engine.resume(own, sampling))
 
     def sync(self, policy: Policy, version: int) -> None:
         """Hand each rank's engine the weights."""

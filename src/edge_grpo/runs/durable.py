@@ -12,6 +12,7 @@ from typing import IO
 from safetensors import SafetensorError
 
 from edge_grpo.base.errors import CheckpointError
+from edge_grpo.base.job import resume_command
 
 __all__ = ["flush", "flush_tree", "is_open_as", "remove_tree", "saving", "take_lock", "write_whole"]
 
@@ -101,5 +102,5 @@ def saving(path: Path | str, run: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise CheckpointError(
             f"{path}: could not be written ({reason}); {'free some space' if full else 'fix that'}, then resume with: "
-            f"edge-grpo train --resume {run}"
+            f"{resume_command(run)}"
         ) from error

@@ -11,6 +11,7 @@ from typing import IO, Any
 import yaml
 
 from edge_grpo.base.errors import CheckpointError, ConfigError
+from edge_grpo.base.job import resume_command
 from edge_grpo.runs.completions import table_of
 from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
 from edge_grpo.runs.starts import STARTS
@@ -116,7 +117,7 @@ class RunFolder:
         if self._lock is not None and not is_open_as(self._lock, self.path / ".lock"):
             raise CheckpointError(
                 f"{self.path}/.lock was deleted while this run held it, so another run may have started; this one ends "
-                f"here. Resume with: edge-grpo train --resume {self.path}"
+                f"here. Resume with: {resume_command(self.path)}"
             )
 
     def write_config(self, text: str, digest: str) -> None:

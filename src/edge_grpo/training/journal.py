@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from edge_grpo.base.errors import CheckpointError, EdgeGrpoError, EngineError, TrainingError
+from edge_grpo.base.job import resume_command
 from edge_grpo.base.text import counted
 from edge_grpo.base.world import World
 from edge_grpo.config.tree import config_hash, to_tree, to_yaml
@@ -268,7 +269,7 @@ class Journal:
         saved = max(checkpoint.steps(self.folder.checkpoints), default=0)
         lost = f" (from step {saved}; {counted(session.step - saved, 'step')} will be redone)"
         again = lost if saved < session.step else ""
-        return f"resume with{again}: edge-grpo train --resume {self.folder.path}"
+        return f"resume with{again}: {resume_command(self.folder.path)}"
 
     def finish(self, session: Session) -> None:
         """Write ``final/``: an ordinary Hugging Face folder, loaded again and checked, complete or absent.

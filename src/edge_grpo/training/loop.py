@@ -1,7 +1,7 @@
 """The training loop: collect, prepare, learn, log; a run can be stopped anywhere and resumed exactly."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.interrupt import Interruption, StepDropped
+from edge_grpo.base.job import Meeting, next_command, resume_command
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Group
 from edge_grpo.base.text import counted
@@ -80,7 +81,7 @@ def train(
         tree = tree_of(config, method, engine)
         return RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
 
-    with world.unbroken(), closing(_opened(world, create)) as folder:
+    with _opened(world, create) as folder:
         try:
             return _run(config, method or config.method, folder, display or Silent(), engine, trackers, world)
         except BaseException:  # even a signal while the model is loading
@@ -122,14 +123,15 @@ def resume(
             folder.lock()
         return folder
 
-    with world.unbroken():
+    with world.unbroken(lambda: next_command(root)):
         resumption = world.first(lambda: plan(root, config, method, engine, accept=accept_changes))
+    with _opened(world, locked) as folder:
         used = method or resumption.config.method
-        with closing(_opened(world, locked)) as folder:
-            return _run(resumption.config, used, folder, display or Silent(), engine, trackers, world, resumption)
+        return _run(resumption.config, used, folder, display or Silent(), engine, trackers, world, resumption)
 
 
-def _opened(world: World, work: Callable[[], RunFolder]) -> RunFolder:
+@contextmanager
+def _opened(world: World, work: Callable[[], RunFolder]) -> Iterator[RunFolder]:
     """The folder that rank 0 has opened; the lock stays with it."""
     made: list[RunFolder] = []
 
@@ -137,8 +139,13 @@ def _opened(world: World, work: Callable[[], RunFolder]) -> RunFolder:
         made.append(work())
         return made[0].path
 
-    path = world.first(opened)
-    return made[0] if made else RunFolder(path)
+    named: list[Path] = []
+    with world.unbroken(lambda: next_command(named[0] if named else None)):
+        named.append(world.first(opened))
+        if place := Meeting.of():
+            place.name_run(named[0])
+        with closing(made[0] if made else RunFolder(named[0])) as folder:
+            yield folder
 
 
 def _run(
@@ -183,7 +190,7 @@ def _run(
         except StepDropped:
             journal.save(session)
             display.close()
-            display.say(f"stopped before step {session.step + 1}; resume with: edge-grpo train --resume {folder.path}")
+            display.say(f"stopped before step {session.step + 1}; resume with: {resume_command(folder.path)}")
             return Result(folder.path, session.step, max(world.gather(lambda: stop.signal)))
         except NoMemoryLeftError as error:
             raise journal.rescued(session, error) from error

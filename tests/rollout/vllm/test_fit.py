@@ -23,7 +23,7 @@ from edge_grpo.rollout.vllm.engine import VllmEngine
         ({"logprobs_mode": "raw_logprobs"}, "was started with --logprobs-mode raw_logprobs; leave that out"),
         (
             {"lora": False},
-            r"takes no adapters; start it with `edge-grpo serve MODEL --lora`, or set rollout.engine.lora",
+            r"takes no adapters; start it with `edge-grpo serve MODEL --lora RANK`, or set rollout.engine.lora",
         ),
         ({"max_lora_rank": 2}, "takes adapters of rank 2 at most, and model.lora.rank is 4"),
     ],

@@ -20,6 +20,7 @@ from edge_grpo.runs.completions import rollouts
 from edge_grpo.trackers.console import Silent
 from edge_grpo.training.loop import resume, train
 
+QUICK = ("dapo", "edge_grpo", "mgrpo", "rpo", "share_grpo")  # top-up, reflections, revisions, pairs, variants
 QUIET = ["eval.every=0", "eval.at_start=false", "eval.at_end=false"]
 
 
@@ -79,7 +80,9 @@ def test_a_run_on_a_server_trains_and_records_the_weights_behind_every_span(
     assert list(tmp_path.glob("edge-grpo-*")) == [], "the weights handed over are removed"
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in METHODS]
+)
 def test_every_method_takes_a_step_on_a_server(kind: str, words: list[str], tmp_path: Path) -> None:
     more = [word for word in SMALL if "correction" not in word or kind in ("edge_grpo", "grpo_matched")]
     kept = [word for word in words if word not in SMALL or word in more]
@@ -111,6 +114,7 @@ def test_a_server_that_goes_away_leaves_a_run_that_resumes(words: list[str], ser
         train(asked)
     server.trouble = lambda _path, _body: None
     assert [row["step"] for row in rows(asked.run.dir)] == [1, 2]
+    assert (Path(asked.run.dir) / "checkpoints/step_000002").is_dir(), "finished steps are saved"
     assert resume(asked.run.dir).steps == 3
     straight = train(config(words, tmp_path / "straight", "train.steps=3", "train.checkpoint_every=10", *QUIET))
     assert rows(asked.run.dir) == rows(straight.folder)

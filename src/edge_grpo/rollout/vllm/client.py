@@ -10,11 +10,9 @@ from typing import Any, Final
 
 from edge_grpo.rollout.engine import ServerError
 from edge_grpo.rollout.vllm.background import together
+from edge_grpo.rollout.vllm.server import API_KEY
 
-__all__ = ["API_KEY", "Answer", "Client", "Facts", "RefusedError"]
-
-API_KEY: Final = "EDGE_GRPO_API_KEY"
-"""The environment variable with the servers' API key, here and where they are started."""
+__all__ = ["Answer", "Client", "Facts", "RefusedError"]
 
 PROTOCOL: Final = 1
 _LONGEST_PAUSE_S: Final = 30.0

@@ -120,7 +120,7 @@ class VllmEngine:
             nccl.check(self.policy.device, facts, str(client))
         if self.as_adapter and not facts.lora:
             raise ServerError(
-                f"{client} takes no adapters; start it with `edge-grpo serve MODEL --lora`, or set "
+                f"{client} takes no adapters; start it with `edge-grpo serve MODEL --lora RANK`, or set "
                 "rollout.engine.lora=merged"
             )
         if self.as_adapter and self.policy.adapted.rank > facts.max_lora_rank:

@@ -1,0 +1,1 @@
+"""Code that runs inside a vLLM server; nothing in the package imports it."""
