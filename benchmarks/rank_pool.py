@@ -28,7 +28,7 @@ class Pool:
     """Processes of one thread each that form one world of ranks; the first call starts them.
 
     Args:
-        size: how many.
+        size: how many; 1 is an ordinary process, which knows nothing of ranks.
         timeout_s: how long a call may take.
     """
 
@@ -36,11 +36,15 @@ class Pool:
         self.size, self.timeout_s = size, timeout_s
         self._open = ExitStack()
         self._pipes: list[Connection] = []
+        self._asked = False
 
     def start(self, function: Callable[..., Any], *args: Any) -> None:
         """Let every rank begin with ``function(*args)``, a function of a module; :meth:`results` waits for it."""
+        if self._asked:  # and nobody took the results
+            self.close()
         if not self._pipes:
             self._start()
+        self._asked = True
         for pipe in self._pipes:
             pipe.send((function, args))
 
@@ -69,6 +73,7 @@ class Pool:
                 if failed and not known:
                     self.close()
                     raise RankError(f"on rank {rank} of {self.size}:\n{value}")
+        self._asked = False
         if errors := [f"on rank {rank}:\n{found[rank][2]}" for rank in sorted(found) if found[rank][0]]:
             raise RankError(errors[0])
         return [found[rank][2] for rank in range(self.size)]
@@ -80,7 +85,7 @@ class Pool:
 
     def close(self) -> None:
         """End the processes; the next call starts new ones."""
-        self._pipes = []
+        self._pipes, self._asked = [], False
         self._open.close()
 
     def _start(self) -> None:
@@ -100,10 +105,11 @@ class Pool:
 
 def _serve(rank: int, size: int, meeting: str, pipe: Connection) -> None:
     """Join the world and do what is asked for, until nobody asks any more."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", RENDEZVOUS)
-    os.environ.update(zip(names, map(str, (rank, rank, size, size, meeting)), strict=True))
     torch.set_num_threads(1)
-    join_world(_START_S)
+    if size > 1:
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", RENDEZVOUS)
+        os.environ.update(zip(names, map(str, (rank, rank, size, size, meeting)), strict=True))
+        join_world(_START_S)
     with suppress(EOFError, BrokenPipeError):  # whoever called is gone
         while True:
             pipe.send(_outcome(*pipe.recv()))

@@ -58,13 +58,14 @@ class Difference:
         weights: the largest difference of each final weight.
         metrics: the largest difference of each metric over the steps, but for RPO's share of pairs in order.
         relative: the same, divided by the larger of the two values.
-        rollouts: names of rollout columns that differ, and of files that only one run has.
+        rollouts: the largest difference of a log-prob, entropy, advantage or reward among the rollouts; infinite unless
+            all else is equal.
     """
 
     weights: Mapping[str, float]
     metrics: Mapping[str, float]
     relative: Mapping[str, float]
-    rollouts: frozenset[str]
+    rollouts: float
 
     @property
     def weight(self) -> float:
@@ -92,7 +93,7 @@ def difference(one: Path, other: Path) -> Difference:
         weights={name: float((first[name].double() - second[name].double()).abs().max()) for name in first},
         metrics=metrics,
         relative=relative,
-        rollouts=frozenset(_unequal(one, other)),
+        rollouts=max((far for _, far in _rollouts(one, other)), default=0.0),
     )
 
 
@@ -127,27 +128,26 @@ def _metrics(
     return plain, relative
 
 
-def _unequal(one: Path, other: Path) -> Iterator[str]:
-    """What differs between the rollouts of two runs: files, or columns."""
+def _rollouts(one: Path, other: Path) -> Iterator[tuple[str, float]]:
+    """How far the columns of two runs' rollouts are apart."""
     files, others = ({file.name for file in (each / "rollouts").glob("*.parquet")} for each in (one, other))
-    yield from files ^ others
+    yield from ((name, math.inf) for name in files ^ others)
     for name in files & others:
         first, second = (pq.read_table(each / "rollouts" / name) for each in (one, other))
-        yield from set(first.column_names) ^ set(second.column_names)
+        yield from ((column, math.inf) for column in set(first.column_names) ^ set(second.column_names))
         for column in set(first.column_names) & set(second.column_names):
-            if not _alike(first[column].to_pylist(), second[column].to_pylist()):
-                yield column
+            yield column, _far(first[column].to_pylist(), second[column].to_pylist())
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two values are equal; log-probs, entropies and what is computed from them, to 1e-5."""
+def _far(one: Any, other: Any) -> float:
+    """The largest difference of numbers, by their value if that is above 1; infinite unless all else is equal."""
     if isinstance(one, float) and isinstance(other, float):
-        return one == other or math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-5)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
-    return bool(one == other)
+        return 0.0 if repr(one) == repr(other) else abs(one - other) / max(1.0, abs(one))
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(map(_far, one, other), default=0.0)
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return max((_far(one[name], other[name]) for name in one), default=0.0)
+    return 0.0 if one == other else math.inf
 
 
 def trained(words: Sequence[str]) -> str:
@@ -157,8 +157,8 @@ def trained(words: Sequence[str]) -> str:
 
 def table(kinds: Sequence[str], words: Sequence[str], sizes: Sequence[int]) -> Iterator[str]:
     """The lines of the table, each as soon as it is known."""
-    yield "| method | ranks | weights | loss | metrics | rollouts equal |"
-    yield "|---|---|---|---|---|---|"
+    yield "| method | ranks | weights | loss | metrics | log-probs of rollouts | rollouts equal |"
+    yield "|---|---|---|---|---|---|---|"
     pools = {size: Pool(size, timeout_s=600) for size in (1, *sizes)}
     with tempfile.TemporaryDirectory() as place:
         for kind in kinds:
@@ -168,8 +168,8 @@ def table(kinds: Sequence[str], words: Sequence[str], sizes: Sequence[int]) -> I
             for size in sizes:
                 found = difference(folders[1], folders[size])
                 name, far = found.worst
-                equal = "yes" if not found.rollouts else f"no: {', '.join(sorted(found.rollouts))}"
-                yield f"| {kind} | {size} | {found.weight:.1e} | {found.loss:.1e} | {far:.1e} ({name}) | {equal} |"
+                figures = f"{found.weight:.1e} | {found.loss:.1e} | {far:.1e} ({name}) | {found.rollouts:.1e}"
+                yield f"| {kind} | {size} | {figures} | {'yes' if found.rollouts < math.inf else 'no'} |"
     for pool in pools.values():
         pool.close()
 

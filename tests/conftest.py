@@ -31,8 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def pool() -> "Iterator[Callable[[int], Pool]]":
-    """``pool(N)``: N ranks, started once."""
-    pools = {size: Pool(size) for size in (2, 3)}
+    """``pool(N)``: N ranks, started once; ``pool(1)``: an ordinary process."""
+    pools = {size: Pool(size) for size in (1, 2, 3)}
     yield pools.__getitem__
     for each in pools.values():
         each.close()

@@ -214,7 +214,8 @@ def test_a_reward_that_fails_on_one_rank_ends_all(command: Command, words: Words
 
 @pytest.mark.slow
 def test_a_model_that_one_rank_cannot_read(command: Command, words: Words, tmp_path: Path) -> None:
-    answer = command(words(tmp_path / "run"), ranks=2, hits=[hit("loading", 2, 1, error=errno.EACCES)])
+    hits = [hit("loading", n, 1, error=errno.EACCES) for n in range(1, 20)]
+    answer = command(words(tmp_path / "run"), ranks=2, hits=hits)
     check_told(answer, "rank 1: ", "model.path")
 
 

@@ -44,7 +44,7 @@ def run(pool: Callable[[int], Pool], model: Path, tmp_path: Path) -> Run:
         job = ranks.trained if not (tmp_path / name).exists() else rank_jobs.resumed
         for size, steps in parts:
             words = [*WORDS, f"model.path={model}", f"run.dir={tmp_path / name}", f"train.steps={steps}", *more]
-            folder = job(words) if size == 1 else pool(size).call(job, words)[0]
+            folder = pool(size).call(job, words)[0]
             job = rank_jobs.resumed
         return Path(folder)
 
@@ -70,7 +70,7 @@ CHANGES = {
 def test_other_numbers_of_ranks_resume(run: Run, parts: list[tuple[int, int]]) -> None:
     found = difference(run("straight", [(2, 4)]), run("again", parts))
     assert found.weight < 1e-6
-    assert not found.rollouts
+    assert found.rollouts < 1e-5
 
 
 def test_adapters_resume_on_other_numbers_of_ranks(run: Run) -> None:

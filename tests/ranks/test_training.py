@@ -68,11 +68,11 @@ def compare(pool: Callable[[int], Pool], model: Callable[[str], Path], tmp_path:
 
     def run(*words: str, size: int = 2, name: str = "tied", prompts: int = 3) -> Difference:
         settings = [*BASE, f"model.path={model(name)}", f"rollout.prompts_per_step={prompts}", *words]
-        pool(size).start(ranks.trained, [*settings, f"run.dir={tmp_path / 'many'}"])
-        try:
-            ranks.trained([*settings, f"run.dir={tmp_path / 'one'}"])
-        finally:
-            pool(size).results()
+        pools = {"one": pool(1), "many": pool(size)}
+        for folder, each in pools.items():
+            each.start(ranks.trained, [*settings, f"run.dir={tmp_path / folder}"])
+        for each in pools.values():
+            each.results()
         return difference(tmp_path / "one", tmp_path / "many")
 
     return run
@@ -84,7 +84,7 @@ def assert_equal(found: Difference, *, but: str = "no weight") -> None:
     A loss is a sum of terms of both signs that nearly cancel; likewise, float32 leaves 1e-6 at best of a figure that is
     a difference of log-probs, such as a KL.
     """
-    assert not found.rollouts
+    assert found.rollouts < 1e-5
     assert max(value for name, value in found.weights.items() if but not in name) < 1e-5
     assert found.loss < 1e-5
     others = {name: value for name, value in found.metrics.items() if name != "loss"}
@@ -108,6 +108,7 @@ VARIANTS = {
     "disco lora": ("method=disco", "method.beta=10", *LORA),
     "nthr lora": ("method=nthr", *LORA),
     "lora": ("method=grpo", *LORA),
+    "lora on a tied head": ("method=grpo", *LORA, "model.lora.targets=[q_proj,lm_head]"),
     "reference": ("method=grpo", *REFERENCE),
     "reference lora": ("method=grpo", *REFERENCE, *LORA),
     "modifiers": (
@@ -141,7 +142,16 @@ VARIANTS = {
 }
 
 
-SLOW = ("nthr full", "disco lora", "gpg tokens", "edge_grpo credited", "unlikeliness sum", "raft", "not clipped")
+SLOW = (
+    "nthr full",
+    "lora on a tied head",
+    "disco lora",
+    "gpg tokens",
+    "edge_grpo credited",
+    "unlikeliness sum",
+    "raft",
+    "not clipped",
+)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +170,7 @@ def test_weights_in_bf16_are_equal_where_sums_have_two_terms(compare: Compare) -
     words = ("method=grpo", "model.dtype=bfloat16", "train.mini_batches=1", "train.micro_batch_rows=4")
     found = compare(*words, "train.learning_rate=1e-2", "train.max_grad_norm=1000", prompts=2)
     assert found.weight == found.loss == 0.0
-    assert found.rollouts <= {"spans"}
+    assert found.rollouts < 0.1
     assert found.relative["grad_norm"] < 2**-7
 
 

@@ -1,5 +1,6 @@
 """Atomic checkpoints with checksums: everything a run needs to resume bit for bit. Safetensors and JSON, no pickle."""
 
+import errno
 import json
 import re
 import shutil
@@ -92,7 +93,7 @@ def save(
         world.first(begin)
         slices.write(draft, {"weights": trained, "optimizer": _moments(trained, optimizer)}, world)
         names = world.first(listed)
-        sums = world.share(names, lambda own: [sha256(draft / name) for name in own])
+        sums = world.share(names, lambda own: [_checksum(draft / name) for name in own])
         world.first(end)
     world.first(lambda: prune(folder, keep=keep, best=best))
     return final
@@ -218,6 +219,12 @@ def _fault(checkpoint: Path, world: World) -> str:
     if missing:
         return f"{' and '.join(missing)}: missing"
     return f"{' and '.join(wrong)}: does not match {SUMS}" if wrong else ""
+
+
+def _checksum(file: Path) -> str:
+    if found := sha256(file):
+        return found
+    raise OSError(errno.EIO, f"{file.name} cannot be read back")
 
 
 def _damaged(checkpoint: Path, fault: str) -> CheckpointError:

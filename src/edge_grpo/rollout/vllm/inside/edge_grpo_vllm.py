@@ -7,6 +7,7 @@ Written against vLLM 0.32. The folder transfer is tested on CPUs. The NCCL trans
 """
 
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -140,8 +141,8 @@ class Transfer(WeightTransferEngine[NCCLWeightTransferInitInfo, Update]):
         reason = ""
         try:
             prepare()
-        except (OSError, SafetensorError, ValueError) as error:
-            reason = str(error)
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            reason = str(error) or type(error).__name__
         group = get_world_group()
         failed = torch.tensor([bool(reason)], dtype=torch.int32)
         torch.distributed.all_reduce(failed, group=group.cpu_group)
@@ -190,6 +191,11 @@ def read(folder: Path | str) -> dict[str, torch.Tensor]:
 
 
 def _files(folder: Path | str) -> list[Path]:
+    """Those that an index names, for a folder may hold a model twice; without an index, all."""
+    index = Path(folder) / "model.safetensors.index.json"
+    if index.is_file():
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [Path(folder) / name for name in sorted(set(listed))]
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
         raise ValueError(f"no safetensors files in {folder}, as this server sees it")
