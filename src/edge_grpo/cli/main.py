@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Annotated, NoReturn, cast
 
 import typer
@@ -60,6 +61,7 @@ def main() -> None:
     follow_launcher()
     try:
         with quiet_ranks(), terminable():
+            _check_together(sys.argv[1:])
             code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
             sys.stdout.flush()
     except BrokenPipeError:  # `| head`: the reader has what it wanted
@@ -131,14 +133,19 @@ _TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-confi
 """The commands that several processes may run together."""
 
 
+def _check_together(words: Sequence[str]) -> None:
+    """Refuse a command that works in a single process where it is one of several."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command and command not in _TOGETHER and own_rank() is not None and os.environ["WORLD_SIZE"] != "1":
+        error = ConfigError(f"{command} works in a single process; start it without torchrun")
+        error.shared = True
+        raise error
+
+
 @app.callback()
 def _options(
-    context: typer.Context,
-    version: Annotated[  # noqa: ARG001 - its callback acts
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """RL post-training of language models that measures and fixes advantage collapse."""
-    command = context.invoked_subcommand
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and own_rank() is not None and command not in _TOGETHER:
-        raise ConfigError(f"{command} works in a single process; start it without torchrun")
