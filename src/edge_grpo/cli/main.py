@@ -97,7 +97,7 @@ def main() -> None:
 def _check_ranks(words: Sequence[str]) -> None:
     """Refuse to do in several processes what they would do over each other's files."""
     command = next((word for word in words if not word.startswith("-")), "")
-    if own_rank() is not None and os.environ["WORLD_SIZE"] != "1" and command not in _TOGETHER:
+    if command and command not in _TOGETHER and own_rank() is not None and os.environ["WORLD_SIZE"] != "1":
         raise ConfigError(f"{command} works in a single process; start it without torchrun")
 
 
