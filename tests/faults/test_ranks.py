@@ -185,7 +185,7 @@ def test_a_checkpoint_that_one_rank_cannot_read_back(
 def test_memory_that_runs_out_on_one_rank(command: Command, words: Words, pair: Pair, tmp_path: Path) -> None:
     """While sampling, all learn of it and the steps before are saved; in an update, the job ends."""
     run = tmp_path / "sampling"
-    answer = command(words(run), ranks=2, hits=[hit("sampling", 200, 1, memory=True)])
+    answer = command(words(run), ranks=2, hits=[hit("sampling", 140, 1, memory=True)])
     check_told(answer, "out of memory while sampling", "resume with: ", "--processes 2")
     assert list((run / "checkpoints").glob("step_00000[13]"))  # not one of those written anyway
     run = tmp_path / "update"

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from edge_grpo import __version__
 from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError, TrainingError
-from edge_grpo.base.interrupt import Terminated, terminable
+from edge_grpo.base.interrupt import Terminated, ignore_sigterm, terminable
 from edge_grpo.base.job import Meeting
 from edge_grpo.base.memory import is_out_of_memory
 from edge_grpo.base.quiet import silence_stdout
@@ -69,6 +69,7 @@ def main() -> None:
         silence_stdout()
         _leave(1)
     except RankLostError as error:
+        ignore_sigterm()
         if Meeting.of():  # the launcher knows which process ended
             sys.exit(LOST)
         _fail(error)
