@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from edge_grpo import __version__
 from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError, TrainingError
-from edge_grpo.base.interrupt import Terminated, terminable
+from edge_grpo.base.interrupt import Terminated, ignore_sigterm, terminable
 from edge_grpo.base.job import Meeting
 from edge_grpo.base.memory import is_out_of_memory
 from edge_grpo.base.quiet import silence_stdout
@@ -50,6 +50,9 @@ app.command()(lld)
 app.command()(uplift)
 app.command()(make_base)
 
+_TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-config")
+"""The commands that several processes may run together."""
+
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])  # click's; some versions of typer vendor click
 
 
@@ -61,13 +64,14 @@ def main() -> None:
     follow_launcher()
     try:
         with quiet_ranks(), terminable():
-            _check_together(sys.argv[1:])
+            _check_ranks(sys.argv[1:])
             code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
             sys.stdout.flush()
     except BrokenPipeError:  # `| head`: the reader has what it wanted
         silence_stdout()
         _leave(1)
     except RankLostError as error:
+        ignore_sigterm()
         if Meeting.of():  # the launcher knows which process ended
             sys.exit(LOST)
         _fail(error)
@@ -91,6 +95,13 @@ def main() -> None:
             sys.exit(1)
         raise
     _leave(code or 0)
+
+
+def _check_ranks(words: Sequence[str]) -> None:
+    """Refuse to do in several processes what they would do over each other's files."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command and command not in _TOGETHER and own_rank() is not None and os.environ["WORLD_SIZE"] != "1":
+        raise ConfigError(f"{command} works in a single process; start it without torchrun")
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -127,19 +138,6 @@ def _print_version(wanted: bool) -> bool:
         print(f"edge-grpo {__version__}")
         raise typer.Exit
     return wanted
-
-
-_TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-config")
-"""The commands that several processes may run together."""
-
-
-def _check_together(words: Sequence[str]) -> None:
-    """Refuse a command that works in a single process where it is one of several."""
-    command = next((word for word in words if not word.startswith("-")), "")
-    if command and command not in _TOGETHER and own_rank() is not None and os.environ["WORLD_SIZE"] != "1":
-        error = ConfigError(f"{command} works in a single process; start it without torchrun")
-        error.shared = True
-        raise error
 
 
 @app.callback()
