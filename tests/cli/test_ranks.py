@@ -34,9 +34,17 @@ RANKED = {
 }
 
 SCRIPT = """
-import json, sys, time
+import json, os, sys, time
 from edge_grpo.base.world import join_world
 from edge_grpo.cli.main import main
+
+written = set()
+
+def watch(event, args):
+    if event == "open" and isinstance(args[0], (str, os.PathLike)) and args[2] & (os.O_WRONLY | os.O_RDWR):
+        written.add(str(args[0]))
+
+sys.addaudithook(watch)
 
 for name, words in json.load(open("commands.json")).items():
     print(f"# {name}", flush=True)
@@ -50,6 +58,8 @@ began = time.monotonic()
 join_world().in_turn(lambda: time.sleep(0.05))
 print("# turns", flush=True)
 print(time.monotonic() - began, flush=True)
+print("# files")
+print(*sorted(written - {os.devnull}), flush=True)
 """
 
 
@@ -140,6 +150,12 @@ def test_only_rank_0_speaks(ranked: list[tuple[Mapping[str, str], Mapping[str, s
     assert "6 problems in common" in first_out["compare"]
     assert [other_out[name] for name in ("two", "half", "screen", "compare")] == ["exit 0\n"] * 4
     assert not any(other_err.values())
+
+
+def test_only_rank_0_writes(ranked: list[tuple[Mapping[str, str], Mapping[str, str]]]) -> None:
+    first, other = ((set(out["files"].split())) for out, _ in ranked)
+    assert {"two/answers.jsonl", "two/.lock"} <= first
+    assert other == set()
 
 
 @pytest.mark.parametrize(

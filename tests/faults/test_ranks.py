@@ -157,7 +157,6 @@ def test_a_second_signal_ends_all_at_once(
         pytest.param(0, "slices", 2, marks=pytest.mark.slow),
         pytest.param(0, "rollouts", 2, marks=pytest.mark.slow),
         pytest.param(0, "checkpoint", 1, marks=pytest.mark.slow),
-        pytest.param(1, "checksums", 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_one_line(
@@ -170,10 +169,23 @@ def test_a_full_disk_is_one_line(
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_one_rank_cannot_read_back(
+    command: Command, words: Words, pair: Pair, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    answer = command(words(run), ranks=2, hits=[hit("checksums", 1, 1, error=errno.EIO)])
+    check_told(
+        answer, "checkpoints/step_000002: could not be written (weights-00001-of-00002.safetensors cannot be read"
+    )
+    assert not list((run / "checkpoints").glob("step_*"))
+    check_resumes(command, words, run, pair)
+
+
+@pytest.mark.slow
 def test_memory_that_runs_out_on_one_rank(command: Command, words: Words, pair: Pair, tmp_path: Path) -> None:
     """While sampling, all learn of it and the steps before are saved; in an update, the job ends."""
     run = tmp_path / "sampling"
-    answer = command(words(run), ranks=2, hits=[hit("sampling", 200, 1, memory=True)])
+    answer = command(words(run), ranks=2, hits=[hit("sampling", 140, 1, memory=True)])
     check_told(answer, "out of memory while sampling", "resume with: ", "--processes 2")
     assert list((run / "checkpoints").glob("step_00000[13]"))  # not one of those written anyway
     run = tmp_path / "update"
@@ -197,7 +209,7 @@ def test_numbers_that_are_not_finite_on_one_rank(command: Command, words: Words,
 def test_a_grader_that_dies_on_one_rank_is_replaced(command: Command, words: Words, pair: Pair, tmp_path: Path) -> None:
     run = tmp_path / "run"
     answer = command(words(run), ranks=2, hits=[hit("grading", 3, 1, KILL, to="worker"), hit("grading", 10**6, 0)])
-    assert (answer["code"], answer["reached"]) == (0, ["grading"]), answer["out"]
+    assert (answer["code"], set(answer["reached"])) == (0, {"grading"}), answer["out"]  # the new one counts anew
     assert weights(run) == weights(pair[0])
 
 

@@ -1,6 +1,7 @@
 """What is tried when a model is loaded: head, padding, and equal scores with and without gradient."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.models.policy import Policy
-from edge_grpo.models.probe import portable_attention
+from edge_grpo.models.probe import on_cpu
 
 Hook = Callable[..., Any]
 
@@ -87,15 +88,18 @@ def test_recomputed_layers_give_the_same_scores_and_gradients() -> None:
     assert all(torch.equal(plain, again) for plain, again in zip(*found, strict=True))
 
 
-def test_attention_that_needs_a_gpu_is_replaced_for_the_duration() -> None:
+def test_attention_that_needs_a_gpu_is_replaced_for_the_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     def flash(*args: object, **kwargs: object) -> tuple[Tensor, None]:
         raise RuntimeError("FlashAttention only supports CUDA tensors")
 
     AttentionInterface.register("flash_stand_in", flash)
     model = tiny_model()
-    model.set_attn_implementation("flash_stand_in")
-    with portable_attention(model):
-        policy = Policy(model, tiny_tokenizer())
+    model.config._attn_implementation = "flash_stand_in"
+    monkeypatch.setattr(model, "set_attn_implementation", partial(setattr, model.config, "_attn_implementation"))
+    with on_cpu(model):
+        policy = Policy(model, tiny_tokenizer(), autocast=True)
+        with policy.precision():
+            assert not torch.is_autocast_cache_enabled(), "a copy of the weights would stay in memory"
     assert model.config._attn_implementation == "flash_stand_in"
     ids, attention, mask = padded_rows()
     with pytest.raises(RuntimeError, match="only supports CUDA"):

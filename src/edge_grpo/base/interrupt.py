@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Interruption", "StepDropped", "Terminated", "terminable"]
+__all__ = ["Interruption", "StepDropped", "Terminated", "ignore_sigterm", "terminable"]
 
 
 class Terminated(SystemExit):
@@ -41,6 +41,12 @@ def terminable() -> Iterator[None]:
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise Terminated(number)
+
+
+def ignore_sigterm() -> None:
+    """From now on, SIGTERM is ignored: this process is about to end by itself, and first says why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class StepDropped(BaseException):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import Store, TCPStore
 
 from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError, ShapeError
-from edge_grpo.base.interrupt import StepDropped, Terminated
+from edge_grpo.base.interrupt import StepDropped, Terminated, ignore_sigterm
 from edge_grpo.base.job import RERUN, Meeting
 from edge_grpo.base.ranks import own_rank
 from edge_grpo.base.text import counted
@@ -179,6 +179,8 @@ class World:
             return ""
         if isinstance(error, RuntimeError) and not _is_broken(error):
             return ""
+        if isinstance(error, RuntimeError):
+            ignore_sigterm()  # torchrun sends it to the ranks that are left
         for _ in range(1 if isinstance(error, Terminated) else _PATIENCE):
             if gone := self._gone():
                 return f"rank {', '.join(map(str, gone))} of {self.size} ended"

@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Annotated, NoReturn, cast
 
 import typer
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 
 from edge_grpo import __version__
 from edge_grpo.base.errors import ConfigError, EdgeGrpoError, RankLostError, TrainingError
-from edge_grpo.base.interrupt import Terminated, terminable
+from edge_grpo.base.interrupt import Terminated, ignore_sigterm, terminable
 from edge_grpo.base.job import Meeting
 from edge_grpo.base.memory import is_out_of_memory
 from edge_grpo.base.quiet import silence_stdout
@@ -49,6 +50,9 @@ app.command()(lld)
 app.command()(uplift)
 app.command()(make_base)
 
+_TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-config")
+"""The commands that several processes may run together."""
+
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])  # click's; some versions of typer vendor click
 
 
@@ -60,12 +64,14 @@ def main() -> None:
     follow_launcher()
     try:
         with quiet_ranks(), terminable():
+            _check_ranks(sys.argv[1:])
             code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
             sys.stdout.flush()
     except BrokenPipeError:  # `| head`: the reader has what it wanted
         silence_stdout()
         _leave(1)
     except RankLostError as error:
+        ignore_sigterm()
         if Meeting.of():  # the launcher knows which process ended
             sys.exit(LOST)
         _fail(error)
@@ -89,6 +95,13 @@ def main() -> None:
             sys.exit(1)
         raise
     _leave(code or 0)
+
+
+def _check_ranks(words: Sequence[str]) -> None:
+    """Refuse to do in several processes what they would do over each other's files."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command and command not in _TOGETHER and own_rank() is not None and os.environ["WORLD_SIZE"] != "1":
+        raise ConfigError(f"{command} works in a single process; start it without torchrun")
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -127,18 +140,10 @@ def _print_version(wanted: bool) -> bool:
     return wanted
 
 
-_TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-config")
-"""The commands that several processes may run together."""
-
-
 @app.callback()
 def _options(
-    context: typer.Context,
-    version: Annotated[  # noqa: ARG001 - its callback acts
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """RL post-training of language models that measures and fixes advantage collapse."""
-    command = context.invoked_subcommand
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and own_rank() is not None and command not in _TOGETHER:
-        raise ConfigError(f"{command} works in a single process; start it without torchrun")

@@ -28,7 +28,7 @@ from edge_grpo.config.sections import BUNDLED, DistributedSettings, ModelSetting
 from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
-from edge_grpo.models.probe import portable_attention
+from edge_grpo.models.probe import on_cpu
 from edge_grpo.models.replica import Replica
 from edge_grpo.models.scoring import causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
@@ -124,7 +124,7 @@ def load_policy(
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     save_dtype = declared_dtype(model) if model.save_dtype == "auto" else getattr(torch, model.save_dtype)
-    with portable_attention(causal(network)) if home.type == "cpu" else nullcontext():
+    with on_cpu(causal(network)) if home.type == "cpu" else nullcontext():
         policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast, save_dtype=save_dtype)
         if policy.has_adapters:
             with policy.precision():

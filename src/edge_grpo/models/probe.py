@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from edge_grpo.base.errors import EngineError
 from edge_grpo.models.scoring import STANDARD, Head, Scorer, causal, decoder
 
-__all__ = ["check", "portable", "portable_attention", "restored_rng"]
+__all__ = ["check", "on_cpu", "portable", "portable_attention", "restored_rng"]
 
 _TOKENS: Final = 8
 
@@ -64,6 +64,13 @@ def check(scorer: Scorer) -> None:
             "nats (dropout or noise of its own), so that no ratio would be right; set it to 0 in the "
             "model's config.json"
         )
+
+
+@contextmanager
+def on_cpu(network: PreTrainedModel) -> Iterator[None]:
+    """Try a model on the CPU before it moves to GPUs: without flash attention, and keeping no bf16 copy of weights."""
+    with portable_attention(network), torch.autocast("cpu", enabled=False, cache_enabled=False):
+        yield
 
 
 @contextmanager
