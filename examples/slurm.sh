@@ -28,7 +28,8 @@ fi
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8} # torchrun's own choice is 1, too few for distributed.cpu_offload
 
-srun --kill-on-bad-exit=0 torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node=8 --rdzv-backend=c10d \
+# Once one node's torchrun has ended, the others get three minutes: to save after a stop, and not to wait for a lost rank.
+srun --kill-on-bad-exit=0 --wait=180 torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node=8 --rdzv-backend=c10d \
     --rdzv-endpoint="$first:29500" --rdzv-id="$SLURM_JOB_ID" --shutdown-timeout=110 \
     -m edge_grpo train "${words[@]}" &
 step=$!

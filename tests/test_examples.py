@@ -84,4 +84,4 @@ def test_the_slurm_job_stops_before_its_limit_and_is_queued_again(
     pattern = (tmp_path / "pkill").read_text().strip().removeprefix("-TERM -f ")
     options = " ".join((tmp_path / "torchrun").read_text().splitlines())
     assert re.search(pattern + " ", f"/venv/bin/python /venv/bin/torchrun {options}")
-    assert not re.search(pattern + " ", f"srun --kill-on-bad-exit=0 torchrun {options}")
+    assert not re.search(pattern + " ", f"srun --kill-on-bad-exit=0 --wait=180 torchrun {options}")

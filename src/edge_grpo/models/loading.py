@@ -178,8 +178,15 @@ def load_shared_policy(
 
 
 def replica_of(policy: Policy, world: World, model: ModelSettings, *, seed: int = 0) -> Replica:
-    """What gives rank 0 all weights of a policy that was loaded with these settings."""
-    return Replica(policy, world, lambda: load_policy(replace(model, device="cpu"), seed=seed))
+    """What gives rank 0 all weights of a policy that was loaded with these settings; it rounds as the policy does."""
+    attention = "sdpa" if model.attention == "flash_attention_2" else model.attention  # which needs a GPU
+
+    def load() -> Policy:
+        copied = load_policy(replace(model, device="cpu", attention=attention), seed=seed)
+        copied.scorer.autocast = policy.autocast
+        return copied
+
+    return Replica(policy, world, load)
 
 
 def pick_device(model: ModelSettings) -> torch.device:
