@@ -83,6 +83,8 @@ class VllmEngine:
         self.version = self._again = 0
         self._label = self._folder = ""
         self._truncation_told = False
+        if settings.lora == "adapter" and not self.as_adapter:
+            say("rollout.engine.lora=adapter has no effect: the model has no adapter, and is handed over whole")
         self._background = Background()
         self._handover: Handover | None = None
         self._servers: list[_Server] = []
@@ -126,7 +128,7 @@ class VllmEngine:
         if self.as_adapter and self.policy.adapted.rank > facts.max_lora_rank:
             raise ServerError(
                 f"{client} takes adapters of rank {facts.max_lora_rank} at most, and model.lora.rank is "
-                f"{self.policy.adapted.rank}; start it with a larger --max-lora-rank"
+                f"{self.policy.adapted.rank}; start it with `edge-grpo serve MODEL --lora {self.policy.adapted.rank}`"
             )
 
     @property
