@@ -34,7 +34,7 @@ _TORCHRUN: Final = "TORCHELASTIC_RUN_ID"  # set by torchrun, whose processes are
 Processes = Annotated[
     int,
     typer.Option(
-        "--processes", min=0, metavar="N", help="Run in N processes of this machine, one per GPU; 0: in this one."
+        "--processes", min=0, metavar="N", help="Run in N processes of this machine, one per GPU; 0: this one."
     ),
 ]
 
