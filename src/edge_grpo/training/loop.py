@@ -14,7 +14,7 @@ from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Group
 from edge_grpo.base.text import counted
 from edge_grpo.base.world import World, join_world
-from edge_grpo.config.tree import Config, changes, config_hash, to_yaml
+from edge_grpo.config.tree import Config, config_hash, to_yaml
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine, ServerError
 from edge_grpo.runs.durable import saving
@@ -23,6 +23,7 @@ from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display, Silent
 from edge_grpo.trackers.open import open_trackers
 from edge_grpo.training.banner import banner, legend
+from edge_grpo.training.inputs import check_same
 from edge_grpo.training.journal import Journal, finished
 from edge_grpo.training.memory import NoMemoryLeftError
 from edge_grpo.training.notices import first_failure, notices
@@ -77,9 +78,7 @@ def train(
         raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
     world = join_world(config.distributed.timeout_s)
     tree = tree_of(config, method, engine)
-    with world.unbroken():
-        trees = world.gather(lambda: tree)
-        world.first(lambda: _check_same(trees))
+    check_same(tree, world)
 
     def create() -> RunFolder:
         return RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))
@@ -131,20 +130,6 @@ def resume(
     with _opened(world, locked) as folder:
         used = method or resumption.config.method
         return _run(resumption.config, used, folder, display or Silent(), engine, trackers, world, resumption)
-
-
-def _check_same(trees: Sequence[dict[str, Any]]) -> None:
-    """Reject ranks that were started with different settings: each would train on its own.
-
-    Raises:
-        ConfigError: names the settings.
-    """
-    for rank, tree in enumerate(trees):
-        if found := changes(trees[0], tree):
-            named = " and ".join(f"{name} ({first!r} and {own!r})" for name, (first, own) in found.items())
-            raise ConfigError(
-                f"ranks 0 and {rank} were started with different {named}; give all ranks the same settings"
-            )
 
 
 @contextmanager
