@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ from processes import until
 
 from edge_grpo.base.errors import DataError, EdgeGrpoError, RankLostError
 from edge_grpo.base.interrupt import Interruption, StepDropped
+from edge_grpo.base.ranks import RENDEZVOUS
 from edge_grpo.base.world import World
 
 Work = Callable[[World], Any]
@@ -186,3 +189,27 @@ def test_a_single_process_names_no_rank() -> None:
     with pytest.raises(RuntimeError, match="timed out"), World().unbroken(lambda: "resume it"):
         raise RuntimeError("timed out")
     assert not issubclass(RuntimeError, RankLostError)
+
+
+def test_a_rank_leaves_without_taking_the_interpreter_apart(tmp_path: Path) -> None:
+    """Exit functions run, what was printed arrives, and nothing is finalized: the last object would abort."""
+    program = """
+import atexit, os
+from edge_grpo.base.world import join_world, leave
+
+class Last:
+    def __del__(self):
+        os.abort()
+
+last = Last()
+atexit.register(print, "exit functions")
+leave(1)
+join_world()
+print("joined")
+leave(3)
+"""
+    job = {"RANK": "0", "WORLD_SIZE": "1", "OMP_NUM_THREADS": "1", RENDEZVOUS: str(tmp_path / "rendezvous")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | job, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (3, "joined\nexit functions\n"), done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from processes import gone, living, until
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.job import Meeting
 from edge_grpo.base.ranks import RENDEZVOUS
 from edge_grpo.cli.launch import LOST, follow_launcher, launch, launched
@@ -147,9 +148,25 @@ def test_handlers_are_restored_and_no_folder_is_left() -> None:
 
 def test_only_a_process_that_is_no_rank_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (launched(0), launched(2)) == (False, True)
+    monkeypatch.setenv("EDGE_GRPO_LAUNCHER", "1")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not launched(2)
+
+
+def test_processes_under_torchrun_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not launched(0)
+    with pytest.raises(ConfigError, match="torchrun has started the processes already"):
+        launched(2)
+
+
+def test_far_more_processes_than_cores_are_rejected() -> None:
+    with pytest.raises(
+        ConfigError, match=r"got 100000, and this machine has \d+ CPU cores?; wanted at most 8 per core"
+    ):
+        launched(100_000)
 
 
 @pytest.mark.parametrize("polite", [True, False])

@@ -90,6 +90,7 @@ def test_a_setting_of_other_methods_names_them() -> None:
         ("engine=vllm engine.urls=[a:1]", "engine.urls: got 'a:1', wanted an address such as http://127.0.0.1:8000"),
         ("engine=vllm engine.urls=[http://a:x]", "engine.urls: got 'http://a:x', wanted an address such as http://"),
         ("engine=vllm engine.urls=[http://u:p@a]", "an API key into the environment variable EDGE_GRPO_API_KEY"),
+        ("engine=vllm engine.urls=[http://a:1/v1/]", "wanted the server's address without /v1"),
         ("engine=vllm engine.urls=[http://a,http://a/]", "engine.urls: http://a is listed twice"),
         ("engine=vllm engine.urls=[http://a] engine.url=1", "(did you mean 'rollout.engine.urls'?)"),
         ("engine=vllm engine.urls=[http://a] engine.lora=x", "engine.lora: got 'x', wanted 'merged' or 'adapter'"),

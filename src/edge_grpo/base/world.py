@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from edge_grpo.base.job import RERUN, Meeting
 from edge_grpo.base.ranks import own_rank
 from edge_grpo.base.text import counted
 
-__all__ = ["World", "join_world", "reports"]
+__all__ = ["World", "join_world", "leave", "reports"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -293,6 +294,22 @@ def _part() -> None:
     if dist.is_initialized():
         with suppress(RuntimeError, ValueError):
             dist.destroy_process_group()
+
+
+def leave(code: int | str | None) -> None:
+    """End this process if it has joined others, without taking the interpreter apart: gloo's threads may abort then.
+
+    Exit functions run and streams are flushed, as in an ordinary exit.
+
+    Args:
+        code: as for `sys.exit`.
+    """
+    if not dist.is_initialized() or isinstance(code, str):
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def reports(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
+from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.job import RERUN, Meeting, next_command
 from edge_grpo.base.ranks import RENDEZVOUS, own_rank
 
@@ -24,11 +25,17 @@ __all__ = ["LOST", "RERUN", "Process", "Processes", "follow_launcher", "launch",
 LOST: Final = 75
 """Exit code of a process that ends only because another one did."""
 
+_PER_CORE: Final = 8
+"""More processes than this per CPU core are a typing error, which would fill the memory."""
+
 _LAUNCHER: Final = "EDGE_GRPO_LAUNCHER"  # the launcher's process number
 _TORCHRUN: Final = "TORCHELASTIC_RUN_ID"  # set by torchrun, whose processes are children of its own
 
 Processes = Annotated[
-    int, typer.Option("--processes", min=0, metavar="N", help="Run in N processes of this machine, one per GPU.")
+    int,
+    typer.Option(
+        "--processes", min=0, metavar="N", help="Run in N processes of this machine, one per GPU; 0: this one."
+    ),
 ]
 
 
@@ -56,8 +63,28 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> Process:
 
 
 def launched(processes: int) -> bool:
-    """Whether this command is to start processes; False in those processes themselves."""
-    return processes > 0 and own_rank() is None
+    """Whether this command is to start processes; False in those processes themselves.
+
+    Raises:
+        ConfigError: torchrun has started processes already, or this machine is too small for so many.
+    """
+    if not processes or _LAUNCHER in os.environ:
+        return False
+    if own_rank() is not None:
+        raise ConfigError(
+            "--processes: torchrun has started the processes already (RANK and WORLD_SIZE are set); use one of the two"
+        )
+    if processes > _PER_CORE * (cores := _cores()):
+        raise ConfigError(
+            f"--processes: got {processes}, and this machine has {cores} CPU core{'s' * (cores > 1)}; "
+            f"wanted at most {_PER_CORE} per core"
+        )
+    return True
+
+
+def _cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch(
@@ -99,9 +126,8 @@ def launch(
 def _environment(rank: int, size: int, place: Meeting) -> Mapping[str, str]:
     """What tells a process which one it is, where the others are, and how many threads it may use."""
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // size))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // size))),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

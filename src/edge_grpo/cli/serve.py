@@ -113,7 +113,7 @@ def _introduce(model: str, found: dict[str, Any], server: Any) -> None:
         _say(f"vLLM {server.installed.version} is untested; tested: {TESTED}")
     if not is_loopback(server.host):
         _say(f"other machines reach it with the key in {API_KEY}; the connection is not encrypted")
-    _say(f"to sample from it: rollout.engine.kind=vllm rollout.engine.urls=[{server.url}]")
+    _say(f"to sample from it: rollout.engine.kind=vllm 'rollout.engine.urls=[{server.url}]'")
 
 
 def _log_line(file: Path | None) -> str:

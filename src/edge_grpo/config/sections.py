@@ -125,6 +125,8 @@ def _check_address(url: str) -> None:
         sound = False
     if not sound or parts.query or parts.fragment:
         raise ValueError(f"urls: got {url!r}, wanted an address such as http://127.0.0.1:8000")
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError(f"urls: got {url!r}, wanted the server's address without /v1")
     if "@" in parts.netloc:
         raise ValueError(
             "urls: an address with a user name or password would be stored with the run; put an API key into the "

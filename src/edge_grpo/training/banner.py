@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from edge_grpo.base.text import counted
+from edge_grpo.config.sections import VllmEngineSettings
 from edge_grpo.config.tree import Config
 from edge_grpo.data.settings import named
 from edge_grpo.models.adapters import describe
@@ -24,6 +25,8 @@ def banner(session: Session, folder: Path) -> Iterator[str]:
     if session.world.size > 1:
         weights = "the weights divided among them" if session.policy.is_sharded else "each with all weights"
         yield f"processes: {session.world.size}, {weights}"
+    if isinstance(config.rollout.engine, VllmEngineSettings):
+        yield f"rollouts: vLLM on {', '.join(config.rollout.engine.urls)}"
     yield f"trained: {describe(session.policy.adapted)}"
     yield f"method: {session.method.kind}, {_budget(config)}"
     yield f"data: {_data(session)}"

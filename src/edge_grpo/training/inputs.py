@@ -1,18 +1,17 @@
 """What a run learns from besides its settings, as digests: recorded when it starts, compared when it resumes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from edge_grpo.base.digests import digest_each
-from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Prompt
 from edge_grpo.base.world import World
-from edge_grpo.config.tree import Config, changes
+from edge_grpo.config.tree import Config
 from edge_grpo.evaluation.store import code_digest
 from edge_grpo.models.loading import fingerprint
 from edge_grpo.training.source import Source
 
-__all__ = ["HELD_OUT", "agreed", "changed", "check_same", "digests"]
+__all__ = ["HELD_OUT", "agreed", "changed", "digests"]
 
 HELD_OUT = ("held_out", "held_out_prompts")
 """The digests that depend on which problems the ``eval`` section holds out."""
@@ -36,24 +35,6 @@ def digests(config: Config, source: Source, held_out: Sequence[Prompt]) -> dict[
         "model": fingerprint(config.model),
         "reward": code_digest(config.reward.function),
     }
-
-
-def check_same(tree: dict[str, Any], world: World) -> None:
-    """Reject ranks that were started with different settings: each would train on its own.
-
-    Raises:
-        ConfigError: names the settings.
-    """
-
-    def compare() -> None:
-        for rank, other in enumerate(trees):
-            if found := changes(tree, other):
-                named = " and ".join(f"{name} ({first!r} and {own!r})" for name, (first, own) in found.items())
-                raise ConfigError(f"ranks 0 and {rank} were started with different {named}; give all the same settings")
-
-    with world.unbroken():
-        trees = world.gather(lambda: tree)
-        world.first(compare)
 
 
 def agreed(find: Callable[[], dict[str, str]], config: Config, world: World) -> dict[str, str]:

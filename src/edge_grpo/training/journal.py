@@ -90,8 +90,8 @@ class Journal:
             )
         if state.num_ranks != self.world.size:
             self.display.say(
-                f"the checkpoint was written by {counted(state.num_ranks, 'process')}, and "
-                f"{self.world.size} resume it: results agree with an uninterrupted run up to rounding"
+                f"the checkpoint was written by {counted(state.num_ranks, 'process')} and is resumed by "
+                f"{self.world.size}: results agree with an uninterrupted run up to rounding"
             )
         kept = session.config.train
         self._prune(kept.keep_checkpoints, best=kept.keep_best)

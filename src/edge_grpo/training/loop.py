@@ -23,11 +23,10 @@ from edge_grpo.trackers.base import Tracker
 from edge_grpo.trackers.console import Display, Silent
 from edge_grpo.trackers.open import open_trackers
 from edge_grpo.training.banner import banner, legend
-from edge_grpo.training.inputs import check_same
 from edge_grpo.training.journal import Journal, finished
 from edge_grpo.training.memory import NoMemoryLeftError
 from edge_grpo.training.notices import first_failure, notices
-from edge_grpo.training.resumption import BOUNDS, Resumption, plan, start_of, tree_of
+from edge_grpo.training.resumption import BOUNDS, Resumption, agreed_tree, plan, start_of
 from edge_grpo.training.session import Session, open_session
 from edge_grpo.training.update import is_over
 
@@ -77,8 +76,8 @@ def train(
     if config.data.pairs and config.train.max_tokens:
         raise ConfigError("train.max_tokens: with data.pairs nothing is sampled; leave it 0 and set train.steps")
     world = join_world(config.distributed.timeout_s)
-    tree = tree_of(config, method, engine)
-    check_same(tree, world)
+    with world.unbroken():
+        tree = agreed_tree(config, method, engine, world)
 
     def create() -> RunFolder:
         return RunFolder.create(config.run.dir, tree, to_yaml(tree), config_hash(tree))

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from edge_grpo.base.errors import CheckpointError
+from edge_grpo.base.errors import CheckpointError, ConfigError
+from edge_grpo.base.world import World
 from edge_grpo.config.sections import TrainSettings
 from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree
 from edge_grpo.methods.base import Method
@@ -21,7 +22,7 @@ from edge_grpo.training import checkpoint, inputs
 from edge_grpo.training.schedule import learning_rate
 from edge_grpo.training.session import Session
 
-__all__ = ["BOUNDS", "MAY_CHANGE", "Resumption", "check_inputs", "plan", "start_of", "tree_of"]
+__all__ = ["BOUNDS", "MAY_CHANGE", "Resumption", "agreed_tree", "check_inputs", "plan", "start_of", "tree_of"]
 
 BOUNDS = ("train.steps", "train.max_tokens")
 """What ends a run."""
@@ -190,6 +191,26 @@ def tree_of(config: Config, method: Method | None, engine: Engine | None = None)
     if engine is not None:
         tree["rollout"]["engine"] = {"class": _class_of(engine)}
     return located(tree)
+
+
+def agreed_tree(config: Config, method: Method | None, engine: Engine | None, world: World) -> dict[str, Any]:
+    """The tree of the settings, which must be the same on all ranks: each would train on its own otherwise.
+
+    Raises:
+        ConfigError: names the settings that differ.
+    """
+    trees = world.gather(lambda: tree_of(config, method, engine))
+
+    def check() -> None:
+        for rank, tree in enumerate(trees):
+            if found := changes(trees[0], tree):
+                named = " and ".join(f"{name} ({first!r} and {own!r})" for name, (first, own) in found.items())
+                raise ConfigError(
+                    f"ranks 0 and {rank} were started with different {named}; give all ranks the same settings"
+                )
+
+    world.first(check)
+    return trees[world.rank]
 
 
 def _class_of(thing: object) -> str:

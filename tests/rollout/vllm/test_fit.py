@@ -25,7 +25,7 @@ from edge_grpo.rollout.vllm.engine import VllmEngine
             {"lora": False},
             r"takes no adapters; start it with `edge-grpo serve MODEL --lora RANK`, or set rollout.engine.lora",
         ),
-        ({"max_lora_rank": 2}, "takes adapters of rank 2 at most, and model.lora.rank is 4"),
+        ({"max_lora_rank": 2}, r"rank 2 at most, .* is 4; start it with `edge-grpo serve MODEL --lora 4`"),
     ],
 )
 def test_a_server_that_does_not_fit_is_told_before_anything_is_handed_over(
@@ -36,6 +36,12 @@ def test_a_server_that_does_not_fit_is_told_before_anything_is_handed_over(
     with pytest.raises(ServerError, match=message):
         make(adapted, lora="adapter")
     assert [path for path, _ in server[1].asked] == ["/edge_grpo"]
+
+
+def test_adapters_asked_for_without_one_are_told_in_a_line(make: Make, policy: Policy) -> None:
+    said: list[str] = []
+    make(lora="adapter", say=said.append)
+    assert said == ["rollout.engine.lora=adapter has no effect: the model has no adapter, and is handed over whole"]
 
 
 def test_a_server_with_an_api_key(make: Make, policy: Policy, server: tuple[str, State]) -> None:

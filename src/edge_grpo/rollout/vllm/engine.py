@@ -83,6 +83,8 @@ class VllmEngine:
         self.version = self._again = 0
         self._label = self._folder = ""
         self._truncation_told = False
+        if settings.lora == "adapter" and not self.as_adapter:
+            say("rollout.engine.lora=adapter has no effect: the model has no adapter, and is handed over whole")
         self._background = Background()
         self._handover: Handover | None = None
         self._servers: list[_Server] = []
