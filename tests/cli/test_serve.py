@@ -36,7 +36,7 @@ def test_it_says_what_is_served_and_how_a_run_uses_it(command: Command, seen: Se
     words = seen()["arguments"]
     port = words[words.index("--port") + 1]
     assert f"serving '{model}' in float32: 64 tokens per prompt and completion, 8 rows at once, adapters up to" in out
-    assert f"rollout.engine.kind=vllm rollout.engine.urls=[http://127.0.0.1:{port}]\n" in out
+    assert f"rollout.engine.kind=vllm 'rollout.engine.urls=[http://127.0.0.1:{port}]'\n" in out
     assert words[words.index("--model") + 1] == model
     assert words[-2:] == ["--seed", "5"]
     log = f"runs/serve/{port}.log"

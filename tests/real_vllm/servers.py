@@ -38,7 +38,7 @@ class Server:
         )
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if found := re.search(r"rollout\.engine\.kind=vllm rollout\.engine\.urls=\[\S+:(\d+)\]", line):
+            if found := re.search(r"rollout\.engine\.kind=vllm '?rollout\.engine\.urls=\[\S+:(\d+)\]", line):
                 self.port = int(found[1])
                 self.process.stdout.close()  # it says no more
                 return
