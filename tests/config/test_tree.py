@@ -93,6 +93,14 @@ def test_the_kind_of_engine_drops_the_other_kinds_settings(tmp_path: Path) -> No
     assert load_config(None, ["rollout.engine=vllm", words[1]]) == load_config(None, words)
 
 
+def test_a_server_must_be_able_to_evaluate_at_the_temperature() -> None:
+    words = ["rollout.engine.kind=vllm", "rollout.engine.urls=[http://b:2]"]
+    assert load_config(None, [*words, "eval.temperature=2"]).eval.temperature == 2
+    assert load_config(None, ["eval.temperature=3"]).eval.temperature == 3
+    with pytest.raises(ConfigError, match=r"^eval.temperature: got 3, wanted 0, or 0.01 to 2"):
+        load_config(None, [*words, "eval.temperature=3"])
+
+
 def test_a_part_of_a_section_keeps_the_methods_own_defaults_for_the_rest() -> None:
     method = load_config(None, ["method=dapo", "method.top_up.max_rounds=2"]).method
     assert method.top_up.max_rounds == 2

@@ -227,7 +227,7 @@ def test_evaluations_and_the_best_checkpoint_are_the_same(compare: Compare, tmp_
 
 
 def test_ranks_started_with_different_settings_are_one_line(pool: Callable[[int], Pool], tmp_path: Path) -> None:
-    message = r"ranks 0 and 1 were started with different train.seed \(0 and 1\); give all the same settings"
+    message = r"ranks 0 and 1 were started with different train.seed \(0 and 1\); give all ranks the same "
     with pytest.raises(RankError, match=message):
         pool(2).call(rank_jobs.trained_differently, [*BASE, f"run.dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()

@@ -59,6 +59,16 @@ class Config:
     run: RunSettings = Field(default_factory=RunSettings)
     distributed: DistributedSettings = Field(default_factory=DistributedSettings)
 
+    def __post_init__(self) -> None:
+        """Reject a temperature at which the rollout engine cannot evaluate.
+
+        Raises:
+            ConfigError: names it.
+        """
+        warm = self.eval.temperature
+        if self.rollout.engine.kind == "vllm" and warm and not 0.01 <= warm <= 2:
+            raise ConfigError(f"eval.temperature: got {warm:g}, wanted 0, or 0.01 to 2, which vLLM can sample at")
+
 
 T = TypeVar("T")
 _ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
