@@ -35,7 +35,7 @@ RANKED = {
 
 SCRIPT = """
 import json, os, sys, time
-from edge_grpo.base.world import join_world
+from edge_grpo.base.world import join_world, leave
 from edge_grpo.cli.main import main
 
 written = set()
@@ -60,6 +60,7 @@ print("# turns", flush=True)
 print(time.monotonic() - began, flush=True)
 print("# files")
 print(*sorted(written - {os.devnull}), flush=True)
+leave(0)
 """
 
 
