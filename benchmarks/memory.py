@@ -271,7 +271,10 @@ def main() -> None:
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
+        from edge_grpo.base.world import leave
+
         print(json.dumps(measure(options.worker)))
+        leave(0)
         return
     if options.table:
         sys.stdout.writelines(tables())
