@@ -201,6 +201,9 @@ def command(job: dict[str, Any], log_name: str) -> None:
         traceback.print_exc()
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     note(log_name, {"counts": moments.counts, "memory_mb": memory_mb, "rank": rank})
+    from edge_grpo.base.world import leave
+
+    leave(code)  # as a rank does
     sys.exit(code)  # with everything that a process does at its exit
 
 
