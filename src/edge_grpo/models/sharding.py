@@ -68,11 +68,15 @@ def begin(scorer: Scorer) -> None:
 
 @contextmanager
 def _one_line(scorer: Scorer) -> Iterator[None]:
-    """Say what to do about a model that FSDP does not support."""
+    """Say what to do about a model that FSDP does not support.
+
+    Raises:
+        EngineError: in place of FSDP's own errors. Running out of memory or losing a rank stays what it is.
+    """
     try:
         yield
-    except (ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "DTensor" not in str(error):  # out of memory, or a lost rank
+    except (ValueError, RuntimeError) as error:
+        if not (isinstance(error, ValueError | NotImplementedError) or "DTensor" in str(error)):
             raise
         raise EngineError(
             f"distributed.shard: {type(causal(scorer.model)).__name__} cannot be divided among ranks "

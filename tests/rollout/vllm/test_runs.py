@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rollout.vllm.server import State, serving
 from small_runs import SMALL, Crash, CrashAfter, rows
-from support import Command, save_tiny
+from support import Command
 
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.config.tree import Config, load_config
@@ -22,17 +22,6 @@ from edge_grpo.training.loop import resume, train
 
 QUICK = ("dapo", "edge_grpo", "mgrpo", "rpo", "share_grpo")  # top-up, reflections, revisions, pairs, variants
 QUIET = ["eval.every=0", "eval.at_start=false", "eval.at_end=false"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def running(model: Path) -> Iterator[tuple[str, State]]:
-    with serving(model) as server:
-        yield server
 
 
 @pytest.fixture
