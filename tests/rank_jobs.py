@@ -108,10 +108,11 @@ def head_matrix(name: str) -> Arrays:
     return arrays({"head": policy.head_weight(temperature=0.5), "hidden": policy.hidden_states(*padded_rows())})
 
 
-def indivisible() -> None:
-    """Divide a model that has a weight without a dimension."""
+def indivisible(why: str) -> None:
+    """Divide a model that FSDP refuses: a weight has no dimension (ValueError), or strides (NotImplementedError)."""
     policy = whole_policy("tied")
-    policy.model.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
+    weights = {"scalar": torch.tensor(1.0), "strided": torch.ones(4, 4).t()}
+    policy.model.register_parameter("scale", nn.Parameter(weights[why]))
     join_world().each(lambda: policy.shard(join_world(), device=torch.device("cpu")))
 
 

@@ -83,8 +83,9 @@ def test_weights_that_were_not_divided_are_an_error() -> None:
         check_divided(Scorer(nn.Linear(2, 2)))
 
 
-def test_a_model_that_cannot_be_divided_is_one_line(pool: Pools) -> None:
+@pytest.mark.parametrize("why", ["scalar", "strided"])
+def test_a_model_that_cannot_be_divided_is_one_line(pool: Pools, why: str) -> None:
     with pytest.raises(
         RankError, match=r"EngineError: distributed\.shard: .* cannot be divided .*; set distributed\.shard=none"
     ):
-        pool(2).call(rank_jobs.indivisible)
+        pool(2).call(rank_jobs.indivisible, why)
