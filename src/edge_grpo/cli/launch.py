@@ -16,6 +16,7 @@ from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
+from edge_grpo.base.cores import num_cores
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.job import RERUN, Meeting, next_command
 from edge_grpo.base.ranks import RENDEZVOUS, own_rank
@@ -74,17 +75,12 @@ def launched(processes: int) -> bool:
         raise ConfigError(
             "--processes: torchrun has started the processes already (RANK and WORLD_SIZE are set); use one of the two"
         )
-    if processes > _PER_CORE * (cores := _cores()):
+    if processes > _PER_CORE * (cores := num_cores()):
         raise ConfigError(
             f"--processes: got {processes}, and this machine has {cores} CPU core{'s' * (cores > 1)}; "
             f"wanted at most {_PER_CORE} per core"
         )
     return True
-
-
-def _cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch(
@@ -127,7 +123,7 @@ def _environment(rank: int, size: int, place: Meeting) -> Mapping[str, str]:
     """What tells a process which one it is, where the others are, and how many threads it may use."""
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
     return {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // size))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, num_cores() // size))),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -6,11 +6,15 @@ import tempfile
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edge_grpo.base.cores import num_cores
 from edge_grpo.base.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from edge_grpo.rollout.vllm.server import Server
 
 __all__ = ["serve"]
 
@@ -91,15 +95,14 @@ def serve(
         )
         file = None if verbose else Path(log or f"runs/serve/{port}.log")
         _say(f"starting vLLM {installed.version} on {'CPUs' if server.on_cpu else 'GPUs'}" + _log_line(file))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        environment = server.environment(os.environ, parent=os.getpid(), memory_gib=memory, cores=cores)
+        environment = server.environment(os.environ, parent=os.getpid(), memory_gib=memory, cores=num_cores())
         one = stack.enter_context(running(server.command(), environment, url=server.url, key=key, log=file))
         _introduce(model, one.wait_until_ready(), server)
         one.wait()
 
 
-def _introduce(model: str, found: dict[str, Any], server: Any) -> None:
+def _introduce(model: str, found: dict[str, Any], server: "Server") -> None:
     """Say what is served, and how a run uses it."""
     from edge_grpo.rollout.vllm.server import API_KEY, TESTED, is_loopback  # noqa: PLC0415
 

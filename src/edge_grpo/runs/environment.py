@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import edge_grpo
+from edge_grpo.base.cores import num_cores
 
 __all__ = ["environment", "git_state"]
 
@@ -73,7 +74,7 @@ def _hardware() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
     }
