@@ -256,3 +256,11 @@ def test_another_version_or_processor_is_said_to_change_rounding(config: Make) -
     display = Said()
     resume(folder, config("train.steps=2"), display=display)
     assert [line for line in display.said if line.startswith("torch was 1.0, now ") and "rounding" in line]
+
+
+def test_ranks_wait_as_long_as_the_run_says(config: Make, tmp_path: Path) -> None:
+    folder = train(config("distributed.timeout_s=7200", "train.steps=1")).folder
+    assert resumption.patience(folder, None) == 7200
+    assert resumption.patience(folder, config("distributed.timeout_s=60")) == 60
+    with pytest.raises(CheckpointError, match="holds no run"):
+        resumption.patience(tmp_path / "nowhere", None)

@@ -26,7 +26,7 @@ from edge_grpo.training.banner import banner, legend
 from edge_grpo.training.journal import Journal, finished
 from edge_grpo.training.memory import NoMemoryLeftError
 from edge_grpo.training.notices import first_failure, notices
-from edge_grpo.training.resumption import BOUNDS, Resumption, agreed_tree, plan, start_of
+from edge_grpo.training.resumption import BOUNDS, Resumption, agreed_tree, patience, plan, start_of
 from edge_grpo.training.session import Session, open_session
 from edge_grpo.training.update import is_over
 
@@ -116,7 +116,7 @@ def resume(
         CheckpointError: no run there, its configuration was edited, or another setting or an input was changed.
     """
     root = Path(path).expanduser()
-    world = join_world(config.distributed.timeout_s) if config else join_world()
+    world = join_world(patience(root, config))
 
     def locked() -> RunFolder:
         folder = RunFolder(root)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from edge_grpo.base.errors import CheckpointError, ConfigError
 from edge_grpo.base.world import World
-from edge_grpo.config.sections import TrainSettings
+from edge_grpo.config.sections import DistributedSettings, TrainSettings
 from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree
 from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine
@@ -22,7 +22,17 @@ from edge_grpo.training import checkpoint, inputs
 from edge_grpo.training.schedule import learning_rate
 from edge_grpo.training.session import Session
 
-__all__ = ["BOUNDS", "MAY_CHANGE", "Resumption", "agreed_tree", "check_inputs", "plan", "start_of", "tree_of"]
+__all__ = [
+    "BOUNDS",
+    "MAY_CHANGE",
+    "Resumption",
+    "agreed_tree",
+    "check_inputs",
+    "patience",
+    "plan",
+    "start_of",
+    "tree_of",
+]
 
 BOUNDS = ("train.steps", "train.max_tokens")
 """What ends a run."""
@@ -97,6 +107,21 @@ def _schedule_note(train: TrainSettings, step: int, rate: float, last_rate: floa
     ends = " or ".join([f"step {train.steps}", *([f"{train.max_tokens} tokens"] if train.max_tokens else [])])
     jump = f"{rate:.3g}" if last_rate is None else f"{rate:.3g}, after {last_rate:.3g} at step {step}"
     return f"the {train.schedule} schedule now ends at {ends}: the learning rate of step {step + 1} is {jump}"
+
+
+def patience(root: Path, config: Config | None) -> float:
+    """How long the ranks of a run that resumes wait for each other, in seconds: known before they meet.
+
+    Args:
+        root: the run's folder.
+        config: the settings to resume with; None = the run's own.
+    Raises:
+        CheckpointError: no run there.
+    """
+    if config:
+        return config.distributed.timeout_s
+    own = RunFolder.read_config(root)[0].get("distributed", {})
+    return float(own.get("timeout_s", DistributedSettings().timeout_s))
 
 
 def plan(
