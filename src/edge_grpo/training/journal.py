@@ -261,9 +261,14 @@ class Journal:
 
     def _save_logged(self, session: Session) -> None:
         """A checkpoint of the session, if its last step is whole and logged, and if it can be written."""
-        if session.step and any(row["step"] == session.step for row in self.folder.rows()):
+        if session.step and self._has(session.step):
             with suppress(EdgeGrpoError, RuntimeError, MemoryError):  # the last checkpoint then has to do
                 self.save(session)
+
+    @_by_first
+    def _has(self, step: int) -> bool:
+        """Whether a step is logged."""
+        return any(row["step"] == step for row in self.folder.rows())
 
     def _resume_with(self, session: Session) -> str:
         saved = max(checkpoint.steps(self.folder.checkpoints), default=0)
