@@ -1,47 +1,114 @@
-"""The same GRPO workload here and in TRL's GRPOTrainer: 8 prompts x 8 completions with the bundled model.
+"""The same GRPO steps here and in TRL's GRPOTrainer, in three cases.
 
-    make bench
+    make bench ARGS=trl_step
 
-Both sample up to 64 tokens at temperature 1, reward the right final answer, normalise within the group, and make one
-AdamW update over all 64 rows in float32 on a CPU. The learning rate is 1e-9, so that neither model changes and both
-sample from the same distribution throughout. Rounds alternate; the ratio is the median over rounds of completions per
-second here over completions per second in TRL. The last line is JSON with the key ``trl_step_ratio``.
+``toy``: the bundled model, 8 prompts x 8 completions of up to 64 tokens. ``long``: a model of the same shape whose
+answers have a median of 8 tokens, and one in twenty 64. ``135m``: a model of SmolLM2-135M's shape, 4 prompts of 50
+tokens x 8 completions of 64 tokens.
+
+Both sides sample at temperature 1, score the answers with the same function, normalise within the group and make one
+AdamW update over all rows. The learning rate is 1e-9, so that both sample from the same distribution throughout. This
+side runs with its defaults. TRL runs with each of its settings once (float32 or bf16, with and without continuous
+batching), and the fastest of them is compared; it always computes log-probs in chunks. Rounds alternate; a ratio is
+the median over rounds of TRL's seconds over ours. The last line is JSON.
 """
 
 import argparse
 import json
+import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from parity import reward
+from shapes import bundled, long_tailed, smollm2_135m
 
 from edge_grpo.config.tree import load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
 from edge_grpo.data.prompts import render_prompt
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.models.loading import load_tokenizer, resolve
+from edge_grpo.models.loading import load_tokenizer
 from edge_grpo.training.session import open_session
 
-PROMPTS, GROUP, BUDGET, RATE = 8, 8, 64, 1e-9
+RATE = 1e-9
 
 
-def ours(steps: int) -> Iterator[float]:
-    """Yield the seconds of ``steps`` steps of this project's loop, indefinitely."""
+@dataclass(frozen=True)
+class Case:
+    """A workload: the model, ``prompts`` x ``group`` completions of at most ``budget`` tokens, steps per round."""
+
+    key: str
+    model: Callable[[Path], str]
+    prompts: int
+    group: int
+    budget: int
+    steps: int
+    template: Literal["chat", "plain"] = "chat"
+    words: int = 0
+    """Length of random prompts of words, which are tokens; 0 = problems of the built-in task."""
+
+    def texts(self) -> list[str]:
+        """The prompts as text."""
+        if not self.words:
+            return [problem.prompt for problem in problems(ArithmeticSettings(), count=512)]
+        drawn = torch.randint(1, 49152, (64, self.words), generator=torch.Generator().manual_seed(0))
+        return [" ".join(map(str, row)) for row in drawn.tolist()]
+
+
+CASES = {
+    "toy": Case("trl_step_ratio", bundled, 8, 8, 64, steps=5),
+    "long": Case("trl_step_ratio_long", long_tailed, 8, 8, 64, steps=5),
+    "135m": Case("trl_step_ratio_135m", smollm2_135m, 4, 8, 64, steps=1, template="plain", words=50),
+}
+
+
+@dataclass(frozen=True)
+class TrlSettings:
+    """How TRL computes: the dtype of its weights, autocast, and who batches its sampling."""
+
+    name: str
+    dtype: str
+    bf16: bool
+    continuous: bool = False
+    further: dict[str, Any] = field(default_factory=dict)
+
+
+TRL = (
+    TrlSettings("float32", "float32", bf16=False),
+    TrlSettings("float32, continuous batching", "float32", bf16=False, continuous=True),
+    TrlSettings("float32 under bf16 autocast", "float32", bf16=True),
+    TrlSettings("bf16", "bfloat16", bf16=True),
+    TrlSettings("bf16, continuous batching", "bfloat16", bf16=True, continuous=True),
+)
+
+
+def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
+    """Yield the seconds of ``case.steps`` steps of this project's loop, indefinitely."""
+    rows = scratch / "prompts.jsonl"
+    rows.write_text("".join(json.dumps({"problem": text, "answer": "0"}) + "\n" for text in case.texts()))
     config = load_config(
         None,
         [
             "method=grpo",
-            f"rollout.prompts_per_step={PROMPTS}",
-            f"rollout.group_size={GROUP}",
-            f"rollout.max_new_tokens={BUDGET}",
+            f"model.path={model}",
+            f"data.path={rows}",
+            f"data.template={case.template}",
+            f"reward.function={Path(__file__).with_name('parity.py')}:reward",
+            "reward.function_style=trl",
+            f"rollout.prompts_per_step={case.prompts}",
+            f"rollout.group_size={case.group}",
+            f"rollout.max_new_tokens={case.budget}",
             f"train.learning_rate={RATE}",
             "train.schedule=constant",
-            "train.micro_batch_rows=64",
             "eval.every=0",
+            "eval.at_start=false",
             "eval.at_end=false",
             "run.rollouts=false",
             "run.tensorboard=false",
@@ -50,24 +117,19 @@ def ours(steps: int) -> Iterator[float]:
     with open_session(config) as session:
         while True:
             began = time.perf_counter()
-            for _ in range(steps):
+            for _ in range(case.steps):
                 collected = session.collect()
                 session.learn(collected, session.prepare(collected))
+            spent = {name: round(s, 3) for name, s in session.watch.take("sample", "grade", "score", "update").items()}
+            print(f"  {spent}", flush=True)
             yield time.perf_counter() - began
 
 
-def theirs(folder: Path, steps: int) -> Iterator[float]:
-    """Yield the seconds of ``steps`` steps of TRL's loop, indefinitely, excluding its setup."""
+def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iterator[float]:
+    """Yield the seconds of ``case.steps`` steps of TRL's loop, indefinitely, excluding its setup."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
-
-    tokenizer = load_tokenizer("bundled")
-    listed = problems(ArithmeticSettings(), count=512)
-    rows = [{"prompt": render_prompt(tokenizer, p.prompt, DataSettings()), "answer": p.answer} for p in listed]
-
-    def right(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        return [2.0 * text.endswith(f"\\boxed{{{a}}}") for text, a in zip(completions, answer, strict=True)]
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         """Sums the time between the start and end of each step."""
@@ -81,67 +143,96 @@ def theirs(folder: Path, steps: int) -> Iterator[float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.seconds += time.perf_counter() - self.began
 
-    clock = Clock()
+    clock, rows, tokenizer = Clock(), case.prompts * case.group, load_tokenizer(model)
+    prompts = [render_prompt(tokenizer, text, DataSettings(template=case.template)) for text in case.texts()]
     trainer = GRPOTrainer(
-        model=resolve("bundled"),
-        reward_funcs=right,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
+        model=model,
+        reward_funcs=reward,
+        train_dataset=Dataset.from_list([{"prompt": text} for text in prompts]),
         callbacks=[clock],
         args=GRPOConfig(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=PROMPTS * GROUP,
+            output_dir=str(scratch / "trl"),
+            max_steps=case.steps,
+            per_device_train_batch_size=rows,
             gradient_accumulation_steps=1,
-            num_generations=GROUP,
-            max_completion_length=BUDGET,
+            num_generations=case.group,
+            max_completion_length=case.budget,
             temperature=1.0,
             learning_rate=RATE,
             lr_scheduler_type="constant",
             beta=0.0,
             loss_type="grpo",
             use_cpu=True,
-            bf16=False,
+            bf16=settings.bf16,
             gradient_checkpointing=False,
-            model_init_kwargs={"dtype": "float32"},
+            use_transformers_continuous_batching=settings.continuous,
+            model_init_kwargs={"dtype": settings.dtype},
             logging_steps=1000,
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
+            **settings.further,
         ),
     )
     while True:
         clock.seconds = 0.0
-        trainer.train()
+        with redirect_stdout(None):
+            trainer.train()
         yield clock.seconds
 
 
-def main() -> None:
-    """Run the rounds and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one warm-up round")
-    parser.add_argument("--steps", type=int, default=5, help="steps per round and side")
-    arguments = parser.parse_args()
-    completions = PROMPTS * GROUP * arguments.steps
-    speeds: dict[str, list[float]] = {"edge-grpo": [], "trl": []}
-    with tempfile.TemporaryDirectory() as scratch:
-        sides = {
-            "edge-grpo": ours(arguments.steps),
-            "trl": theirs(Path(scratch) / "trl", arguments.steps),
-        }
-        (Path(scratch) / "ours").mkdir()
-        for number in range(arguments.rounds + 1):
-            for name, side in sides.items():
-                speed = completions / next(side)
-                if number:
-                    speeds[name].append(speed)
-                    print(f"round {number}  {name:10s} {speed:7.1f} completions/s", flush=True)
-    ratios = [a / b for a, b in zip(speeds["edge-grpo"], speeds["trl"], strict=True)]
-    for name, values in speeds.items():
-        print(f"{name}: median {statistics.median(values):.1f} completions/s ({min(values):.1f} - {max(values):.1f})")
+def fastest(case: Case, model: str, scratch: Path) -> TrlSettings:
+    """TRL's settings with the fewest seconds in one round, after a round to warm up."""
+    found: dict[float, TrlSettings] = {}
+    for settings in TRL:
+        try:
+            with closing(theirs(case, model, scratch, settings)) as side:  # type: ignore[type-var]
+                next(side)
+                seconds = next(side)
+        except Exception as error:  # noqa: BLE001 - whatever does not run here cannot be the fastest
+            print(f"TRL, {settings.name}: does not run here ({str(error)[:200]})", flush=True)
+            continue
+        found[seconds] = settings
+        print(f"TRL, {settings.name}: {seconds / case.steps:.3f} s per step", flush=True)
+    return found[min(found)]
+
+
+def compare(case: Case, rounds: int, scratch: Path) -> float:
+    """Alternate the two sides; print each round and return the median ratio."""
+    model = case.model(scratch / "model")
+    settings = fastest(case, model, scratch)
+    sides = {"edge-grpo": ours(case, model, scratch), "trl": theirs(case, model, scratch, settings)}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            spent = next(side) / case.steps
+            if number:
+                seconds[name].append(spent)
+                print(f"round {number}  {name:10s} {spent:8.3f} s per step", flush=True)
+    ratios = [b / a for a, b in zip(seconds["edge-grpo"], seconds["trl"], strict=True)]
+    for name, own in seconds.items():
+        print(f"{name}: median {statistics.median(own):.3f} s per step ({min(own):.3f} - {max(own):.3f})")
     ratio = statistics.median(ratios)
-    print(f"ratio: median {ratio:.2f} ({min(ratios):.2f} - {max(ratios):.2f}), {torch.get_num_threads()} threads")
-    print(json.dumps({"trl_step_ratio": round(ratio, 3)}))
+    print(
+        f"{case.key}: median {ratio:.2f} ({min(ratios):.2f} - {max(ratios):.2f}), TRL's fastest setting: "
+        f"{settings.name}, {torch.get_num_threads()} threads"
+    )
+    return ratio
+
+
+def main() -> None:
+    """Run the cases and print the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="which cases; all by default")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one warm-up round")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    results = {}
+    for name in arguments.cases or CASES:
+        with tempfile.TemporaryDirectory() as scratch:
+            results[CASES[name].key] = round(compare(CASES[name], arguments.rounds, Path(scratch)), 3)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":
