@@ -12,8 +12,9 @@ from edge_grpo.base.errors import EngineError, TrainingError
 from edge_grpo.base.records import Rollout, Segment
 from edge_grpo.base.rng import derive_seed
 from edge_grpo.models.policy import Policy
+from edge_grpo.rollout.draw import draw
 from edge_grpo.rollout.engine import Continuation, Request, Sampling
-from edge_grpo.rollout.hf import DecodeEngine, draw
+from edge_grpo.rollout.hf import DecodeEngine
 
 STOPS = (3, 7, 20)
 

@@ -30,7 +30,7 @@ from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.probe import on_cpu
 from edge_grpo.models.replica import Replica
-from edge_grpo.models.scoring import causal
+from edge_grpo.models.scoring import Scorer, causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
 
 __all__ = [
@@ -183,7 +183,7 @@ def replica_of(policy: Policy, world: World, model: ModelSettings, *, seed: int 
 
     def load() -> Policy:
         copied = load_policy(replace(model, device="cpu", attention=attention), seed=seed)
-        copied.scorer.autocast = policy.autocast
+        copied.scorer = Scorer(copied.model, autocast=policy.autocast)
         return copied
 
     return Replica(policy, world, load)

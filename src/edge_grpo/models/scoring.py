@@ -3,16 +3,22 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.functional.logits import logprobs_and_entropy
+from edge_grpo.models.compute import Compute
+from edge_grpo.models.dense import Dense
+from edge_grpo.models.kernels import head_scores
+from edge_grpo.models.packing import Packing
 
 __all__ = ["SCALES", "Head", "Scorer", "TokenScores", "causal", "decoder"]
 
@@ -84,13 +90,18 @@ class Head:
             logits = logits * self.scale
         return torch.tanh(logits / self.cap) * self.cap if self.cap else logits
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether logits are hidden states times a matrix and a number."""
+        return not (self.cap or getattr(self.embed, "bias", None) is not None or hasattr(self.embed, "lora_A"))
+
     def matrix(self, *, temperature: float) -> Float[Tensor, "vocabulary dim"]:
         """The matrix that maps hidden states to logits divided by the temperature; at least float32, detached.
 
         Raises:
             EngineError: the head is not a plain matrix.
         """
-        if self.cap or getattr(self.embed, "bias", None) is not None or hasattr(self.embed, "lora_A"):
+        if not self.is_plain:
             raise EngineError(
                 "this model's head has a soft cap, a bias or adapters, which scores computed from hidden states cannot "
                 "reproduce; choose a method that does not use them (not nthr)"
@@ -105,12 +116,13 @@ class Scorer(nn.Module):
 
     .. math:: \log\pi_j = \log\operatorname{softmax}(z_{j-1} / T)_{x_j}, \qquad H_j = -\sum_v p_v \log p_v
 
-    The head is applied only to the hidden states before masked tokens, a few thousand at a time, and (unless one piece
-    holds them all) recomputed in the backward pass, so that memory does not grow with tokens x vocabulary.
+    The head is applied only to the hidden states before masked tokens, a few thousand at a time, and recomputed in the
+    backward pass, so that memory does not grow with tokens x vocabulary. Families that :class:`Dense` knows are
+    computed without padding, and rows with the same prompt share it.
 
     Args:
         model: the model, possibly wrapped in peft adapters.
-        autocast: whether forward passes run under bf16 autocast.
+        autocast: whether passes compute in bf16 although the weights are float32.
         logits_at_once: how many logits may exist at a time; bounds memory and changes nothing else.
     """
 
@@ -120,6 +132,17 @@ class Scorer(nn.Module):
         self.autocast = autocast
         self.logits_at_once = logits_at_once
         self.place: torch.device | None = None  # of the passes, where that is not where the weights are
+
+    @cached_property
+    def cast(self) -> Compute:
+        """Gives weights in the dtype in which passes compute."""
+        return Compute(torch.bfloat16 if self.autocast else causal(self.model).dtype)
+
+    @cached_property
+    def dense(self) -> Dense | None:
+        """The model's layers without padding, if its family is known."""
+        network = causal(self.model)
+        return Dense(network, self.cast) if Dense.supports(network) else None
 
     @property
     def device(self) -> torch.device:
@@ -149,28 +172,58 @@ class Scorer(nn.Module):
         Returns:
             nats, float32 (float64 for a float64 model); 0 where the mask is False.
         """
-        network = causal(self.model)
-        with self.precision():
-            hidden, (rows, columns) = _hidden_before(network, input_ids, attention, mask)
-            if temperature is None:
-                return hidden
-            head, targets = Head.of(network), input_ids[rows, columns]
-            chunk = max(1, self.logits_at_once // network.get_output_embeddings().weight.shape[0])
-
-            def piece(part: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-                return logprobs_and_entropy(head(part), ids, temperature=temperature)
-
-            recompute = torch.is_grad_enabled() and len(targets) > chunk
-            pieces = [
-                checkpoint(piece, part, ids, use_reentrant=False) if recompute else piece(part, ids)
-                for part, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True)
-            ]
-        logprobs, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
+        rows, columns = mask.nonzero(as_tuple=True)
+        hidden = self._before(input_ids, attention, mask)
+        if temperature is None:
+            return hidden
+        logprobs, entropy = self._scores(hidden, input_ids[rows, columns], temperature)
         empty = logprobs.new_zeros(mask.shape)
         return TokenScores(
             empty.index_put((rows, columns), logprobs),
             empty.index_put((rows, columns), entropy),
         )
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether passes compute no padding, and each prompt once."""
+        if isinstance(self, FSDPModule) or self.dense is None:  # FSDP hooks into the model's own layers
+            return False
+        return str(causal(self.model).config._attn_implementation) == "sdpa"
+
+    def _before(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
+        """Hidden states at the position before each masked token, row by row."""
+        if self.dense is not None and self.is_packed:
+            packing = Packing.of(input_ids, mask)
+            return self.dense.hidden(packing)[packing.source] if packing.bins else self._padded(input_ids, mask, mask)
+        return self._padded(input_ids, attention, mask)
+
+    def _padded(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
+        """The same by the model's own code, padding included."""
+        rows, columns = mask.nonzero(as_tuple=True)
+        with self.precision():
+            return _hidden(causal(self.model), input_ids, attention)[rows, columns - 1]
+
+    def _scores(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies of tokens, from the hidden states before them."""
+        network = causal(self.model)
+        head, vocabulary = Head.of(network), network.get_output_embeddings().weight.shape[0]
+        chunk = max(1, self.logits_at_once // vocabulary)
+        if head.is_plain:
+            weight = self.cast(head.embed.weight)  # type: ignore[arg-type]
+            hidden = hidden.to(weight.dtype)
+            return head_scores(hidden, weight, targets, temperature=temperature / head.scale, at_once=chunk)
+
+        def piece(part: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+            return logprobs_and_entropy(head(part), ids, temperature=temperature)
+
+        recompute = torch.is_grad_enabled() and len(targets) > chunk
+        with self.precision():
+            pieces = [
+                checkpoint(piece, part, ids, use_reentrant=False) if recompute else piece(part, ids)
+                for part, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+            ]
+        logprobs, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
+        return logprobs, entropy
 
     @torch.no_grad()
     def hidden_states(
@@ -213,11 +266,3 @@ def _hidden(network: PreTrainedModel, input_ids: Tensor, attention: Tensor) -> T
     output = decoder(network)(input_ids=input_ids, attention_mask=attention.long(), use_cache=False)
     hidden: Tensor = output.last_hidden_state
     return hidden
-
-
-def _hidden_before(
-    network: PreTrainedModel, input_ids: Tensor, attention: Tensor, mask: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Hidden states at the position before each masked token, and the tokens' rows and columns."""
-    rows, columns = mask.nonzero(as_tuple=True)
-    return _hidden(network, input_ids, attention)[rows, columns - 1], (rows, columns)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from edge_grpo.base.errors import EngineError
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.scoring import causal
+from edge_grpo.rollout.slots import Slots
 
 __all__ = ["CACHED", "Cached", "Context", "Decoding", "Recomputed", "pick"]
 
@@ -31,6 +32,10 @@ class Context(Protocol):
 
     def extend(self, tokens: Int[Tensor, " rows"]) -> None:
         """Append one token to each row."""
+        ...
+
+    def admit(self, prompts: Prompts) -> None:
+        """Append rows; called only where :attr:`Decoding.refilled`."""
         ...
 
 
@@ -85,6 +90,10 @@ class Cached:
         self._run(tokens[:, None], self._position)
         self._position = self._position + 1
 
+    def admit(self, prompts: Prompts) -> None:
+        """Never called: all rows begin together."""
+        raise NotImplementedError
+
 
 class Recomputed:
     """Runs the whole rows again for every token, padded on the right as in scoring: slow, and always right.
@@ -118,23 +127,37 @@ class Recomputed:
         self._ids = self._ids[:, : int(self._lengths.max())]
         self._run()
 
+    def admit(self, prompts: Prompts) -> None:
+        """Never called: all rows begin together."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a model is decoded: with its cache or without, and whether prompts of different lengths share a batch."""
+    """How a model is decoded.
+
+    ``cached``: with its cache; ``padded``: prompts of different lengths share a batch; ``refilled``: rows that wait
+    take the places of those that ended.
+    """
 
     cached: bool = True
     padded: bool = True
+    refilled: bool = False
     note: str = ""
 
     def start(self, policy: Policy, prompts: Prompts, pad_id: int) -> Context:
-        """The prompts, ready to be extended."""
-        return (
-            Cached(policy, prompts, pad_id, padded=self.padded) if self.cached else Recomputed(policy, prompts, pad_id)
-        )
+        """The prompts, ready to be extended; one that occurs twice is computed once."""
+        if self.refilled:
+            return Slots(policy, prompts)
+        different = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        some = list(different)
+        context = Cached(policy, some, pad_id, padded=self.padded) if self.cached else Recomputed(policy, some, pad_id)
+        context.select(torch.tensor([different[prompt] for prompt in prompts], device=policy.device))
+        return context
 
 
 CACHED: Final = Decoding()
+SLOTS: Final = Decoding(refilled=True)
 
 _OTHERS: Final = (
     Decoding(
@@ -153,7 +176,7 @@ _OTHERS: Final = (
 def pick(policy: Policy, pad_id: int) -> Decoding:
     """The fastest way of decoding that gives, on a few tokens, the logits of full passes over unpadded rows."""
     exact = not policy.autocast and policy.model.dtype in (torch.float32, torch.float64)
-    for way in (CACHED, *_OTHERS[:-1]):
+    for way in (*([SLOTS] if policy.scorer.dense else []), CACHED, *_OTHERS[:-1]):
         if _is_right(way, policy, pad_id, relative=1e-3 if exact else 5e-2):
             return way
     return _OTHERS[-1]

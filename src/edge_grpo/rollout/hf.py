@@ -1,25 +1,28 @@
 """The in-process engine: a decode loop over any Hugging Face causal language model."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_grpo.base.errors import EngineError, TrainingError
 from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.base.rng import uniforms
 from edge_grpo.models.policy import Policy
-from edge_grpo.rollout.cache import pick
+from edge_grpo.rollout.cache import Context, pick
+from edge_grpo.rollout.draw import draw
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, start_of
 from edge_grpo.rollout.stop_strings import StopStrings
 
-__all__ = ["DecodeEngine", "draw"]
+__all__ = ["DecodeEngine"]
 
 _UNIFORMS_AT_ONCE = 64
+_REFILLS = 4  # places are taken over once a quarter of them is free, so that prompts are prefilled together
 
 
 @dataclass(frozen=True)
@@ -31,24 +34,93 @@ class _Row:
     budget: int
 
 
-@dataclass
-class _Drawn:
-    """What decoding records: per-token values, each row's length, and whether it ended with a stop token or string."""
+_Decoded = tuple[Span, bool, bool]
+"""What was sampled, whether it ended with a stop token or string, and whether with a string."""
 
-    tokens: Int[Tensor, "rows steps"]
-    logprobs: Float[Tensor, "rows steps"]
-    entropies: Float[Tensor, "rows steps"]
-    lengths: Int[Tensor, " rows"]
-    stopped: Bool[Tensor, " rows"]
-    by_text: Bool[Tensor, " rows"]
+
+class _Slots:
+    """What is drawn for the rows that are being decoded, each in a slot of its own until it ends.
+
+    ``number``, ``slot``, ``step`` and ``budget`` describe the living rows, in the order of the context's.
+
+    Args:
+        rows: all that are decoded sooner or later.
+        size: how many slots there are.
+        device: where the policy is.
+    """
+
+    def __init__(self, rows: Sequence[_Row], size: int, device: torch.device) -> None:
+        self._rows, self._device = rows, device
+        most = max(row.budget for row in rows)
+        self._tokens = torch.zeros((size, most), dtype=torch.long, device=device)
+        self._logprobs, self._entropies = (torch.zeros((size, most), device=device) for _ in range(2))
+        self._free = list(range(size))
+        self._begun, self._time = list[int](), 0
+        self._noise = torch.zeros((0, _UNIFORMS_AT_ONCE), dtype=torch.float64, device=device)
+        self.number: list[int] = []
+        self.slot, self.step, self.budget = (torch.zeros(0, dtype=torch.long, device=device) for _ in range(3))
+
+    @property
+    def num_free(self) -> int:
+        """How many rows could be admitted."""
+        return len(self._free)
+
+    def admit(self, numbers: Sequence[int]) -> None:
+        """Give rows a slot each."""
+        taken, self._free = self._free[: len(numbers)], self._free[len(numbers) :]
+        self.number += numbers
+        self._begun += [self._time] * len(numbers)
+        budgets = [self._rows[number].budget for number in numbers]
+        new = torch.tensor([taken, [0] * len(numbers), budgets], device=self._device)
+        columns = zip((self.slot, self.step, self.budget), new, strict=True)
+        self.slot, self.step, self.budget = (torch.cat(pair) for pair in columns)
+        self._noise = torch.cat([self._noise, self._noise.new_zeros((len(numbers), _UNIFORMS_AT_ONCE))])
+
+    def noise(self) -> Float[Tensor, " living"]:
+        """The next uniform number of each living row's own stream."""
+        age = [self._time - begun for begun in self._begun]
+        if due := [place for place, steps in enumerate(age) if steps % _UNIFORMS_AT_ONCE == 0]:
+            streams = [uniforms(self._rows[self.number[i]].seed, age[i], _UNIFORMS_AT_ONCE) for i in due]
+            self._noise[torch.tensor(due, device=self._device)] = torch.from_numpy(np.stack(streams)).to(self._noise)
+        return self._noise.gather(-1, (self.step % _UNIFORMS_AT_ONCE)[:, None]).squeeze(-1)
+
+    def put(self, tokens: Tensor, logprobs: Tensor, entropies: Tensor) -> None:
+        """Record a token of each living row."""
+        for column, values in ((self._tokens, tokens), (self._logprobs, logprobs), (self._entropies, entropies)):
+            column[self.slot, self.step] = values
+        self.step = self.step + 1
+        self._time += 1
+
+    def tails(self, living: Sequence[int], length: int) -> list[list[int]]:
+        """The last tokens of some living rows."""
+        ends = zip(self.slot[living].tolist(), self.step[living].tolist(), strict=True)
+        return [self._tokens[slot, max(0, end - length) : end].tolist() for slot, end in ends]
+
+    def release(self, ended: Bool[Tensor, " living"], segment: Segment) -> Iterator[tuple[int, Span]]:
+        """Yield the numbers and spans of the rows that have ended, and free their slots."""
+        gone = ended.nonzero().squeeze(-1)
+        ends = zip(gone.tolist(), self.slot[gone].tolist(), self.step[gone].tolist(), strict=True)
+        for place, slot, end in ends:
+            columns = (self._tokens, self._logprobs, self._entropies)
+            tokens, logprobs, entropies = (tuple(column[slot, :end].tolist()) for column in columns)
+            self._free.append(slot)
+            yield self.number[place], Span(tokens, segment, logprobs, entropies)
+        self._free.sort()
+        going = (~ended).nonzero().squeeze(-1)
+        kept = going.tolist()
+        self.number, self._begun = [self.number[i] for i in kept], [self._begun[i] for i in kept]
+        self.slot, self.step, self.budget, self._noise = (
+            column[going] for column in (self.slot, self.step, self.budget, self._noise)
+        )
 
 
 class DecodeEngine:
     """Samples with the policy's own weights in this process.
 
-    Each prompt is prefilled once for all its completions; rows leave the batch when they finish; each row's draws come
-    from its own stream of uniform numbers, so they do not depend on the batch (the logits do, by about 1e-7).
-    ``decoding`` says how the model's family is decoded; it is found out by trying on a few tokens.
+    Each prompt is prefilled once for all its completions; rows leave the batch when they finish, and others that wait
+    take their places; each row's draws come from its own stream of uniform numbers, so they do not depend on the batch
+    (the logits do, by about 1e-7). ``decoding`` says how the model's family is decoded; it is found out by trying on a
+    few tokens.
 
     Args:
         policy: the policy; its weights are shared, not copied.
@@ -133,62 +205,50 @@ class DecodeEngine:
 
     def _decode(
         self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling, segment: Segment
-    ) -> list[tuple[Span, bool, bool]]:
-        """Decode all rows, batched by prompt length; for each, its span, whether it stopped, and whether by text."""
+    ) -> list[_Decoded]:
+        """Decode all rows; for each, its span, whether it stopped, and whether by text."""
+        if not all(prompts[row.prompt] for row in rows):
+            raise EngineError("an empty prompt cannot be continued; give the template at least one token")
         order = sorted(range(len(rows)), key=lambda i: (len(prompts[rows[i].prompt]), i))
-        results: dict[int, tuple[Span, bool, bool]] = {}
+        results: dict[int, _Decoded] = {}
         for chosen in self._batches(order, [len(prompts[row.prompt]) for row in rows]):
-            with self.policy.precision():
-                drawn = self._decode_batch(prompts, [rows[i] for i in chosen], sampling)
-            columns = (drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.entropies.tolist())
-            endings = (drawn.lengths.tolist(), drawn.stopped.tolist(), drawn.by_text.tolist())
-            for place, (i, length, stopped, by_text) in enumerate(zip(chosen, *endings, strict=True)):
-                tokens, logprobs, entropies = (tuple(column[place][:length]) for column in columns)
-                results[i] = (Span(tokens, segment, logprobs, entropies), stopped, by_text)
+            with self.policy.precision(), torch.inference_mode():
+                for place, decoded in self._decode_batch(prompts, [rows[i] for i in chosen], sampling, segment):
+                    results[chosen[place]] = decoded
         return [results[i] for i in range(len(rows))]
 
     def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Rows that are decoded together: at most ``max_rows``, of one length where padding would be seen."""
+        """Rows that share a batch: all, where places are taken over; of one length where padding would be seen."""
         same = (lambda _: 0) if self.decoding.padded else lengths.__getitem__
+        size = len(order) if self.decoding.refilled else self.max_rows
         for _, group in groupby(order, key=same):
             rows = list(group)
-            for start in range(0, len(rows), self.max_rows):
-                yield rows[start : start + self.max_rows]
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size]
 
-    @torch.inference_mode()
-    def _decode_batch(self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling) -> _Drawn:
-        device = self.policy.device
-        used = sorted({row.prompt for row in rows})
-        if not all(prompts[i] for i in used):
-            raise EngineError("an empty prompt cannot be continued; give the template at least one token")
-        context = self.decoding.start(self.policy, [prompts[i] for i in used], self.pad_id)
-        column = {prompt: place for place, prompt in enumerate(used)}
-        place = torch.tensor([column[row.prompt] for row in rows], device=device)
-        context.select(place)
-
-        num_rows, most = len(rows), max(row.budget for row in rows)
-        drawn = _Drawn(
-            torch.full((num_rows, most), self.pad_id, device=device),
-            torch.zeros((num_rows, most), device=device),
-            torch.zeros((num_rows, most), device=device),
-            torch.zeros(num_rows, dtype=torch.long, device=device),
-            torch.zeros(num_rows, dtype=torch.bool, device=device),
-            torch.zeros(num_rows, dtype=torch.bool, device=device),
-        )
-        budget = torch.tensor([row.budget for row in rows], device=device)
+    def _decode_batch(
+        self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling, segment: Segment
+    ) -> Iterator[tuple[int, _Decoded]]:
+        """Decode rows, ``max_rows`` at a time; yields each one's number when it has ended."""
+        device, waiting = self.policy.device, deque(range(len(rows)))
+        slots = _Slots(rows, min(self.max_rows, len(rows)), device)
         stop = torch.tensor(self.stop_ids, device=device)
         may_complete = torch.tensor(self.stop_strings.candidates, dtype=torch.long, device=device)
-        alive = torch.arange(num_rows, device=device)
-        for step in range(most):
-            if step % _UNIFORMS_AT_ONCE == 0:
-                streams = [uniforms(rows[i].seed, step, _UNIFORMS_AT_ONCE) for i in alive.tolist()]
-                noise = torch.from_numpy(np.stack(streams)).to(device)
-            token, logprob, entropy = draw(context.logits, noise[:, step % _UNIFORMS_AT_ONCE], sampling)
-            drawn.tokens[alive, step] = token
-            drawn.logprobs[alive, step] = logprob
-            drawn.entropies[alive, step] = entropy
-            stopped = torch.isin(token, stop)
-            ended = stopped | (budget[alive] == step + 1)
+        context: Context | None = None
+        while waiting or slots.number:
+            if waiting and slots.num_free >= min(len(waiting), -(-self.max_rows // _REFILLS)):
+                new = [waiting.popleft() for _ in range(min(slots.num_free, len(waiting)))]
+                ids = [prompts[rows[number].prompt] for number in new]
+                if context is None:
+                    context = self.decoding.start(self.policy, ids, self.pad_id)
+                else:
+                    context.admit(ids)
+                slots.admit(new)
+            assert context is not None
+            token, logprob, entropy = draw(context.logits, slots.noise(), sampling)
+            slots.put(token, logprob, entropy)
+            stopped = (token[:, None] == stop).any(-1)
+            ended = stopped | (slots.step == slots.budget)
             to_read = torch.isin(token, may_complete) & ~stopped
             any_ended, any_to_read, sound = torch.stack([ended.any(), to_read.any(), logprob.isfinite().all()]).tolist()
             if not sound:
@@ -196,66 +256,18 @@ class DecodeEngine:
                     "the model's log-probs are not finite (NaN or inf). If they were finite at the start, begin a new "
                     "run with a lower train.learning_rate; the last checkpoint is untouched"
                 )
+            by_text = torch.zeros_like(stopped)
             if any_to_read:
-                tails = drawn.tokens[alive[to_read], max(0, step + 1 - self.stop_strings.window) : step + 1]
-                by_text = to_read.clone()
-                by_text[to_read] = torch.tensor(self.stop_strings.completed(tails.tolist()), device=device)
-                drawn.by_text[alive] = by_text
-                stopped, ended = stopped | by_text, ended | by_text
-                any_ended = bool(ended.any())
+                tails = slots.tails(to_read.nonzero().squeeze(-1).tolist(), self.stop_strings.window)
+                by_text[to_read] = torch.tensor(self.stop_strings.completed(tails), device=device)
+                any_ended = any_ended or bool(by_text.any())
             if any_ended:
-                drawn.lengths[alive[ended]] = step + 1
-                drawn.stopped[alive[stopped]] = True
+                ended |= by_text
+                how = zip((stopped | by_text)[ended].tolist(), by_text[ended].tolist(), strict=True)
+                for (number, span), ending in zip(list(slots.release(ended, segment)), how, strict=True):
+                    yield number, (span, *ending)
                 going = (~ended).nonzero().squeeze(-1)
-                if going.numel() == 0:
-                    break
-                alive, token, noise = alive[going], token[going], noise[going]
+                token = token[going]
                 context.select(going)
-            context.extend(token)
-        return drawn
-
-
-def draw(
-    logits: Float[Tensor, "rows vocabulary"], noise: Float[Tensor, " rows"], sampling: Sampling
-) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    r"""Draw one token per row by inverting the cumulative distribution at a given uniform number.
-
-    .. math:: \text{token} = \min \{ v : \textstyle\sum_{w \le v} q_w > u \sum_w q_w \}
-
-    where q is the softmax of logits / temperature, zero outside top-k and top-p.
-
-    Args:
-        logits: raw, at the last position.
-        noise: uniform in [0, 1), one per row; unused at temperature 0, which takes the most likely token.
-        sampling: temperature, top-p and top-k.
-    Returns:
-        token ids; their log-probability and the distribution's entropy in nats, both of softmax(logits / temperature)
-        before top-p and top-k (as ``policy.score`` computes them); at temperature 0 those of softmax(logits).
-    """
-    scaled = logits.float() / (sampling.temperature or 1.0)
-    logprobs = torch.log_softmax(scaled, dim=-1)
-    probs = logprobs.exp()
-    entropy = -(probs * logprobs.nan_to_num(neginf=0.0)).sum(-1)
-    if sampling.temperature == 0:
-        token = logprobs.argmax(-1)
-    else:
-        cumulative = _truncate(probs, sampling).cumsum(-1, dtype=torch.float64)
-        threshold = noise[:, None] * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-        # A product rounded up to the total mass would land past the last token with nonzero mass.
-        last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).squeeze(-1)
-        token = torch.minimum(token, last).clamp(max=probs.shape[-1] - 1)  # NaN would land past the vocabulary
-    return token, logprobs.gather(-1, token[:, None]).squeeze(-1), entropy
-
-
-def _truncate(probs: Float[Tensor, "rows vocabulary"], sampling: Sampling) -> Float[Tensor, "rows vocabulary"]:
-    """Zero outside the ``top_k`` most likely tokens and outside the smallest set of mass ``top_p``."""
-    top_k = min(sampling.top_k, probs.shape[-1])
-    if top_k == 0 and sampling.top_p >= 1:
-        return probs
-    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
-    keep = (ranked.cumsum(-1) - ranked) < sampling.top_p
-    if top_k:
-        keep[:, top_k:] = False
-    keep[:, 0] = True
-    return torch.zeros_like(probs).scatter(-1, order, ranked * keep)
+            if slots.number:
+                context.extend(token)

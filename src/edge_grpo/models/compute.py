@@ -1,0 +1,55 @@
+"""Weights in the dtype that passes compute in: half-precision copies of float32 master weights."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["Compute"]
+
+
+class Compute:
+    """Gives a weight in a dtype: itself, or a copy that is refreshed when the weight has changed.
+
+    A copy's gradient is added to the weight's own in the weight's dtype and then dropped, so that gradients are summed
+    over micro-batches in float32. Small updates are lost in rounding if bf16 weights are trained themselves.
+
+    Args:
+        dtype: that of the passes; None = every weight as it is.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        self.dtype = dtype
+        self._copies: dict[int, tuple[Tensor, tuple[int, int]]] = {}  # by id of a weight, which the model keeps alive
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The weight, or its copy as of now."""
+        if self.dtype is None or weight.dtype == self.dtype:
+            return weight
+        state = (weight._version, weight.data_ptr())
+        copy, known = self._copies.get(id(weight), (None, None))
+        if copy is not None and known == state:
+            return copy
+        with torch.inference_mode(False), torch.no_grad():
+            if copy is None or copy.requires_grad != weight.requires_grad or copy.device != weight.device:
+                copy = weight.detach().to(self.dtype).requires_grad_(weight.requires_grad)
+                if weight.requires_grad:
+                    copy.register_post_accumulate_grad_hook(_Returned(weight))
+            else:
+                copy.copy_(weight)
+        self._copies[id(weight)] = (copy, state)
+        return copy
+
+
+class _Returned:
+    """Adds a copy's gradient to that of its weight."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def __call__(self, copy: Tensor) -> None:
+        if copy.grad is None:
+            return
+        if self.weight.grad is None:
+            self.weight.grad = copy.grad.to(self.weight.dtype)
+        else:
+            self.weight.grad.add_(copy.grad)
+        copy.grad = None

@@ -1,0 +1,205 @@
+"""Llama's architecture computed without padding and with each prompt once: Llama, Mistral, Qwen2 and Qwen3."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from edge_grpo.models.kernels import pad, rms_norm, rotate, unpad
+from edge_grpo.models.packing import Bin, Packing
+
+__all__ = ["Attend", "Dense", "Heads"]
+
+_FAMILIES: Final = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_ROTATIONS: Final = ("default", "linear", "llama3", "yarn")  # others change with the length of the longest row
+
+
+class Heads(NamedTuple):
+    """Queries, keys and values of a layer, rotated to the tokens' positions."""
+
+    queries: Float[Tensor, "tokens heads dim"]
+    keys: Float[Tensor, "tokens kv_heads dim"]
+    values: Float[Tensor, "tokens kv_heads dim"]
+
+
+Attend = Callable[[int, Heads], Float[Tensor, "tokens heads dim"]]
+"""What the tokens of layer number ... attend to: the queries' weighted sums of values."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The layers of a model, run over tokens in one line; who attends to what is the caller's to say.
+
+    The weights are read from the model's own modules, in the dtype in which passes compute.
+
+    Args:
+        network: the model.
+        cast: gives a weight in the dtype of the passes, with its gradient flowing back.
+    """
+
+    network: PreTrainedModel
+    cast: Callable[[Tensor], Tensor]
+
+    @staticmethod
+    def supports(network: PreTrainedModel) -> bool:
+        """Whether a model is of this architecture, in all that its configuration and modules say."""
+        config = network.config
+        windows = {kind for kind in getattr(config, "layer_types", None) or () if kind != "full_attention"}
+        if (
+            type(network).__name__ not in _FAMILIES
+            or not type(network).__module__.startswith("transformers.models.")
+            or config.hidden_act != "silu"
+            or (config.rope_parameters or {}).get("rope_type") not in _ROTATIONS
+            or windows
+            or (getattr(config, "sliding_window", None) and not getattr(config, "layer_types", None))
+        ):
+            return False
+        if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
+            return False  # they would never be called
+        body: Any = network.model
+        return type(body.embed_tokens) is nn.Embedding and all(
+            _is_linear(module)
+            for layer in body.layers
+            for module in (*layer.self_attn.children(), *layer.mlp.children())
+            if hasattr(module, "in_features")
+        )
+
+    def hidden(self, packing: Packing) -> Float[Tensor, "tokens dim"]:
+        """Hidden states of all packed tokens, as the head reads them."""
+        return self.run(packing.ids, packing.position, self.attention(packing))
+
+    def attention(self, packing: Packing) -> Attend:
+        """What packed tokens attend to: those of their own row before them."""
+        sizes = [each.num_tokens for each in packing.bins]
+        masks = [_mask(each, self.dtype, packing.ids.device) for each in packing.bins]
+
+        def attend(_: int, heads: Heads) -> Tensor:
+            split = zip(*(column.split(sizes) for column in heads), strict=True)
+            parts = zip(packing.bins, masks, split, strict=True)
+            return torch.cat([out for own, mask, part in parts for out in _attend(own, mask, Heads(*part), self.scale)])
+
+        return attend
+
+    def run(
+        self, ids: Int[Tensor, " tokens"], position: Int[Tensor, " tokens"], attend: Attend
+    ) -> Float[Tensor, "tokens dim"]:
+        """All layers and the last norm."""
+        body: Any = self.network.model
+        x = F.embedding(ids, self.cast(body.embed_tokens.weight), body.embed_tokens.padding_idx)
+        turn = self._angles(x, position)
+        for number, layer in enumerate(body.layers):
+            if layer.training and layer.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(self._layer, layer, number, x, turn, attend, use_reentrant=False)
+            else:
+                x = self._layer(layer, number, x, turn, attend)
+        return self._norm(body.norm, x)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which passes compute."""
+        return self.cast(self.network.model.norm.weight).dtype
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers attend."""
+        return len(self.network.model.layers)
+
+    @property
+    def kv_shape(self) -> tuple[int, int]:
+        """Heads of keys and values, and their dimension."""
+        first = self.network.model.layers[0].self_attn
+        return self.network.config.num_key_value_heads, first.head_dim
+
+    @property
+    def scale(self) -> float:
+        """What the products of queries and keys are multiplied by."""
+        scale: float = self.network.model.layers[0].self_attn.scaling
+        return scale
+
+    def _angles(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of each token's angles."""
+        cos, sin = self.network.model.rotary_emb(x, position[None])
+        half = cos.shape[-1] // 2
+        return cos[0, :, None, :half], sin[0, :, None, :half]
+
+    def _layer(
+        self, layer: Any, number: int, x: Tensor, turn: tuple[Tensor, Tensor], attend: Attend
+    ) -> Float[Tensor, "tokens dim"]:
+        block, mlp = layer.self_attn, layer.mlp
+        read = self._norm(layer.input_layernorm, x)
+        queries, keys, values = (
+            self._linear(module, read).unflatten(-1, (-1, block.head_dim))
+            for module in (block.q_proj, block.k_proj, block.v_proj)
+        )
+        if hasattr(block, "q_norm"):
+            queries, keys = self._norm(block.q_norm, queries), self._norm(block.k_norm, keys)
+        heads = Heads(rotate(queries, *turn), rotate(keys, *turn), values)
+        x = x + self._linear(block.o_proj, attend(number, heads).flatten(-2))
+        read = self._norm(layer.post_attention_layernorm, x)
+        gated = F.silu(self._linear(mlp.gate_proj, read)) * self._linear(mlp.up_proj, read)
+        return x + self._linear(mlp.down_proj, gated)
+
+    def _norm(self, module: Any, x: Tensor) -> Tensor:
+        return rms_norm(x, self.cast(module.weight), module.variance_epsilon)
+
+    def _linear(self, module: Any, x: Tensor) -> Tensor:
+        """A projection, with its adapters where it has some and they are on."""
+        base = getattr(module, "base_layer", module)
+        out = F.linear(x, self.cast(base.weight), None if base.bias is None else self.cast(base.bias))
+        if base is module or module.disable_adapters:
+            return out
+        for name in module.active_adapters:
+            down, up = (self.cast(each[name].weight) for each in (module.lora_A, module.lora_B))
+            out = out + F.linear(F.linear(x, down), up) * module.scaling[name]
+        return out
+
+
+def _attend(own: Bin, mask: Tensor, heads: Heads, scale: float) -> Iterator[Tensor]:
+    """Attention within a bin: that of its prompts, then that of its answers to their prompts and to themselves."""
+    first = own.num_prompts * own.prompt
+    split = [column.split([first, own.num_tokens - first]) for column in heads]
+    queries, keys, values = (_rows(column, own.prompt) for column, _ in split)
+    out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+    yield out.transpose(1, 2).flatten(0, 1)
+    if own.num_tokens == first:
+        return
+    answers = [column for _, column in split]
+    if own.slots is not None and own.back is not None:
+        answers = [pad(column, own.slots, own.back) for column in answers]
+    queries, *later = (_rows(column, own.answer) for column in answers)
+    keys, values = (
+        torch.cat([before.index_select(0, own.prompt_of), after], dim=2)
+        for before, after in zip((keys, values), later, strict=True)
+    )
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
+    out = out.transpose(1, 2).flatten(0, 1)
+    yield out if own.back is None else unpad(out, own.back)
+
+
+def _rows(column: Float[Tensor, "tokens heads dim"], length: int) -> Float[Tensor, "rows heads length dim"]:
+    """Tokens by row, as attention takes them."""
+    rows: Tensor = column.unflatten(0, (-1, length)).transpose(1, 2)
+    return rows
+
+
+def _mask(own: Bin, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "answer keys"]:
+    """What an answer's tokens attend to: all of the prompt, and themselves up to the token itself; 0 or -inf."""
+    hidden = torch.ones((own.answer, own.answer), dtype=torch.bool, device=device).triu(1)
+    later = torch.zeros((own.answer, own.answer), dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
+    return torch.cat([later.new_zeros((own.answer, own.prompt)), later], dim=1)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a plain projection, or one with plain adapters."""
+    if type(module) is nn.Linear:
+        return True
+    if type(module).__module__ != "peft.tuners.lora.layer" or type(module).__name__ != "Linear":
+        return False
+    adapters: Any = module
+    return not adapters.lora_variant and not any(adapters.lora_bias.values())
