@@ -29,6 +29,7 @@ from transformers import GenerationMixin
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import Scored, Signal
 from edge_grpo.methods.edge_grpo import EdgeGrpo
+from edge_grpo.models.dense import Dense
 from edge_grpo.models.scoring import Scorer, TokenScores
 
 __all__ = ["POINTS", "Lines", "Moments", "Watched"]
@@ -169,7 +170,7 @@ class Moments:
 
     def _after_forward(self, module: torch.nn.Module, args: object, scores: object) -> None:
         if _samples(module) and self._breaks("sampling"):
-            scores.logits.fill_(float("nan"))  # type: ignore[attr-defined]
+            getattr(scores, "logits", scores).fill_(float("nan"))
         if isinstance(module, Scorer) and isinstance(scores, TokenScores):
             if scores.logprobs.requires_grad:
                 scores.logprobs.register_hook(self._backward)
@@ -278,7 +279,7 @@ class Moments:
 
 
 def _samples(module: torch.nn.Module) -> bool:
-    return isinstance(module, GenerationMixin) and torch.is_inference_mode_enabled()
+    return isinstance(module, Dense | GenerationMixin) and torch.is_inference_mode_enabled()
 
 
 def _halve(path: Path) -> None:

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim import AdamW
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from transformers import GenerationMixin, Qwen2Model
 
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.config.tree import Config, load_config
 from edge_grpo.methods.edge_grpo import EdgeGrpo
+from edge_grpo.models.dense import Dense
+from edge_grpo.models.scoring import Scorer
 from edge_grpo.training.checkpoint import latest, verify
 from edge_grpo.training.loop import resume, train
 
@@ -63,12 +64,12 @@ def broken_model(when: Path, breaks: Callable[[nn.Module, Any], None]) -> Iterat
 
 
 def sampling(module: nn.Module) -> bool:
-    return isinstance(module, GenerationMixin) and torch.is_inference_mode_enabled()
+    return isinstance(module, Dense) and torch.is_inference_mode_enabled()
 
 
 def scoring(module: nn.Module) -> bool:
     silent = not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-    return isinstance(module, Qwen2Model) and silent
+    return isinstance(module, Scorer) and silent
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
@@ -83,7 +84,7 @@ def test_non_finite_scores_end_the_run_before_the_update(
     def breaks(module: nn.Module, output: Any) -> None:
         frozen = not next(module.parameters(), torch.empty(0)).requires_grad
         if scoring(module) and frozen == (what == "reference"):
-            output.last_hidden_state = output.last_hidden_state + value
+            output.logprobs.add_(value)
 
     with (
         broken_model(run / "checkpoints/step_000002", breaks),
@@ -159,7 +160,7 @@ def test_non_finite_logits_end_the_run_and_the_last_checkpoint_resumes(
 
     def breaks(module: nn.Module, output: Any) -> None:
         if sampling(module):
-            output.logits = output.logits.index_fill(-1, torch.tensor(7), value)
+            output.index_fill_(-1, torch.tensor(7), value)
 
     with (
         broken_model(run / "checkpoints/step_000002", breaks),
@@ -178,7 +179,7 @@ def test_a_masked_vocabulary_is_not_an_error(config: Callable[..., Config]) -> N
     def breaks(module: nn.Module, output: Any) -> None:
         if sampling(module):
             masked.append(7)
-            output.logits = output.logits.index_fill(-1, torch.tensor(7), -INF)
+            output.index_fill_(-1, torch.tensor(7), -INF)
 
     with broken_model(Path(wanted.run.dir) / "metrics.jsonl", breaks):
         assert train(wanted).steps == 3

@@ -137,7 +137,7 @@ VARIANTS = {
     "not sharded disco": ("method=disco", "method.beta=10", "distributed.shard=none"),
     "not sharded lora": ("method=grpo", "distributed.shard=none", *REFERENCE, *LORA),
     "not clipped": ("method=grpo", "train.max_grad_norm=1000"),
-    "stop strings": ("method=grpo", 'rollout.stop=["5", "7"]', "rollout.max_new_tokens=30"),
+    "stop strings": ("method=grpo", 'rollout.stop=["5", "7"]', "rollout.max_new_tokens=30", "train.seed=1"),
     "dead groups": ("method=grpo", SOME),
     "groups dropped": ("method=dapo", "method.top_up.fill=false", SOME),
 }

@@ -20,6 +20,10 @@ class Compute:
         self.dtype = dtype
         self._copies: dict[int, tuple[Tensor, tuple[int, int]]] = {}  # by id of a weight, which the model keeps alive
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Compute":
+        """A copied model makes copies of its own."""
+        return Compute(self.dtype)
+
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight, or its copy as of now."""
         if self.dtype is None or weight.dtype == self.dtype:

@@ -1,7 +1,7 @@
 """Llama's architecture computed without padding and with each prompt once: Llama, Mistral, Qwen2 and Qwen3."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from edge_grpo.models.head import Head
 from edge_grpo.models.kernels import pad, rms_norm, rotate, unpad
 from edge_grpo.models.packing import Bin, Packing
 
@@ -32,19 +33,27 @@ Attend = Callable[[int, Heads], Float[Tensor, "tokens heads dim"]]
 """What the tokens of layer number ... attend to: the queries' weighted sums of values."""
 
 
-@dataclass(frozen=True)
-class Dense:
+class Dense(nn.Module):
     """The layers of a model, run over tokens in one line; who attends to what is the caller's to say.
 
-    The weights are read from the model's own modules, in the dtype in which passes compute.
+    The weights are read from the model's own modules, in the dtype in which passes compute; it has none of its own.
 
     Args:
         network: the model.
         cast: gives a weight in the dtype of the passes, with its gradient flowing back.
     """
 
-    network: PreTrainedModel
-    cast: Callable[[Tensor], Tensor]
+    def __init__(self, network: PreTrainedModel, cast: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.cast = cast
+        self._network = (network,)  # in a tuple, because the weights must not be listed twice
+        for layer in network.model.layers:
+            layer.packed = partial(self._layer, layer)
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The model."""
+        return self._network[0]
 
     @staticmethod
     def supports(network: PreTrainedModel) -> bool:
@@ -70,6 +79,23 @@ class Dense:
             if hasattr(module, "in_features")
         )
 
+    def forward(
+        self,
+        ids: Int[Tensor, " tokens"],
+        position: Int[Tensor, " tokens"],
+        attend: Attend,
+        source: Int[Tensor, " chosen"] | slice = slice(None),
+    ) -> Float[Tensor, "chosen vocabulary"]:
+        """Raw logits of what follows some tokens.
+
+        Args:
+            ids: the tokens.
+            position: each one's place in its row.
+            attend: what they attend to.
+            source: the tokens whose successors are asked for; by default, all.
+        """
+        return Head.of(self.network).logits(self.run(ids, position, attend)[source], self.cast)
+
     def hidden(self, packing: Packing) -> Float[Tensor, "tokens dim"]:
         """Hidden states of all packed tokens, as the head reads them."""
         return self.run(packing.ids, packing.position, self.attention(packing))
@@ -94,10 +120,7 @@ class Dense:
         x = F.embedding(ids, self.cast(body.embed_tokens.weight), body.embed_tokens.padding_idx)
         turn = self._angles(x, position)
         for number, layer in enumerate(body.layers):
-            if layer.training and layer.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self._layer, layer, number, x, turn, attend, use_reentrant=False)
-            else:
-                x = self._layer(layer, number, x, turn, attend)
+            x = layer.packed(x, number, turn, attend)  # a method that FSDP gathers the layer's weights for
         return self._norm(body.norm, x)
 
     @property
@@ -129,7 +152,16 @@ class Dense:
         return cos[0, :, None, :half], sin[0, :, None, :half]
 
     def _layer(
-        self, layer: Any, number: int, x: Tensor, turn: tuple[Tensor, Tensor], attend: Attend
+        self, layer: Any, x: Tensor, number: int, turn: tuple[Tensor, Tensor], attend: Attend
+    ) -> Float[Tensor, "tokens dim"]:
+        """A layer; its activations are computed again in the backward pass if the model asks for that."""
+        if layer.training and layer.gradient_checkpointing and torch.is_grad_enabled():
+            recomputed: Tensor = checkpoint(self._block, layer, x, number, turn, attend, use_reentrant=False)
+            return recomputed
+        return self._block(layer, x, number, turn, attend)
+
+    def _block(
+        self, layer: Any, x: Tensor, number: int, turn: tuple[Tensor, Tensor], attend: Attend
     ) -> Float[Tensor, "tokens dim"]:
         block, mlp = layer.self_attn, layer.mlp
         read = self._norm(layer.input_layernorm, x)

@@ -15,9 +15,10 @@ from edge_grpo.base.errors import EngineError
 from edge_grpo.base.world import World
 from edge_grpo.models import sharding
 from edge_grpo.models.adapters import Adapted, what_is_adapted
+from edge_grpo.models.head import Head
 from edge_grpo.models.probe import check
 from edge_grpo.models.saving import save
-from edge_grpo.models.scoring import Head, Scorer, TokenScores, causal
+from edge_grpo.models.scoring import Scorer, TokenScores, causal
 
 __all__ = ["Policy"]
 

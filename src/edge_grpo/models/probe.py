@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from edge_grpo.base.errors import EngineError
-from edge_grpo.models.scoring import STANDARD, Head, Scorer, causal, decoder
+from edge_grpo.models.head import Head
+from edge_grpo.models.scoring import STANDARD, Scorer, causal, decoder
 
 __all__ = ["check", "on_cpu", "portable", "portable_attention", "restored_rng"]
 

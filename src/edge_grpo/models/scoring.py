@@ -1,15 +1,13 @@
 """Scoring as a module's ``forward``: log-probs and entropies of given tokens, without holding all logits at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -17,24 +15,16 @@ from edge_grpo.base.errors import EngineError
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.models.compute import Compute
 from edge_grpo.models.dense import Dense
+from edge_grpo.models.head import Head
 from edge_grpo.models.kernels import head_scores
 from edge_grpo.models.packing import Packing
 
-__all__ = ["SCALES", "Head", "Scorer", "TokenScores", "causal", "decoder"]
+__all__ = ["Scorer", "TokenScores", "causal", "decoder"]
 
 LOGITS_AT_ONCE: Final = 2**25  # 128 MiB of float32
 
 STANDARD: Final = "use a standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
 """What to do about a model that cannot be used, for messages."""
-
-SCALES: Final[dict[str, Callable[[float], float]]] = {
-    "logits_scaling": lambda value: 1.0 / value,  # Granite divides
-    "logit_scale": lambda value: value,  # Cohere multiplies
-}
-"""Config fields by which some families scale the head's logits, and the factor that each value means."""
-
-SOFT_CAPS: Final = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""Config fields by which Gemma 2, RecurrentGemma and xLSTM bound their logits: cap * tanh(logits / cap)."""
 
 
 class TokenScores(NamedTuple):  # FSDP looks for tensors in tuples, not in data classes
@@ -63,52 +53,6 @@ def decoder(network: PreTrainedModel) -> nn.Module:
         if isinstance(part, nn.Module) and part is not network:
             return part
     raise EngineError(f"model.path: {type(network).__name__} has no decoder apart from its head; {STANDARD}")
-
-
-@dataclass(frozen=True)
-class Head:
-    """From hidden states to logits: the output embedding, then the family's scaling and soft cap, if any."""
-
-    embed: nn.Module
-    scale: float = 1.0
-    cap: float | None = None
-
-    @classmethod
-    def of(cls, network: PreTrainedModel) -> "Head":
-        """The head of a model, with the scaling and soft cap in its configuration."""
-        config, scale = network.config.get_text_config(), 1.0
-        for name, factor in SCALES.items():
-            if value := getattr(config, name, None):
-                scale *= factor(float(value))
-        cap = next((value for name in SOFT_CAPS if (value := getattr(config, name, None))), None)
-        return cls(network.get_output_embeddings(), scale, cap)
-
-    def __call__(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocabulary"]:
-        """Logits of the next token."""
-        logits: Tensor = self.embed(hidden)
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        return torch.tanh(logits / self.cap) * self.cap if self.cap else logits
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether logits are hidden states times a matrix and a number."""
-        return not (self.cap or getattr(self.embed, "bias", None) is not None or hasattr(self.embed, "lora_A"))
-
-    def matrix(self, *, temperature: float) -> Float[Tensor, "vocabulary dim"]:
-        """The matrix that maps hidden states to logits divided by the temperature; at least float32, detached.
-
-        Raises:
-            EngineError: the head is not a plain matrix.
-        """
-        if not self.is_plain:
-            raise EngineError(
-                "this model's head has a soft cap, a bias or adapters, which scores computed from hidden states cannot "
-                "reproduce; choose a method that does not use them (not nthr)"
-            )
-        weight: Tensor = self.embed.weight.detach()  # type: ignore[operator]
-        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        return weight * (self.scale / temperature)
 
 
 class Scorer(nn.Module):
@@ -186,9 +130,7 @@ class Scorer(nn.Module):
     @property
     def is_packed(self) -> bool:
         """Whether passes compute no padding, and each prompt once."""
-        if isinstance(self, FSDPModule) or self.dense is None:  # FSDP hooks into the model's own layers
-            return False
-        return str(causal(self.model).config._attn_implementation) == "sdpa"
+        return self.dense is not None and str(causal(self.model).config._attn_implementation) == "sdpa"
 
     def _before(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
         """Hidden states at the position before each masked token, row by row."""

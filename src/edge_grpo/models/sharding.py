@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from edge_grpo.base.errors import EngineError
@@ -47,6 +54,8 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
     with _one_line(scorer):
         for layer in _layers(scorer):
             fully_shard(layer, **settings)
+            if hasattr(layer, "packed"):
+                register_fsdp_forward_method(layer, "packed")
         fully_shard(scorer, **settings)
     for module in _sharded(scorer):
         module.set_gradient_divide_factor(1.0)

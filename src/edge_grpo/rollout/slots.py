@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from edge_grpo.models.dense import Dense, Heads
 from edge_grpo.models.packing import Packing
 from edge_grpo.models.policy import Policy
-from edge_grpo.models.scoring import Head
 
 __all__ = ["Slots"]
 
@@ -36,7 +35,6 @@ class Slots:
         dense = policy.scorer.dense
         assert dense is not None, "chosen by the caller"
         self._dense: Dense = dense
-        self._head = Head.of(dense.network)
         self._device = policy.device
         heads, dim = dense.kv_shape
         self._keys, self._values = (
@@ -61,7 +59,7 @@ class Slots:
             kept.append(heads)
             return attend(number, heads)
 
-        hidden = self._dense.run(packing.ids, packing.position, keep)[packing.source]
+        logits: Tensor = self._dense(packing.ids, packing.position, keep, packing.source)
         place = {prompt: number for number, prompt in enumerate(different)}
         which = torch.tensor([place[prompt] for prompt in prompts], device=self._device)
         length = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
@@ -78,7 +76,7 @@ class Slots:
             for layer, new in zip(held, column, strict=True):
                 layer[first:, :, :longest] = new[tokens].transpose(1, 2)
         own = torch.arange(first, first + len(prompts), device=self._device)
-        logits = self._logits(hidden[which])
+        logits = logits[which]
         self._slot, self._length = torch.cat([self._slot, own]), torch.cat([self._length, length])
         self._longest = max(self._longest, longest)
         self.logits = torch.cat([self.logits, logits]) if len(self.logits) else logits
@@ -97,9 +95,8 @@ class Slots:
         seen = torch.arange(self._longest, device=self._device) <= self._length[:, None]
         mask = torch.zeros((len(self._keys[0]), self._longest), dtype=self._dense.dtype, device=self._device)
         mask[self._slot] = torch.where(seen, 0.0, -torch.inf).to(mask.dtype)
-        hidden = self._dense.run(tokens, self._length, lambda number, heads: self._attend(number, heads, mask))
+        self.logits = self._dense(tokens, self._length, lambda number, heads: self._attend(number, heads, mask))
         self._length = self._length + 1
-        self.logits = self._logits(hidden)
 
     def _attend(self, number: int, heads: Heads, mask: Tensor) -> Float[Tensor, "rows heads dim"]:
         """Write the new keys and values, and attend to all of each row's own."""
@@ -116,12 +113,6 @@ class Slots:
             scale=self._dense.scale,
         )
         return (out if self._whole else out[self._slot]).flatten(1, 2)
-
-    def _logits(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocabulary"]:
-        if self._head.is_plain:
-            logits = F.linear(hidden, self._dense.cast(self._head.embed.weight))  # type: ignore[arg-type]
-            return logits * self._head.scale if self._head.scale != 1 else logits
-        return self._head(hidden.to(self._head.embed.weight.dtype))  # type: ignore[arg-type]
 
     def _compact(self) -> None:
         """Move the rows together, in their order."""
@@ -140,9 +131,10 @@ class Slots:
         if slots <= have and tokens <= long:
             return
         room = long if tokens <= long else max(tokens + _ROOM, long * 3 // 2)
+        filled = min(self._longest, long)
         for column in (self._keys, self._values):
             for layer, held in enumerate(column):
                 # zeros, because attention multiplies what it masks by 0
                 grown = held.new_zeros((max(slots, have), held.shape[1], room, held.shape[3]))
-                grown[:have, :, : self._longest] = held[:, :, : self._longest]
+                grown[:have, :, :filled] = held[:, :, :filled]
                 column[layer] = grown
