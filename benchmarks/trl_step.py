@@ -13,21 +13,21 @@ batching), and the fastest of them is compared; it always computes log-probs in 
 the median over rounds of TRL's seconds over ours. The last line is JSON.
 """
 
-import argparse
 import json
 import logging
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from parity import reward
+from measuring import Figures, Unavailable, command_line, machine, print_figures
 from shapes import bundled, long_tailed, smollm2_135m
 
 from edge_grpo.config.tree import load_config
@@ -128,6 +128,7 @@ def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
 def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iterator[float]:
     """Yield the seconds of ``case.steps`` steps of TRL's loop, indefinitely, excluding its setup."""
     from datasets import Dataset
+    from parity import reward  # here, because a module of the tests has the same name
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
@@ -162,7 +163,7 @@ def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iter
             lr_scheduler_type="constant",
             beta=0.0,
             loss_type="grpo",
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             bf16=settings.bf16,
             gradient_checkpointing=False,
             use_transformers_continuous_batching=settings.continuous,
@@ -194,6 +195,8 @@ def fastest(case: Case, model: str, scratch: Path) -> TrlSettings:
             continue
         found[seconds] = settings
         print(f"TRL, {settings.name}: {seconds / case.steps:.3f} s per step", flush=True)
+    if not found:
+        raise Unavailable("TRL runs with none of its settings")
     return found[min(found)]
 
 
@@ -220,19 +223,31 @@ def compare(case: Case, rounds: int, scratch: Path) -> float:
     return ratio
 
 
-def main() -> None:
-    """Run the cases and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="which cases; all by default")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one warm-up round")
-    arguments = parser.parse_args()
+def measure(cases: Sequence[str] = tuple(CASES), *, quick: bool = False, rounds: int | None = None) -> Figures:
+    """TRL's seconds per step over ours, by case.
+
+    Raises:
+        Unavailable: TRL is not installed.
+    """
+    if find_spec("trl") is None:
+        raise Unavailable("TRL is not installed; `make bench` installs the extra 'bench'")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    results = {}
-    for name in arguments.cases or CASES:
+    results: Figures = {}
+    for name in cases:
         with tempfile.TemporaryDirectory() as scratch:
-            results[CASES[name].key] = round(compare(CASES[name], arguments.rounds, Path(scratch)), 3)
-    print(json.dumps(results))
+            results[CASES[name].key] = compare(CASES[name], rounds or (2 if quick else 7), Path(scratch))
+    return results
+
+
+def main() -> None:
+    """Run the cases and print the results."""
+    parser = command_line(__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="which cases; all by default")
+    parser.add_argument("--rounds", type=int, help="timed rounds, after one warm-up round (default: 7)")
+    arguments = parser.parse_args()
+    print(machine(), flush=True)
+    print_figures(measure(arguments.cases or tuple(CASES), quick=arguments.quick, rounds=arguments.rounds))
 
 
 if __name__ == "__main__":
