@@ -30,7 +30,7 @@ import torch
 from measuring import Figures, Unavailable, command_line, machine, print_figures
 from shapes import bundled, long_tailed, smollm2_135m
 
-from edge_grpo.config.tree import load_config
+from edge_grpo.config.tree import Config, load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
 from edge_grpo.data.prompts import render_prompt
 from edge_grpo.data.settings import DataSettings
@@ -42,7 +42,11 @@ RATE = 1e-9
 
 @dataclass(frozen=True)
 class Case:
-    """A workload: the model, ``prompts`` x ``group`` completions of at most ``budget`` tokens, steps per round."""
+    """A workload: the model, ``prompts`` x ``group`` completions of at most ``budget`` tokens, steps per round.
+
+    ``micro``: rows per forward and backward pass, 0 = all; ``words``: length of random prompts of words, which are
+    tokens, 0 = problems of the built-in task.
+    """
 
     key: str
     model: Callable[[Path], str]
@@ -52,7 +56,12 @@ class Case:
     steps: int
     template: Literal["chat", "plain"] = "chat"
     words: int = 0
-    """Length of random prompts of words, which are tokens; 0 = problems of the built-in task."""
+    micro: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Completions of a step."""
+        return self.prompts * self.group
 
     def texts(self) -> list[str]:
         """The prompts as text."""
@@ -89,11 +98,11 @@ TRL = (
 )
 
 
-def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
-    """Yield the seconds of ``case.steps`` steps of this project's loop, indefinitely."""
+def settings_of(case: Case, model: str, scratch: Path) -> Config:
+    """This project's settings for a case; the prompts go into ``scratch``."""
     rows = scratch / "prompts.jsonl"
     rows.write_text("".join(json.dumps({"problem": text, "answer": "0"}) + "\n" for text in case.texts()))
-    config = load_config(
+    return load_config(
         None,
         [
             "method=grpo",
@@ -112,9 +121,14 @@ def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
             "eval.at_end=false",
             "run.rollouts=false",
             "run.tensorboard=false",
+            *([f"train.micro_batch_rows={case.micro}", "model.gradient_checkpointing=false"] if case.micro else []),
         ],
     )
-    with open_session(config) as session:
+
+
+def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
+    """Yield the seconds of ``case.steps`` steps of this project's loop, indefinitely."""
+    with open_session(settings_of(case, model, scratch)) as session:
         while True:
             began = time.perf_counter()
             for _ in range(case.steps):
@@ -125,16 +139,14 @@ def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
             yield time.perf_counter() - began
 
 
-def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iterator[float]:
-    """Yield the seconds of ``case.steps`` steps of TRL's loop, indefinitely, excluding its setup."""
+def trainer_of(case: Case, model: str, scratch: Path, settings: TrlSettings) -> tuple[Any, Any]:
+    """TRL's trainer for a case, and a clock that sums the ``seconds`` between the start and end of each step."""
     from datasets import Dataset
     from parity import reward  # here, because a module of the tests has the same name
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """Sums the time between the start and end of each step."""
-
         seconds = 0.0
         began = 0.0
 
@@ -144,7 +156,7 @@ def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iter
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.seconds += time.perf_counter() - self.began
 
-    clock, rows, tokenizer = Clock(), case.prompts * case.group, load_tokenizer(model)
+    clock, tokenizer, micro = Clock(), load_tokenizer(model), case.micro or case.rows
     prompts = [render_prompt(tokenizer, text, DataSettings(template=case.template)) for text in case.texts()]
     trainer = GRPOTrainer(
         model=model,
@@ -154,8 +166,8 @@ def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iter
         args=GRPOConfig(
             output_dir=str(scratch / "trl"),
             max_steps=case.steps,
-            per_device_train_batch_size=rows,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=case.rows // micro,
             num_generations=case.group,
             max_completion_length=case.budget,
             temperature=1.0,
@@ -175,6 +187,12 @@ def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iter
             **settings.further,
         ),
     )
+    return trainer, clock
+
+
+def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iterator[float]:
+    """Yield the seconds of ``case.steps`` steps of TRL's loop, indefinitely, excluding its setup."""
+    trainer, clock = trainer_of(case, model, scratch, settings)
     while True:
         clock.seconds = 0.0
         with redirect_stdout(None):
