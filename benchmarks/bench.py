@@ -11,7 +11,7 @@ asked for or cannot run here, and the lines above say which.
 
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
@@ -54,14 +54,16 @@ def apart(name: str, *, quick: bool) -> Figures | str:
         return pool.submit(run, name, quick=quick).result()
 
 
-def collect(names: Sequence[str], *, quick: bool) -> tuple[Figures, list[str]]:
+def collect(
+    names: Sequence[str], *, quick: bool, start: Callable[..., Figures | str] = apart
+) -> tuple[Figures, list[str]]:
     """All keys, with the results of the named benchmarks, and the names of those that failed."""
     figures: Figures = {key: None for keys in BENCHMARKS.values() for key in keys}
     failed = []
     for name in names:
         print(f"\n--- {name} ---", flush=True)
         try:
-            found = apart(name, quick=quick)
+            found = start(name, quick=quick)
             if not isinstance(found, str) and set(found) != set(BENCHMARKS[name]):
                 raise SystemExit(f"it measured {sorted(found)}, wanted {sorted(BENCHMARKS[name])}")
         except (Exception, SystemExit, BrokenProcessPool) as error:  # noqa: BLE001 - the others are still worth running

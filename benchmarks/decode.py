@@ -14,7 +14,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -183,8 +183,8 @@ def fastest(family: str, makers: Mapping[str, Callable[[ExitStack], Side]], stac
     return chosen
 
 
-def measure(*, quick: bool = False, work: Work = Work()) -> Figures:
-    """Tokens per second here over those of each peer."""
+def measure(*, quick: bool = False, work: Work = Work(), families: Collection[str] = tuple(BARS)) -> Figures:
+    """Tokens per second here over those of each peer; None for those that do not run here or are left out."""
     rounds = 2 if quick else 5
     with threads(1), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -208,13 +208,13 @@ def measure(*, quick: bool = False, work: Work = Work()) -> Figures:
             },
         }
         sides = {f"edge-grpo, {dtype}": ours(model, work, dtype) for dtype in ("auto", "float32")}
-        chosen = {family: fastest(family, makers, stack) for family, makers in peers.items()}
+        chosen = {each: fastest(each, makers, stack) for each, makers in peers.items() if each in families}
         speeds = alternate(sides | {name: side for own in chosen.values() for name, side in own.items()}, rounds)
     default = speeds["edge-grpo, auto"]
     rows = [[name, shown(own, 0), shown(over(default, own))] for name, own in speeds.items()]
     print(table(["engine", "tokens/s: median (range)", "auto over it"], rows), flush=True)
-    ratios = {family: next((over(default, speeds[name]) for name in own), None) for family, own in chosen.items()}
-    return dict(zip(KEYS, (worst([(ratios[each], bar) for each, bar in BARS.items()]), *ratios.values()), strict=True))
+    ratios = [next((over(default, speeds[name]) for name in chosen.get(family, ())), None) for family in BARS]
+    return dict(zip(KEYS, (worst(list(zip(ratios, BARS.values(), strict=True))), *ratios), strict=True))
 
 
 def main() -> None:

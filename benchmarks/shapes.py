@@ -1,6 +1,7 @@
 """Models made on the spot for benchmarks: speed depends on shapes and on sampled lengths, not on training."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
 from edge_grpo.config.sections import BUNDLED
 from edge_grpo.models.loading import load_tokenizer, resolve
 
-__all__ = ["QWEN2", "SMOLLM2_135M", "bundled", "long_tailed", "qwen2", "smollm2_135m", "word_tokenizer"]
+__all__ = ["QWEN2", "SMOLLM2_135M", "Maker", "bundled", "long_tailed", "qwen2", "smollm2_135m", "word_tokenizer"]
 
 SMOLLM2_135M: dict[str, Any] = {
     "vocab_size": 49152,
@@ -52,6 +53,10 @@ QWEN2: dict[str, dict[str, Any]] = {
     },
 }
 """The shapes of Qwen2.5, from their published configurations; what they share is in :func:`qwen2`."""
+
+
+Maker = Callable[..., str]
+"""Makes a model of a shape, given as keyword arguments, in a folder, and returns its path."""
 
 
 def bundled(_: Path) -> str:

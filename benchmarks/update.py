@@ -149,7 +149,7 @@ def report(work: Work, seconds: Mapping[str, list[float]], rates: Mapping[str, l
         ]
 
 
-def measure(*, quick: bool = False, peers: bool = False, work: Work = Work()) -> Figures:
+def measure(*, quick: bool = False, peers: bool = False, work: Work = Work(), products: int = 2048) -> Figures:
     """Shares of the product rate in both precisions, and how much faster bf16 is."""
     with tempfile.TemporaryDirectory() as folder:
         model = smollm2_135m(Path(folder), **work.shape)
@@ -157,11 +157,11 @@ def measure(*, quick: bool = False, peers: bool = False, work: Work = Work()) ->
         if peers:
             sides |= {f"transformers, {name}": plain(model, work, d, autocast=False) for name, d in PRECISIONS.items()}
             sides["transformers, bf16 autocast"] = plain(model, work, torch.float32, autocast=True)
-        products: dict[str, Side] = {
-            f"products, {name}": lambda _, d=dtype: product_rate(d)  # type: ignore[misc]
+        rated: dict[str, Side] = {
+            f"products, {name}": lambda _, d=dtype: product_rate(d, size=products)  # type: ignore[misc]
             for name, dtype in PRECISIONS.items()
         }
-        found = alternate(sides | products, 2 if quick else 7)
+        found = alternate(sides | rated, 2 if quick else 7)
     rates = {name: found[f"products, {name}"] for name in PRECISIONS}
     seconds = {name: found[name] for name in sides}
     head = ["side", "seconds", "tokens/s", "GFLOP/s", "products, GFLOP/s", "share"]
