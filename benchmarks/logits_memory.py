@@ -52,9 +52,9 @@ class Work:
     dtype: str = "float32"
 
 
-def head_scores(hidden: Tensor, weight: Tensor, targets: Tensor) -> Scores:
+def head_scores(hidden: Tensor, weight: Tensor, targets: Tensor, *, logits_at_once: int = LOGITS_AT_ONCE) -> Scores:
     """What scoring does with hidden states: pieces, recomputed in the backward pass unless one holds them all."""
-    chunk = max(1, LOGITS_AT_ONCE // len(weight))
+    chunk = max(1, logits_at_once // len(weight))
     if len(targets) <= chunk:
         return all_logits(hidden, weight, targets)
 

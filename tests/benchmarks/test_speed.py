@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import decode
+import gpu
 import growth
 import logits_memory
 import overheads
@@ -93,14 +95,15 @@ def test_the_sides_compute_the_same_scores_and_gradients() -> None:
     chance = torch.Generator().manual_seed(0)
     targets = torch.randint(0, 40, (6,), generator=chance)
     drawn = [torch.randn(rows, 5, generator=chance) for rows in (6, 40)]
+    in_pieces = partial(logits_memory.head_scores, logits_at_once=80)
     losses, gradients = [], []
-    for name in ("edge-grpo", "all logits"):
+    for side in (in_pieces, logits_memory.head_scores, logits_memory.all_logits):
         hidden, weight = (each.clone().requires_grad_() for each in drawn)
-        losses.append(logits_memory._pass(logits_memory.SIDES[name], hidden, weight, targets))
-        assert hidden.grad is not None
-        gradients.append(hidden.grad)
-    assert losses[0] == pytest.approx(losses[1])
-    torch.testing.assert_close(*gradients)
+        losses.append(logits_memory._pass(side, hidden, weight, targets))
+        gradients.append((hidden.grad, weight.grad))
+    assert losses == pytest.approx([losses[0]] * 3)
+    for one in gradients[1:]:
+        torch.testing.assert_close(one, gradients[0])
 
 
 def test_a_worker_counts_bytes_and_seconds() -> None:
@@ -178,3 +181,21 @@ def test_a_run_ends_with_its_first_token(tmp_path: Path) -> None:
     found = startup.spent(startup.first_token(tmp_path))
     assert 0 < found.seconds < 120
     assert found.cpu > 0
+
+
+# --- gpu --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_without_a_gpu_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu.py"])
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().out == "bench-gpu: PyTorch sees no CUDA device; nothing was measured\n"
+
+
+def test_a_step_scores_all_tokens_but_the_prompts() -> None:
+    one = gpu.size("tiny", TINY)
+    tokens, scored = 64 * (256 + 256), 64 * 256
+    assert one.flop == update.flop(TINY, tokens=tokens, scored=scored)
