@@ -27,8 +27,8 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence bench bench-engines bench-ranks bench-startup same-numbers
-.PHONY: release-check clean distclean
+.PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence
+.PHONY: bench bench-engines bench-gpu bench-ranks bench-startup same-numbers release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -107,13 +107,16 @@ $(BENCH): $(SETUP)
 	@$(PIP) --no-build-isolation --editable '.[test,check,tune,bench]'
 	@touch $@
 
-bench: $(BENCH) ## Time a training step here and in TRL on the same work
-	$(BIN)/python benchmarks/trl_step.py $(ARGS)
+bench: $(BENCH) ## Time this package against TRL, transformers, vLLM (if set up) and the machine's limits; ARGS: names
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-gpu: $(BENCH) ## Sampling speed and MFU of 0.5B and 1.5B models here and in TRL; needs a CUDA device
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 bench-engines: setup setup-vllm ## Sampling tokens per second in process and from a vLLM server, one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rollout_engines.py $(ARGS)
 
-bench-startup: setup ## CPU-seconds until the command line answers, beside `import torch`
+bench-startup: setup ## Seconds until the command line answers and samples its first token, beside `import torch`
 	$(BIN)/python benchmarks/startup.py $(ARGS)
 
 bench-ranks: setup ## Train every method in one process and in 2 and 3 ranks, and show how far the results are apart

@@ -1,6 +1,7 @@
 """Models made on the spot for benchmarks: speed depends on shapes and on sampled lengths, not on training."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
 from edge_grpo.config.sections import BUNDLED
 from edge_grpo.models.loading import load_tokenizer, resolve
 
-__all__ = ["bundled", "long_tailed", "smollm2_135m", "word_tokenizer"]
+__all__ = ["QWEN2", "SMOLLM2_135M", "Maker", "bundled", "long_tailed", "qwen2", "smollm2_135m", "word_tokenizer"]
 
 SMOLLM2_135M: dict[str, Any] = {
     "vocab_size": 49152,
@@ -35,6 +36,29 @@ SMOLLM2_135M: dict[str, Any] = {
 """The shape of SmolLM2-135M, from its published configuration."""
 
 
+QWEN2: dict[str, dict[str, Any]] = {
+    "0.5B": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    },
+    "1.5B": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+    },
+}
+"""The shapes of Qwen2.5, from their published configurations; what they share is in :func:`qwen2`."""
+
+
+Maker = Callable[..., str]
+"""Makes a model of a shape, given as keyword arguments, in a folder, and returns its path."""
+
+
 def bundled(_: Path) -> str:
     """The folder of the model in this package."""
     return resolve(BUNDLED)
@@ -46,6 +70,18 @@ def smollm2_135m(folder: Path, **changes: Any) -> str:
     shape = SMOLLM2_135M | changes
     LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(folder)
     word_tokenizer(shape["vocab_size"]).save_pretrained(folder)
+    return str(folder)
+
+
+def qwen2(folder: Path, **shape: Any) -> str:
+    """A Qwen2 model of a shape with random weights in bf16 and a tied head; a word of its tokenizer is a token."""
+    torch.manual_seed(0)
+    shared = {"vocab_size": 151936, "tie_word_embeddings": True, "eos_token_id": 0, "pad_token_id": 0}
+    config = Qwen2Config(**shared | shape, bos_token_id=None, max_position_embeddings=4096)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        network = Qwen2ForCausalLM(config)
+    network.to(torch.bfloat16).save_pretrained(folder)
+    word_tokenizer(config.vocab_size).save_pretrained(folder)
     return str(folder)
 
 

@@ -13,24 +13,24 @@ batching), and the fastest of them is compared; it always computes log-probs in 
 the median over rounds of TRL's seconds over ours. The last line is JSON.
 """
 
-import argparse
 import json
 import logging
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from parity import reward
+from measuring import Figures, Unavailable, command_line, machine, print_figures
 from shapes import bundled, long_tailed, smollm2_135m
 
-from edge_grpo.config.tree import load_config
+from edge_grpo.config.tree import Config, load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
 from edge_grpo.data.prompts import render_prompt
 from edge_grpo.data.settings import DataSettings
@@ -42,7 +42,11 @@ RATE = 1e-9
 
 @dataclass(frozen=True)
 class Case:
-    """A workload: the model, ``prompts`` x ``group`` completions of at most ``budget`` tokens, steps per round."""
+    """A workload: the model, ``prompts`` x ``group`` completions of at most ``budget`` tokens, steps per round.
+
+    ``micro``: rows per forward and backward pass, 0 = all; ``words``: length of random prompts of words, which are
+    tokens, 0 = problems of the built-in task.
+    """
 
     key: str
     model: Callable[[Path], str]
@@ -52,7 +56,12 @@ class Case:
     steps: int
     template: Literal["chat", "plain"] = "chat"
     words: int = 0
-    """Length of random prompts of words, which are tokens; 0 = problems of the built-in task."""
+    micro: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Completions of a step."""
+        return self.prompts * self.group
 
     def texts(self) -> list[str]:
         """The prompts as text."""
@@ -89,11 +98,11 @@ TRL = (
 )
 
 
-def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
-    """Yield the seconds of ``case.steps`` steps of this project's loop, indefinitely."""
+def settings_of(case: Case, model: str, scratch: Path) -> Config:
+    """This project's settings for a case; the prompts go into ``scratch``."""
     rows = scratch / "prompts.jsonl"
     rows.write_text("".join(json.dumps({"problem": text, "answer": "0"}) + "\n" for text in case.texts()))
-    config = load_config(
+    return load_config(
         None,
         [
             "method=grpo",
@@ -112,9 +121,14 @@ def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
             "eval.at_end=false",
             "run.rollouts=false",
             "run.tensorboard=false",
+            *([f"train.micro_batch_rows={case.micro}", "model.gradient_checkpointing=false"] if case.micro else []),
         ],
     )
-    with open_session(config) as session:
+
+
+def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
+    """Yield the seconds of ``case.steps`` steps of this project's loop, indefinitely."""
+    with open_session(settings_of(case, model, scratch)) as session:
         while True:
             began = time.perf_counter()
             for _ in range(case.steps):
@@ -125,15 +139,14 @@ def ours(case: Case, model: str, scratch: Path) -> Iterator[float]:
             yield time.perf_counter() - began
 
 
-def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iterator[float]:
-    """Yield the seconds of ``case.steps`` steps of TRL's loop, indefinitely, excluding its setup."""
+def trainer_of(case: Case, model: str, scratch: Path, settings: TrlSettings) -> tuple[Any, Any]:
+    """TRL's trainer for a case, and a clock that sums the ``seconds`` between the start and end of each step."""
     from datasets import Dataset
+    from parity import reward  # here, because a module of the tests has the same name
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """Sums the time between the start and end of each step."""
-
         seconds = 0.0
         began = 0.0
 
@@ -143,7 +156,7 @@ def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iter
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.seconds += time.perf_counter() - self.began
 
-    clock, rows, tokenizer = Clock(), case.prompts * case.group, load_tokenizer(model)
+    clock, tokenizer, micro = Clock(), load_tokenizer(model), case.micro or case.rows
     prompts = [render_prompt(tokenizer, text, DataSettings(template=case.template)) for text in case.texts()]
     trainer = GRPOTrainer(
         model=model,
@@ -153,8 +166,8 @@ def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iter
         args=GRPOConfig(
             output_dir=str(scratch / "trl"),
             max_steps=case.steps,
-            per_device_train_batch_size=rows,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=case.rows // micro,
             num_generations=case.group,
             max_completion_length=case.budget,
             temperature=1.0,
@@ -162,7 +175,7 @@ def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iter
             lr_scheduler_type="constant",
             beta=0.0,
             loss_type="grpo",
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             bf16=settings.bf16,
             gradient_checkpointing=False,
             use_transformers_continuous_batching=settings.continuous,
@@ -174,6 +187,12 @@ def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iter
             **settings.further,
         ),
     )
+    return trainer, clock
+
+
+def theirs(case: Case, model: str, scratch: Path, settings: TrlSettings) -> Iterator[float]:
+    """Yield the seconds of ``case.steps`` steps of TRL's loop, indefinitely, excluding its setup."""
+    trainer, clock = trainer_of(case, model, scratch, settings)
     while True:
         clock.seconds = 0.0
         with redirect_stdout(None):
@@ -194,6 +213,8 @@ def fastest(case: Case, model: str, scratch: Path) -> TrlSettings:
             continue
         found[seconds] = settings
         print(f"TRL, {settings.name}: {seconds / case.steps:.3f} s per step", flush=True)
+    if not found:
+        raise Unavailable("TRL runs with none of its settings")
     return found[min(found)]
 
 
@@ -220,19 +241,31 @@ def compare(case: Case, rounds: int, scratch: Path) -> float:
     return ratio
 
 
-def main() -> None:
-    """Run the cases and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="which cases; all by default")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one warm-up round")
-    arguments = parser.parse_args()
+def measure(cases: Sequence[str] = tuple(CASES), *, quick: bool = False, rounds: int | None = None) -> Figures:
+    """TRL's seconds per step over ours, by case.
+
+    Raises:
+        Unavailable: TRL is not installed.
+    """
+    if find_spec("trl") is None:
+        raise Unavailable("TRL is not installed; `make bench` installs the extra 'bench'")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    results = {}
-    for name in arguments.cases or CASES:
+    results: Figures = {}
+    for name in cases:
         with tempfile.TemporaryDirectory() as scratch:
-            results[CASES[name].key] = round(compare(CASES[name], arguments.rounds, Path(scratch)), 3)
-    print(json.dumps(results))
+            results[CASES[name].key] = compare(CASES[name], rounds or (2 if quick else 7), Path(scratch))
+    return results
+
+
+def main() -> None:
+    """Run the cases and print the results."""
+    parser = command_line(__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="which cases; all by default")
+    parser.add_argument("--rounds", type=int, help="timed rounds, after one warm-up round (default: 7)")
+    arguments = parser.parse_args()
+    print(machine(), flush=True)
+    print_figures(measure(arguments.cases or tuple(CASES), quick=arguments.quick, rounds=arguments.rounds))
 
 
 if __name__ == "__main__":
