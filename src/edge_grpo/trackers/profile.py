@@ -174,7 +174,7 @@ class Profile:
         if traced := self._traced:
             which = f"step{'s' * (len(traced.steps) > 1)} {' and '.join(map(str, traced.steps))}"
             where = "GPU" if traced.on_device else "CPU"
-            yield f"operators of {which} ({traced.seconds:.2f} s) by {where} time, without the operators they call:"
+            yield f"operators of {which} ({traced.seconds:.2f} s) by their own {where} time:"
             yield f"  {'phase':<8}{'operator':<{_WIDTH}}{'calls':>9}{'seconds':>10}{'share':>9}"
             for phase, name, calls, seconds in traced.operators[:_LISTED]:
                 part = seconds / traced.seconds if traced.seconds else 0.0
