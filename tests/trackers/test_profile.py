@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from small_runs import SMALL, Crash, CrashAfter, rollouts, rows, weights
 from support import save_tiny
 
@@ -138,6 +139,28 @@ def test_a_run_of_one_step_is_not_traced(tmp_path: Path) -> None:
     profile.close()
     assert shares(said)["eval"] == 37.5
     assert said[-1] == "no trace: the first step warms up, and no later one was finished; take at least 2 steps"
+    assert not profile.file.exists()
+
+
+def test_what_comes_after_the_last_traced_step_is_not_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+    profile = Profile(tmp_path, say=said.append)
+    profile.log(1, STEP)
+    torch.ones(5).cumsum(0)
+    profile.log(2, STEP)
+    torch.ones(5).sort()
+    profile.close()
+    assert any("aten::cumsum" in line for line in said)
+    assert not any("aten::sort" in line for line in said)
+
+
+def test_a_step_that_fails_is_not_a_trace(tmp_path: Path) -> None:
+    said: list[str] = []
+    profile = Profile(tmp_path, say=said.append)
+    profile.log(1, STEP)
+    torch.ones(5).cumsum(0)
+    profile.close()
+    assert said[-1].startswith("no trace: ")
     assert not profile.file.exists()
 
 
