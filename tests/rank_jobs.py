@@ -21,6 +21,7 @@ from edge_grpo.models import slices
 from edge_grpo.models.loading import recompute_activations
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.sharding import full
+from edge_grpo.trackers.console import Silent
 from edge_grpo.training.inputs import agreed
 from edge_grpo.training.loop import resume, train
 
@@ -31,6 +32,18 @@ def resumed(words: Sequence[str]) -> str:
     """Resume the run in ``run.dir`` with some settings; its folder."""
     config = load_config(None, list(words))
     return str(resume(config.run.dir, config).folder)
+
+
+def opened_trackers(words: Sequence[str]) -> list[str]:
+    """Train, and the folders that a tracker was opened in."""
+    folders: list[str] = []
+
+    def opened(folder: Path) -> Silent:
+        folders.append(folder.name)
+        return Silent()
+
+    train(load_config(None, list(words)), trackers=[opened])
+    return folders
 
 
 # --- sharding ---------------------------------------------------------------------------------------------------------

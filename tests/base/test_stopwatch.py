@@ -1,5 +1,8 @@
 """Seconds by phase: none counted twice, none lost to an exception."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from edge_grpo.base.stopwatch import Stopwatch
@@ -38,3 +41,22 @@ def test_a_phase_that_raises_is_counted_and_ends() -> None:
     with watch.phase("grade"):
         clock.now += 5
     assert watch.take("sample", "grade") == {"sample": 3.0, "grade": 5.0}
+
+
+def test_every_phase_is_marked_even_inside_another_and_when_it_raises() -> None:
+    marks: list[str] = []
+
+    @contextmanager
+    def span(name: str) -> Iterator[None]:
+        marks.append(name)
+        try:
+            yield
+        finally:
+            marks.append(f"end of {name}")
+
+    watch = Stopwatch(Clock(), span)
+    with pytest.raises(ValueError, match="no"), watch.phase("correct"):
+        with watch.phase("sample"):
+            pass
+        raise ValueError("no")
+    assert marks == ["correct", "sample", "end of sample", "end of correct"]

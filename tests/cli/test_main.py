@@ -59,6 +59,19 @@ def test_train_then_eval_then_resume(command: Command, model: str, tmp_path: Pat
     assert saved[0]["verdict"] in ("unparsed", "wrong")
 
 
+def test_a_profile_of_a_new_and_of_a_resumed_run(command: Command, model: str) -> None:
+    code, out, err = command("train", f"model.path={model}", *TINY, "run.dir=run", "--profile")
+    assert (code, err) == (0, "")
+    assert "where the time of 2 steps went:" in out
+    assert "operators of step 2 (" in out
+    assert "trace: run/profile/trace.json.gz (" in out
+    Path("run/profile/trace.json.gz").unlink()
+    code, out, _ = command("train", "--resume", "run", "train.steps=4", "--profile")
+    assert code == 0
+    assert "operators of step 4 (" in out
+    assert Path("run/profile/trace.json.gz").is_file()
+
+
 def test_a_run_goes_on_when_nobody_reads_its_output_any_more(model: str, tmp_path: Path) -> None:
     words = ["train", f"model.path={model}", *TINY, "run.dir=run"]
     command_line = [sys.executable, "-u", "-m", "edge_grpo", *words]

@@ -226,6 +226,11 @@ def test_evaluations_and_the_best_checkpoint_are_the_same(compare: Compare, tmp_
     assert kept[0] == kept[1]
 
 
+def test_rank_0_alone_opens_trackers(pool: Callable[[int], Pool], model: Callable[[str], Path], tmp_path: Path) -> None:
+    words = [*BASE, "method=grpo", f"model.path={model('tied')}", f"run.dir={tmp_path / 'run'}", "train.steps=1"]
+    assert pool(2).call(rank_jobs.opened_trackers, words) == [["run"], []]
+
+
 def test_ranks_started_with_different_settings_are_one_line(pool: Callable[[int], Pool], tmp_path: Path) -> None:
     message = r"ranks 0 and 1 were started with different train.seed \(0 and 1\); give all ranks the same "
     with pytest.raises(RankError, match=message):

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 __all__ = ["Stopwatch"]
 
@@ -15,6 +16,7 @@ class Stopwatch:
 
     Args:
         clock: seconds that never go back.
+        span: a context that marks a phase by its name, in a profiler's trace for example; inner phases are marked too.
 
     Example:
         >>> watch = Stopwatch(clock=iter([0.0, 2.0, 2.0, 5.0]).__next__)
@@ -26,23 +28,28 @@ class Stopwatch:
         ({'sample': 5.0, 'grade': 0.0}, {'sample': 0.0})
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        span: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.clock, self._span = clock, span
         self._seconds: dict[str, float] = {}
         self._running = False
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the time of a block as that of ``name``, unless another phase is running."""
-        if self._running:
-            yield
-            return
-        self._running, began = True, self.clock()
-        try:
-            yield
-        finally:
-            self._running = False
-            self._seconds[name] = self._seconds.get(name, 0.0) + self.clock() - began
+        with self._span(name):
+            if self._running:
+                yield
+                return
+            self._running, began = True, self.clock()
+            try:
+                yield
+            finally:
+                self._running = False
+                self._seconds[name] = self._seconds.get(name, 0.0) + self.clock() - began
 
     def take(self, *names: str) -> dict[str, float]:
         """The seconds of these phases since they were last taken; 0 for a phase that did not run."""

@@ -1,6 +1,7 @@
 """``edge-grpo train``."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,9 +24,14 @@ def train(
         bool,
         typer.Option("--accept-changes", help="With --resume: accept that data, model or reward code changed."),
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Trace two steps with torch.profiler, and show where the time went.")
+    ] = False,
     processes: Processes = 0,
 ) -> None:
     """Train a model. Without arguments: the bundled model on built-in arithmetic with EDGE-GRPO.
+
+    `--profile` writes `profile/trace.json.gz` into the run folder and changes no result.
 
     Ctrl-C and SIGTERM drop a step that has not updated the weights yet and finish one that has, then write a
     checkpoint; a second signal exits at once. `--resume` continues from either. Exit codes: 0 finished, 130 stopped by
@@ -40,14 +46,16 @@ def train(
     from edge_grpo.config.tree import parse_tree  # noqa: PLC0415
     from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415
     from edge_grpo.trackers.console import LiveDisplay, Output, PlainDisplay, decoding, summary  # noqa: PLC0415
+    from edge_grpo.trackers.profile import Profile  # noqa: PLC0415
     from edge_grpo.training import loop  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
 
     console = Output()
     display = LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+    trackers = [partial(Profile, say=display.say)] if profile else []
     if resume or config is None:
-        result = loop.resume(resume, config, display=display, accept_changes=accept_changes)
+        result = loop.resume(resume, config, display=display, trackers=trackers, accept_changes=accept_changes)
     else:
-        result = loop.train(config, display=display)
+        result = loop.train(config, display=display, trackers=trackers)
     if result.signal:
         raise typer.Exit(128 + result.signal)
     rows = list(RunFolder(result.folder).rows())

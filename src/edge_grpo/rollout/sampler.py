@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+from torch.profiler import record_function
+
 from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
 from edge_grpo.base.stopwatch import Stopwatch
@@ -88,7 +90,8 @@ class Sampler:
         marker_ids: further tokens that are not text (:func:`edge_grpo.models.stops.marker_ids`).
         context: the model's context length in tokens; None = no known limit.
         vocabulary: size of the model's vocabulary; None = unknown.
-        watch: counts the seconds of the phases ``sample`` and ``grade``; None = a new one.
+        watch: counts the seconds of the phases ``sample`` and ``grade``; None = a new one, which names them in
+            traces of torch.profiler.
         world: the ranks that share the grading, and get all grades; the engine knows how they share the sampling.
     """
 
@@ -106,7 +109,7 @@ class Sampler:
         watch: Stopwatch | None = None,
         world: World | None = None,
     ) -> None:
-        self.watch, self.world = watch or Stopwatch(), world or World()
+        self.watch, self.world = watch or Stopwatch(span=record_function), world or World()
         self.engine, self.grader, self.tokenizer, self.data = engine, grader, tokenizer, data
         self.stop_ids, self.context, self.vocabulary = stop_ids, context, vocabulary
         self._not_text = {*stop_ids, *marker_ids}

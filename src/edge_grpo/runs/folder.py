@@ -18,7 +18,7 @@ from edge_grpo.runs.starts import STARTS
 
 __all__ = ["RunFolder"]
 
-_OWN = (STARTS, "metrics.jsonl", "checkpoints", "rollouts", "events", "final")
+_OWN = (STARTS, "metrics.jsonl", "checkpoints", "rollouts", "events", "profile", "final")
 
 
 class RunFolder:

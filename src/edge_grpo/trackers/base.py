@@ -1,9 +1,10 @@
 """The Tracker protocol: where the metrics of a run go besides its own ``metrics.jsonl``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Tracker"]
+__all__ = ["Opener", "Tracker"]
 
 
 @runtime_checkable
@@ -22,3 +23,7 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """End of the run, successful or not; everything logged must be stored when this returns."""
+
+
+Opener = Callable[[Path], Tracker]
+"""Opens a tracker for the run in a folder; the class of a tracker whose only argument is that folder is one."""

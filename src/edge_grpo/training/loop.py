@@ -19,7 +19,7 @@ from edge_grpo.methods.base import Method
 from edge_grpo.rollout.engine import Engine, ServerError
 from edge_grpo.runs.durable import saving
 from edge_grpo.runs.folder import RunFolder
-from edge_grpo.trackers.base import Tracker
+from edge_grpo.trackers.base import Opener, Tracker
 from edge_grpo.trackers.console import Display, Silent
 from edge_grpo.trackers.open import open_trackers
 from edge_grpo.training.banner import banner, legend
@@ -60,7 +60,7 @@ def train(
     method: Method | None = None,
     display: Display | None = None,
     engine: Engine | None = None,
-    trackers: Sequence[Tracker] = (),
+    trackers: Sequence[Tracker | Opener] = (),
 ) -> Result:
     """Train a model and leave a run folder behind.
 
@@ -69,7 +69,7 @@ def train(
         method: a custom method, in place of ``config.method``.
         display: shows progress; None = nothing is shown.
         engine: a custom engine, in place of ``rollout.engine``; the caller opens and closes it.
-        trackers: further receivers of the metrics; closed at the end of the run.
+        trackers: further receivers of the metrics, or functions of the run folder that open one; closed at the end.
     Raises:
         EdgeGrpoError: a subclass, with a message for the user.
     """
@@ -98,7 +98,7 @@ def resume(
     method: Method | None = None,
     display: Display | None = None,
     engine: Engine | None = None,
-    trackers: Sequence[Tracker] = (),
+    trackers: Sequence[Tracker | Opener] = (),
     accept_changes: bool = False,
 ) -> Result:
     """Resume a run from its last checkpoint, or from the start if it has none; bit for bit on a CPU.
@@ -110,7 +110,7 @@ def resume(
         method: the custom method, if the run was started with one.
         display: shows progress.
         engine: a custom engine, if the run was started with one.
-        trackers: further receivers of the metrics, rewound first.
+        trackers: as for :func:`train`; rewound first.
         accept_changes: train on although data, model or reward code changed since the last start.
     Raises:
         CheckpointError: no run there, its configuration was edited, or another setting or an input was changed.
@@ -155,15 +155,14 @@ def _run(
     folder: RunFolder,
     display: Display,
     engine: Engine | None,
-    custom: Sequence[Tracker],
+    custom: Sequence[Tracker | Opener],
     world: World,
     resumption: Resumption | None = None,
 ) -> Result:
     """Run from the newest checkpoint to the end, or until a signal."""
     stop = Interruption(world.any if world.size > 1 else None)
     world = replace(world, exposed=stop.exposed)
-    if not world.is_first:
-        display, custom = Silent(), ()
+    display = display if world.is_first else Silent()
     done = world.first(lambda: finished(folder))
     if done and is_over(config.train, done.step, done.tokens):
         reached = (done.step >= config.train.steps, 0 < config.train.max_tokens <= done.tokens)
@@ -174,8 +173,8 @@ def _run(
     if world.is_first and not folder.has_lock:
         display.say(f"{folder.path}: this file system does not support locks; do not start a second run in this folder")
     with ExitStack() as stack:
-        own = open_trackers(config.run, folder.path) if world.is_first else ()
-        trackers = [stack.enter_context(closing(each)) for each in (*own, *custom)]
+        opened = open_trackers(config.run, folder.path, custom) if world.is_first else ()
+        trackers = [stack.enter_context(closing(each)) for each in opened]
         stack.callback(display.close)
         session = stack.enter_context(open_session(config, method, engine=engine, say=display.say, world=world))
         journal = Journal(folder, trackers, display, world=world)
