@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from families import family_policy
@@ -55,15 +56,16 @@ def test_training_draws_by_the_rollout_section() -> None:
         assert opened.sampler.engine.asked == [Sampling(5, 0.7, 0.9, 8)]
 
 
-def test_only_an_exact_engine_spares_the_policy_a_pass() -> None:
+def test_a_step_is_scored_first_if_the_signal_reads_scores_that_the_engine_did_not_give() -> None:
     passes = []
-    for engine in (Recorder, Rough):
-        with session(engine, "method=grpo") as opened:
-            handle = opened.policy.scorer.register_forward_hook(lambda *_, kind=engine: passes.append(kind))
+    for engine, method in ((Recorder, "edge_grpo"), (Rough, "edge_grpo"), (Rough, "grpo")):
+        words = [f"method={method}", *["method.correction.amount=none"] * (method == "edge_grpo")]
+        with session(engine, *words) as opened:
+            told = partial(passes.append, (engine, method))
+            handle = opened.policy.scorer.register_forward_hook(lambda *_, told=told: told())
             opened.prepare(opened.collect())
             handle.remove()
-    assert Recorder not in passes
-    assert Rough in passes
+    assert set(passes) == {(Rough, "edge_grpo")}
 
 
 def test_settings_reach_the_engine_and_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from edge_grpo.base.records import Rollout
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Totals
 from edge_grpo.config.tree import Config, load_config
+from edge_grpo.methods.base import Needs
 from edge_grpo.methods.edge_grpo import EdgeGrpo
 from edge_grpo.models.loading import load_policy
 from edge_grpo.models.stops import find_stops
@@ -38,6 +39,10 @@ class Large(EdgeGrpo):
     """EDGE-GRPO whose loss fails as ``FAILURES`` says."""
 
     kind: Literal["edge_grpo"] = "edge_grpo"
+
+    @property
+    def needs(self) -> Needs:
+        return replace(EdgeGrpo.needs.__get__(self), every_row=True)
 
     def loss(self, x: LossInputs, totals: Totals) -> Tensor:
         if failure := FAILURES.pop():

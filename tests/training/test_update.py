@@ -24,8 +24,9 @@ from edge_grpo.models.scoring import Scorer
 from edge_grpo.rollout.engine import Request, Sampling, inject
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.training.batching import collate
+from edge_grpo.training.described import describe_gap, describe_scores
 from edge_grpo.training.schedule import learning_rate
-from edge_grpo.training.update import Updater, describe_gap, describe_scores, is_over, make_optimizer
+from edge_grpo.training.update import Updater, is_over, make_optimizer
 
 TEMPERATURES = [1.0, 0.7]
 
@@ -152,23 +153,14 @@ UNEVEN = [
 
 @pytest.mark.parametrize("settings", [{}, {"mini_batches": 3}, {"mini_batches": 2, "micro_batch_rows": 3, "passes": 2}])
 @pytest.mark.parametrize("whole_groups", [False, True])
-def test_old_log_probs_are_scored_in_the_pieces_of_the_first_pass(settings: dict[str, Any], whole_groups: bool) -> None:
+def test_the_first_ratio_is_exactly_1_in_bf16_too(settings: dict[str, Any], whole_groups: bool) -> None:
     method, seen = recording(whole_groups=whole_groups)
-    policy = tiny_policy(dtype=torch.bfloat16)
-    updater = make(policy, method, **settings)
-    passes: list[Tensor] = []
-    handle = register_module_forward_hook(
-        lambda module, args, _: passes.append(args[0]) if isinstance(module, Scorer) else None
-    )
-    try:
-        scored = updater.score(batch(UNEVEN), step=7)
-        before = len(passes)
-        updater.step(scored, updater.signal(scored), step=7)
-    finally:
-        handle.remove()
-    assert all(torch.equal(old, new) for old, new in zip(passes[:before], passes[before : 2 * before], strict=True))
+    updater = make(tiny_policy(dtype=torch.bfloat16), method, **settings)
+    scored = updater.score(batch(UNEVEN))
+    updater.step(scored, updater.signal(scored), step=7)
     x = seen.loss[0]
-    assert torch.equal(x.logprobs[x.mask], x.old_logprobs[x.mask]), "the first ratio is exactly 1, in bf16 too"
+    assert torch.equal(x.logprobs[x.mask], x.old_logprobs[x.mask])
+    assert len(seen.loss) > 1 or not settings
 
 
 def test_totals_see_current_log_probs_where_they_are_needed() -> None:

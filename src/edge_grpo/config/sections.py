@@ -55,11 +55,12 @@ class ModelSettings:
     """Which model to train, and in what precision.
 
     ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package.
-    ``dtype``: ``auto`` is float32 on a CPU, and float32 weights under bf16 autocast on a GPU (with LoRA, a bf16 frozen
-    base). ``bfloat16`` keeps all weights in bf16, where small updates are rounded away: for LoRA or high learning
-    rates. ``attention``: ``auto`` is PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support
-    for it. ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the
-    Python code it ships with, with all your permissions; only models with such code need it.
+    ``dtype`` is that of the passes; trained weights are always float32, so that no update is lost in rounding. ``auto``
+    is ``bfloat16`` where this machine is fast at it (GPUs, CPUs with AMX or AVX512-BF16) and the model has at least 33
+    million weights, otherwise ``float32``; with LoRA the frozen base is kept in that dtype. ``attention``: ``auto`` is
+    PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support for it. ``gradient_checkpointing``
+    trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the Python code it ships with, with
+    all your permissions; only models with such code need it.
 
     ``path`` may also be a LoRA adapter's folder or a run's checkpoint: it is merged into its base model's weights.
     ``save_dtype`` is that of ``final``: ``auto`` is what the model's own folder has, whatever it is trained in;

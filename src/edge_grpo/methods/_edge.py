@@ -24,7 +24,7 @@ __all__ = [
     "entropy_driven",
     "imitated",
     "injected_likelihood",
-    "limited",
+    "needs_of",
     "plan_repairs",
     "policy_rows",
 ]
@@ -91,9 +91,10 @@ class EntropyAdvantage:
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
-def limited(needs: Needs, guidance: Guidance) -> Needs:
-    """A method's needs, with the longest prompt that it corrects."""
-    return needs if guidance.amount == "none" else replace(needs, max_corrected_prompt=guidance.max_prompt_tokens)
+def needs_of(needs: Needs, guidance: Guidance) -> Needs:
+    """A method's needs, with entropies before the update, and the longest prompt that it corrects."""
+    corrects = guidance.amount != "none"
+    return replace(needs, scores=True, max_corrected_prompt=guidance.max_prompt_tokens if corrects else 0)
 
 
 def plan_repairs(groups: Sequence[Group], rng: random.Random, guidance: Guidance) -> list[Repair | Skip]:

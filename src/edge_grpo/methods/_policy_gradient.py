@@ -124,7 +124,13 @@ class GroupModifiers(Modifiers, Protocol):
 
 def needs_of(method: Modifiers) -> Needs:
     """What the modifiers need."""
-    return Needs(reference=method.beta > 0, entropy_gradient=method.entropy_coef > 0, top_up=method.top_up)
+    return Needs(
+        scores=method.entropy_quantile < 1,
+        every_row=method.beta > 0 or method.entropy_coef > 0,
+        reference=method.beta > 0,
+        entropy_gradient=method.entropy_coef > 0,
+        top_up=method.top_up,
+    )
 
 
 # --- signal -----------------------------------------------------------------------------------------------------------

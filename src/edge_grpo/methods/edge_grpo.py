@@ -98,7 +98,7 @@ class EdgeGrpo(Method):
     @property
     def needs(self) -> Needs:
         """What the modifiers need, and the limit of corrections."""
-        return edge.limited(pg.needs_of(self), self.correction)
+        return edge.needs_of(pg.needs_of(self), self.correction)
 
     def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair | Skip]:
         """Which wrong rollouts to correct and how."""

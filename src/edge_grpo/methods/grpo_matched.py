@@ -70,7 +70,7 @@ class GrpoMatched(Method):
     @property
     def needs(self) -> Needs:
         """What the modifiers need, and the limit of corrections."""
-        return edge.limited(pg.needs_of(self), self.correction)
+        return edge.needs_of(pg.needs_of(self), self.correction)
 
     def plan(self, groups: Sequence[Group], rng: random.Random) -> list[Repair | Skip]:
         """The injections that EDGE-GRPO would make, from the same draws, and any reflections they depend on."""

@@ -13,10 +13,10 @@ class Compute:
     over micro-batches in float32. Small updates are lost in rounding if bf16 weights are trained themselves.
 
     Args:
-        dtype: that of the passes; None = every weight as it is.
+        dtype: that of the passes.
     """
 
-    def __init__(self, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._copies: dict[int, tuple[Tensor, tuple[int, int]]] = {}  # by id of a weight, which the model keeps alive
 
@@ -26,7 +26,7 @@ class Compute:
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight, or its copy as of now."""
-        if self.dtype is None or weight.dtype == self.dtype:
+        if weight.dtype == self.dtype:
             return weight
         state = (weight._version, weight.data_ptr())
         copy, known = self._copies.get(id(weight), (None, None))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from edge_grpo.models.compute import Compute
 from edge_grpo.models.head import Head
 from edge_grpo.models.kernels import pad, rms_norm, rotate, unpad
 from edge_grpo.models.packing import Bin, Packing
@@ -43,7 +44,7 @@ class Dense(nn.Module):
         cast: gives a weight in the dtype of the passes, with its gradient flowing back.
     """
 
-    def __init__(self, network: PreTrainedModel, cast: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, network: PreTrainedModel, cast: Compute) -> None:
         super().__init__()
         self.cast = cast
         self._network = (network,)  # in a tuple, because the weights must not be listed twice
@@ -126,7 +127,7 @@ class Dense(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which passes compute."""
-        return self.cast(self.network.model.norm.weight).dtype
+        return self.cast.dtype
 
     @property
     def num_layers(self) -> int:

@@ -28,8 +28,10 @@ from edge_grpo.config.sections import BUNDLED, DistributedSettings, ModelSetting
 from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
+from edge_grpo.models.precision import computes_in_half, half_is_fast
 from edge_grpo.models.probe import on_cpu
 from edge_grpo.models.replica import Replica
+from edge_grpo.models.saving import round_weights
 from edge_grpo.models.scoring import Scorer, causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
 
@@ -103,16 +105,19 @@ def load_policy(
             needs untrusted code, or is of an unsupported kind.
         ConfigError: CUDA was requested but is not available, or no layer matches ``lora.targets``.
     """
-    home = device or pick_device(model)
-    on_gpu = pick_device(model).type == "cuda"
-    autocast = on_gpu and model.dtype == "auto" and torch.cuda.is_bf16_supported()
-    frozen_base = autocast and model.lora.rank > 0  # float32 adapters on a base that is never updated
-    dtype = torch.bfloat16 if model.dtype == "bfloat16" or frozen_base else torch.float32
-    network = _network(model, dtype).to(home)
+    home, passes = device or pick_device(model), pick_device(model)
+    on_gpu, adapts = passes.type == "cuda", model.lora.rank > 0
+    # adapters are trained in float32 over a base that never changes, which may be loaded in bf16 right away
+    known = model.dtype == "bfloat16" or (model.dtype == "auto" and on_gpu and half_is_fast("cuda"))
+    network = _network(model, torch.bfloat16 if adapts and known else torch.float32)
+    half = (adapts and known) or computes_in_half(network, model, passes)
+    if half and adapts:
+        round_weights(network, torch.bfloat16)
+    network = network.to(home)
     tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     frozen = None
-    if reference and not model.lora.rank:
-        frozen = _network(model, dtype).to(home).eval().requires_grad_(False)
+    if reference and not adapts:
+        frozen = _network(model, torch.bfloat16 if half else torch.float32).to(home).eval().requires_grad_(False)
     if model.gradient_checkpointing and on_gpu and network.supports_gradient_checkpointing:
         recompute_activations(network)
     if model.lora.rank:
@@ -125,7 +130,7 @@ def load_policy(
             module.p = 0.0
     save_dtype = declared_dtype(model) if model.save_dtype == "auto" else getattr(torch, model.save_dtype)
     with on_cpu(causal(network)) if home.type == "cpu" else nullcontext():
-        policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=autocast, save_dtype=save_dtype)
+        policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=half, save_dtype=save_dtype)
         if policy.has_adapters:
             with policy.precision():
                 check_reached(policy.model)

@@ -30,7 +30,7 @@ class Policy:
         model: the model, wrapped in peft adapters where LoRA is on.
         tokenizer: its tokenizer; never used between sampling and the loss.
         reference: a frozen copy of the starting weights, if a method needs one and LoRA is off.
-        autocast: whether forward passes run under bf16 autocast.
+        autocast: whether passes compute in bf16 although the trained weights are float32.
         save_dtype: of the weights that :meth:`save` writes; None = that of the weights now.
     Raises:
         EngineError: the model cannot be scored (see :mod:`edge_grpo.models.probe`).
@@ -86,8 +86,13 @@ class Policy:
 
     @property
     def autocast(self) -> bool:
-        """Whether forward passes run under bf16 autocast."""
+        """Whether passes compute in bf16 although the trained weights are float32."""
         return self.scorer.autocast
+
+    @property
+    def computes_in(self) -> str:
+        """The dtype of the passes, such as ``bfloat16``."""
+        return str(self.scorer.cast.dtype).removeprefix("torch.")
 
     @property
     def has_adapters(self) -> bool:
@@ -99,7 +104,7 @@ class Policy:
         return ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """The context that forward passes run in: bf16 autocast or nothing."""
+        """The context for passes by the model's own code: bf16 autocast or nothing."""
         return self.scorer.precision()
 
     def score(

@@ -16,7 +16,7 @@ from edge_grpo.models.families import family_class
 from edge_grpo.models.probe import portable, portable_attention
 from edge_grpo.models.scoring import Scorer, causal
 
-__all__ = ["check_folder", "probe", "probe_rows", "save"]
+__all__ = ["check_folder", "probe", "probe_rows", "round_weights", "save"]
 
 _ROWS, _TOKENS = 2, 24
 _SHARE: Final = 0.25
@@ -50,7 +50,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, dtype:
         _check_adapter(_on_cpu(model), folder / "adapter", rows, trained)
     if _dtype(plain) != dtype:
         plain = _on_cpu(plain) if plain is model else plain
-        _round(plain, dtype)
+        round_weights(plain, dtype)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     check_folder(folder, plain, rows)
@@ -143,7 +143,7 @@ def _on_cpu(model: Any) -> Any:
     return copied
 
 
-def _round(network: PreTrainedModel, dtype: torch.dtype) -> None:
+def round_weights(network: PreTrainedModel, dtype: torch.dtype) -> None:
     """Round the weights in place, as loading them in that dtype would: some families keep a few in float32."""
     kept = {*(network._keep_in_fp32_modules_strict or ())}
     if dtype == torch.float16:

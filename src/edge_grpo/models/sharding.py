@@ -51,10 +51,11 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
         "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
         "reshard_after_forward": True,
     }
+    packed = scorer.dense is not None  # looked at before FSDP adds its hooks
     with _one_line(scorer):
         for layer in _layers(scorer):
             fully_shard(layer, **settings)
-            if hasattr(layer, "packed"):
+            if packed:
                 register_fsdp_forward_method(layer, "packed")
         fully_shard(scorer, **settings)
     for module in _sharded(scorer):

@@ -44,7 +44,7 @@ def legend(config: Config, *, evaluated: bool) -> Iterator[str]:
 
 def _model(policy: Policy) -> str:
     dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in policy.model.parameters()})
-    precision = " and ".join(dtypes) + (" under bfloat16 autocast" if policy.autocast else "")
+    precision = " and ".join(dtypes) + (", computing in bfloat16" if policy.autocast else "")
     threads = torch.get_num_threads()
     where = f"cpu with {counted(threads, 'thread')}"
     if policy.device.type != "cpu":

@@ -151,13 +151,25 @@ def mini_batches(family: Int[Tensor, " rows"], *, count: int, rng: random.Random
     return [torch.isin(family, torch.tensor(share, device=family.device)).nonzero().squeeze(-1) for share in shares]
 
 
-def micro_batches(rows: Int[Tensor, " chosen"], lengths: Int[Tensor, " rows"], *, size: int) -> list[Tensor]:
+def micro_batches(
+    rows: Int[Tensor, " chosen"],
+    lengths: Int[Tensor, " rows"],
+    *,
+    size: int,
+    prompt: Int[Tensor, " rows"] | None = None,
+) -> list[Tensor]:
     """Split the rows of one update into micro-batches of at most ``size`` rows of similar length.
 
     Longest first, so that a run that does not fit in memory fails at once; the order changes nothing else, because
-    losses divide by totals of the whole update.
+    losses divide by totals of the whole update. With ``prompt``, rows of equal numbers stay together, so that a
+    micro-batch has few different prompts.
     """
     ranked = rows[lengths[rows].argsort(descending=True, stable=True)]
+    if prompt is not None:
+        numbers = prompt[ranked].tolist()
+        place = {number: index for index, number in enumerate(dict.fromkeys(numbers))}
+        together = torch.tensor([place[number] for number in numbers], dtype=torch.long, device=rows.device)
+        ranked = ranked[together.argsort(stable=True)]
     return list(ranked.split(size)) if len(ranked) else []
 
 

@@ -30,8 +30,8 @@ _KINDS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a weight
 class RunState:
     """Where a run stands: steps done, prompts used, tokens sampled, consecutive updates skipped for bad gradients.
 
-    ``num_threads`` and ``num_ranks`` are recorded because sums over threads and ranks depend on them; ``device``
-    because GPU and CPU differ.
+    ``num_threads`` and ``num_ranks`` are recorded because sums over threads and ranks depend on them; ``device`` and
+    ``computes_in``, the dtype of the passes (empty in older checkpoints), because GPU and CPU, bf16 and float32 differ.
     """
 
     step: int
@@ -41,6 +41,7 @@ class RunState:
     num_threads: int
     device: str
     num_ranks: int = 1
+    computes_in: str = ""
 
 
 def save(

@@ -88,6 +88,11 @@ class Journal:
             self.display.say(
                 f"the run began on {state.device} and continues on {session.policy.device.type}: not bit-exact"
             )
+        if state.computes_in not in ("", session.policy.computes_in):
+            self.display.say(
+                f"the run began with passes in {state.computes_in} and continues in {session.policy.computes_in}: not "
+                f"bit-exact; model.dtype={state.computes_in} keeps to the first"
+            )
         if state.num_ranks != self.world.size:
             self.display.say(
                 f"the checkpoint was written by {counted(state.num_ranks, 'process')} and is resumed by "

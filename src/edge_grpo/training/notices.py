@@ -8,7 +8,7 @@ from edge_grpo.base.records import Group
 from edge_grpo.config.tree import Config
 from edge_grpo.methods._edge import Guidance
 from edge_grpo.methods.base import Method
-from edge_grpo.training.update import GAP_BOUND
+from edge_grpo.training.described import GAP_BOUND
 
 __all__ = ["first_failure", "notices"]
 

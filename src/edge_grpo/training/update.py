@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.metrics import Metrics, merge
-from edge_grpo.base.records import Segment
 from edge_grpo.base.rng import python_random
 from edge_grpo.base.tensors import Batch, GroupHidden, LossInputs, Scored, Signal, Totals
 from edge_grpo.base.world import World
@@ -20,9 +19,10 @@ from edge_grpo.methods.base import Method
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.sharding import full
 from edge_grpo.training.batching import group_micro_batches, loss_inputs, micro_batches, mini_batches, scored
+from edge_grpo.training.described import describe_gap
 from edge_grpo.training.schedule import learning_rate
 
-__all__ = ["GAP_BOUND", "Updater", "describe_gap", "describe_scores", "is_over", "make_optimizer"]
+__all__ = ["Updater", "is_over", "make_optimizer"]
 
 
 def is_over(train: TrainSettings, step: int, tokens: int) -> bool:
@@ -37,7 +37,10 @@ def make_optimizer(policy: Policy, train: TrainSettings) -> AdamW:
         {"params": [w for w in weights if w.dim() > 1], "weight_decay": train.weight_decay},
         {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=train.learning_rate, betas=(train.beta1, train.beta2))
+    optimizer = AdamW(groups, lr=train.learning_rate, betas=(train.beta1, train.beta2), fused=True)
+    # the fused kernel changes weights unseen, and copies of them in half precision would never be refreshed
+    optimizer.register_step_post_hook(lambda *_: increment_version(weights))
+    return optimizer
 
 
 @dataclass(frozen=True)
@@ -89,30 +92,30 @@ class Updater:
         self.skipped_in_a_row = 0
         self.midway = False
 
-    @torch.no_grad()
-    def score(self, batch: Batch, *, step: int = 0) -> Scored:
-        """Score every completion token under the policy, and under the reference if the method needs it.
+    def defers(self, batch: Batch) -> bool:
+        """Whether a batch need not be scored first: the step's one update can use log-probs of its own.
 
-        Unless the engine's numbers are reused, rows are scored in the micro-batches of the step's first pass: the same
-        rows in the same order, cut to the same width. Kernels round by shape, so that only then is the ratio of the
-        first update exactly 1 in bf16.
+        So it is if the method's signal reads none (``needs.scores``), and every row was sampled whole with
+        log-probs and entropies, so that the sampler's numbers can stand in for them in the metrics.
+        """
+        one_update = self.train.passes == self.train.mini_batches == 1
+        described = bool(_sampled(batch).all()) and not bool((batch.mask & ~batch.sampling_entropy.isfinite()).any())
+        return one_update and described and not self.method.needs.scores and not self.reuse_sampled
+
+    @torch.no_grad()
+    def score(self, batch: Batch, *, deferred: bool = False) -> Scored:
+        """Score every completion token under the policy, and under the reference if the method needs it.
 
         Args:
             batch: the rollouts.
-            step: the one that :meth:`step` is called with; determines the mini-batches.
+            deferred: take the sampler's log-probs and entropies in place of the policy's, as :meth:`defers` allows.
         """
         batch = _to(batch, self.policy.device)
-        known = batch.mask & batch.sampling_logprobs.isfinite()
-        whole = (known == batch.mask).all(-1) & ~batch.corrected & self.reuse_sampled
+        whole = _sampled(batch) & (self.reuse_sampled or deferred)
         zeros = torch.zeros(batch.mask.shape, device=self.policy.device)
         old = torch.where(whole[:, None] & batch.mask, batch.sampling_logprobs, zeros)
         entropy = torch.where(whole[:, None] & batch.mask, batch.sampling_entropy, zeros)
-        if self.reuse_sampled:
-            pieces = self._pieces(batch, (~whole).nonzero().squeeze(-1))
-        else:
-            pieces = (
-                piece for rows in self._mini_batches(batch, step, 0) for piece in self._update_pieces(batch, rows)
-            )
+        pieces = self._pieces(batch, (~whole).nonzero().squeeze(-1))
         found = [torch.zeros_like(old), torch.zeros_like(entropy)]
         for piece in self._own(batch, pieces):
             scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
@@ -171,7 +174,7 @@ class Updater:
         with torch.no_grad():
             return self.method.signal(batch)
 
-    def step(self, batch: Scored, signal: Signal, *, step: int, tokens: int = 0) -> Metrics:
+    def step(self, batch: Scored, signal: Signal, *, step: int, tokens: int = 0, deferred: bool = False) -> Metrics:
         """All updates of a step.
 
         Args:
@@ -179,6 +182,7 @@ class Updater:
             signal: the method's.
             step: counted from 0; determines the learning rate and the order of mini-batches.
             tokens: sampled before this step; they also determine the rate if ``train.max_tokens`` is set.
+            deferred: whether the batch was not scored; the metrics then include :func:`describe_gap`.
         Raises:
             TrainingError: gradients were not finite too many times in a row.
         """
@@ -189,34 +193,47 @@ class Updater:
         first = True
         for number in range(self.train.passes):
             for rows in self._mini_batches(batch, step, number):
-                metrics = merge(metrics, self._update(batch, signal, rows, step, first=first))
+                metrics = merge(metrics, self._update(batch, signal, rows, step, first=first, deferred=deferred))
                 first = False
         self.midway = False
         return metrics
 
-    def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool) -> Metrics:
+    def _update(
+        self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool, deferred: bool
+    ) -> Metrics:
         """One optimizer update on some rows; ``first``: the weights are still those that scored the batch."""
-        pieces = list(self._own(batch, self._update_pieces(batch, rows)))
-        totals = self._totals(batch, signal, pieces, forward=self.method.needs.forward_totals and not first)
+        active, idle = self._divided(signal, rows)
+        pieces = list(self._own(batch, self._update_pieces(batch, active)))
+        others = list(self._own(batch, self._pieces(batch, idle)))
+        forward = self.method.needs.forward_totals and not first
+        totals = self._totals(batch, signal, pieces + others, forward=forward)
         if totals.rows == 0:
             return {"empty_updates": (1.0, 1.0)}
         self.optimizer.zero_grad(set_to_none=True)
         value = 0.0
         metrics: Metrics = {}
+        own = torch.full_like(batch.old_logprobs, torch.nan)
         with self.policy.training():
-            for piece in pieces:
+            for piece in pieces or [_void(batch)]:
                 if piece.void:
                     scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
                     (scores.logprobs.sum() * 0.0).backward()
                     continue
-                x = self._forward(batch, signal, piece)
+                x = self._forward(batch, signal, piece, first=first)
                 loss = self.method.loss(x, totals)
                 loss.backward()
+                _put(own, piece, x.old_logprobs)
                 with torch.no_grad():
                     value += float(loss)
                     metrics = merge(metrics, self.method.observe(x, totals))
+        with torch.no_grad():
+            for piece in others:
+                x = self._unmoved(batch, signal, piece) if first else self._forward(batch, signal, piece, first=False)
+                metrics = merge(metrics, {} if piece.void else self.method.observe(x, totals))
         found = self.world.gather(lambda: (value, metrics))
-        value, metrics = sum(own for own, _ in found), merge(*(own for _, own in found))
+        value, metrics = sum(each for each, _ in found), merge(*(each for _, each in found))
+        if deferred:
+            metrics |= self._gap(batch, own)
         weights = [weight for _, weight in self.policy.trained()]
         if not self.policy.is_sharded:
             self.world.add(self._gradients(weights))
@@ -231,6 +248,14 @@ class Updater:
             metrics = merge(metrics, {"grad_norm": (float(norm), 1.0)})
         self.optimizer.zero_grad(set_to_none=True)
         return merge(metrics, {"loss": (value, 1.0), "skipped_updates": (float(self.skipped_in_a_row > 0), 1.0)})
+
+    def _gap(self, batch: Scored, own: Tensor) -> Metrics:
+        """:func:`describe_gap` of a batch that was not scored: from this rank's log-probs in its update, NaN = none."""
+        known = own.isfinite()
+        columns = [torch.where(known, own, 0.0), known.to(own.dtype)]
+        self.world.add(columns)
+        values, counts = columns
+        return describe_gap(replace(batch, old_logprobs=torch.where(counts > 0, values, torch.nan)))
 
     def _gradients(self, weights: list[nn.Parameter]) -> Iterator[Tensor]:
         """The gradients that any rank has, in the same order on all of them."""
@@ -256,23 +281,39 @@ class Updater:
         for piece in pieces:
             if piece.void:
                 if forward:
-                    self._forward(batch, signal, piece)
+                    self._forward(batch, signal, piece, first=False)
                 continue
-            if forward:
-                x = self._forward(batch, signal, piece)
-            else:
-                old, entropy = (column[piece.rows, : piece.width] for column in (batch.old_logprobs, batch.entropy))
-                x = loss_inputs(batch, signal, piece.rows, piece.width, logprobs=old, entropy=entropy)
+            x = self._forward(batch, signal, piece, first=False) if forward else self._unmoved(batch, signal, piece)
             own = {"rows": float(x.keep.sum()), "tokens": float(x.mask.sum()), **self.method.totals(x)}
             sums = {name: sums.get(name, 0.0) + amount for name, amount in own.items()}
         sums = self.world.sum(sums)
         extra = {name: amount for name, amount in sums.items() if name not in ("rows", "tokens")}
         return Totals(sums["rows"], sums["tokens"], self.max_new_tokens, extra)
 
-    def _forward(self, batch: Scored, signal: Signal, piece: _Piece) -> LossInputs:
+    def _forward(self, batch: Scored, signal: Signal, piece: _Piece, *, first: bool) -> LossInputs:
+        """A micro-batch at the current weights; at the first update of a step, these are the ones before it.
+
+        Kernels round by shape, so that in bf16 the ratio of the first update is 1 only if its log-probs are their own
+        predecessors.
+        """
         scores = self.policy.score(*_inputs(batch, piece), temperature=self.temperature)
         entropy = scores.entropy if self.method.needs.entropy_gradient else scores.entropy.detach()
-        return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
+        x = loss_inputs(batch, signal, piece.rows, piece.width, logprobs=scores.logprobs, entropy=entropy)
+        return replace(x, old_logprobs=scores.logprobs.detach()) if first and not self.reuse_sampled else x
+
+    def _unmoved(self, batch: Scored, signal: Signal, piece: _Piece) -> LossInputs:
+        """A micro-batch at the weights before the step, from what is known already."""
+        old, entropy = (column[piece.rows, : piece.width] for column in (batch.old_logprobs, batch.entropy))
+        return loss_inputs(batch, signal, piece.rows, piece.width, logprobs=old, entropy=entropy)
+
+    def _divided(self, signal: Signal, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of an update that have a gradient, and those that only count in totals and metrics."""
+        if self.method.needs.every_row:
+            return rows, rows[:0]
+        active = (signal.advantages[rows] != 0).any(-1)
+        if signal.likelihood is not None:
+            active |= (signal.likelihood[rows] != 0).any(-1)
+        return rows[active], rows[~active]
 
     def _mini_batches(self, batch: Batch, step: int, number: int) -> list[Tensor]:
         """The rows of each update of a step's pass."""
@@ -297,9 +338,16 @@ class Updater:
         if whole_groups:
             split = group_micro_batches(rows, lengths, batch.group, size=size)
         else:
-            split = micro_batches(rows, lengths, size=size)
+            prompt = batch.group if self.policy.scorer.is_packed else None
+            split = micro_batches(rows, lengths, size=size, prompt=prompt)
         for chosen in split:
             yield _Piece(chosen, int(lengths[chosen].max()))
+
+
+def _sampled(batch: Batch) -> Tensor:
+    """Rows whose completion tokens were all sampled as they stand, with log-probs."""
+    known = batch.mask & batch.sampling_logprobs.isfinite()
+    return (known == batch.mask).all(-1) & ~batch.corrected
 
 
 def _inputs(batch: Batch, piece: _Piece) -> tuple[Tensor, Tensor, Tensor]:
@@ -323,32 +371,3 @@ def _put(column: Tensor, piece: _Piece, values: Tensor) -> None:
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, **{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})
-
-
-def describe_scores(batch: Scored) -> Metrics:
-    """Entropy in nats per token, over tokens that the policy sampled and over all completion tokens."""
-    sampled = batch.mask & (batch.segment != int(Segment.INJECTED))
-    return {
-        "entropy": (float(batch.entropy[sampled].sum()), float(sampled.sum())),
-        "entropy/all_tokens": (float(batch.entropy[batch.mask].sum()), float(batch.mask.sum())),
-    }
-
-
-GAP_BOUND: Final = 0.2
-"""Nats: beyond it, a token's importance weight is about as far from 1 as PPO's clip range reaches."""
-
-
-def describe_gap(batch: Scored) -> Metrics:
-    """How far the sampler's log-probs are from the policy's before the update, in nats per sampled token.
-
-    ``sampler/gap`` is the mean absolute difference, ``sampler/gap_max`` the largest, ``sampler/gap_beyond`` the share
-    of tokens beyond ``GAP_BOUND``; tokens without a log-prob from the sampler do not count.
-    """
-    known = batch.mask & batch.scorable[:, None] & batch.sampling_logprobs.isfinite()
-    gap = (batch.old_logprobs - batch.sampling_logprobs)[known].abs()
-    count = float(gap.numel())
-    return {
-        "sampler/gap": (float(gap.sum()), count),
-        "sampler/gap_max": (float(gap.max()) if count else 0.0, float(count > 0)),
-        "sampler/gap_beyond": (float((gap > GAP_BOUND).sum()), count),
-    }

@@ -1,0 +1,61 @@
+"""In which precision a model's passes compute: bf16 over float32 master weights where that is fast, or float32."""
+
+import statistics
+import time
+from functools import cache
+from typing import Final
+
+import torch
+from transformers import PreTrainedModel
+
+from edge_grpo.config.sections import ModelSettings
+from edge_grpo.models.dense import Dense
+from edge_grpo.models.scoring import causal
+
+__all__ = ["LARGE", "computes_in_half", "half_is_fast"]
+
+LARGE: Final = 2**25
+"""Weights from which on passes are mostly matrix products; smaller models stay in float32, and are bit-exact."""
+
+_SIDE, _ROUNDS, _FASTER = 1024, 5, 1.5
+
+
+def computes_in_half(network: PreTrainedModel, model: ModelSettings, device: torch.device) -> bool:
+    """Whether passes compute in bf16.
+
+    ``model.dtype=auto`` takes bf16 where this device is fast at it and the model is large enough to gain; on a CPU only
+    for the families of :class:`edge_grpo.models.dense.Dense`, because the others gain little there.
+
+    Args:
+        network: the model, possibly inside peft's wrapper.
+        model: the settings.
+        device: where the passes run.
+    """
+    if model.dtype != "auto":
+        return model.dtype == "bfloat16"
+    if sum(weight.numel() for weight in network.parameters()) < LARGE:
+        return False
+    return half_is_fast(device.type) and (device.type != "cpu" or Dense.supports(causal(network)))
+
+
+@cache
+def half_is_fast(kind: str) -> bool:
+    """Whether products are at least half as fast again in bf16 as in float32, tried with a short one.
+
+    GPUs and CPUs with AMX or AVX512-BF16 are four times as fast or more; others are slower.
+    """
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    seconds = {dtype: _seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return seconds[torch.float32] > _FASTER * seconds[torch.bfloat16]
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """The median time of a product."""
+    left, right = (torch.ones((_SIDE, _SIDE), dtype=dtype) for _ in range(2))
+    found = []
+    for _ in range(_ROUNDS + 1):  # the first one prepares the kernel
+        began = time.perf_counter()
+        left @ right
+        found.append(time.perf_counter() - began)
+    return statistics.median(found[1:])
