@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from support import tiny_policy
-from torch import nn
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from torch import Tensor, nn
 
 from edge_grpo.base.errors import EngineError, TrainingError
 from edge_grpo.base.records import Rollout, Segment
@@ -219,10 +218,11 @@ def test_the_logprob_of_the_drawn_token_is_finite_exactly_where_the_distribution
 def test_one_bad_row_ends_the_sampling_with_a_clear_error(temperature: float, value: float) -> None:
     engine = make_engine()
 
-    def poison(model: nn.Module, args: tuple[object, ...], output: CausalLMOutputWithPast) -> None:
-        output.logits[-1, -1, 5] = value
+    def poison(layers: nn.Module, args: tuple[object, ...], logits: Tensor) -> None:
+        logits[-1, 5] = value
 
-    engine.policy.model.register_forward_hook(poison)
+    assert engine.policy.scorer.dense is not None
+    engine.policy.scorer.dense.register_forward_hook(poison)
     with pytest.raises(TrainingError, match="not finite"):
         engine.sample(make_requests(), Sampling(20, temperature))
 

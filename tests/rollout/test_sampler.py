@@ -113,7 +113,7 @@ def test_a_model_without_a_cache_samples_the_same_from_full_passes() -> None:
         return args, {**more, "past_key_values": None}
 
     policy.model.register_forward_pre_hook(without_cache, with_kwargs=True)
-    engine = DecodeEngine(policy, stop_ids=[2], pad_id=0)
+    engine = DecodeEngine(Policy(policy.model, policy.tokenizer), stop_ids=[2], pad_id=0)
     assert not engine.decoding.cached
     found = engine.sample(requests, sampling)
     assert [[row.completion_ids for row in rows] for rows in found] == [

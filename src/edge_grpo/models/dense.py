@@ -34,6 +34,37 @@ Attend = Callable[[int, Heads], Float[Tensor, "tokens heads dim"]]
 """What the tokens of layer number ... attend to: the queries' weighted sums of values."""
 
 
+class _Parts(NamedTuple):
+    """The modules of a layer, looked up once: many small passes would spend their time on that."""
+
+    before: nn.Module
+    queries: nn.Module
+    keys: nn.Module
+    values: nn.Module
+    normed: tuple[nn.Module, nn.Module] | None
+    out: nn.Module
+    between: nn.Module
+    gate: nn.Module
+    up: nn.Module
+    down: nn.Module
+
+    @classmethod
+    def of(cls, layer: Any) -> "_Parts":
+        block, mlp = layer.self_attn, layer.mlp
+        return cls(
+            before=layer.input_layernorm,
+            queries=block.q_proj,
+            keys=block.k_proj,
+            values=block.v_proj,
+            normed=(block.q_norm, block.k_norm) if hasattr(block, "q_norm") else None,
+            out=block.o_proj,
+            between=layer.post_attention_layernorm,
+            gate=mlp.gate_proj,
+            up=mlp.up_proj,
+            down=mlp.down_proj,
+        )
+
+
 class Dense(nn.Module):
     """The layers of a model, run over tokens in one line; who attends to what is the caller's to say.
 
@@ -48,8 +79,12 @@ class Dense(nn.Module):
         super().__init__()
         self.cast = cast
         self._network = (network,)  # in a tuple, because the weights must not be listed twice
+        first = network.model.layers[0].self_attn
+        self.scale: float = first.scaling
+        self.kv_shape = (network.config.num_key_value_heads, first.head_dim)
+        self._turns: list[tuple[Tensor, Tensor]] = []
         for layer in network.model.layers:
-            layer.packed = partial(self._layer, layer)
+            layer.packed = partial(self._layer, layer, _Parts.of(layer))
 
     @property
     def network(self) -> PreTrainedModel:
@@ -134,58 +169,54 @@ class Dense(nn.Module):
         """How many layers attend."""
         return len(self.network.model.layers)
 
-    @property
-    def kv_shape(self) -> tuple[int, int]:
-        """Heads of keys and values, and their dimension."""
-        first = self.network.model.layers[0].self_attn
-        return self.network.config.num_key_value_heads, first.head_dim
-
-    @property
-    def scale(self) -> float:
-        """What the products of queries and keys are multiplied by."""
-        scale: float = self.network.model.layers[0].self_attn.scaling
-        return scale
-
     def _angles(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of each token's angles."""
-        cos, sin = self.network.model.rotary_emb(x, position[None])
-        half = cos.shape[-1] // 2
-        return cos[0, :, None, :half], sin[0, :, None, :half]
+        """Cosine and sine of each token's angles; those of all positions so far are kept."""
+        highest = int(position.max()) + 1
+        if not self._turns or self._turns[0][0].shape[0] < highest or self._turns[0][0].device != x.device:
+            with torch.inference_mode(False), torch.no_grad():
+                places = torch.arange(2 * highest, device=x.device)
+                cos, sin = self.network.model.rotary_emb(
+                    torch.empty(0, dtype=self.dtype, device=x.device), places[None]
+                )
+            half = cos.shape[-1] // 2
+            self._turns = [(cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous())]
+        cos, sin = self._turns[0]
+        return cos.index_select(0, position), sin.index_select(0, position)
 
     def _layer(
-        self, layer: Any, x: Tensor, number: int, turn: tuple[Tensor, Tensor], attend: Attend
+        self, layer: Any, parts: _Parts, x: Tensor, number: int, turn: tuple[Tensor, Tensor], attend: Attend
     ) -> Float[Tensor, "tokens dim"]:
         """A layer; its activations are computed again in the backward pass if the model asks for that."""
-        if layer.training and layer.gradient_checkpointing and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(self._block, layer, x, number, turn, attend, use_reentrant=False)
+        if torch.is_grad_enabled() and layer.training and layer.gradient_checkpointing:
+            recomputed: Tensor = checkpoint(self._block, parts, x, number, turn, attend, use_reentrant=False)
             return recomputed
-        return self._block(layer, x, number, turn, attend)
+        return self._block(parts, x, number, turn, attend)
 
     def _block(
-        self, layer: Any, x: Tensor, number: int, turn: tuple[Tensor, Tensor], attend: Attend
+        self, parts: _Parts, x: Tensor, number: int, turn: tuple[Tensor, Tensor], attend: Attend
     ) -> Float[Tensor, "tokens dim"]:
-        block, mlp = layer.self_attn, layer.mlp
-        read = self._norm(layer.input_layernorm, x)
+        read = self._norm(parts.before, x)
         queries, keys, values = (
-            self._linear(module, read).unflatten(-1, (-1, block.head_dim))
-            for module in (block.q_proj, block.k_proj, block.v_proj)
+            self._linear(module, read).unflatten(-1, (-1, self.kv_shape[1]))
+            for module in (parts.queries, parts.keys, parts.values)
         )
-        if hasattr(block, "q_norm"):
-            queries, keys = self._norm(block.q_norm, queries), self._norm(block.k_norm, keys)
+        if parts.normed:
+            queries, keys = (self._norm(*pair) for pair in zip(parts.normed, (queries, keys), strict=True))
         heads = Heads(rotate(queries, *turn), rotate(keys, *turn), values)
-        x = x + self._linear(block.o_proj, attend(number, heads).flatten(-2))
-        read = self._norm(layer.post_attention_layernorm, x)
-        gated = F.silu(self._linear(mlp.gate_proj, read)) * self._linear(mlp.up_proj, read)
-        return x + self._linear(mlp.down_proj, gated)
+        x = x + self._linear(parts.out, attend(number, heads).flatten(-2))
+        read = self._norm(parts.between, x)
+        return x + self._linear(parts.down, F.silu(self._linear(parts.gate, read)) * self._linear(parts.up, read))
 
     def _norm(self, module: Any, x: Tensor) -> Tensor:
         return rms_norm(x, self.cast(module.weight), module.variance_epsilon)
 
     def _linear(self, module: Any, x: Tensor) -> Tensor:
         """A projection, with its adapters where it has some and they are on."""
-        base = getattr(module, "base_layer", module)
-        out = F.linear(x, self.cast(base.weight), None if base.bias is None else self.cast(base.bias))
-        if base is module or module.disable_adapters:
+        adapted = type(module) is not nn.Linear
+        base = module.base_layer if adapted else module
+        bias = base.bias
+        out = F.linear(x, self.cast(base.weight), None if bias is None else self.cast(bias))
+        if not adapted or module.disable_adapters:
             return out
         for name in module.active_adapters:
             down, up = (self.cast(each[name].weight) for each in (module.lora_A, module.lora_B))

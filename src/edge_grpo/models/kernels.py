@@ -115,18 +115,26 @@ def rms_norm(x: Float[Tensor, "... dim"], weight: Float[Tensor, " dim"], eps: fl
         weight: w.
         eps: added to the mean square.
     """
+    if not torch.is_grad_enabled():
+        return _normed(x, weight, eps)[0]
     normed: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return normed
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The normalised vectors, and what each was multiplied by."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
+    scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return torch.mul(x, scale, out=torch.empty_like(x)).mul_(weight), scale
 
 
 class _RmsNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        exact = torch.promote_types(x.dtype, torch.float32)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
-        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed, scale = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return torch.mul(x, scale, out=torch.empty_like(x)).mul_(weight)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -155,6 +163,8 @@ def rotate(
         sin: likewise.
     Source: Su et al. 2021, arXiv:2104.09864, in the half-split form of Llama's release.
     """
+    if not torch.is_grad_enabled():
+        return _rotated(x, cos, sin, 1.0)
     rotated: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return rotated
 

@@ -121,7 +121,7 @@ def _bin(prompt: int, num_prompts: int, prompt_of: list[int], counts: Sequence[i
         prompt=prompt,
         num_prompts=num_prompts,
         answer=longest,
-        prompt_of=torch.tensor(prompt_of, device=device),
+        prompt_of=torch.tensor(prompt_of, device=device, dtype=torch.long),
         num_tokens=num_prompts * prompt + total,
         slots=slots,
         back=back,

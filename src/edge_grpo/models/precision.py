@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -20,24 +21,6 @@ LARGE: Final = 2**25
 _SIDE, _ROUNDS, _FASTER = 1024, 5, 1.5
 
 
-def computes_in_half(network: PreTrainedModel, model: ModelSettings, device: torch.device) -> bool:
-    """Whether passes compute in bf16.
-
-    ``model.dtype=auto`` takes bf16 where this device is fast at it and the model is large enough to gain; on a CPU only
-    for the families of :class:`edge_grpo.models.dense.Dense`, because the others gain little there.
-
-    Args:
-        network: the model, possibly inside peft's wrapper.
-        model: the settings.
-        device: where the passes run.
-    """
-    if model.dtype != "auto":
-        return model.dtype == "bfloat16"
-    if sum(weight.numel() for weight in network.parameters()) < LARGE:
-        return False
-    return half_is_fast(device.type) and (device.type != "cpu" or Dense.supports(causal(network)))
-
-
 @cache
 def half_is_fast(kind: str) -> bool:
     """Whether products are at least half as fast again in bf16 as in float32, tried with a short one.
@@ -48,6 +31,31 @@ def half_is_fast(kind: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     seconds = {dtype: _seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return seconds[torch.float32] > _FASTER * seconds[torch.bfloat16]
+
+
+def computes_in_half(
+    network: PreTrainedModel,
+    model: ModelSettings,
+    device: torch.device,
+    *,
+    fast: Callable[[str], bool] = half_is_fast,
+) -> bool:
+    """Whether passes compute in bf16.
+
+    ``model.dtype=auto`` takes bf16 where this device is fast at it and the model is large enough to gain; on a CPU only
+    for the families of :class:`edge_grpo.models.dense.Dense`, because the others gain little there.
+
+    Args:
+        network: the model, possibly inside peft's wrapper.
+        model: the settings.
+        device: where the passes run.
+        fast: whether a kind of device is fast at bf16.
+    """
+    if model.dtype != "auto":
+        return model.dtype == "bfloat16"
+    if sum(weight.numel() for weight in network.parameters()) < LARGE:
+        return False
+    return fast(device.type) and (device.type != "cpu" or Dense.supports(causal(network)))
 
 
 def _seconds(dtype: torch.dtype) -> float:

@@ -117,7 +117,7 @@ class Scorer(nn.Module):
             nats, float32 (float64 for a float64 model); 0 where the mask is False.
         """
         rows, columns = mask.nonzero(as_tuple=True)
-        hidden = self._before(input_ids, attention, mask)
+        hidden = self.before(input_ids, attention, mask)
         if temperature is None:
             return hidden
         logprobs, entropy = self._scores(hidden, input_ids[rows, columns], temperature)
@@ -132,15 +132,15 @@ class Scorer(nn.Module):
         """Whether passes compute no padding, and each prompt once."""
         return self.dense is not None and str(causal(self.model).config._attn_implementation) == "sdpa"
 
-    def _before(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
+    def before(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
         """Hidden states at the position before each masked token, row by row."""
         if self.dense is not None and self.is_packed:
             packing = Packing.of(input_ids, mask)
-            return self.dense.hidden(packing)[packing.source] if packing.bins else self._padded(input_ids, mask, mask)
-        return self._padded(input_ids, attention, mask)
+            return self.dense.hidden(packing)[packing.source] if packing.bins else self.padded(input_ids, mask, mask)
+        return self.padded(input_ids, attention, mask)
 
-    def _padded(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
-        """The same by the model's own code, padding included."""
+    def padded(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
+        """The same as :meth:`before` by the model's own code, padding included."""
         rows, columns = mask.nonzero(as_tuple=True)
         with self.precision():
             return _hidden(causal(self.model), input_ids, attention)[rows, columns - 1]

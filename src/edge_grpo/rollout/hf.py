@@ -249,7 +249,7 @@ class DecodeEngine:
             slots.put(token, logprob, entropy)
             stopped = (token[:, None] == stop).any(-1)
             ended = stopped | (slots.step == slots.budget)
-            to_read = torch.isin(token, may_complete) & ~stopped
+            to_read = torch.isin(token, may_complete) & ~stopped if len(may_complete) else torch.zeros_like(stopped)
             any_ended, any_to_read, sound = torch.stack([ended.any(), to_read.any(), logprob.isfinite().all()]).tolist()
             if not sound:
                 raise TrainingError(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from edge_grpo.base.world import World
 from edge_grpo.config.sections import HfEngineSettings
 from edge_grpo.config.tree import Config
+from edge_grpo.models.dense import Dense
 from edge_grpo.models.loading import context_length, load_policy, vocabulary_size
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.replica import Replica
@@ -135,6 +136,8 @@ def _limits(config: Config, policy: Policy, engine: Engine) -> Iterator[str]:
         yield f"model.attention: {family} has no fused attention; using eager"
     if config.model.gradient_checkpointing and on_gpu and not network.supports_gradient_checkpointing:
         yield f"model.gradient_checkpointing: {family} does not support it; activations of all layers stay in memory"
+    if policy.scorer.dense is None and Dense.supports(network):
+        yield f"{family}: its layers compute otherwise than those of its family, so that its own code runs them, slowly"
     context, length = context_length(policy), getattr(engine, "context", None)
     if context and length and length < context:
         yield (

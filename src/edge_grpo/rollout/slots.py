@@ -83,9 +83,10 @@ class Slots:
 
     def select(self, rows: Int[Tensor, " chosen"]) -> None:
         """Keep only these rows, in this order; a row may be repeated."""
+        ascending = bool((rows.diff() > 0).all())
         self._slot, self._length, self.logits = self._slot[rows], self._length[rows], self.logits[rows]
         self._whole = False
-        if len(rows) < _KEPT * len(self._keys[0]) or len(self._slot.unique()) < len(rows):
+        if len(rows) < _KEPT * len(self._keys[0]) or not ascending:
             self._compact()
 
     def extend(self, tokens: Int[Tensor, " rows"]) -> None:
