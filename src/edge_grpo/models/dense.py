@@ -21,6 +21,8 @@ __all__ = ["Attend", "Dense", "Heads"]
 _FAMILIES: Final = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROTATIONS: Final = ("default", "linear", "llama3", "yarn")  # others change with the length of the longest row
 
+_SCORES: Final = 2**23  # attention scores of a layer that are kept for the backward pass
+
 
 class Heads(NamedTuple):
     """Queries, keys and values of a layer, rotated to the tokens' positions."""
@@ -241,9 +243,20 @@ def _attend(own: Bin, mask: Tensor, heads: Heads, scale: float) -> Iterator[Tens
         torch.cat([before.index_select(0, own.prompt_of), after], dim=2)
         for before, after in zip((keys, values), later, strict=True)
     )
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
-    out = out.transpose(1, 2).flatten(0, 1)
+    out = _weighted(queries, keys, values, mask, scale).transpose(1, 2).flatten(0, 1)
     yield out if own.back is None else unpad(out, own.back)
+
+
+def _weighted(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Masked attention. For short rows in bf16 on a CPU, products are several times as fast as the fused kernel."""
+    rows, heads, length, dim = queries.shape
+    small = rows * heads * length * keys.shape[2] <= _SCORES
+    if not (small and queries.dtype == torch.bfloat16 and queries.device.type == "cpu"):
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
+    shared = keys.shape[1]  # heads that share keys, as if they were a longer row
+    longer = queries.reshape(rows, shared, -1, dim)
+    scores = (longer @ keys.transpose(-1, -2)).mul_(scale).add_(mask.repeat(heads // shared, 1))
+    return (scores.softmax(-1) @ values).view(queries.shape)
 
 
 def _rows(column: Float[Tensor, "tokens heads dim"], length: int) -> Float[Tensor, "rows heads length dim"]:

@@ -3,14 +3,17 @@
 All of them compute what the plain expressions in their docstrings do, to rounding.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
-__all__ = ["head_scores", "pad", "rms_norm", "rotate", "unpad"]
+__all__ = ["CACHED", "head_scores", "pad", "rms_norm", "rotate", "unpad"]
+
+CACHED: Final = 2**19
+"""Numbers that fit into a CPU core's cache."""
 
 
 def head_scores(
@@ -52,15 +55,8 @@ class _HeadScores(Function):
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for part, ids in zip(hidden.split(at_once), token_ids.split(at_once), strict=True):
             z = _scaled(part, weight, temperature)
-            largest = z.amax(-1, keepdim=True)
-            z -= largest
-            picked = z.gather(-1, ids[:, None]).squeeze(-1)
-            mass = z.exp()
-            total = mass.sum(-1)
-            log_total = total.log()
-            # 0 log 0 = 0, where a logit is -inf
-            entropy = log_total - mass.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(-1) / total
-            columns.append((picked - log_total, entropy, log_total + largest.squeeze(-1)))
+            size = _rows_at_once(z)
+            columns += [_scored(*each) for each in zip(z.split(size), ids.split(size), strict=True)]
         logprobs, entropies, log_totals = (torch.cat(column) for column in zip(*columns, strict=True))
         ctx.save_for_backward(hidden, weight, token_ids, log_totals, entropies)
         ctx.temperature, ctx.at_once = temperature, at_once
@@ -75,27 +71,64 @@ class _HeadScores(Function):
             to_logprobs = torch.zeros_like(log_totals)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
-        weight_grad: Tensor | None = None
+        # summed in float32 over pieces
+        weight_grad = torch.zeros(weight.shape, dtype=log_totals.dtype, device=weight.device) if wants_weight else None
         for start in range(0, len(hidden), ctx.at_once):
             own = slice(start, start + ctx.at_once)
-            logp = _scaled(hidden[own], weight, ctx.temperature)
-            logp -= log_totals[own, None]
-            if to_entropies is None:
-                grad = logp.exp_().mul_(-to_logprobs[own, None])
-            else:
-                logp.clamp_(min=torch.finfo(logp.dtype).min)
-                factor = torch.addcmul(to_logprobs[own, None], logp + entropies[own, None], to_entropies[own, None])
-                grad = logp.exp_().mul_(factor.neg_())
-            grad.scatter_add_(-1, token_ids[own, None], to_logprobs[own, None].to(grad.dtype))
-            grad = grad.div_(ctx.temperature).to(hidden.dtype)
+            z = _scaled(hidden[own], weight, ctx.temperature)
+            size = _rows_at_once(z)
+            columns = (z, token_ids[own], log_totals[own], entropies[own], to_logprobs[own])
+            spread = [column.split(size) for column in columns]
+            last = [None] * len(spread[0]) if to_entropies is None else to_entropies[own].split(size)
+            for each in zip(*spread, last, strict=True):
+                _differentiate(*each)
+            grad = z.div_(ctx.temperature).to(hidden.dtype)
             if hidden_grad is not None:
                 torch.mm(grad, weight, out=hidden_grad[own])
-            if wants_weight:
-                share = grad.T @ hidden[own]
-                if len(hidden) > ctx.at_once:  # sum many pieces in float32
-                    share = share.to(log_totals.dtype)
-                weight_grad = share if weight_grad is None else weight_grad.add_(share)
-        return hidden_grad, weight_grad if weight_grad is None else weight_grad.to(weight.dtype), None, None, None
+            if weight_grad is None:
+                continue
+            if grad.dtype == weight_grad.dtype:
+                weight_grad.addmm_(grad.T, hidden[own])
+            else:
+                weight_grad.add_(grad.T @ hidden[own])
+        return hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None, None, None
+
+
+def _scored(z: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs, entropies and the logarithm of the mass of some logits, which are overwritten."""
+    largest = z.amax(-1, keepdim=True)
+    z -= largest
+    picked = z.gather(-1, token_ids[:, None]).squeeze(-1)
+    mass = z.exp()
+    total = mass.sum(-1)
+    log_total = total.log()
+    # 0 log 0 = 0, where a logit is -inf
+    entropy = log_total - mass.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(-1) / total
+    return picked - log_total, entropy, log_total + largest.squeeze(-1)
+
+
+def _differentiate(
+    z: Tensor,
+    token_ids: Tensor,
+    log_totals: Tensor,
+    entropies: Tensor,
+    to_logprobs: Tensor,
+    to_entropies: Tensor | None,
+) -> None:
+    """Overwrite some logits with the gradient that they get."""
+    z -= log_totals[:, None]
+    if to_entropies is None:
+        z.exp_().mul_(-to_logprobs[:, None])
+    else:
+        z.clamp_(min=torch.finfo(z.dtype).min)
+        factor = torch.addcmul(to_logprobs[:, None], z + entropies[:, None], to_entropies[:, None])
+        z.exp_().mul_(factor.neg_())
+    z.scatter_add_(-1, token_ids[:, None], to_logprobs[:, None].to(z.dtype))
+
+
+def _rows_at_once(z: Tensor) -> int:
+    """How many rows to work on at a time: on a CPU, what one pass over them leaves in the cache the next one finds."""
+    return len(z) if z.is_cuda else max(1, CACHED // z.shape[-1])
 
 
 def _scaled(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edge_grpo.models.kernels import CACHED
 from edge_grpo.rollout.engine import Sampling
 
 __all__ = ["draw"]
 
-_AT_ONCE: Final = 2**19  # logits, on a CPU: what one pass over them leaves in the cache, the next one finds there
 _BLOCK: Final = 512  # tokens whose mass is summed before the block is chosen
 
 
@@ -31,7 +31,8 @@ def draw(
         token ids; their log-probability and the distribution's entropy in nats, both of softmax(logits / temperature)
         before top-p and top-k (as ``policy.score`` computes them); at temperature 0 those of softmax(logits).
     """
-    rows = len(logits) if logits.is_cuda else max(1, _AT_ONCE // logits.shape[-1])
+    # on a CPU, what one pass over some rows leaves in the cache the next one finds there
+    rows = len(logits) if logits.is_cuda else max(1, CACHED // logits.shape[-1])
     drawn = [_draw(*each, sampling) for each in zip(logits.split(rows), noise.split(rows), strict=True)]
     tokens, logprobs, entropies = (torch.cat(column) for column in zip(*drawn, strict=True))
     return tokens, logprobs, entropies
