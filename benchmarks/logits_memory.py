@@ -31,9 +31,9 @@ import torch
 from measuring import Figures, Unavailable, command_line, machine, over, print_figures, shown, table
 from memory import resident, restart_peak
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from edge_grpo.functional.logits import logprobs_and_entropy
+from edge_grpo.models import kernels
 from edge_grpo.models.scoring import LOGITS_AT_ONCE
 
 KEYS = ("logits_memory", "logits_memory_vs_trl", "logits_time_vs_trl", "logits_memory_growth")
@@ -53,18 +53,9 @@ class Work:
 
 
 def head_scores(hidden: Tensor, weight: Tensor, targets: Tensor, *, logits_at_once: int = LOGITS_AT_ONCE) -> Scores:
-    """What scoring does with hidden states: pieces, recomputed in the backward pass unless one holds them all."""
-    chunk = max(1, logits_at_once // len(weight))
-    if len(targets) <= chunk:
-        return all_logits(hidden, weight, targets)
-
-    def piece(part: Tensor, ids: Tensor) -> Scores:
-        return logprobs_and_entropy(part @ weight.T, ids, temperature=TEMPERATURE)
-
-    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    pieces = [checkpoint(piece, *each, use_reentrant=False) for each in parts]
-    logprobs, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return logprobs, entropy
+    """What scoring does with hidden states."""
+    at_once = logits_at_once // len(weight)
+    return kernels.head_scores(hidden, weight, targets, temperature=TEMPERATURE, at_once=at_once)
 
 
 def all_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Scores:
