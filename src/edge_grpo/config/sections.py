@@ -56,9 +56,9 @@ class ModelSettings:
 
     ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package.
     ``dtype`` is that of the passes; trained weights are always float32, so that no update is lost in rounding. ``auto``
-    is ``bfloat16`` where this machine is fast at it (GPUs, CPUs with AMX or AVX512-BF16) and the model has at least 33
-    million weights, otherwise ``float32``; with LoRA the frozen base is kept in that dtype. ``attention``: ``auto`` is
-    PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support for it. ``gradient_checkpointing``
+    is ``bfloat16`` where that is faster (GPUs; CPUs with AMX or AVX512-BF16, for Llama, Mistral, Qwen2 and Qwen3) and
+    the model has at least 33 million weights, otherwise ``float32``; with LoRA the frozen base is kept in that dtype.
+    ``attention``: ``auto`` is PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support for it. ``gradient_checkpointing``
     trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the Python code it ships with, with
     all your permissions; only models with such code need it.
 
