@@ -4,9 +4,11 @@
 
 Random Qwen2 models; 8 prompts of 256 tokens x 8 completions of 256 tokens, 16 rows per forward and backward pass, no
 gradient checkpointing, no early stop. TRL samples with transformers; its weights are bf16, or float32 under bf16
-autocast, whichever is faster in one step. Steps alternate. MFU is the FLOP of forward and backward pass (formula in
-update.py) over seconds and the FLOP/s of a bf16 product of 8192 x 8192 on the same device: of the update alone (with
-scoring and the optimizer), and of the whole step. About five minutes. Without a GPU it says so and exits with 2.
+autocast, and its cache is dynamic or static, whichever is fastest in one step. Steps alternate. MFU is the FLOP of
+forward and backward pass over seconds and the FLOP/s of a bf16 product of 8192 x 8192 on the same device: of the update
+alone (with scoring and the optimizer), and of the whole step. The formula is in update.py; this side computes a prompt
+once, TRL once per completion, and each is credited with what it computes. About five minutes. Without a GPU it says so
+and exits with 2.
 """
 
 import logging
@@ -50,12 +52,11 @@ class Size:
     shape: Mapping[str, Any]
     case: Case
 
-    @property
-    def flop(self) -> float:
-        """Of a step's forward and backward passes; all tokens but the prompts' are scored."""
-        rows, shape = self.case.rows, {"vocab_size": VOCABULARY} | dict(self.shape)
-        scored = rows * self.case.budget
-        return flop(shape, tokens=rows * self.case.words + scored, scored=scored)
+    def flop(self, prompts: int) -> float:
+        """Of a step's forward and backward passes over this many prompts; all other tokens are scored."""
+        scored = self.case.rows * self.case.budget
+        shape = {"vocab_size": VOCABULARY} | dict(self.shape)
+        return flop(shape, tokens=prompts * self.case.words + scored, scored=scored)
 
 
 def size(name: str, shape: Mapping[str, Any]) -> Size:
@@ -127,18 +128,20 @@ def compare(one: Size, rounds: int, rate: float, scratch: Path) -> Figures:
                 steps[name].append(step)
     whole = {name: [each.sampling + each.rest for each in own] for name, own in steps.items()}
     speed = {name: [each.tokens / each.sampling for each in own] for name, own in steps.items()}
-    used = {name: [one.flop / each.rest / rate for each in own] for name, own in steps.items()}
+    work = {"edge-grpo": one.flop(one.case.prompts), "TRL": one.flop(one.case.rows)}
+    used = {name: [work[name] / each.rest / rate for each in own] for name, own in steps.items()}
     rows = [
         [
             name,
             shown(whole[name]),
             shown(speed[name], 0),
             shown([100 * each for each in used[name]], 1, " %"),
-            shown([100 * one.flop / each / rate for each in whole[name]], 1, " %"),
+            shown([100 * work[name] / each / rate for each in whole[name]], 1, " %"),
         ]
         for name in sides
     ]
-    print(f"{one.name}, {one.flop / 1e12:,.0f} TFLOP per update, TRL with {chosen.name}")
+    done = " and ".join(f"{each / 1e12:,.0f} ({name})" for name, each in work.items())
+    print(f"{one.name}, TFLOP per update: {done}; TRL with {chosen.name}")
     print(table(["", "s per step", "sampling, tokens/s", "MFU, update", "MFU, step"], rows), flush=True)
     return {
         f"gpu_{one.name}_step_ratio": over(whole["TRL"], whole["edge-grpo"]),

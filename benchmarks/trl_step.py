@@ -89,11 +89,16 @@ class TrlSettings:
     further: dict[str, Any] = field(default_factory=dict)
 
 
+STATIC = {"cache_implementation": "static"}
 TRL = (
     TrlSettings("float32", "float32", bf16=False),
     TrlSettings("float32, continuous batching", "float32", bf16=False, continuous=True),
     TrlSettings("float32 under bf16 autocast", "float32", bf16=True),
+    TrlSettings("float32 under bf16 autocast, static cache", "float32", bf16=True, further=STATIC),
     TrlSettings("bf16", "bfloat16", bf16=True),
+    TrlSettings("bf16, static cache", "bfloat16", bf16=True, further=STATIC),
+    TrlSettings("bf16 without autocast", "bfloat16", bf16=False),
+    TrlSettings("bf16 without autocast, static cache", "bfloat16", bf16=False, further=STATIC),
     TrlSettings("bf16, continuous batching", "bfloat16", bf16=True, continuous=True),
 )
 

@@ -43,7 +43,6 @@ def main() -> None:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            min_tokens=arguments.tokens,
             max_tokens=arguments.tokens,
             ignore_eos=True,
             detokenize=False,

@@ -48,6 +48,13 @@ def test_a_run_on_a_gpu(tmp_path: Path, extra: list[str]) -> None:
     assert resume(result.folder).steps == 3
 
 
+@pytest.mark.parametrize("extra", [[], ["model.lora.rank=4"]])
+def test_an_unfinished_run_resumes_on_a_gpu(tmp_path: Path, extra: list[str]) -> None:
+    words = [f"model.path={save_tiny(tmp_path / 'model')}", *SHORT, *extra, f"run.dir={tmp_path / 'run'}"]
+    train(load_config(None, [*words, "train.steps=2"]))
+    assert resume(tmp_path / "run", load_config(None, words)).steps == 3
+
+
 def test_the_bundled_model_learns_on_a_gpu(tmp_path: Path) -> None:
     result = train(load_config(None, ["train.steps=30", "eval.every=0", f"run.dir={tmp_path / 'run'}"]))
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]

@@ -195,7 +195,7 @@ def test_without_a_gpu_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().out == "bench-gpu: PyTorch sees no CUDA device; nothing was measured\n"
 
 
-def test_a_step_scores_all_tokens_but_the_prompts() -> None:
+@pytest.mark.parametrize("prompts", [8, 64])
+def test_a_step_scores_all_tokens_but_the_prompts(prompts: int) -> None:
     one = gpu.size("tiny", TINY)
-    tokens, scored = 64 * (256 + 256), 64 * 256
-    assert one.flop == update.flop(TINY, tokens=tokens, scored=scored)
+    assert one.flop(prompts) == update.flop(TINY, tokens=(prompts + 64) * 256, scored=64 * 256)

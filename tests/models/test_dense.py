@@ -1,6 +1,8 @@
 """Layers without padding, each prompt once: numbers and gradients are those of the model's own code."""
 
+import weakref
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +14,11 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from edge_grpo.config.sections import LoraSettings, ModelSettings, TrainSettings
+from edge_grpo.models import dense, packing
 from edge_grpo.models.adapters import add_adapters
 from edge_grpo.models.compute import Compute
 from edge_grpo.models.dense import Dense
-from edge_grpo.models.loading import recompute_activations
+from edge_grpo.models.loading import load_policy, recompute_activations
 from edge_grpo.models.packing import Packing
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.precision import LARGE, computes_in_half
@@ -98,6 +101,52 @@ def test_scores_and_gradients_are_those_of_the_models_own_code(kind: str, at_onc
     assert_equal(ours, theirs)
 
 
+def test_long_answers_do_not_pad_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_LONG", 4)
+    ids, _, mask = rows()
+    assert [[shelf.longest for shelf in each.shelves] for each in Packing.of(ids, mask).bins] == [[6, 0], [8, 2]]
+    packed, plain = (Scorer(model("qwen2").double()) for _ in range(2))
+    plain.dense = None
+    assert_equal(*(learn(each, rows()) for each in (packed, plain)))
+
+
+def heads(rows: int, length: int, keys: int, dtype: torch.dtype, size: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of 4 heads, keys and values of 2; scores are up to about ten times ``size``."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((4, length), (2, keys), (2, keys))
+    made = [torch.randn((rows, *shape, 8), generator=generator, dtype=torch.float64) for shape in shapes]
+    made[0] *= size
+    return tuple(each.to(dtype).requires_grad_() for each in made)  # type: ignore[return-value]
+
+
+def test_attention_needs_no_mask_where_that_costs() -> None:
+    for length, keys in ((5, 9), (7, 7)):
+        own = heads(3, length, keys, torch.float64, 1.0)
+        mask = dense._mask(keys - length, length, torch.float64, torch.device("cpu"))
+        assert mask is not None
+        wanted = dense._weighted(*own, mask, 0.3)
+        assert torch.allclose(dense._causal(*own, 0.3), wanted, atol=1e-12)
+    assert torch.allclose(dense._weighted(*own, None, 0.3), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_attention_by_products_is_as_exact_as_the_fused_kernel(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
+    mask = dense._mask(30, 20, torch.float64, torch.device("cpu"))
+    assert mask is not None
+    exact, half = heads(8, 20, 50, torch.float64, size), heads(8, 20, 50, torch.bfloat16, size)
+    exact = tuple(each.detach().double().requires_grad_() for each in half)  # type: ignore[assignment]
+    found = []
+    for own, limit in ((exact, 0), (half, 0), (half, 2**23)):
+        monkeypatch.setattr(dense, "_SCORES", limit)
+        out = dense._weighted(*own, mask.to(own[0].dtype), 0.3)
+        found.append(
+            [out.detach().double(), *(each.double() for each in torch.autograd.grad(out.sum() + out[0].sum(), own))]
+        )
+    wanted, fused, products = found
+    for right, one, other in zip(wanted, fused, products, strict=True):
+        assert float((other - right).norm()) <= 1.5 * float((one - right).norm()) + 1e-3 * float(right.norm())
+
+
 def test_adapters_are_part_of_the_layers_and_can_be_switched_off() -> None:
     network = add_adapters(model("qwen2"), LoraSettings(rank=3), 0, base="")
     with torch.no_grad():
@@ -112,6 +161,10 @@ def test_adapters_are_part_of_the_layers_and_can_be_switched_off() -> None:
         off, own = (each(*rows(), temperature=1.0).logprobs for each in (packed, plain))
     assert torch.allclose(off, own, atol=1e-6)
     assert not torch.allclose(off, ours[0][: len(off)], atol=1e-2)
+    with torch.no_grad():
+        before = packed(*rows(), temperature=1.0).logprobs
+        network.merge_adapter()
+        assert torch.allclose(packed(*rows(), temperature=1.0).logprobs, before, atol=1e-6)
 
 
 def test_a_prompt_is_computed_once_and_padding_never() -> None:
@@ -158,8 +211,10 @@ def test_a_model_that_computes_otherwise_than_its_family_is_left_to_its_own_code
     network = model("llama")
     layer = network.model.layers[0].mlp
     layer.forward = lambda x: layer.down_proj(layer.act_fn(layer.gate_proj(x)))
-    policy = Policy(network, tiny_tokenizer())
+    policy = Policy(network, tiny_tokenizer(), reference=model("llama"))
     assert policy.scorer.dense is None
+    assert policy.reference is not None
+    assert policy.reference.dense is None, "a policy and its reference are computed alike"
     assert Dense.supports(network)
 
 
@@ -179,6 +234,37 @@ def test_copies_follow_their_weights_and_return_gradients_in_float32() -> None:
     assert torch.equal(cast(weight), weight.bfloat16())
     same = nn.Parameter(torch.randn(2, dtype=torch.bfloat16))
     assert cast(same) is same
+    weight.requires_grad_(False)
+    assert not cast(weight).requires_grad
+
+
+def test_copies_go_with_their_weights() -> None:
+    weight, cast = nn.Parameter(torch.randn(4, 4)), Compute(torch.bfloat16)
+    left = [weakref.ref(each) for each in (weight, cast(weight))]
+    cast(weight).sum().backward()
+    del weight
+    assert [each() for each in left] == [None, None]
+
+
+def test_a_policy_that_was_saved_computes_as_before(tmp_path: Path) -> None:
+    policy = Policy(model("qwen3"), tiny_tokenizer(), autocast=True)
+    with torch.no_grad():
+        before = policy.score(*rows(), temperature=1.0).logprobs
+        policy.save(tmp_path / "final")
+        assert torch.equal(policy.score(*rows(), temperature=1.0).logprobs, before)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_the_policy_is_its_reference_at_first_in_bf16_too(tmp_path: Path, kind: str) -> None:
+    network = family_model(kind) if kind == "gemma2" else model(kind)
+    network.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    policy = load_policy(ModelSettings(path=str(tmp_path), dtype="bfloat16"), reference=True)
+    assert policy.computes_in == "bfloat16"
+    assert policy.scorer.is_packed == (kind == "llama")
+    with torch.no_grad():
+        own = policy.score(*rows(), temperature=0.7).logprobs
+        assert torch.equal(own, policy.score_reference(*rows(), temperature=0.7))
 
 
 @pytest.mark.parametrize(

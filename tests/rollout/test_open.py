@@ -56,16 +56,15 @@ def test_training_draws_by_the_rollout_section() -> None:
         assert opened.sampler.engine.asked == [Sampling(5, 0.7, 0.9, 8)]
 
 
-def test_a_step_is_scored_first_if_the_signal_reads_scores_that_the_engine_did_not_give() -> None:
+def test_a_step_is_scored_first_if_it_updates_twice_with_numbers_that_are_not_the_policys() -> None:
     passes = []
-    for engine, method in ((Recorder, "edge_grpo"), (Rough, "edge_grpo"), (Rough, "grpo")):
-        words = [f"method={method}", *["method.correction.amount=none"] * (method == "edge_grpo")]
-        with session(engine, *words) as opened:
-            told = partial(passes.append, (engine, method))
+    for engine, updates in ((Recorder, 1), (Rough, 1), (Recorder, 2), (Rough, 2)):
+        with session(engine, "method.correction.amount=none", f"train.mini_batches={updates}") as opened:
+            told = partial(passes.append, (engine, updates))
             handle = opened.policy.scorer.register_forward_hook(lambda *_, told=told: told())
             opened.prepare(opened.collect())
             handle.remove()
-    assert set(passes) == {(Rough, "edge_grpo")}
+    assert set(passes) == {(Rough, 2)}
 
 
 def test_settings_reach_the_engine_and_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

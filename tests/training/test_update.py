@@ -51,7 +51,9 @@ GROUPS = (group(0, 2, 1, 2), group(2, 0, 0, 0), group(1, 1, 2, 0))
 
 
 def batch(groups: Sequence[Group] = GROUPS) -> Batch:
-    return collate(groups, parts=("accuracy",), weights=(1.0,), pad_id=0)
+    """Rows of which the sampler knows no entropies, so that they are scored."""
+    made = collate(groups, parts=("accuracy",), weights=(1.0,), pad_id=0)
+    return replace(made, sampling_entropy=torch.full_like(made.sampling_entropy, torch.nan))
 
 
 def take_step(updater: Updater, own: Batch | None = None) -> Metrics:
@@ -274,6 +276,29 @@ def test_rows_sampled_whole_need_no_scoring(temperature: float) -> None:
     assert torch.allclose(slow.old_logprobs, fast.old_logprobs, atol=2e-5)
     assert torch.allclose(slow.entropy, fast.entropy, atol=2e-5)
     assert torch.equal(slow.old_logprobs[-1], fast.old_logprobs[-1])
+
+
+def test_a_step_that_reuses_the_samplers_numbers_is_the_one_that_scores_them() -> None:
+    (sampled,) = DecodeEngine(tiny_policy(), stop_ids=[2], pad_id=0).sample(
+        [Request((10, 11, 12), tuple(range(8)))], Sampling(9)
+    )
+    rewards = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    graded = tuple(Row(each, Grade(Verdict.CORRECT, own)) for each, own in zip(sampled, rewards, strict=True))
+    injected = Row(inject(sampled[0], (30, 31, 2), finished=True), Grade(Verdict.CORRECT, 2.0), Strategy.ANSWER)
+    groups = (Group(PROBLEM, (*graded[:4], injected)), Group(PROBLEM, graded[4:]))
+    made, plain = collate(groups, parts=(), weights=(), pad_id=0), batch(groups)
+    found = []
+    for own in (made, plain):
+        updater = make(tiny_policy(), micro_batch_rows=3)
+        scored = updater.score(own)
+        metrics = updater.step(scored, updater.signal(scored), step=0)
+        found.append((int(updater.reused(own).sum()), means(metrics), weights(updater.policy)))
+    (reused, ours, there), (none, theirs, here) = found
+    assert (reused, none) == (8, 0)
+    assert torch.allclose(there, here, atol=1e-6)
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+    assert ours.keys() == theirs.keys()
+    assert ours["sampler/gap"] == pytest.approx(0.0, abs=1e-5)
 
 
 class Asking(Grpo):

@@ -58,9 +58,9 @@ class ModelSettings:
     ``dtype`` is that of the passes; trained weights are always float32, so that no update is lost in rounding. ``auto``
     is ``bfloat16`` where that is faster (GPUs; CPUs with AMX or AVX512-BF16, for Llama, Mistral, Qwen2 and Qwen3) and
     the model has at least 33 million weights, otherwise ``float32``; with LoRA the frozen base is kept in that dtype.
-    ``attention``: ``auto`` is PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support for it. ``gradient_checkpointing``
-    trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the Python code it ships with, with
-    all your permissions; only models with such code need it.
+    ``attention``: ``auto`` is PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support for it.
+    ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the Python
+    code it ships with, with all your permissions; only models with such code need it.
 
     ``path`` may also be a LoRA adapter's folder or a run's checkpoint: it is merged into its base model's weights.
     ``save_dtype`` is that of ``final``: ``auto`` is what the model's own folder has, whatever it is trained in;

@@ -92,9 +92,9 @@ class EntropyAdvantage:
 
 
 def needs_of(needs: Needs, guidance: Guidance) -> Needs:
-    """A method's needs, with entropies before the update, and the longest prompt that it corrects."""
+    """A method's needs, with the longest prompt that it corrects."""
     corrects = guidance.amount != "none"
-    return replace(needs, scores=True, max_corrected_prompt=guidance.max_prompt_tokens if corrects else 0)
+    return replace(needs, max_corrected_prompt=guidance.max_prompt_tokens if corrects else 0)
 
 
 def plan_repairs(groups: Sequence[Group], rng: random.Random, guidance: Guidance) -> list[Repair | Skip]:

@@ -125,7 +125,6 @@ class GroupModifiers(Modifiers, Protocol):
 def needs_of(method: Modifiers) -> Needs:
     """What the modifiers need."""
     return Needs(
-        scores=method.entropy_quantile < 1,
         every_row=method.beta > 0 or method.entropy_coef > 0,
         reference=method.beta > 0,
         entropy_gradient=method.entropy_coef > 0,

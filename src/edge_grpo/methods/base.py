@@ -82,9 +82,8 @@ class TopUp:
 class Needs:
     """What a method needs from the rest of training.
 
-    ``scores``: ``signal`` reads ``old_logprobs`` or ``entropy``; without that, a step of one update is not scored
-    first: its log-probs before the update are those of the update itself. ``every_row``: a row counts in ``loss``
-    although its advantages and likelihood weights are 0 on all tokens; otherwise such rows get no backward pass.
+    ``every_row``: a row counts in ``loss`` although its advantages and likelihood weights are 0 on all tokens (so it is
+    with ``whole_groups``); otherwise such rows get no backward pass.
     ``reference``: ``ref_logprobs`` (a KL term with a positive weight). ``entropy_gradient``: the loss differentiates
     through ``LossInputs.entropy``. ``token_scores``: the hook of that name is called while a step is scored.
     ``forward_totals``: ``totals`` sees log-probs at the weights before each update, not those before the step; at the
@@ -94,7 +93,6 @@ class Needs:
     ``max_corrected_prompt``: prompts of this many tokens or more are never corrected (0 = no such limit).
     """
 
-    scores: bool = True
     every_row: bool = True
     reference: bool = False
     entropy_gradient: bool = False

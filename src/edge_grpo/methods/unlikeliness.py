@@ -81,7 +81,7 @@ class Unlikeliness(Method):
     @property
     def needs(self) -> Needs:
         """What the modifiers need."""
-        return replace(pg.needs_of(self), scores=True)
+        return pg.needs_of(self)
 
     # --- collection ---------------------------------------------------------------------------------------------------
 

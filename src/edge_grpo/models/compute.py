@@ -1,7 +1,10 @@
 """Weights in the dtype that passes compute in: half-precision copies of float32 master weights."""
 
+import weakref
+
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["Compute"]
 
@@ -12,13 +15,16 @@ class Compute:
     A copy's gradient is added to the weight's own in the weight's dtype and then dropped, so that gradients are summed
     over micro-batches in float32. Small updates are lost in rounding if bf16 weights are trained themselves.
 
+    A copy goes when its weight does. Weights must be changed in place by torch's own operations, which count their
+    changes, or replaced: what is written through ``.data`` is not seen.
+
     Args:
         dtype: that of the passes.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._copies: dict[int, tuple[Tensor, tuple[int, int]]] = {}  # by id of a weight, which the model keeps alive
+        self._copies = WeakTensorKeyDictionary()
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Compute":
         """A copied model makes copies of its own."""
@@ -29,8 +35,9 @@ class Compute:
         if weight.dtype == self.dtype:
             return weight
         state = (weight._version, weight.data_ptr())
-        copy, known = self._copies.get(id(weight), (None, None))
-        if copy is not None and known == state:
+        held: tuple[Tensor | None, object] = self._copies.get(weight, (None, None))
+        copy, known = held
+        if copy is not None and known == state and copy.requires_grad == weight.requires_grad:
             return copy
         with torch.inference_mode(False), torch.no_grad():
             if copy is None or copy.requires_grad != weight.requires_grad or copy.device != weight.device:
@@ -39,7 +46,7 @@ class Compute:
                     copy.register_post_accumulate_grad_hook(_Returned(weight))
             else:
                 copy.copy_(weight)
-        self._copies[id(weight)] = (copy, state)
+        self._copies[weight] = (copy, state)
         return copy
 
 
@@ -47,13 +54,14 @@ class _Returned:
     """Adds a copy's gradient to that of its weight."""
 
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+        self.weight = weakref.ref(weight)  # else a copy would keep its weight alive, and so itself
 
     def __call__(self, copy: Tensor) -> None:
-        if copy.grad is None:
+        weight = self.weight()
+        if copy.grad is None or weight is None:
             return
-        if self.weight.grad is None:
-            self.weight.grad = copy.grad.to(self.weight.dtype)
+        if weight.grad is None:
+            weight.grad = copy.grad.to(weight.dtype)
         else:
-            self.weight.grad.add_(copy.grad)
+            weight.grad.add_(copy.grad)
         copy.grad = None

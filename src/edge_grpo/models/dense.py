@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from edge_grpo.models.compute import Compute
 from edge_grpo.models.head import Head
-from edge_grpo.models.kernels import pad, rms_norm, rotate, unpad
+from edge_grpo.models.kernels import pad, products, rms_norm, rotate, unpad
 from edge_grpo.models.packing import Bin, Packing
 
 __all__ = ["Attend", "Dense", "Heads"]
@@ -31,6 +32,9 @@ class Heads(NamedTuple):
     keys: Float[Tensor, "tokens kv_heads dim"]
     values: Float[Tensor, "tokens kv_heads dim"]
 
+
+Layer = Callable[[Tensor, int, tuple[Tensor, Tensor], "Attend"], Tensor]
+"""A layer: hidden states, its number, cosine and sine of the tokens' angles, and what they attend to."""
 
 Attend = Callable[[int, Heads], Float[Tensor, "tokens heads dim"]]
 """What the tokens of layer number ... attend to: the queries' weighted sums of values."""
@@ -85,8 +89,7 @@ class Dense(nn.Module):
         self.scale: float = first.scaling
         self.kv_shape = (network.config.num_key_value_heads, first.head_dim)
         self._turns: list[tuple[Tensor, Tensor]] = []
-        for layer in network.model.layers:
-            layer.packed = partial(self._layer, layer, _Parts.of(layer))
+        self.layers: list[Layer] = [partial(self._layer, layer, _Parts.of(layer)) for layer in network.model.layers]
 
     @property
     def network(self) -> PreTrainedModel:
@@ -140,8 +143,11 @@ class Dense(nn.Module):
 
     def attention(self, packing: Packing) -> Attend:
         """What packed tokens attend to: those of their own row before them."""
-        sizes = [each.num_tokens for each in packing.bins]
-        masks = [_mask(each, self.dtype, packing.ids.device) for each in packing.bins]
+        sizes = [sum(each.sizes) for each in packing.bins]
+        device = packing.ids.device
+        masks = [
+            [_mask(each.prompt, shelf.longest, self.dtype, device) for shelf in each.shelves] for each in packing.bins
+        ]
 
         def attend(_: int, heads: Heads) -> Tensor:
             split = zip(*(column.split(sizes) for column in heads), strict=True)
@@ -157,8 +163,8 @@ class Dense(nn.Module):
         body: Any = self.network.model
         x = F.embedding(ids, self.cast(body.embed_tokens.weight), body.embed_tokens.padding_idx)
         turn = self._angles(x, position)
-        for number, layer in enumerate(body.layers):
-            x = layer.packed(x, number, turn, attend)  # a method that FSDP gathers the layer's weights for
+        for number, layer in enumerate(self.layers):
+            x = layer(x, number, turn, attend)
         return self._norm(body.norm, x)
 
     @property
@@ -169,7 +175,7 @@ class Dense(nn.Module):
     @property
     def num_layers(self) -> int:
         """How many layers attend."""
-        return len(self.network.model.layers)
+        return len(self.layers)
 
     def _angles(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of each token's angles; those of all positions so far are kept."""
@@ -218,7 +224,7 @@ class Dense(nn.Module):
         base = module.base_layer if adapted else module
         bias = base.bias
         out = F.linear(x, self.cast(base.weight), None if bias is None else self.cast(bias))
-        if not adapted or module.disable_adapters:
+        if not adapted or module.disable_adapters or module.merged:
             return out
         for name in module.active_adapters:
             down, up = (self.cast(each[name].weight) for each in (module.lora_A, module.lora_B))
@@ -226,37 +232,49 @@ class Dense(nn.Module):
         return out
 
 
-def _attend(own: Bin, mask: Tensor, heads: Heads, scale: float) -> Iterator[Tensor]:
+def _attend(own: Bin, masks: list[Tensor | None], heads: Heads, scale: float) -> Iterator[Tensor]:
     """Attention within a bin: that of its prompts, then that of its answers to their prompts and to themselves."""
-    first = own.num_prompts * own.prompt
-    split = [column.split([first, own.num_tokens - first]) for column in heads]
-    queries, keys, values = (_rows(column, own.prompt) for column, _ in split)
-    out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
-    yield out.transpose(1, 2).flatten(0, 1)
-    if own.num_tokens == first:
-        return
-    answers = [column for _, column in split]
-    if own.slots is not None and own.back is not None:
-        answers = [pad(column, own.slots, own.back) for column in answers]
-    queries, *later = (_rows(column, own.answer) for column in answers)
-    keys, values = (
-        torch.cat([before.index_select(0, own.prompt_of), after], dim=2)
-        for before, after in zip((keys, values), later, strict=True)
-    )
-    out = _weighted(queries, keys, values, mask, scale).transpose(1, 2).flatten(0, 1)
-    yield out if own.back is None else unpad(out, own.back)
+    of_prompts, *of_answers = zip(*(column.split(own.sizes) for column in heads), strict=True)
+    queries, keys, values = (_rows(column, own.prompt) for column in of_prompts)
+    yield _flat(_weighted(queries, keys, values, None, scale))
+    for shelf, mask, answers in zip(own.shelves, masks, of_answers, strict=True):
+        if shelf.num_tokens == 0:
+            continue
+        padded = answers if shelf.padding is None else [pad(column, *shelf.padding) for column in answers]
+        asking, *later = (_rows(column, shelf.longest) for column in padded)
+        seen, found = (
+            torch.cat([before.index_select(0, shelf.prompt_of), after], dim=2)
+            for before, after in zip((keys, values), later, strict=True)
+        )
+        out = _flat(_weighted(asking, seen, found, mask, scale))
+        yield out if shelf.padding is None else unpad(out, shelf.padding[1])
 
 
-def _weighted(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Masked attention. For short rows in bf16 on a CPU, products are several times as fast as the fused kernel."""
+def _weighted(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention of queries to all keys up to their own: ``mask`` says the same, None if there are as many of each.
+
+    On a GPU, a mask would rule out the kernel that keeps no scores. For short rows in bf16 on a CPU, products are
+    several times as fast as the fused kernel.
+    """
     rows, heads, length, dim = queries.shape
+    if queries.is_cuda:
+        return _causal(queries, keys, values, scale)
     small = rows * heads * length * keys.shape[2] <= _SCORES
-    if not (small and queries.dtype == torch.bfloat16 and queries.device.type == "cpu"):
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
+    if mask is None or not small or queries.dtype != torch.bfloat16:
+        causal = mask is None
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=True
+        )
     shared = keys.shape[1]  # heads that share keys, as if they were a longer row
-    longer = queries.reshape(rows, shared, -1, dim)
-    scores = (longer @ keys.transpose(-1, -2)).mul_(scale).add_(mask.repeat(heads // shared, 1))
-    return (scores.softmax(-1) @ values).view(queries.shape)
+    scores = products(queries.reshape(rows, shared, -1, dim), keys).mul_(scale).add_(mask.repeat(heads // shared, 1))
+    return (scores.softmax(-1).to(values.dtype) @ values).view(queries.shape)
+
+
+def _causal(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """The same without a mask: the last query sees all keys."""
+    keys, values = (each.repeat_interleave(queries.shape[1] // each.shape[1], dim=1) for each in (keys, values))
+    seen: Any = causal_lower_right(queries.shape[2], keys.shape[2])
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, scale=scale)
 
 
 def _rows(column: Float[Tensor, "tokens heads dim"], length: int) -> Float[Tensor, "rows heads length dim"]:
@@ -265,11 +283,17 @@ def _rows(column: Float[Tensor, "tokens heads dim"], length: int) -> Float[Tenso
     return rows
 
 
-def _mask(own: Bin, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "answer keys"]:
+def _flat(column: Float[Tensor, "rows heads length dim"]) -> Float[Tensor, "tokens heads dim"]:
+    """Rows in one line again."""
+    return column.transpose(1, 2).flatten(0, 1)
+
+
+def _mask(prompt: int, answer: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "answer keys"] | None:
     """What an answer's tokens attend to: all of the prompt, and themselves up to the token itself; 0 or -inf."""
-    hidden = torch.ones((own.answer, own.answer), dtype=torch.bool, device=device).triu(1)
-    later = torch.zeros((own.answer, own.answer), dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
-    return torch.cat([later.new_zeros((own.answer, own.prompt)), later], dim=1)
+    if device.type == "cuda":
+        return None
+    later = torch.full((answer, answer), -torch.inf, dtype=dtype, device=device).triu_(1)
+    return torch.cat([later.new_zeros((answer, prompt)), later], dim=1)
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
-__all__ = ["CACHED", "head_scores", "pad", "rms_norm", "rotate", "unpad"]
+__all__ = ["CACHED", "head_scores", "pad", "products", "rms_norm", "rotate", "unpad"]
 
 CACHED: Final = 2**19
 """Numbers that fit into a CPU core's cache."""
@@ -222,6 +222,28 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:
     torch.mul(first, cos, out=one).addcmul_(second, sin, value=-way)
     torch.mul(second, cos, out=two).addcmul_(first, sin, value=way)
     return out
+
+
+def products(left: Float[Tensor, "... n dim"], right: Float[Tensor, "... m dim"]) -> Float[Tensor, "... n m"]:
+    """``left @ right.mT`` in float32; the gradient's products are in the dtype of the two.
+
+    Attention scores of some models (Qwen2.5) are so large that in bf16 they would be off by tenths.
+    """
+    found: Tensor = _Products.apply(left, right)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Products(Function):
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right)
+        return left.float() @ right.float().mT
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = ctx.saved_tensors
+        grad = grads[0].to(left.dtype)
+        return grad @ right, grad.mT @ left
 
 
 def pad(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +92,7 @@ def load_policy(
     reference: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
+    fast: Callable[[str], bool] = half_is_fast,
 ) -> Policy:
     """Load the model and tokenizer, add adapters, and disable all dropout.
 
@@ -100,6 +101,7 @@ def load_policy(
         reference: whether to keep a frozen copy of the initial weights (LoRA needs none).
         seed: seed of the adapters' initial weights.
         device: where the weights go; None = as ``model.device`` says.
+        fast: whether a kind of device is fast at bf16.
     Raises:
         EngineError: the model does not exist, is not in safetensors, has missing, misshapen or non-finite weights,
             needs untrusted code, or is of an unsupported kind.
@@ -108,16 +110,18 @@ def load_policy(
     home, passes = device or pick_device(model), pick_device(model)
     on_gpu, adapts = passes.type == "cuda", model.lora.rank > 0
     # adapters are trained in float32 over a base that never changes, which may be loaded in bf16 right away
-    known = model.dtype == "bfloat16" or (model.dtype == "auto" and on_gpu and half_is_fast("cuda"))
+    known = model.dtype == "bfloat16" or (model.dtype == "auto" and on_gpu and fast("cuda"))
     network = _network(model, torch.bfloat16 if adapts and known else torch.float32)
-    half = (adapts and known) or computes_in_half(network, model, passes)
+    half = (adapts and known) or computes_in_half(network, model, passes, fast=fast)
     if half and adapts:
         round_weights(network, torch.bfloat16)
     network = network.to(home)
     tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     frozen = None
     if reference and not adapts:
-        frozen = _network(model, torch.bfloat16 if half else torch.float32).to(home).eval().requires_grad_(False)
+        # a model's own code rounds to bf16 in other places if its weights are bf16 themselves
+        dtype = torch.bfloat16 if half and Scorer(network).is_packed else torch.float32
+        frozen = _network(model, dtype).to(home).eval().requires_grad_(False)
     if model.gradient_checkpointing and on_gpu and network.supports_gradient_checkpointing:
         recompute_activations(network)
     if model.lora.rank:
@@ -169,9 +173,14 @@ def load_shared_policy(
         )
     divided = world.group is not None and distributed.shard == "full"
     home = torch.device("cpu") if divided else device  # a GPU may have no room for the undivided model
+    agreed = world.first(lambda: half_is_fast(device.type)) if world.group is not None else None
+
+    def fast(kind: str) -> bool:
+        """The same on all ranks, which might disagree if each tried for itself."""
+        return half_is_fast(kind) if agreed is None else agreed
 
     def load() -> Policy:
-        policy = load_policy(model, reference=reference, seed=seed, device=home)
+        policy = load_policy(model, reference=reference, seed=seed, device=home, fast=fast)
         if divided:
             policy.shard(world, device=device, offload=distributed.cpu_offload)
         return policy
@@ -189,6 +198,8 @@ def replica_of(policy: Policy, world: World, model: ModelSettings, *, seed: int 
     def load() -> Policy:
         copied = load_policy(replace(model, device="cpu", attention=attention), seed=seed)
         copied.scorer = Scorer(copied.model, autocast=policy.autocast)
+        if policy.scorer.dense is None:
+            copied.scorer.dense = None
         return copied
 
     return Replica(policy, world, load)

@@ -1,31 +1,48 @@
 """Which tokens a pass must compute: each distinct prompt once, each answer after it, and no padding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-__all__ = ["Bin", "Packing"]
+__all__ = ["Bin", "Packing", "Shelf"]
+
+
+_LONG: Final = 256  # tokens of an answer from which on it does not share a shelf with one half as long
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Answers of similar length, which attention takes side by side, padded to ``longest`` tokens.
+
+    ``prompt_of``: the number of each answer's prompt within the bin. ``padding`` is the ``slots`` and ``back`` of
+    :func:`edge_grpo.models.kernels.pad`; None if no answer is shorter.
+    """
+
+    longest: int
+    num_tokens: int
+    prompt_of: Int[Tensor, " rows"]
+    padding: tuple[Int[Tensor, " slots"], Int[Tensor, " tokens"]] | None
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The rows whose prompts have the same length, so that their attention needs one mask.
+    """The rows whose prompts have the same length, so that a prompt needs no padding.
 
-    Its tokens are those of ``num_prompts`` prompts of ``prompt`` tokens each, then those of its answers, which are
-    padded to ``answer`` tokens for attention alone. ``prompt_of``: the number of each answer's prompt within the bin.
-    ``slots`` and ``back`` are as in :func:`edge_grpo.models.kernels.pad`; None if no answer is shorter.
+    Its tokens are those of ``num_prompts`` prompts of ``prompt`` tokens each, then those of its answers by shelf.
     """
 
     prompt: int
     num_prompts: int
-    answer: int
-    prompt_of: Int[Tensor, " rows"]
-    num_tokens: int
-    slots: Int[Tensor, " slots"] | None
-    back: Int[Tensor, " tokens"] | None
+    shelves: tuple[Shelf, ...] = ()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of tokens: of all prompts, and of each shelf."""
+        return [self.num_prompts * self.prompt, *(shelf.num_tokens for shelf in self.shelves)]
 
 
 @dataclass(frozen=True)
@@ -71,15 +88,15 @@ class Packing:
                 ids += prompt
                 position += range(length)
                 last.append(len(ids) - 1)
-            prompt_of, counts = [], []
-            for number, rows in enumerate(same.values()):
-                for row in rows:
+            answers = [(ends[row] - length, number, row) for number, rows in enumerate(same.values()) for row in rows]
+            shelves = []
+            for shelf in _by_length(answers):
+                for count, number, row in shelf:
                     places[row] = (last[number], len(ids))
                     ids += lines[row][length : ends[row]]
-                    position += range(length, ends[row])
-                    prompt_of.append(number)
-                    counts.append(ends[row] - length)
-            bins.append(_bin(length, len(same), prompt_of, counts, device))
+                    position += range(length, length + count)
+                shelves.append(_shelf([count for count, _, _ in shelf], [number for _, number, _ in shelf], device))
+            bins.append(Bin(length, len(same), tuple(shelves)))
         rows, columns = (each.tolist() for each in mask.nonzero(as_tuple=True))
         source = [
             places[row][0] if column == starts[row] else places[row][1] + column - 1 - starts[row]
@@ -101,28 +118,29 @@ class Packing:
                 ids += prompts[number]
                 position += range(length)
                 ends[number] = len(ids) - 1
-            bins.append(_bin(length, len(same), [], [], device))
+            bins.append(Bin(length, len(same)))
         packed = torch.tensor([ids, position], device=device)
         return cls(packed[0], packed[1], torch.tensor(ends, device=device), tuple(bins))
 
 
-def _bin(prompt: int, num_prompts: int, prompt_of: list[int], counts: Sequence[int], device: torch.device) -> Bin:
-    """The bin of answers with these numbers of tokens."""
-    longest, total = max(counts, default=0), sum(counts)
-    slots = back = None
-    if total < longest * len(counts):
-        length = torch.tensor(counts)
+def _by_length(answers: list[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Answers, whose first entry is their length, in their order, unless long ones would pad much shorter ones."""
+    longest = max(length for length, _, _ in answers)
+    while longest >= _LONG and min(length for length, _, _ in answers) < longest // 2:
+        yield [each for each in answers if each[0] >= longest // 2]
+        answers = [each for each in answers if each[0] < longest // 2]
+        longest = max(length for length, _, _ in answers)
+    yield answers
+
+
+def _shelf(lengths: list[int], prompt_of: list[int], device: torch.device) -> Shelf:
+    longest, total = max(lengths), sum(lengths)
+    padding = None
+    if total < longest * len(lengths):
+        length = torch.tensor(lengths)
         place = torch.arange(longest)
         first = length.cumsum(0) - length
         filled = place < length[:, None]
-        slots = torch.where(filled, first[:, None] + place, 0).flatten().to(device)
-        back = filled.flatten().nonzero().squeeze(-1).to(device)
-    return Bin(
-        prompt=prompt,
-        num_prompts=num_prompts,
-        answer=longest,
-        prompt_of=torch.tensor(prompt_of, device=device, dtype=torch.long),
-        num_tokens=num_prompts * prompt + total,
-        slots=slots,
-        back=back,
-    )
+        slots = torch.where(filled, first[:, None] + place, 0).flatten()
+        padding = (slots.to(device), filled.flatten().nonzero().squeeze(-1).to(device))
+    return Shelf(longest, total, torch.tensor(prompt_of, device=device, dtype=torch.long), padding)

@@ -50,6 +50,8 @@ class Policy:
         self.reference = None if reference is None else Scorer(reference, autocast=autocast)
         self.tokenizer = tokenizer
         check(self.scorer)
+        if self.reference is not None and self.scorer.dense is None:
+            self.reference.dense = None
 
     @property
     def model(self) -> Any:

@@ -136,7 +136,8 @@ class Scorer(nn.Module):
         """Hidden states at the position before each masked token, row by row."""
         if self.dense is not None and self.is_packed:
             packing = Packing.of(input_ids, mask)
-            return self.dense.hidden(packing)[packing.source] if packing.bins else self.padded(input_ids, mask, mask)
+            if packing.bins:
+                return self.dense.hidden(packing)[packing.source]
         return self.padded(input_ids, attention, mask)
 
     def padded(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:

@@ -51,13 +51,16 @@ def shard(scorer: Scorer, world: World, *, device: torch.device, offload: bool =
         "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
         "reshard_after_forward": True,
     }
-    packed = scorer.dense is not None  # looked at before FSDP adds its hooks
+    dense = scorer.dense  # looked at before FSDP adds its hooks
     with _one_line(scorer):
         for layer in _layers(scorer):
             fully_shard(layer, **settings)
-            if packed:
-                register_fsdp_forward_method(layer, "packed")
         fully_shard(scorer, **settings)
+    if dense is not None:
+        for number, layer in enumerate(dense.network.model.layers):
+            layer.packed = dense.layers[number]
+            register_fsdp_forward_method(layer, "packed")  # which gathers the layer's weights before it
+            dense.layers[number] = layer.packed
     for module in _sharded(scorer):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no reduction with a factor

@@ -176,7 +176,7 @@ _OTHERS: Final = (
 def pick(policy: Policy, pad_id: int) -> Decoding:
     """The fastest way of decoding that gives, on a few tokens, the logits of full passes over unpadded rows."""
     exact = not policy.autocast and policy.model.dtype in (torch.float32, torch.float64)
-    for way in (*([SLOTS] if policy.scorer.dense else []), CACHED, *_OTHERS[:-1]):
+    for way in (*([SLOTS] if policy.scorer.is_packed else []), CACHED, *_OTHERS[:-1]):
         if _is_right(way, policy, pad_id, relative=1e-3 if exact else 5e-2):
             return way
     return _OTHERS[-1]

@@ -61,7 +61,9 @@ class Engine(Protocol):
     string, and ``finished`` and ``ends_in_text`` are set. :func:`edge_grpo.models.stops.find_stops` gives both kinds.
 
     ``exact``: the recorded log-probs and entropies are those of ``policy.score`` to float32 rounding, so rows sampled
-    in full need not be scored again before the step's first update.
+    in full need not be scored again before the step's first update. An engine that is not, but records entropies,
+    gives the numbers of the policy it was last synchronised with to bf16 rounding: a step of one update goes by them,
+    too, and puts that update's own log-probs in the place of the old ones.
     """
 
     @property

@@ -93,26 +93,35 @@ class Slots:
         """Append one token to each row."""
         self._longest += 1
         self._make_room(len(self._keys[0]), self._longest)
-        seen = torch.arange(self._longest, device=self._device) <= self._length[:, None]
-        mask = torch.zeros((len(self._keys[0]), self._longest), dtype=self._dense.dtype, device=self._device)
+        # half-precision products of part of a matrix are slower than those of all of it
+        on_cpu, half = self._device.type == "cpu", self._dense.dtype == torch.bfloat16
+        width = self._keys[0].shape[2] if on_cpu and half else self._longest
+        seen = torch.arange(width, device=self._device) <= self._length[:, None]
+        mask = torch.zeros((len(self._keys[0]), width), dtype=self._dense.dtype, device=self._device)
         mask[self._slot] = torch.where(seen, 0.0, -torch.inf).to(mask.dtype)
+        if on_cpu:
+            mask = mask.repeat_interleave(self._keys[0].shape[1], 0)
         self.logits = self._dense(tokens, self._length, lambda number, heads: self._attend(number, heads, mask))
         self._length = self._length + 1
 
-    def _attend(self, number: int, heads: Heads, mask: Tensor) -> Float[Tensor, "rows heads dim"]:
+    def _attend(
+        self, number: int, heads: Heads, mask: Float[Tensor, "slots tokens"]
+    ) -> Float[Tensor, "rows heads dim"]:
         """Write the new keys and values, and attend to all of each row's own."""
         keys, values = self._keys[number], self._values[number]
         keys[self._slot, :, self._length], values[self._slot, :, self._length] = heads.keys, heads.values
         queries = heads.queries.unflatten(1, (keys.shape[1], -1))  # heads that share keys, as if they were a sequence
         if not self._whole:
             queries = queries.new_zeros((len(keys), *queries.shape[1:])).index_copy(0, self._slot, queries)
-        out = F.scaled_dot_product_attention(
-            queries,
-            keys[:, :, : self._longest],
-            values[:, :, : self._longest],
-            attn_mask=mask[:, None, None],
-            scale=self._dense.scale,
-        )
+        keys, values = (each[:, :, : mask.shape[1]] for each in (keys, values))
+        if self._device.type == "cpu":  # single tokens are too few for the fused kernel to gain
+            one, other, last = (each.flatten(0, 1) for each in (queries, keys, values))
+            scores = torch.baddbmm(mask[:, None], one, other.mT, alpha=self._dense.scale)
+            out = torch.bmm(scores.softmax(-1), last).view(queries.shape)
+        else:
+            out = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask[:, None, None], scale=self._dense.scale
+            )
         return (out if self._whole else out[self._slot]).flatten(1, 2)
 
     def _compact(self) -> None:

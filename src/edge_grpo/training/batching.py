@@ -160,9 +160,9 @@ def micro_batches(
 ) -> list[Tensor]:
     """Split the rows of one update into micro-batches of at most ``size`` rows of similar length.
 
-    Longest first, so that a run that does not fit in memory fails at once; the order changes nothing else, because
-    losses divide by totals of the whole update. With ``prompt``, rows of equal numbers stay together, so that a
-    micro-batch has few different prompts.
+    The largest first, so that a run that does not fit in memory fails at once; the order changes nothing else, because
+    losses divide by totals of the whole update. With ``prompt``, rows of equal numbers stay together, whatever their
+    lengths, so that a micro-batch has few different prompts.
     """
     ranked = rows[lengths[rows].argsort(descending=True, stable=True)]
     if prompt is not None:
@@ -170,7 +170,8 @@ def micro_batches(
         place = {number: index for index, number in enumerate(dict.fromkeys(numbers))}
         together = torch.tensor([place[number] for number in numbers], dtype=torch.long, device=rows.device)
         ranked = ranked[together.argsort(stable=True)]
-    return list(ranked.split(size)) if len(ranked) else []
+    pieces = list(ranked.split(size)) if len(ranked) else []
+    return sorted(pieces, key=lambda piece: -int(lengths[piece].sum()))
 
 
 def group_micro_batches(

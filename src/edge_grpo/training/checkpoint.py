@@ -127,6 +127,18 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def computed_in(folder: Path, device: str) -> str:
+    """The dtype of the run's passes on this kind of device, or nothing if that is not known.
+
+    Not checked: a damaged checkpoint is found when it is loaded.
+    """
+    try:
+        state = RunState(**json.loads((_checkpoints(folder)[-1] / _PROGRESS).read_text()))
+    except (IndexError, OSError, ValueError, TypeError):
+        return ""
+    return state.computes_in if state.device == device else ""
+
+
 def steps(folder: Path) -> list[int]:
     """The steps after which there is a checkpoint, in order."""
     return [_step(path) for path in _checkpoints(folder)]
@@ -163,7 +175,7 @@ def load(
         held = slices.shapes(checkpoint)
         slices.fit(checkpoint, trained, {name: shape for name, shape in held.items() if ":" not in name})
         moments = {
-            f"{name}:{kind}": torch.zeros(()) if kind == "step" else torch.zeros_like(weight.detach())
+            f"{name}:{kind}": _unread(weight, kind)
             for name, weight in trained.items()
             for kind in _KINDS
             if f"{name}:{kind}" in held
@@ -175,6 +187,11 @@ def load(
         if own := {kind: moments[f"{name}:{kind}"] for kind in _KINDS if f"{name}:{kind}" in moments}:
             optimizer.state[weight] = own
     return state
+
+
+def _unread(weight: nn.Parameter, kind: str) -> Tensor:
+    """What a moment is read into; the fused AdamW has the number of steps on the weight's device, undivided."""
+    return torch.zeros((), device=weight.device) if kind == "step" else torch.zeros_like(weight.detach())
 
 
 def read_state(checkpoint: Path, world: World = World()) -> RunState:  # noqa: B008 - frozen

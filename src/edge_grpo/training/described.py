@@ -26,10 +26,11 @@ def describe_gap(batch: Scored) -> Metrics:
     """How far the sampler's log-probs are from the policy's before the update, in nats per sampled token.
 
     ``sampler/gap`` is the mean absolute difference, ``sampler/gap_max`` the largest, ``sampler/gap_beyond`` the share
-    of tokens beyond ``GAP_BOUND``; tokens without a log-prob from the sampler do not count.
+    of tokens beyond ``GAP_BOUND``. Tokens without a log-prob from the sampler do not count, nor do rows that were not
+    scored and had no advantage, so that no pass was made over them.
     """
     gap = (batch.old_logprobs - batch.sampling_logprobs).abs()
-    gap = gap[batch.mask & batch.scorable[:, None] & gap.isfinite()]
+    gap = gap[batch.mask & batch.scorable[:, None] & ~gap.isnan()]
     count = float(gap.numel())
     return {
         "sampler/gap": (float(gap.sum()), count),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from edge_grpo.base.world import World
 from edge_grpo.config.sections import DistributedSettings, TrainSettings
 from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree
 from edge_grpo.methods.base import Method
+from edge_grpo.models.loading import pick_device
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.runs import starts
 from edge_grpo.runs.environment import environment
@@ -163,7 +164,15 @@ def plan(
     changed = changes(known, new)
     _refuse_others(changed, started, config or started)
     _refuse_lower_bounds(root, changed)
-    return Resumption(config or started, new, started, changed, accept)
+    return Resumption(_in_its_dtype(config or started, root), new, started, changed, accept)
+
+
+def _in_its_dtype(config: Config, root: Path) -> Config:
+    """The settings with the dtype that ``auto`` meant so far, on this kind of device: it was found by trying."""
+    known = checkpoint.computed_in(root / "checkpoints", pick_device(config.model).type)
+    if config.model.dtype != "auto" or not known:
+        return config
+    return replace(config, model=replace(config.model, dtype="float32" if known == "float32" else "bfloat16"))
 
 
 def _refuse_others(changed: Changes, before: Config, now: Config) -> None:

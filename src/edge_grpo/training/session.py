@@ -29,7 +29,7 @@ from edge_grpo.runs.completions import data_columns
 from edge_grpo.training.batching import batch_of
 from edge_grpo.training.checkpoint import RunState
 from edge_grpo.training.collect import Collected
-from edge_grpo.training.described import describe_gap, describe_scores
+from edge_grpo.training.described import describe_scores
 from edge_grpo.training.memory import bounded_by
 from edge_grpo.training.source import Source, open_source
 from edge_grpo.training.update import Updater, is_over, make_optimizer
@@ -39,15 +39,11 @@ __all__ = ["Lesson", "Session", "open_session"]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one step trains on: the arranged groups, their scores, and the method's signal.
-
-    ``deferred``: the scores are the sampler's (see :meth:`edge_grpo.training.update.Updater.defers`).
-    """
+    """What one step trains on: the arranged groups, their scores, and the method's signal."""
 
     groups: Sequence[Group]
     batch: Scored
     signal: Signal
-    deferred: bool = False
 
 
 class Session:
@@ -126,15 +122,14 @@ class Session:
             if not groups:
                 return None
             batch = batch_of(groups, self.sampler)
-            deferred = self.updater.defers(batch)
-            scored = self.updater.score(batch, deferred=deferred)
+            scored = self.updater.score(batch)
             counted = scored.mask & scored.scorable[:, None]
             _check_finite("the policy's log-probs", scored.old_logprobs, counted)
             _check_finite("the policy's entropies", scored.entropy, counted)
             _check_finite("the reference's log-probs", scored.ref_logprobs, counted)
             signal = self.updater.signal(scored)
             _check_finite("the method's advantages", signal.advantages, signal.mask & signal.keep[:, None])
-        return Lesson(groups, scored, signal, deferred)
+        return Lesson(groups, scored, signal)
 
     @bounded_by("train.micro_batch_rows", "updating the weights")
     def learn(self, collected: Collected, lesson: Lesson | None) -> Metrics:
@@ -146,11 +141,8 @@ class Session:
         metrics = collected.metrics | {"empty_steps": (float(lesson is None), 1.0)}
         if lesson is not None:
             with self.watch.phase("update"):
-                updated = self.updater.step(
-                    lesson.batch, lesson.signal, step=self.step, tokens=self.tokens, deferred=lesson.deferred
-                )
-            gap = {} if self.sampler.exact or lesson.deferred else describe_gap(lesson.batch)
-            metrics = merge(metrics, describe_scores(lesson.batch), gap, lesson.signal.metrics, updated)
+                updated = self.updater.step(lesson.batch, lesson.signal, step=self.step, tokens=self.tokens)
+            metrics = merge(metrics, describe_scores(lesson.batch), lesson.signal.metrics, updated)
         self.step += 1
         self.cursor += collected.num_prompts
         self.tokens += int(metrics["tokens"][0])

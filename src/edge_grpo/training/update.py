@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -92,26 +93,23 @@ class Updater:
         self.skipped_in_a_row = 0
         self.midway = False
 
-    def defers(self, batch: Batch) -> bool:
-        """Whether a batch need not be scored first: the step's one update can use log-probs of its own.
+    def reused(self, batch: Batch) -> Bool[Tensor, " rows"]:
+        """The rows that keep the sampler's log-probs and entropies: some of those that were sampled whole.
 
-        So it is if the method's signal reads none (``needs.scores``), and every row was sampled whole with
-        log-probs and entropies, so that the sampler's numbers can stand in for them in the metrics.
+        All of them, if the engine is exact; if the step has one update, which takes its own log-probs as those before
+        it, those for which the sampler gave both. Both are about the policy as it was: what differs is rounding.
         """
+        whole = _sampled(batch)
+        if self.reuse_sampled:
+            return whole
         one_update = self.train.passes == self.train.mini_batches == 1
-        described = bool(_sampled(batch).all()) and not bool((batch.mask & ~batch.sampling_entropy.isfinite()).any())
-        return one_update and described and not self.method.needs.scores and not self.reuse_sampled
+        return whole & (batch.sampling_entropy.isfinite() | ~batch.mask).all(-1) & one_update
 
     @torch.no_grad()
-    def score(self, batch: Batch, *, deferred: bool = False) -> Scored:
-        """Score every completion token under the policy, and under the reference if the method needs it.
-
-        Args:
-            batch: the rollouts.
-            deferred: take the sampler's log-probs and entropies in place of the policy's, as :meth:`defers` allows.
-        """
+    def score(self, batch: Batch) -> Scored:
+        """Score completion tokens under the policy, but for :meth:`reused` rows, and under the reference if needed."""
         batch = _to(batch, self.policy.device)
-        whole = _sampled(batch) & (self.reuse_sampled or deferred)
+        whole = self.reused(batch)
         zeros = torch.zeros(batch.mask.shape, device=self.policy.device)
         old = torch.where(whole[:, None] & batch.mask, batch.sampling_logprobs, zeros)
         entropy = torch.where(whole[:, None] & batch.mask, batch.sampling_entropy, zeros)
@@ -174,7 +172,7 @@ class Updater:
         with torch.no_grad():
             return self.method.signal(batch)
 
-    def step(self, batch: Scored, signal: Signal, *, step: int, tokens: int = 0, deferred: bool = False) -> Metrics:
+    def step(self, batch: Scored, signal: Signal, *, step: int, tokens: int = 0) -> Metrics:
         """All updates of a step.
 
         Args:
@@ -182,7 +180,6 @@ class Updater:
             signal: the method's.
             step: counted from 0; determines the learning rate and the order of mini-batches.
             tokens: sampled before this step; they also determine the rate if ``train.max_tokens`` is set.
-            deferred: whether the batch was not scored; the metrics then include :func:`describe_gap`.
         Raises:
             TrainingError: gradients were not finite too many times in a row.
         """
@@ -190,18 +187,22 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics: Metrics = {"learning_rate": (rate, 1.0)}
+        own = torch.full_like(batch.old_logprobs, torch.nan)
         first = True
         for number in range(self.train.passes):
             for rows in self._mini_batches(batch, step, number):
-                metrics = merge(metrics, self._update(batch, signal, rows, step, first=first, deferred=deferred))
+                metrics = merge(metrics, self._update(batch, signal, rows, step, first=first, own=own))
                 first = False
         self.midway = False
-        return metrics
+        return metrics if self.reuse_sampled else metrics | self._gap(batch, own)
 
-    def _update(
-        self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool, deferred: bool
-    ) -> Metrics:
-        """One optimizer update on some rows; ``first``: the weights are still those that scored the batch."""
+    def _update(self, batch: Scored, signal: Signal, rows: Tensor, step: int, *, first: bool, own: Tensor) -> Metrics:
+        """One optimizer update on some rows.
+
+        Args:
+            first: the weights are still those that scored the batch.
+            own: the first update enters its log-probs here, those of this rank's rows with a gradient.
+        """
         active, idle = self._divided(signal, rows)
         pieces = list(self._own(batch, self._update_pieces(batch, active)))
         others = list(self._own(batch, self._pieces(batch, idle)))
@@ -212,7 +213,6 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         value = 0.0
         metrics: Metrics = {}
-        own = torch.full_like(batch.old_logprobs, torch.nan)
         with self.policy.training():
             for piece in pieces or [_void(batch)]:
                 if piece.void:
@@ -222,7 +222,8 @@ class Updater:
                 x = self._forward(batch, signal, piece, first=first)
                 loss = self.method.loss(x, totals)
                 loss.backward()
-                _put(own, piece, x.old_logprobs)
+                if first:
+                    _put(own, piece, x.old_logprobs)
                 with torch.no_grad():
                     value += float(loss)
                     metrics = merge(metrics, self.method.observe(x, totals))
@@ -232,8 +233,6 @@ class Updater:
                 metrics = merge(metrics, {} if piece.void else self.method.observe(x, totals))
         found = self.world.gather(lambda: (value, metrics))
         value, metrics = sum(each for each, _ in found), merge(*(each for _, each in found))
-        if deferred:
-            metrics |= self._gap(batch, own)
         weights = [weight for _, weight in self.policy.trained()]
         if not self.policy.is_sharded:
             self.world.add(self._gradients(weights))
@@ -250,12 +249,14 @@ class Updater:
         return merge(metrics, {"loss": (value, 1.0), "skipped_updates": (float(self.skipped_in_a_row > 0), 1.0)})
 
     def _gap(self, batch: Scored, own: Tensor) -> Metrics:
-        """:func:`describe_gap` of a batch that was not scored: from this rank's log-probs in its update, NaN = none."""
-        known = own.isfinite()
+        """:func:`describe_gap`; of :meth:`reused` rows with the log-probs of the first update, ``own`` (NaN = none)."""
+        reused = self.reused(batch)[:, None]
+        known = reused & ~own.isnan()
         columns = [torch.where(known, own, 0.0), known.to(own.dtype)]
         self.world.add(columns)
         values, counts = columns
-        return describe_gap(replace(batch, old_logprobs=torch.where(counts > 0, values, torch.nan)))
+        late = torch.where(counts > 0, values, torch.nan)
+        return describe_gap(replace(batch, old_logprobs=torch.where(reused, late, batch.old_logprobs)))
 
     def _gradients(self, weights: list[nn.Parameter]) -> Iterator[Tensor]:
         """The gradients that any rank has, in the same order on all of them."""
@@ -308,7 +309,7 @@ class Updater:
 
     def _divided(self, signal: Signal, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of an update that have a gradient, and those that only count in totals and metrics."""
-        if self.method.needs.every_row:
+        if self.method.needs.every_row or self.method.needs.whole_groups:
             return rows, rows[:0]
         active = (signal.advantages[rows] != 0).any(-1)
         if signal.likelihood is not None:
