@@ -1,11 +1,14 @@
 """What tests let every rank do; a rank process imports this module, and not the tests."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from families import family_policy
 from support import padded_rows, tiny_policy
@@ -16,8 +19,9 @@ from torch.nn.utils import get_total_norm
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.world import World, join_world
+from edge_grpo.config.sections import DistributedSettings, ModelSettings
 from edge_grpo.config.tree import load_config
-from edge_grpo.models import slices
+from edge_grpo.models import loading, precision, slices
 from edge_grpo.models.loading import recompute_activations
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.sharding import full
@@ -122,6 +126,25 @@ def opened_weights(name: str) -> tuple[Arrays, Arrays, Arrays]:
     after = arrays(dict(policy.trained()))
     learn(policy, world)
     return arrays(held), after, arrays(found)
+
+
+def half_by_rank(path: str) -> tuple[str, int]:
+    """The dtype of this rank's passes if rank 0 alone finds bf16 fast, and how many undivided weights are left."""
+    world = join_world()
+    old: list[weakref.ref[torch.Tensor]] = []
+    shard = Policy.shard
+
+    def remembered(policy: Policy, *arguments: Any, **settings: Any) -> None:
+        old.extend(weakref.ref(weight) for _, weight in policy.trained())
+        shard(policy, *arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "LARGE", 0)
+        patch.setattr(loading, "half_is_fast", lambda _: world.is_first)
+        patch.setattr(Policy, "shard", remembered)
+        policy = loading.load_shared_policy(ModelSettings(path=path), DistributedSettings(), world)
+    gc.collect()
+    return policy.computes_in, sum(each() is not None for each in old)
 
 
 def head_matrix(name: str) -> Arrays:

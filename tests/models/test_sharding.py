@@ -1,6 +1,7 @@
 """Divided weights: gradients are those of one process, weights come back whole, and nothing stays undivided unseen."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from families import FAMILIES
 from rank_jobs import Arrays
 from rank_pool import Pool, RankError
-from support import padded_rows
+from support import padded_rows, save_tiny
 from torch import nn
 
 from edge_grpo.base.errors import EngineError
@@ -66,6 +67,11 @@ def test_weights_are_whole_inside_a_block_and_divided_after_it(pool: Pools, name
             assert all(np.array_equal(weights[key], value) for key, value in wanted.items())
         assert len(found) == (2 if rank == 0 else 0)
         assert all(np.allclose(each, scores, atol=1e-6) for each in found.values())
+
+
+def test_ranks_agree_on_the_dtype_and_keep_no_undivided_weights(pool: Pools, tmp_path: Path) -> None:
+    found = pool(2).call(rank_jobs.half_by_rank, str(save_tiny(tmp_path)))
+    assert found == [("bfloat16", 0), ("bfloat16", 0)]
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])

@@ -15,6 +15,7 @@ from support import save_tiny
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.config.explain import setting_names
 from edge_grpo.config.tree import Config, load_config
+from edge_grpo.models import loading, precision
 from edge_grpo.runs import starts
 from edge_grpo.trackers.console import Silent
 from edge_grpo.training import resumption
@@ -246,6 +247,23 @@ def test_a_run_without_a_record_resumes_and_gets_one(config: Make) -> None:
     assert resume(folder, config("train.steps=2"), display=display).steps == 2
     assert [line for line in display.said if "no digests" in line and "could not be checked" in line]
     assert set(last_start(folder)["inputs"]) >= {"data", "model", "prompts", "held_out", "reward"}
+
+
+def test_a_run_resumes_bit_for_bit_in_the_dtype_that_it_began_with(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"model.path={model}", *SMALL, "train.steps=4", "train.checkpoint_every=2"]
+    made = [load_config(None, [*words, f"run.dir={tmp_path / name}"]) for name in ("whole", "stopped")]
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "LARGE", 0)
+        patch.setattr(loading, "half_is_fast", lambda _: True)
+        whole = train(made[0]).folder
+        stopped = train(made[1], display=Said(stop_at=2)).folder
+    display = Said()
+    assert resume(stopped, display=display).steps == 4
+    assert not [line for line in display.said if "bit-exact" in line]
+    assert any("computing in bfloat16" in line for line in display.said)
+    assert weights(whole) == weights(stopped)
 
 
 def test_another_version_or_processor_is_said_to_change_rounding(config: Make) -> None:
