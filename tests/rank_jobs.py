@@ -140,7 +140,7 @@ def half_by_rank(path: str) -> tuple[str, int]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "LARGE", 0)
-        patch.setattr(loading, "half_is_fast", lambda _: world.is_first)
+        patch.setattr(precision, "half_is_fast", lambda _: world.is_first)
         patch.setattr(Policy, "shard", remembered)
         policy = loading.load_shared_policy(ModelSettings(path=path), DistributedSettings(), world)
     gc.collect()

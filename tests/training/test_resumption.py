@@ -15,7 +15,7 @@ from support import save_tiny
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.config.explain import setting_names
 from edge_grpo.config.tree import Config, load_config
-from edge_grpo.models import loading, precision
+from edge_grpo.models import precision
 from edge_grpo.runs import starts
 from edge_grpo.trackers.console import Silent
 from edge_grpo.training import resumption
@@ -256,7 +256,7 @@ def test_a_run_resumes_bit_for_bit_in_the_dtype_that_it_began_with(
     made = [load_config(None, [*words, f"run.dir={tmp_path / name}"]) for name in ("whole", "stopped")]
     with monkeypatch.context() as patch:
         patch.setattr(precision, "LARGE", 0)
-        patch.setattr(loading, "half_is_fast", lambda _: True)
+        patch.setattr(precision, "half_is_fast", lambda _: True)
         whole = train(made[0]).folder
         stopped = train(made[1], display=Said(stop_at=2)).folder
     display = Said()

@@ -5,7 +5,7 @@ Several ranks share the problems. Each holds the whole model, which decoding nee
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from edge_grpo.data.turns import idle_arguments
 from edge_grpo.evaluation.answers import Answer, Draws
 from edge_grpo.evaluation.store import EncodedBenchmark, answer_all, encode, identity_of
 from edge_grpo.evaluation.suite import Benchmark
-from edge_grpo.models.loading import load_policy
+from edge_grpo.models.loading import load_policy, pick_device
+from edge_grpo.models.precision import fast_for_all, settled
 from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rewards.preflight import check_references
 from edge_grpo.rollout.open import open_sampler
@@ -65,7 +66,9 @@ def ask(
     """
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with ExitStack() as stack:
-        policy = world.in_turn(lambda: load_policy(config.model))
+        fast = fast_for_all(world, pick_device(config.model).type)
+        policy = world.in_turn(lambda: load_policy(config.model, fast=fast))
+        config = replace(config, model=settled(config.model, policy.computes_in))
         sampler = stack.enter_context(open_sampler(config, policy=policy, say=say, world=world))
         for line in idle_arguments(sampler.tokenizer, config.data):
             say(line)

@@ -28,7 +28,7 @@ from edge_grpo.config.sections import BUNDLED, DistributedSettings, ModelSetting
 from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class
 from edge_grpo.models.policy import Policy
-from edge_grpo.models.precision import computes_in_half, half_is_fast
+from edge_grpo.models.precision import computes_in_half, fast_for_all, half_is_fast
 from edge_grpo.models.probe import on_cpu
 from edge_grpo.models.replica import Replica
 from edge_grpo.models.saving import round_weights
@@ -173,11 +173,7 @@ def load_shared_policy(
         )
     divided = world.group is not None and distributed.shard == "full"
     home = torch.device("cpu") if divided else device  # a GPU may have no room for the undivided model
-    agreed = world.first(lambda: half_is_fast(device.type)) if world.group is not None else None
-
-    def fast(kind: str) -> bool:
-        """The same on all ranks, which might disagree if each tried for itself."""
-        return half_is_fast(kind) if agreed is None else agreed
+    fast = fast_for_all(world, device.type)
 
     def load() -> Policy:
         policy = load_policy(model, reference=reference, seed=seed, device=home, fast=fast)

@@ -3,17 +3,19 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
 import torch
 from transformers import PreTrainedModel
 
+from edge_grpo.base.world import World
 from edge_grpo.config.sections import ModelSettings
 from edge_grpo.models.dense import Dense
 from edge_grpo.models.scoring import causal
 
-__all__ = ["LARGE", "computes_in_half", "half_is_fast"]
+__all__ = ["LARGE", "computes_in_half", "fast_for_all", "half_is_fast", "settled"]
 
 LARGE: Final = 2**25
 """Weights from which on passes are mostly matrix products; smaller models stay in float32, and are bit-exact."""
@@ -31,6 +33,22 @@ def half_is_fast(kind: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     seconds = {dtype: _seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return seconds[torch.float32] > _FASTER * seconds[torch.bfloat16]
+
+
+def fast_for_all(world: World, kind: str) -> Callable[[str], bool]:
+    """:func:`half_is_fast` as rank 0 finds it on this kind of device; ranks that each tried might disagree."""
+    if world.group is None:
+        return half_is_fast
+    found = world.first(lambda: half_is_fast(kind))
+    return lambda _: found
+
+
+def settled(model: ModelSettings, dtype: str) -> ModelSettings:
+    """The settings with the dtype of passes that ``auto`` turned out to be; unknown dtypes leave them as they are."""
+    match dtype:
+        case "float32" | "bfloat16" if model.dtype == "auto":
+            return replace(model, dtype=dtype)
+    return model
 
 
 def computes_in_half(

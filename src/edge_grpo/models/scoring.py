@@ -60,7 +60,7 @@ class Scorer(nn.Module):
 
     .. math:: \log\pi_j = \log\operatorname{softmax}(z_{j-1} / T)_{x_j}, \qquad H_j = -\sum_v p_v \log p_v
 
-    The head is applied only to the hidden states before masked tokens, a few thousand at a time, and recomputed in the
+    The head is applied only to the hidden states before masked tokens, a piece at a time, and recomputed in the
     backward pass, so that memory does not grow with tokens x vocabulary. Families that :class:`Dense` knows are
     computed without padding, and rows with the same prompt share it.
 

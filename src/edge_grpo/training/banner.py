@@ -45,6 +45,7 @@ def legend(config: Config, *, evaluated: bool) -> Iterator[str]:
 def _model(policy: Policy) -> str:
     dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in policy.model.parameters()})
     precision = " and ".join(dtypes) + (", computing in bfloat16" if policy.autocast else "")
+    precision += "" if policy.scorer.is_packed else ", by the model's own code"
     threads = torch.get_num_threads()
     where = f"cpu with {counted(threads, 'thread')}"
     if policy.device.type != "cpu":

@@ -130,13 +130,16 @@ def latest(folder: Path) -> Path | None:
 def computed_in(folder: Path, device: str) -> str:
     """The dtype of the run's passes on this kind of device, or nothing if that is not known.
 
-    Not checked: a damaged checkpoint is found when it is loaded.
+    Older checkpoints do not say; on a CPU, ``model.dtype=auto`` was float32 then. Nothing is checked: a damaged
+    checkpoint is found when it is loaded.
     """
     try:
         state = RunState(**json.loads((_checkpoints(folder)[-1] / _PROGRESS).read_text()))
     except (IndexError, OSError, ValueError, TypeError):
         return ""
-    return state.computes_in if state.device == device else ""
+    if state.device != device:
+        return ""
+    return state.computes_in or ("float32" if device == "cpu" else "")
 
 
 def steps(folder: Path) -> list[int]:

@@ -15,6 +15,7 @@ from edge_grpo.config.sections import DistributedSettings, TrainSettings
 from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree
 from edge_grpo.methods.base import Method
 from edge_grpo.models.loading import pick_device
+from edge_grpo.models.precision import settled
 from edge_grpo.rollout.engine import Engine
 from edge_grpo.runs import starts
 from edge_grpo.runs.environment import environment
@@ -170,9 +171,7 @@ def plan(
 def _in_its_dtype(config: Config, root: Path) -> Config:
     """The settings with the dtype that ``auto`` meant so far, on this kind of device: it was found by trying."""
     known = checkpoint.computed_in(root / "checkpoints", pick_device(config.model).type)
-    if config.model.dtype != "auto" or not known:
-        return config
-    return replace(config, model=replace(config.model, dtype="float32" if known == "float32" else "bfloat16"))
+    return replace(config, model=settled(config.model, known))
 
 
 def _refuse_others(changed: Changes, before: Config, now: Config) -> None:
