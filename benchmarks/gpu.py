@@ -7,8 +7,7 @@ gradient checkpointing, no early stop. TRL samples with transformers; its weight
 autocast, and its cache is dynamic or static, whichever is fastest in one step. Steps alternate. MFU is the FLOP of
 forward and backward pass over seconds and the FLOP/s of a bf16 product of 8192 x 8192 on the same device: of the update
 alone (with scoring and the optimizer), and of the whole step. The formula is in update.py; this side computes a prompt
-once, TRL once per completion, and each is credited with what it computes. About five minutes. Without a GPU it says so
-and exits with 2.
+once, TRL once per completion, and each is credited with what it computes. Without a GPU it says so and exits with 2.
 """
 
 import logging

@@ -107,9 +107,9 @@ class Shape:
         return 2 * 2 * self.layers * self.kv * tokens
 
     def updating(self, ranks: int) -> float:
-        """Peak of a rank during an update: in a pass with checkpointing, or while the optimizer computes its step."""
+        """Peak of a rank during an update: in a pass with checkpointing; the optimizer's step needs nothing more."""
         passes = self.gathered + self.activations(MICRO_BATCH * SEQUENCE, checkpointing=True) + self.logits
-        return self.state(ranks) + max(passes, 4 * self.weights / ranks)
+        return self.state(ranks) + passes
 
     def sampling(self, ranks: int) -> float:
         """Peak of a rank while it samples in its own process: weights and moments, no gradients."""
@@ -181,7 +181,8 @@ def measure(folder: Path) -> dict[str, float]:
 
     world, before = join_world(), resident()
     restart_peak()
-    policy = load_shared_policy(ModelSettings(path=str(folder), device="cpu"), DistributedSettings(), world)
+    settings = ModelSettings(path=str(folder), device="cpu", dtype="float32")
+    policy = load_shared_policy(settings, DistributedSettings(), world)
     loading = resident(peak=True) - before
     world.any(False)
     restart_peak()

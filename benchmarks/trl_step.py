@@ -8,9 +8,11 @@ tokens x 8 completions of 64 tokens.
 
 Both sides sample at temperature 1, score the answers with the same function, normalise within the group and make one
 AdamW update over all rows. The learning rate is 1e-9, so that both sample from the same distribution throughout. This
-side runs with its defaults. TRL runs with each of its settings once (float32 or bf16, with and without continuous
-batching), and the fastest of them is compared; it always computes log-probs in chunks. Rounds alternate; a ratio is
-the median over rounds of TRL's seconds over ours. The last line is JSON.
+side runs with its defaults: the small models in float32, the large one in bf16 over float32 weights where the machine
+is fast at bf16. TRL runs each combination in ``TRL`` once, after a round to warm up (weights in float32 or bf16,
+autocast, dynamic or static cache, continuous batching), and the fastest is compared; it always computes log-probs in
+chunks, and samples with transformers. Rounds alternate; a ratio is the median over rounds of TRL's seconds over ours.
+The last line is JSON.
 """
 
 import json

@@ -69,7 +69,7 @@ def test_the_computed_table_divides_by_the_ranks() -> None:
     shape = SHAPES["7B"]
     assert shape.state(8) == shape.state(1) / 8
     assert shape.updating(64) > shape.state(64) + shape.gathered
-    assert shape.updating(1) == 1.25 * shape.state(1), "the optimizer's step needs more than a pass"
+    assert shape.updating(1) - shape.state(1) == shape.updating(64) - shape.state(64), "a pass"
     assert "".join(memory.tables()).count("| 32B |") == 4
 
 

@@ -59,10 +59,13 @@ def _invert(mass: Float[Tensor, "rows vocabulary"], noise: Float[Tensor, " rows"
     vocabulary = mass.shape[-1]
     if vocabulary <= 2 * _BLOCK:
         return _first_beyond(mass.cumsum(-1, dtype=torch.float64), noise)
-    blocks = [part.sum(-1, dtype=torch.float64) for part in mass.split(_BLOCK, dim=-1)]
-    cumulative = torch.stack(blocks, dim=-1).cumsum(-1)
+    rest = vocabulary % _BLOCK
+    blocks = mass[:, : vocabulary - rest].unflatten(-1, (-1, _BLOCK)).sum(-1, dtype=torch.float64)
+    if rest:
+        blocks = torch.cat([blocks, mass[:, -rest:].sum(-1, keepdim=True, dtype=torch.float64)], dim=-1)
+    cumulative = blocks.cumsum(-1)
     block = _first_beyond(cumulative, noise)[:, None]
-    before = (cumulative - torch.stack(blocks, dim=-1)).gather(-1, block)
+    before = (cumulative - blocks).gather(-1, block)
     place = block * _BLOCK + torch.arange(_BLOCK, device=mass.device)
     inside = torch.where(place < vocabulary, mass.gather(-1, place.clamp(max=vocabulary - 1)), 0.0)
     fine = before + inside.cumsum(-1, dtype=torch.float64)
