@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from families import SHAPE as TINY
 from families import family_model
 from support import tiny_tokenizer
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from edge_grpo.config.sections import LoraSettings, ModelSettings, TrainSettings
-from edge_grpo.models import dense, packing
+from edge_grpo.models import compute, dense, packing
 from edge_grpo.models.adapters import add_adapters
 from edge_grpo.models.compute import Compute
 from edge_grpo.models.dense import Dense
@@ -30,20 +31,7 @@ Rows = tuple[Tensor, Tensor, Tensor]
 Learned = tuple[Tensor, dict[str, Tensor]]
 
 
-SHAPE = {
-    "vocab_size": len(tiny_tokenizer()),
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "sliding_window": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": 5,
-}
+SHAPE = TINY | {"sliding_window": None, "pad_token_id": 5}
 
 
 def model(kind: str, **changes: Any) -> PreTrainedModel:
@@ -238,12 +226,37 @@ def test_copies_follow_their_weights_and_return_gradients_in_float32() -> None:
     assert not cast(weight).requires_grad
 
 
+@pytest.mark.skipif(not compute._has_layouts(), reason="no oneDNN with bf16")
+def test_inference_uses_a_layout_that_follows_its_weight() -> None:
+    weight, bias = (nn.Parameter(torch.randn(*shape, dtype=torch.float32)) for shape in ((48, 32), (48,)))
+    cast, x = Compute(torch.bfloat16), torch.randn(3, 32).bfloat16()
+
+    def apart() -> float:
+        wanted = nn.functional.linear(x.float(), weight.bfloat16().float(), bias.bfloat16().float())
+        return float((cast.linear(x, weight, bias).float() - wanted).abs().max() / wanted.abs().max())
+
+    with torch.inference_mode():
+        assert apart() < 0.01
+        assert cast._lays_out(x, weight)
+        assert not cast._lays_out(x, weight.bfloat16()), "FSDP gathers such weights anew without counting"
+    with torch.no_grad():
+        weight.add_(1)
+        assert not cast._lays_out(x, weight)
+    with torch.inference_mode():
+        assert apart() < 0.01
+    cast.linear(x, weight, bias).sum().backward()
+    assert weight.grad is not None
+
+
 def test_copies_go_with_their_weights() -> None:
     weight, cast = nn.Parameter(torch.randn(4, 4)), Compute(torch.bfloat16)
     left = [weakref.ref(each) for each in (weight, cast(weight))]
+    with torch.inference_mode():
+        cast.linear(torch.ones((1, 4), dtype=torch.bfloat16), weight)
     cast(weight).sum().backward()
     del weight
     assert [each() for each in left] == [None, None]
+    assert not len(cast._layouts)
 
 
 def test_a_policy_that_was_saved_computes_as_before(tmp_path: Path) -> None:

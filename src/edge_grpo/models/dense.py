@@ -222,13 +222,12 @@ class Dense(nn.Module):
         """A projection, with its adapters where it has some and they are on."""
         adapted = type(module) is not nn.Linear
         base = module.base_layer if adapted else module
-        bias = base.bias
-        out = F.linear(x, self.cast(base.weight), None if bias is None else self.cast(bias))
+        out = self.cast.linear(x, base.weight, base.bias)
         if not adapted or module.disable_adapters or module.merged:
             return out
         for name in module.active_adapters:
-            down, up = (self.cast(each[name].weight) for each in (module.lora_A, module.lora_B))
-            out = out + F.linear(F.linear(x, down), up) * module.scaling[name]
+            inner = self.cast.linear(x, module.lora_A[name].weight)
+            out = out + self.cast.linear(inner, module.lora_B[name].weight) * module.scaling[name]
         return out
 
 

@@ -7,10 +7,10 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from edge_grpo.base.errors import EngineError
+from edge_grpo.models.compute import Compute
 
 __all__ = ["SCALES", "Head"]
 
@@ -49,14 +49,12 @@ class Head:
             logits = logits * self.scale
         return torch.tanh(logits / self.cap) * self.cap if self.cap else logits
 
-    def logits(
-        self, hidden: Float[Tensor, "rows dim"], cast: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "rows vocabulary"]:
-        """Logits in the dtype of the hidden states; ``cast`` gives the matrix in that dtype."""
+    def logits(self, hidden: Float[Tensor, "rows dim"], cast: Compute) -> Float[Tensor, "rows vocabulary"]:
+        """Logits in the dtype of the hidden states, which is that of ``cast``."""
         if not self.is_plain:
             weight: Tensor = self.embed.weight  # type: ignore[assignment]
             return self(hidden.to(weight.dtype))
-        logits = F.linear(hidden, cast(self.embed.weight))  # type: ignore[arg-type]
+        logits = cast.linear(hidden, self.embed.weight)  # type: ignore[arg-type]
         return logits if self.scale == 1 else logits * self.scale
 
     @property

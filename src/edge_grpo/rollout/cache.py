@@ -34,10 +34,6 @@ class Context(Protocol):
         """Append one token to each row."""
         ...
 
-    def admit(self, prompts: Prompts) -> None:
-        """Append rows; called only where :attr:`Decoding.refilled`."""
-        ...
-
 
 class Cached:
     """Keeps keys, values and recurrent states in the model's own cache.
@@ -90,10 +86,6 @@ class Cached:
         self._run(tokens[:, None], self._position)
         self._position = self._position + 1
 
-    def admit(self, prompts: Prompts) -> None:
-        """Never called: all rows begin together."""
-        raise NotImplementedError
-
 
 class Recomputed:
     """Runs the whole rows again for every token, padded on the right as in scoring: slow, and always right.
@@ -126,10 +118,6 @@ class Recomputed:
         self._lengths = self._lengths + 1
         self._ids = self._ids[:, : int(self._lengths.max())]
         self._run()
-
-    def admit(self, prompts: Prompts) -> None:
-        """Never called: all rows begin together."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.cache import Context, pick
 from edge_grpo.rollout.draw import draw
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, start_of
+from edge_grpo.rollout.slots import Slots
 from edge_grpo.rollout.stop_strings import StopStrings
 
 __all__ = ["DecodeEngine"]
@@ -38,7 +39,7 @@ _Decoded = tuple[Span, bool, bool]
 """What was sampled, whether it ended with a stop token or string, and whether with a string."""
 
 
-class _Slots:
+class _Living:
     """What is drawn for the rows that are being decoded, each in a slot of its own until it ends.
 
     ``number``, ``slot``, ``step`` and ``budget`` describe the living rows, in the order of the context's.
@@ -231,24 +232,25 @@ class DecodeEngine:
     ) -> Iterator[tuple[int, _Decoded]]:
         """Decode rows, ``max_rows`` at a time; yields each one's number when it has ended."""
         device, waiting = self.policy.device, deque(range(len(rows)))
-        slots = _Slots(rows, min(self.max_rows, len(rows)), device)
+        living = _Living(rows, min(self.max_rows, len(rows)), device)
         stop = torch.tensor(self.stop_ids, device=device)
         may_complete = torch.tensor(self.stop_strings.candidates, dtype=torch.long, device=device)
         context: Context | None = None
-        while waiting or slots.number:
-            if waiting and slots.num_free >= min(len(waiting), -(-self.max_rows // _REFILLS)):
-                new = [waiting.popleft() for _ in range(min(slots.num_free, len(waiting)))]
+        while waiting or living.number:
+            if waiting and living.num_free >= min(len(waiting), -(-self.max_rows // _REFILLS)):
+                new = [waiting.popleft() for _ in range(min(living.num_free, len(waiting)))]
                 ids = [prompts[rows[number].prompt] for number in new]
                 if context is None:
                     context = self.decoding.start(self.policy, ids, self.pad_id)
                 else:
+                    assert isinstance(context, Slots), "in others, all rows begin together"
                     context.admit(ids)
-                slots.admit(new)
+                living.admit(new)
             assert context is not None
-            token, logprob, entropy = draw(context.logits, slots.noise(), sampling)
-            slots.put(token, logprob, entropy)
+            token, logprob, entropy = draw(context.logits, living.noise(), sampling)
+            living.put(token, logprob, entropy)
             stopped = (token[:, None] == stop).any(-1)
-            ended = stopped | (slots.step == slots.budget)
+            ended = stopped | (living.step == living.budget)
             to_read = torch.isin(token, may_complete) & ~stopped if len(may_complete) else torch.zeros_like(stopped)
             any_ended, any_to_read, sound = torch.stack([ended.any(), to_read.any(), logprob.isfinite().all()]).tolist()
             if not sound:
@@ -258,16 +260,16 @@ class DecodeEngine:
                 )
             by_text = torch.zeros_like(stopped)
             if any_to_read:
-                tails = slots.tails(to_read.nonzero().squeeze(-1).tolist(), self.stop_strings.window)
+                tails = living.tails(to_read.nonzero().squeeze(-1).tolist(), self.stop_strings.window)
                 by_text[to_read] = torch.tensor(self.stop_strings.completed(tails), device=device)
                 any_ended = any_ended or bool(by_text.any())
             if any_ended:
                 ended |= by_text
                 how = zip((stopped | by_text)[ended].tolist(), by_text[ended].tolist(), strict=True)
-                for (number, span), ending in zip(list(slots.release(ended, segment)), how, strict=True):
+                for (number, span), ending in zip(list(living.release(ended, segment)), how, strict=True):
                     yield number, (span, *ending)
                 going = (~ended).nonzero().squeeze(-1)
                 token = token[going]
                 context.select(going)
-            if slots.number:
+            if living.number:
                 context.extend(token)
