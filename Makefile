@@ -66,7 +66,7 @@ endif
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo serve bundled"
 
-demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about two minutes on two cores
+demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about a minute on two cores
 	$(BIN)/edge-grpo train $(ARGS)
 
 test: check pytest ## Everything that CI runs

@@ -82,10 +82,11 @@ class TopUp:
 class Needs:
     """What a method needs from the rest of training.
 
-    ``every_row``: a row counts in ``loss`` although its advantages and likelihood weights are 0 on all tokens (so it is
-    with ``whole_groups``); otherwise such rows get no backward pass.
-    ``reference``: ``ref_logprobs`` (a KL term with a positive weight). ``entropy_gradient``: the loss differentiates
-    through ``LossInputs.entropy``. ``token_scores``: the hook of that name is called while a step is scored.
+    ``every_row``: a row counts in ``loss`` although its advantages and likelihood weights are 0 on all tokens;
+    otherwise such rows get no backward pass. With ``whole_groups``, every row counts.
+    ``reference``: ``ref_logprobs`` (a KL term with a positive weight).
+    ``entropy_gradient``: the loss differentiates through ``LossInputs.entropy``.
+    ``token_scores``: the hook of that name is called while a step is scored.
     ``forward_totals``: ``totals`` sees log-probs at the weights before each update, not those before the step; at the
     first update of a step the two are equal, and no forward pass is made. ``whole_groups``: all kept rows of a group
     are in one micro-batch. ``variants``: how many variants of each question are sampled, one group per variant.
