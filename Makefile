@@ -7,7 +7,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 # Processes that the fast tests run in
 WORKERS ?= 2
-# Arguments for the command behind demo, compare, compare-methods, bench and same-numbers: make demo ARGS="train.steps=10"
+# Arguments for the command behind demo, demo-images, compare, compare-share, compare-methods, bench and same-numbers: make demo ARGS="train.steps=10"
 ARGS ?=
 
 VENV := .venv
@@ -28,7 +28,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup setup-vllm demo test check pytest test-slow test-vllm docs compare compare-methods tune-evidence
+.PHONY: help setup setup-vllm demo demo-images test check pytest test-slow test-vllm docs compare compare-methods compare-share tune-evidence
 .PHONY: bench bench-engines bench-gpu bench-ranks bench-startup same-numbers release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -46,7 +46,7 @@ ifneq ($(TORCH_INDEX),)
 	@$(PIP) --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)'
 endif
 	@echo "Installing edge-grpo and its dependencies into $(VENV) (a minute or more; README.md tells of the small CPU build)"
-	@$(PIP) --no-build-isolation --editable '.[test,check,tune]'
+	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images]'
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo"
 
@@ -68,6 +68,9 @@ endif
 
 demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about a minute on two cores
 	$(BIN)/edge-grpo train $(ARGS)
+
+demo-images: setup ## Train the bundled vision-language model with Share-GRPO on pictures, some minutes on two cores
+	$(BIN)/edge-grpo train configs/share_grpo_digits.yaml $(ARGS)
 
 test: check pytest ## Everything that CI runs
 
@@ -97,6 +100,9 @@ docs: setup ## Check the commands, snippets, links and paths of README.md and do
 compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (half an hour, resumable)
 	$(BIN)/python benchmarks/compare_edge.py $(ARGS)
 
+compare-share: setup ## Train Share-GRPO and its controls on pictures and write docs/results/share_grpo.md (an hour, resumable)
+	$(BIN)/python benchmarks/compare_share.py $(ARGS)
+
 compare-methods: setup ## Train every method on three seeds and write docs/results/methods.md (an hour, resumable)
 	$(BIN)/python benchmarks/compare_methods.py $(ARGS)
 
@@ -105,7 +111,7 @@ tune-evidence: setup ## Measure the benefit of seeing the parts and write docs/r
 
 $(BENCH): $(SETUP)
 	@echo "Installing the extra 'bench'"
-	@$(PIP) --no-build-isolation --editable '.[test,check,tune,bench]'
+	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images,bench]'
 	@touch $@
 
 bench: $(BENCH) ## Time this package against TRL, transformers, vLLM (if set up) and the machine's limits; ARGS: names

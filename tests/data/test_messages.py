@@ -10,7 +10,7 @@ from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Problem
 from edge_grpo.data.messages import Conversation, read_prompt
 from edge_grpo.data.problems import load_problems, split
-from edge_grpo.data.prompts import encode_problems, encode_variants
+from edge_grpo.data.prompts import encode_problems
 from edge_grpo.data.readers import BadRowError
 from edge_grpo.data.settings import DataSettings, FieldNames
 
@@ -55,8 +55,8 @@ def test_every_form_of_a_prompt_is_read(value: object, wanted: Conversation) -> 
         ([{"from": "human", "value": "?"}], r"message 1, role: nothing \(null\), wanted text"),
         ([{"role": "user", "content": " "}], "message 1, 'content': empty text, wanted text"),
         (
-            [{"role": "user", "content": [{"type": "image", "image": "x.png"}]}],
-            "message 1, 'content': contains a part of type 'image', wanted only text",
+            [{"role": "user", "content": [{"type": "video", "video": "x.mp4"}]}],
+            "message 1, 'content': contains a part of type 'video', wanted text and images",
         ),
         ([{"role": "user", "content": [{"type": "text"}]}], r"nothing \(null\), wanted text in every part"),
         (7, "int 7, wanted text or a list of messages"),
@@ -129,10 +129,9 @@ def test_every_template_renders_a_conversation(template: str, wanted: str) -> No
     """A row's own system message replaces the one of the settings."""
     tokenizer = Characters() if template == "chat" else Bare()
     data = DataSettings(template=template, system_prompt="Long.")
-    (ids,) = encode_problems(tokenizer, [TALK], data).prompt_ids
-    assert text(ids) == wanted
-    (variant,) = encode_variants(tokenizer, TALK, data)
-    assert text(variant) == wanted.replace("2+3?", "3+2?")
+    (prompt,) = encode_problems(tokenizer, [TALK], data, variants=2).prompts
+    assert text(prompt.prompt_ids) == wanted
+    assert [text(ids) for ids in prompt.variant_ids] == [wanted.replace("2+3?", "3+2?")]
 
 
 def test_the_same_last_turn_in_different_conversations_is_another_question() -> None:

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Problem
-from edge_grpo.data.problems import load_eval, load_problems, load_train_eval, read_problem, split, told
+from edge_grpo.data.problems import load_eval, load_problems, load_train_eval, split, told
 from edge_grpo.data.readers import BadRowError
+from edge_grpo.data.rows import read_problem
 from edge_grpo.data.settings import DataSettings, FieldNames
 
 ROWS = [

@@ -16,11 +16,10 @@ from edge_grpo.data.prompts import (
     encode_problems,
     encode_prompt,
     encode_text,
-    encode_variants,
     phrasings,
-    render_prompt,
 )
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.templates import render_prompt
 
 
 class Characters:
@@ -120,11 +119,11 @@ def test_over_long_prompts_follow_the_rule() -> None:
     with pytest.raises(DataError, match=r"'long': its prompt has 48 tokens, data.max_prompt_tokens is 20"):
         encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20))
     skipped = encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20, over_long="skip"))
-    assert [each.id for each in skipped.problems] == ["short"]
+    assert [each.problem.id for each in skipped.prompts] == ["short"]
     assert (skipped.num_skipped, skipped.num_truncated) == (1, 0)
     cut = encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=20, over_long="truncate"))
-    assert [len(ids) for ids in cut.prompt_ids] == [19, 20]
-    assert text(cut.prompt_ids[1]).endswith("1;[assistant]")
+    assert [len(each.prompt_ids) for each in cut.prompts] == [19, 20]
+    assert text(cut.prompts[1].prompt_ids).endswith("1;[assistant]")
     assert (cut.num_skipped, cut.num_truncated) == (0, 1)
     with pytest.raises(DataError, match="all 2 prompts"):
         encode_problems(Characters(), PROBLEMS, DataSettings(max_prompt_tokens=2, over_long="skip"))
@@ -157,11 +156,11 @@ def test_a_huge_prompt_is_encoded_only_as_far_as_it_matters(template: str) -> No
     whole = text(
         Characters().encode(render_prompt(tokenizer, HUGE, DataSettings(**settings)), add_special_tokens=False)
     )
-    assert text(cut.prompt_ids[0]) == whole[-20:]
+    assert text(cut.prompts[0].prompt_ids) == whole[-20:]
     assert max(tokenizer.lengths) == 210
     variants = Problem("x", "1", ("1",), variants=(HUGE,))
     with pytest.raises(DataError, match="a variant of its prompt has at least"):
-        encode_variants(tokenizer, variants, DataSettings(**settings))
+        encode_problems(tokenizer, [variants], DataSettings(**settings), variants=2)
 
 
 def test_only_the_beginning_of_a_huge_injected_text_is_encoded() -> None:

@@ -4,8 +4,9 @@ import pytest
 from support import tiny_tokenizer
 
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.data.prompts import encode_follow_up, render_prompt
+from edge_grpo.data.prompts import encode_follow_up
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.templates import render_prompt
 from edge_grpo.data.turns import idle_arguments, turns_of
 
 HEADER = "<|end|><|assistant|>"

@@ -2,7 +2,7 @@
 
 import pytest
 from golden.cases import Case, load_folder
-from golden.handlers import PENDING, check
+from golden.handlers import check
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -13,6 +13,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_golden(case: Case) -> None:
-    if case.kind in PENDING:
-        pytest.skip(f"pending: {PENDING[case.kind]}")
     assert check(case) == []

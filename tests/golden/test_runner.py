@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from golden.cases import load, load_folder
-from golden.handlers import HANDLERS, PENDING, check
+from golden.handlers import HANDLERS, check
 
 Writer = Callable[..., Path]
 
@@ -136,10 +136,6 @@ def test_a_file_without_expectations_is_an_error(write: Writer) -> None:
         load(path)
 
 
-def test_pending_kinds_have_no_handler_yet() -> None:
-    assert not set(PENDING) & set(HANDLERS)
-
-
 def test_the_repositorys_vectors_have_only_known_kinds() -> None:
     folder = Path(__file__).parent / "vectors"
-    assert {case.kind for case in load_folder(folder)} == set(HANDLERS) | set(PENDING)
+    assert {case.kind for case in load_folder(folder)} == set(HANDLERS)

@@ -118,7 +118,7 @@ def test_row_order_does_not_matter(method: Method) -> None:
     batch = make_step()
     order = torch.randperm(len(batch.group), generator=torch.Generator().manual_seed(5))
     fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(Scored)}
-    permuted = Scored(**{k: v if k == "reward_weights" else v[order] for k, v in fields.items()})
+    permuted = Scored(**{k: v if k in ("reward_weights", "scenes") else v[order] for k, v in fields.items()})
     there, here = columns(method.signal(permuted)), columns(method.signal(batch))
     assert all(torch.allclose(there[key], value[order].to(there[key].dtype), atol=1e-12) for key, value in here.items())
 

@@ -7,7 +7,7 @@ from support import tiny_policy
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.cache import SLOTS, Cached
 from edge_grpo.rollout.draw import draw
-from edge_grpo.rollout.engine import Request, Sampling
+from edge_grpo.rollout.engine import Request, Sampling, Start
 from edge_grpo.rollout.hf import DecodeEngine
 from edge_grpo.rollout.slots import Slots
 
@@ -38,7 +38,7 @@ def test_rows_that_take_over_a_place_are_sampled_as_before(max_rows: int) -> Non
 def test_any_order_of_rows_leaves_their_logits() -> None:
     """Against the model's own cache, through drops, repeats, swaps, growth and admissions."""
     policy = tiny_policy()
-    slots, cache = Slots(policy, PROMPTS[:3]), Cached(policy, PROMPTS[:3], 0)
+    slots, cache = Slots(policy, PROMPTS[:3]), Cached(policy, [Start(prompt) for prompt in PROMPTS[:3]], 0)
     steps = (((0, 1, 2), (3, 4, 5)), ((2, 0), (6, 7)), ((1, 0, 0, 1), (8, 9, 10, 11)), ((0, 2, 3), (12, 13, 14)))
     for chosen, tokens in (*steps, *[((0, 1, 2), (15, 16, 17))] * 70):
         for context in (slots, cache):

@@ -374,8 +374,8 @@ def test_the_guide_names_every_metric_and_column(straight: Path, model: Path, tm
     assert {name for name in names if not any(fnmatch(one, name) for one in written)} == rare
     (schema,) = {pq.read_schema(file) for file in [next((straight / "rollouts").glob("*.parquet"))]}
     columns = {"data/*" if name.startswith("data/") else name for name in schema.names}
-    columns |= {f"spans.{field.name}" for field in schema.field("spans").type.value_type}
-    columns |= {f"reward_parts.{field.name}" for field in schema.field("reward_parts").type.value_type}
+    for name in ("spans", "reward_parts", "images"):
+        columns |= {f"{name}.{field.name}" for field in schema.field(name).type.value_type}
     assert documented("What a rollout file holds") == columns
 
 

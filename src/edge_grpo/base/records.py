@@ -5,7 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-__all__ = ["Grade", "Group", "Pair", "Problem", "Prompt", "Rollout", "Row", "Segment", "Span", "Strategy", "Verdict"]
+__all__ = [
+    "Grade",
+    "Group",
+    "Pair",
+    "Picture",
+    "Problem",
+    "Prompt",
+    "Rollout",
+    "Row",
+    "Scene",
+    "Segment",
+    "Span",
+    "Strategy",
+    "Verdict",
+]
 
 
 class Segment(IntEnum):
@@ -38,6 +52,41 @@ class Strategy(StrEnum):
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image, and how a model is shown it.
+
+    ``name`` says where it is from, for messages; ``digest`` tells its bytes from others; ``size`` is its width and
+    height in pixels. The bytes are ``content``, or are read from ``path``. The model sees it scaled to at least
+    ``min_pixels`` and at most ``max_pixels`` (width x height, 0 = no such limit), then changed by ``transform`` (see
+    :mod:`edge_grpo.data.transforms`; empty = none), whose noise comes from ``seed``.
+    """
+
+    name: str = field(compare=False)
+    digest: str
+    size: tuple[int, int]
+    path: str = field(default="", compare=False)
+    content: bytes = field(default=b"", compare=False, repr=False)
+    min_pixels: int = 0
+    max_pixels: int = 0
+    transform: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the tokens of a prompt with pictures do not say: the pictures, and the text that they stand in.
+
+    ``text`` is the rendered prompt with a placeholder for each picture, and ``special`` says whether the tokenizer adds
+    its own first token; together they became the first ``num_tokens`` tokens of the prompt.
+    """
+
+    text: str
+    pictures: tuple[Picture, ...]
+    num_tokens: int
+    special: bool = False
+
+
+@dataclass(frozen=True)
 class Problem:
     """One task with its reference answer.
 
@@ -47,8 +96,9 @@ class Problem:
 
     If the row has a conversation (``as_messages``), ``prompt`` is the user's last turn; ``earlier`` holds the turns
     before it, alternating between user and assistant; ``system`` is the row's own system message or empty. ``weight``
-    is how often the problem is drawn per epoch. ``columns`` are all columns but the prompt's, as read and under the
-    user's names; they are ignored when problems are compared.
+    is how often the problem is drawn per epoch. ``columns`` are all columns but those of prompt and images, as read and
+    under the user's names; they are ignored when problems are compared. ``images`` take the places of the placeholders
+    ``<image>`` in the turns, in order.
     """
 
     id: str
@@ -62,6 +112,7 @@ class Problem:
     as_messages: bool = False
     weight: float = 1.0
     columns: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    images: tuple[Picture, ...] = ()
 
     @property
     def answer(self) -> str:
@@ -70,17 +121,26 @@ class Problem:
 
     @property
     def text(self) -> str:
-        """The question with the turns before it, to recognize it by; without the system message, which many share."""
+        """The question with the turns before it; without the system message, which many share."""
         return "\n\n".join((*self.earlier, self.prompt))
+
+    @property
+    def question(self) -> tuple[str, tuple[str, ...]]:
+        """What to recognize the question by: its text, and the digests of its images."""
+        return self.text, tuple(image.digest for image in self.images)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem with the token ids of its prompt; ``variant_ids`` are those of its variants, in order."""
+    """A problem with the token ids of its prompt; ``variant_ids`` are those of its variants, in order.
+
+    With images, ``scene`` goes with the ids, and variants are encoded when they are drawn.
+    """
 
     problem: Problem
     prompt_ids: tuple[int, ...]
     variant_ids: tuple[tuple[int, ...], ...] = ()
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +178,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A prompt and its completion.
+    """A prompt, with its ``scene`` if it has pictures, and its completion.
 
     ``finished``: it ended with a stop token or a stop string; otherwise the budget ran out. ``ends_in_text``: it ended
     with a stop string, whose tokens are part of the answer; a stop token only ends it.
@@ -128,6 +188,7 @@ class Rollout:
     spans: tuple[Span, ...]
     finished: bool
     ends_in_text: bool = False
+    scene: Scene | None = field(default=None, kw_only=True)
 
     @property
     def completion_ids(self) -> tuple[int, ...]:

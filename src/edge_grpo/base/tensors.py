@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_grpo.base.metrics import Metrics
+from edge_grpo.base.records import Scene
 
 __all__ = ["Batch", "GroupHidden", "LossInputs", "Scored", "Signal", "Totals"]
 
@@ -24,7 +25,8 @@ class Batch:
     the row's prompt and ``source`` the phrasing it was sampled under; ``layer`` is 1 for answers and 2 for revisions,
     whose ``parent`` is the number of the revised row (-1 = none, or not in the batch). ``reward`` and the columns of
     ``reward_parts`` (unweighted, NaN = not scored) are in reward units; ``sampling_logprobs`` and
-    ``sampling_entropy`` are nats at the rollout's temperature, NaN on tokens that were not sampled.
+    ``sampling_entropy`` are nats at the rollout's temperature, NaN on tokens that were not sampled. ``scenes``, one per
+    row, belong to prompts with pictures (None = without); empty if no prompt has any.
     """
 
     input_ids: Int[Tensor, "rows tokens"]
@@ -46,6 +48,7 @@ class Batch:
     corrected: Bool[Tensor, " rows"]
     sampling_logprobs: Float[Tensor, "rows tokens"]
     sampling_entropy: Float[Tensor, "rows tokens"]
+    scenes: tuple[Scene | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,14 +19,26 @@ from pydantic import Field
 from torch import Tensor
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.records import Scene
 from edge_grpo.base.rng import derive_seed, python_random
 from edge_grpo.base.settings import settings
 from edge_grpo.data.arithmetic import PARAPHRASES, ArithmeticSettings, draw_expression, reduce
-from edge_grpo.data.prompts import REVISION_PHRASES, Tokenizer, encode_follow_up, encode_prompt, encode_text
+from edge_grpo.data.prompts import REVISION_PHRASES, encode_follow_up, encode_prompt, encode_text
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.templates import Tokenizer
+from edge_grpo.models.vision import ModelVision
 from edge_grpo.training.schedule import decay, warm_up
 
-__all__ = ["BaseSettings", "Example", "build_tokenizer", "make_base", "supervised_loss", "train_supervised"]
+__all__ = [
+    "BaseSettings",
+    "Example",
+    "build_tokenizer",
+    "make_base",
+    "new_folder",
+    "optimizers",
+    "supervised_loss",
+    "train_supervised",
+]
 
 _PAD, _BOS, _EOS = "<|endoftext|>", "<|bos|>", "<|end|>"
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -82,10 +94,13 @@ class BaseSettings:
 
 @dataclass(frozen=True)
 class Example:
-    """Context tokens, which are not trained on, and the target tokens after them, which are."""
+    """Context tokens, which are not trained on, with their scene if they have pictures, and the target tokens after
+    them, which are.
+    """
 
     context_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    scene: Scene | None = None
 
 
 def supervised_loss(
@@ -93,6 +108,7 @@ def supervised_loss(
     input_ids: Int[Tensor, "rows tokens"],
     attention_mask: Int[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
+    **inputs: Tensor,
 ) -> Float[Tensor, ""]:
     r"""Mean negative log-likelihood of the tokens under ``mask``.
 
@@ -103,11 +119,13 @@ def supervised_loss(
         input_ids: context and targets, padded.
         attention_mask: 1 where there is a token.
         mask: the tokens to train on; column 0 is never trained.
+        inputs: what else the model is given, such as pictures.
 
     Returns:
         nats per token; 0 where the mask is empty.
     """
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+    logits = model(**given, use_cache=False).logits
     wanted = mask[:, 1:]
     losses = torch.nn.functional.cross_entropy(
         logits[:, :-1][wanted].float(), input_ids[:, 1:][wanted], reduction="sum"
@@ -140,6 +158,7 @@ def train_supervised(
     warmup_steps: int,
     pad_id: int,
     decay_steps: int | None = None,
+    vision: ModelVision | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train ``model`` in place: linear warm-up, cosine decay to 5 % of the peak rate, gradients clipped to norm 1.
@@ -152,6 +171,7 @@ def train_supervised(
         warmup_steps: updates until the peak rate.
         pad_id: padding token of short rows.
         decay_steps: updates until the lowest rate, which is then kept; None = ``steps``.
+        vision: reads the pictures of examples; None = they have none.
         on_step: called with the number of updates done and the last loss (nats per token).
     """
     peaks = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
@@ -162,7 +182,8 @@ def train_supervised(
         for group, peak in peaks:
             group["lr"] = peak * warm_up(step, warmup_steps) * falling
         input_ids, attention, mask = (tensor.to(device) for tensor in collate_examples(examples, pad_id))
-        loss = supervised_loss(model, input_ids, attention, mask)
+        inputs = vision.inputs(input_ids, [each.scene for each in examples]) if vision else {}
+        loss = supervised_loss(model, input_ids, attention, mask, **inputs)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -174,10 +195,14 @@ def train_supervised(
     model.eval()
 
 
-def build_tokenizer() -> Any:
+def build_tokenizer(*, further: Sequence[str] = (), chat_template: str = _CHAT) -> Any:
     """The base model's tokenizer: one token per byte (so per ASCII character), six special tokens, a chat template.
 
     Any text in Unicode's composed form (NFC) survives encoding and decoding.
+
+    Args:
+        further: more special tokens, which come last.
+        chat_template: its chat template.
     """
     from tokenizers import Tokenizer as Backend  # noqa: PLC0415 (only needed here)
     from tokenizers import decoders, models, normalizers, pre_tokenizers  # noqa: PLC0415
@@ -185,23 +210,24 @@ def build_tokenizer() -> Any:
 
     specials = [_PAD, _BOS, _EOS, *_ROLES]
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Backend(models.BPE(vocab={token: number for number, token in enumerate([*specials, *bytes_])}, merges=[]))
+    tokens = [*specials, *bytes_, *further]
+    backend = Backend(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[]))
     # AutoTokenizer loads the tokenizer of a qwen2 model as a Qwen2Tokenizer, which has exactly this setup and whose
     # unknown token is <|endoftext|>: without it, the vocabulary would grow by one on loading.
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(specials)
+    backend.add_special_tokens([*specials, *further])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=_BOS,
         eos_token=_EOS,
         pad_token=_PAD,
         unk_token=_PAD,
-        extra_special_tokens=list(_ROLES),
+        extra_special_tokens=[*_ROLES, *further],
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = _CHAT
+    tokenizer.chat_template = chat_template
     return tokenizer
 
 
@@ -223,9 +249,7 @@ def make_base(
     """
     from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415 (seconds to import)
 
-    folder = Path(out_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: already exists; choose a new or empty folder")
+    folder = new_folder(out_dir)
     base = base or BaseSettings()
     tokenizer = build_tokenizer()
     config = Qwen2Config(
@@ -247,7 +271,7 @@ def make_base(
     train_supervised(
         model,
         _batches(base, tokenizer),
-        optimizers=_optimizers(model, base.learning_rate),
+        optimizers=optimizers(model, base.learning_rate),
         steps=base.steps,
         warmup_steps=base.warmup_steps,
         pad_id=tokenizer.pad_token_id,
@@ -259,7 +283,19 @@ def make_base(
     return folder
 
 
-def _optimizers(model: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
+def new_folder(out_dir: str | Path) -> Path:
+    """The folder for a model.
+
+    Raises:
+        ConfigError: it is not empty.
+    """
+    folder = Path(out_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: already exists; choose a new or empty folder")
+    return folder
+
+
+def optimizers(model: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices (here it needs a third of AdamW's updates), AdamW for everything else."""
     if not hasattr(torch.optim, "Muon"):
         raise ConfigError(f"making a base model needs torch.optim.Muon: got torch {torch.__version__}, wanted >= 2.9")

@@ -10,15 +10,20 @@ __all__ = ["make_base"]
 def make_base(
     out: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder for the model.")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
+    *,
+    images: Annotated[bool, typer.Option("--images", help="The model that reads pictures of digits.")] = False,
 ) -> None:
-    """Make the small base model: supervised warm-up on arithmetic derivations (minutes on 2 cores)."""
-    from edge_grpo.bundled.make import BaseSettings  # noqa: PLC0415 - imports transformers
-    from edge_grpo.bundled.make import make_base as make  # noqa: PLC0415
+    """Make a small base model: supervised warm-up on sums, as text or in pictures (minutes on 2 cores)."""
+    from edge_grpo.bundled import make, make_vision  # noqa: PLC0415 - imports transformers
     from edge_grpo.config.tree import parse_settings  # noqa: PLC0415
 
     def report(step: int, loss: float) -> None:
         if step % 50 == 0:
-            print(f"step {step}/{base.steps}  loss {loss:.3f} nats per token", flush=True)
+            print(f"step {step}  loss {loss:.3f} nats per token", flush=True)
 
-    base = parse_settings(BaseSettings, settings or [])
-    print(f"wrote {make(out, base, on_step=report)}")
+    given = settings or []
+    if images:
+        base = parse_settings(make_vision.VisionBaseSettings, given)
+        print(f"wrote {make_vision.make_vision_base(out, base, on_step=report)}")
+    else:
+        print(f"wrote {make.make_base(out, parse_settings(make.BaseSettings, given), on_step=report)}")

@@ -9,6 +9,8 @@ from edge_grpo.base.settings import settings
 
 __all__ = [
     "BUNDLED",
+    "BUNDLED_VISION",
+    "BUNDLES",
     "DistributedSettings",
     "EngineSettings",
     "EvalSettings",
@@ -22,6 +24,9 @@ __all__ = [
 ]
 
 BUNDLED: Final = "bundled"
+BUNDLED_VISION: Final = "bundled-vision"
+BUNDLES: Final = {BUNDLED: "base_model", BUNDLED_VISION: "vision_model"}
+"""The folders, within the package, of the models that come with it; the second one reads images, too."""
 """The value of ``model.path`` for the small model in this package."""
 
 

@@ -15,7 +15,7 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.settings import settings
 from edge_grpo.config.explain import explain_all, shortened
 from edge_grpo.config.sections import (
-    BUNDLED,
+    BUNDLES,
     DistributedSettings,
     EvalSettings,
     ModelSettings,
@@ -191,7 +191,7 @@ def located(tree: Mapping[str, Any]) -> dict[str, Any]:
             found[section][name] = {_absolute(each): weight for each, weight in path.items()}
         elif isinstance(path, list | tuple):
             found[section][name] = [_absolute(each) for each in path]
-        elif path and path != BUNDLED:
+        elif path and path not in BUNDLES:
             found[section][name] = _absolute(path)
     if folder := found["rollout"]["engine"].get("folder"):
         found["rollout"]["engine"]["folder"] = str(Path(folder).expanduser().absolute())

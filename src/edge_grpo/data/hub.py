@@ -1,7 +1,7 @@
 """Saved and hub datasets: their rows, and one line if they cannot be loaded."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from edge_grpo.base.quiet import quiet_failures
 __all__ = ["Part", "dataset_rows", "is_saved"]
 
 _SAVED = ("dataset_dict.json", "state.json")  # one of them is in every folder written by save_to_disk
+_AT_ONCE = 100  # rows with images
 _SUBSETS = re.compile(  # the words of the package datasets: with a network, and offline, from its cache
     r"(?:available configs|not found\. Available|Available configs in the cache|configurations in the cache): "
     r"\[?(?P<names>[^\]\n]+)"
@@ -60,8 +61,14 @@ def dataset_rows(name: str, part: Part, *, saved: bool) -> Iterable[object]:
             splits = ", ".join(map(repr, found))
             raise DataError(f"{name}: no split {part.split!r}; it has {splits}. Set {part.split_setting}")
         found = found[part.split]
-    rows: Iterable[object] = found
+    rows: Iterable[object] = _stored(found) if "Image(" in str(getattr(found, "features", "")) else found
     return rows
+
+
+def _stored(dataset: Any) -> Iterator[object]:
+    """The rows with their images as they are stored: the package would decode every one of them."""
+    for table in dataset.with_format("arrow").iter(_AT_ONCE):
+        yield from table.to_pylist()
 
 
 def _unloadable(name: str, part: Part, reason: str, *, saved: bool) -> str:

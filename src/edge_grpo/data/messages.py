@@ -2,26 +2,33 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
+from edge_grpo.data.pictures import PLACEHOLDER
 from edge_grpo.data.readers import BadRowError, described, is_text
 
 __all__ = ["Conversation", "Turns", "conversation", "listed", "non_empty", "read_messages", "read_prompt"]
 
 Turns = tuple[tuple[str, str], ...]  # (role, text)
 
+_IMAGES: Final = ("image", "image_url")  # types of parts
+_IMAGE_KEYS: Final = ("image", "image_url", "path", "url", "bytes")
+
 
 @dataclass(frozen=True)
 class Conversation:
     """A prompt: the user's last turn, the turns before it (user and assistant in turn), and the row's system message.
 
-    ``as_messages``: the row held messages, not text.
+    ``as_messages``: the row held messages, not text. ``images``: those that the messages hold themselves, as they are
+    there; in the text, each has a placeholder.
     """
 
     prompt: str
     earlier: tuple[str, ...] = ()
     system: str = ""
     as_messages: bool = False
+    images: tuple[object, ...] = ()
 
 
 def read_prompt(value: object, name: str) -> Conversation:
@@ -33,7 +40,8 @@ def read_prompt(value: object, name: str) -> Conversation:
     found = listed(value)
     if found is None:
         return Conversation(non_empty(value, name, "text or a list of messages"))
-    return conversation(read_messages(found, name), name)
+    images: list[object] = []
+    return replace(conversation(read_messages(found, name, images), name), images=tuple(images))
 
 
 def conversation(turns: Turns, name: str) -> Conversation:
@@ -54,9 +62,13 @@ def conversation(turns: Turns, name: str) -> Conversation:
     return Conversation(prompt, tuple(earlier), system[1], as_messages=True)
 
 
-def read_messages(value: Sequence[object], name: str) -> Turns:
+def read_messages(value: Sequence[object], name: str, images: list[object] | None = None) -> Turns:
     """The messages in field ``name``.
 
+    Args:
+        value: the messages.
+        name: the field.
+        images: takes the images that stand in the messages themselves; None = only text is allowed.
     Raises:
         BadRowError: there are none, or one is not an object with a role and text.
     """
@@ -70,7 +82,7 @@ def read_messages(value: Sequence[object], name: str) -> Turns:
         if not is_text(role, name):
             raise BadRowError(f"field '{name}', message {number}, role: {described(role)}, wanted text")
         where = f"{name}', message {number}, 'content"
-        turns.append((role, non_empty(_content(content, where), where, "text")))
+        turns.append((role, non_empty(_content(content, where, images), where, "text")))
     return tuple(turns)
 
 
@@ -97,15 +109,21 @@ def listed(value: object) -> Sequence[object] | None:
     return value if isinstance(value, list | tuple) else None
 
 
-def _content(value: object, where: str) -> object:
-    """A message's content; parts of type text are joined."""
+def _content(value: object, where: str, images: list[object] | None) -> object:
+    """A message's content; parts are joined, with a placeholder for each image."""
     if not isinstance(value, list | tuple):
         return value
     texts = []
     for part in value:
         kind = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(part, Mapping) and images is not None and kind in _IMAGES:
+            own = next((part[key] for key in _IMAGE_KEYS if part.get(key) is not None), None)
+            images += [] if own is None else [own]  # otherwise it is in the column of images
+            texts.append(PLACEHOLDER)
+            continue
         if not isinstance(part, Mapping) or kind not in ("text", None):
             shown = f"a part of type {kind!r}" if kind else described(part)
-            raise BadRowError(f"field '{where}': contains {shown}, wanted only text")
+            wanted = "only text" if images is None else "text and images"
+            raise BadRowError(f"field '{where}': contains {shown}, wanted {wanted}")
         texts.append(non_empty(part.get("text"), where, "text in every part"))
     return "".join(texts)

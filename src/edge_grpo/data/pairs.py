@@ -7,9 +7,10 @@ from typing import Literal
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Grade, Group, Pair, Problem, Rollout, Row, Segment, Span, Verdict
 from edge_grpo.data.messages import Turns, conversation, listed, non_empty, read_messages, read_prompt
-from edge_grpo.data.prompts import Tokenizer, encode_follow_up, encode_prompt, encode_text
+from edge_grpo.data.prompts import encode_follow_up, encode_prompt, encode_text
 from edge_grpo.data.readers import BadRowError, check_subset, joined, load_records, required, row_id
 from edge_grpo.data.settings import DataSettings, PairFieldNames, Paths, sources
+from edge_grpo.data.templates import Tokenizer
 
 __all__ = ["EncodedPair", "EncodedPairs", "LoadedPairs", "encode_pair", "encode_pairs", "load_pairs", "pair_group"]
 
@@ -99,6 +100,8 @@ def _pair(row: Mapping[str, object], names: PairFieldNames, default_id: str) -> 
     if chosen.strip() == rejected.strip():
         raise BadRowError(f"fields '{names.chosen}' and '{names.rejected}': the same answer twice")
     found = conversation(before, names.chosen) if before else read_prompt(required(row, names.prompt), names.prompt)
+    if found.images:
+        raise BadRowError(f"field '{names.prompt}': contains images; stored pairs are text only")
     return Pair(row_id(row, names.id, default_id), found.prompt, chosen, rejected, found.earlier, found.system)
 
 

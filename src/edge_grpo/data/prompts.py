@@ -3,32 +3,27 @@
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from edge_grpo.base.errors import ConfigError, DataError
-from edge_grpo.base.records import Problem
+from edge_grpo.base.records import Picture, Problem, Prompt, Scene
+from edge_grpo.data.pictures import DamagedPictureError
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.templates import Tokenizer, render, render_prompt, turn
 
 __all__ = [
-    "QWEN_MATH_SYSTEM",
     "REVISION_PHRASES",
-    "Encoded",
-    "Tokenizer",
+    "Prompts",
+    "Vision",
     "check_count",
     "draw_variants",
     "encode_follow_up",
     "encode_problems",
     "encode_prompt",
+    "encode_question",
     "encode_text",
-    "encode_variants",
     "phrasings",
-    "render",
-    "render_prompt",
-    "turn",
 ]
-
-QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
-"""System prompt of Qwen2.5-Math and of the EDGE-GRPO release."""
 
 REVISION_PHRASES = (
     "I may be wrong. Check again.",
@@ -48,31 +43,26 @@ T = TypeVar("T")
 
 
 @runtime_checkable
-class Tokenizer(Protocol):
-    """The parts of a Hugging Face tokenizer used here."""
+class Vision(Protocol):
+    """The part of a vision-language model's processor used here (:class:`edge_grpo.models.vision.ModelVision`)."""
 
-    chat_template: Any
+    def marker(self) -> str:
+        """What stands for a picture in a rendered prompt."""
+        ...
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Every token's text, mapped to its id."""
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool, **arguments: Any
-    ) -> Any:
-        """A conversation in the format the model was trained on."""
+    def encode(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
+        """Token ids of a rendered prompt, with as many for each picture as the model reads."""
+        ...
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Problems with their prompt tokens, in order, and how many over-long ones were skipped or truncated."""
+class Prompts:
+    """Encoded problems, in order, and how many were left out: over-long, or with a damaged image; and how many cut."""
 
-    problems: tuple[Problem, ...]
-    prompt_ids: tuple[tuple[int, ...], ...]
+    prompts: tuple[Prompt, ...]
     num_skipped: int = 0
     num_truncated: int = 0
+    num_damaged: int = 0
 
 
 def encode_text(tokenizer: Tokenizer, text: str, *, most: int | None = None) -> tuple[int, ...]:
@@ -84,22 +74,6 @@ def encode_text(tokenizer: Tokenizer, text: str, *, most: int | None = None) -> 
         most: how many tokens are needed: a huge text with more yields only its first ones, at least ``most`` + 1.
     """
     return tuple(_encode(tokenizer, text, special=False, most=most, tail=False))
-
-
-def render_prompt(tokenizer: Tokenizer, prompt: str, data: DataSettings, *, earlier: Sequence[str] = ()) -> str:
-    """The text of a prompt under ``data.template``, up to where the model continues.
-
-    Args:
-        tokenizer: the model's.
-        prompt: the user's last turn.
-        data: the template and the system prompt.
-        earlier: the turns before it, alternating between user and assistant.
-
-    Raises:
-        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
-    """
-    texts = (*earlier, prompt)
-    return render(tokenizer, [turn(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)], data)
 
 
 def encode_prompt(
@@ -121,61 +95,128 @@ def encode_prompt(
     return ids
 
 
-def encode_problems(tokenizer: Tokenizer, problems: Iterable[Problem], data: DataSettings) -> Encoded:
-    """Encode the prompts of many problems, applying ``data.over_long``.
+def encode_question(tokenizer: Tokenizer, problem: Problem, data: DataSettings, vision: Vision | None = None) -> Prompt:
+    """A problem's prompt: its turns, the row's own system message, ``data.instruction``, and the tokens of its images.
 
     Raises:
-        DataError: a prompt is over-long and the rule is ``error``, or all are and the rule is ``skip``.
+        ConfigError: the template cannot be used, or the problem has images and the model reads none.
+        DamagedPictureError: an image cannot be decoded.
     """
-    kept: list[Problem] = []
-    prompts: list[tuple[int, ...]] = []
-    over_long: list[tuple[Problem, tuple[int, ...]]] = []
-    for problem in problems:
-        ids = _encode_question(tokenizer, problem, problem.prompt, data)
-        if len(ids) > data.max_prompt_tokens:
-            over_long.append((problem, ids))
-            if data.over_long != "truncate":
-                continue
-            ids = ids[-data.max_prompt_tokens :]
-        kept.append(problem)
-        prompts.append(ids)
-    if over_long and data.over_long == "error":
-        (problem, ids), most = over_long[0], max(len(ids) for _, ids in over_long)
-        more = f"; {len(over_long)} prompts are over-long, the longest has {most}" if len(over_long) > 1 else ""
-        raise DataError(
-            f"problem {problem.id!r}: its prompt has {_count(ids, problem.prompt)} tokens, data.max_prompt_tokens is "
-            f"{data.max_prompt_tokens}{more}; raise it, or set data.over_long=skip or truncate"
+    data = replace(data, system_prompt=problem.system) if problem.system else data
+    text = f"{problem.prompt}\n{data.instruction}" if data.instruction else problem.prompt
+    if not problem.images:
+        return Prompt(problem, encode_prompt(tokenizer, text, data, earlier=problem.earlier))
+    if vision is None:
+        raise ConfigError(
+            f"problem {problem.id!r} has images, but the model of model.path reads only text; use a vision-language "
+            "model, or set data.fields.images to a column that does not exist"
         )
+    shown = render_prompt(tokenizer, text, data, earlier=problem.earlier, marker=vision.marker())
+    special = data.template == "plain"
+    try:
+        ids = vision.encode(shown, problem.images, special=special)
+    except ValueError as error:  # from the processor, about this prompt
+        reason = " ".join(str(error).split())
+        raise DataError(f"problem {problem.id!r}: the model's processor rejects its prompt ({reason})") from None
+    return Prompt(problem, ids, scene=Scene(shown, problem.images, len(ids), special))
+
+
+def encode_problems(
+    tokenizer: Tokenizer,
+    problems: Iterable[Problem],
+    data: DataSettings,
+    *,
+    vision: Vision | None = None,
+    variants: int = 1,
+) -> Prompts:
+    """Encode the prompts of many problems, applying ``data.over_long``, and ``data.bad_rows`` to damaged images.
+
+    Args:
+        tokenizer: the model's.
+        problems: what to encode.
+        data: template and rules.
+        vision: reads images; None = the model does not.
+        variants: how many phrasings of each problem are needed; above 1, the others are encoded too, truncated like
+            prompts if over-long, but never skipped. Those of problems with images are only measured.
+
+    Raises:
+        DataError: a prompt is over-long and the rule is ``error``, or all are and the rule is ``skip``; a variant is
+            and the rule is not ``truncate``; there are too few; or an image is damaged and bad rows are an error.
+    """
+    kept: list[Prompt] = []
+    over_long: list[Prompt] = []
+    num_damaged = num_truncated = 0
+    for problem in problems:
+        try:
+            prompt = encode_question(tokenizer, problem, data, vision)
+        except DamagedPictureError as error:
+            if data.bad_rows == "error":
+                raise DataError(f"problem {problem.id!r}: {error}, or set data.bad_rows=skip") from None
+            num_damaged += 1
+            continue
+        if len(prompt.prompt_ids) > data.max_prompt_tokens:
+            over_long.append(prompt)
+            if data.over_long != "truncate" or prompt.scene:
+                continue
+            num_truncated += 1
+            prompt = replace(prompt, prompt_ids=prompt.prompt_ids[-data.max_prompt_tokens :])
+        if variants > 1:
+            check_count(problem, variants)
+            prompt = replace(prompt, variant_ids=_variant_ids(tokenizer, prompt, data, vision))
+        kept.append(prompt)
+    if over_long and data.over_long == "error":
+        raise DataError(_over_long(over_long, data))
     if over_long and not kept:
         raise DataError(
             f"all {len(over_long)} prompts exceed data.max_prompt_tokens = {data.max_prompt_tokens}; raise it"
         )
-    counts = (0, len(over_long)) if data.over_long == "truncate" else (len(over_long), 0)
-    return Encoded(tuple(kept), tuple(prompts), *counts)
+    if num_damaged and not kept:
+        raise DataError(f"all {num_damaged} problems have damaged images")
+    return Prompts(tuple(kept), len(over_long) - num_truncated, num_truncated, num_damaged)
 
 
-def encode_variants(tokenizer: Tokenizer, problem: Problem, data: DataSettings) -> tuple[tuple[int, ...], ...]:
-    """Token ids of a problem's variants, truncated like prompts if over-long, but never skipped.
+def _over_long(prompts: Sequence[Prompt], data: DataSettings) -> str:
+    first, most = prompts[0], max(len(prompt.prompt_ids) for prompt in prompts)
+    more = f"; {len(prompts)} prompts are over-long, the longest has {most}" if len(prompts) > 1 else ""
+    remedy = (
+        "lower data.images.max_pixels, or set data.over_long=skip"
+        if first.scene
+        else ("or set data.over_long=skip or truncate")
+    )
+    return (
+        f"problem {first.problem.id!r}: its prompt has {_count(first.prompt_ids, first.problem.prompt)} tokens"
+        f"{', those of its images included' if first.scene else ''}, data.max_prompt_tokens is "
+        f"{data.max_prompt_tokens}{more}; raise it, {remedy}"
+    )
+
+
+def _variant_ids(
+    tokenizer: Tokenizer, prompt: Prompt, data: DataSettings, vision: Vision | None
+) -> tuple[tuple[int, ...], ...]:
+    """Token ids of a problem's other phrasings; none for a problem with images, whose phrasings are only measured.
 
     Raises:
         DataError: one is over-long and ``data.over_long`` is not ``truncate``.
     """
-    found = [_encode_question(tokenizer, problem, text, data) for text in problem.variants]
-    longest = max(map(len, found), default=0)
-    count = _count(range(longest), max(problem.variants, key=len, default=""))
-    if longest > data.max_prompt_tokens and data.over_long != "truncate":
+    problem = prompt.problem
+    others = [replace(problem, prompt=text) for text in problem.variants]
+    if prompt.scene and vision:  # an image takes the same tokens in all of them
+        plain = replace(data, max_prompt_tokens=10**9)
+        measured = [encode_question(tokenizer, replace(one, images=()), plain) for one in (problem, *others)]
+        images = len(prompt.prompt_ids) - len(measured[0].prompt_ids)
+        lengths = [len(one.prompt_ids) + images for one in measured[1:]]
+        found: list[tuple[int, ...]] = []
+    else:
+        found = [encode_question(tokenizer, one, data).prompt_ids for one in others]
+        lengths = list(map(len, found))
+    longest = max(lengths, default=0)
+    if longest > data.max_prompt_tokens and (prompt.scene or data.over_long != "truncate"):
+        count = _count(range(longest), max(problem.variants, key=len, default=""))
         raise DataError(
             f"problem {problem.id!r}: a variant of its prompt has {count} tokens, data.max_prompt_tokens "
-            f"is {data.max_prompt_tokens}; raise it, or set data.over_long=truncate"
+            f"is {data.max_prompt_tokens}; raise it" + ("" if prompt.scene else ", or set data.over_long=truncate")
         )
     return tuple(ids[-data.max_prompt_tokens :] for ids in found)
-
-
-def _encode_question(tokenizer: Tokenizer, problem: Problem, text: str, data: DataSettings) -> tuple[int, ...]:
-    """Token ids of a phrasing of a question, with the turns before it and the row's own system message."""
-    if problem.system:
-        data = replace(data, system_prompt=problem.system)
-    return encode_prompt(tokenizer, text, data, earlier=problem.earlier)
 
 
 def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tuple[int, ...]:
@@ -211,51 +252,6 @@ def _count(ids: Sequence[int], text: str) -> str:
     return f"{len(ids)}" if len(text) <= _LONGEST_ENCODED_WHOLE else f"at least {len(ids)}"
 
 
-def turn(role: str, content: str) -> dict[str, str]:
-    """A message of a conversation."""
-    return {"role": role, "content": content}
-
-
-def render(
-    tokenizer: Tokenizer, turns: Sequence[dict[str, str]], data: DataSettings, *, open_answer: bool = True
-) -> str:
-    """The text of a conversation under ``data.template``.
-
-    Args:
-        tokenizer: the model's.
-        turns: the messages; ``data.system_prompt`` comes before them.
-        data: the template, and the arguments passed to a chat template.
-        open_answer: whether the model's next answer is opened at the end.
-
-    Raises:
-        ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
-    """
-    if data.template == "plain":
-        opening = f"{data.system_prompt}\n" if data.system_prompt else ""
-        return opening + "".join(f"{one['content']}\n" for one in turns)
-    if data.template == "qwen-math":
-        system = turn("system", data.system_prompt or QWEN_MATH_SYSTEM)
-        shown = "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in [system, *turns])
-        return f"{shown}<|im_start|>assistant\n" if open_answer else shown
-    if not tokenizer.chat_template:
-        raise ConfigError("data.template=chat: the tokenizer has no template; set data.template=plain or qwen-math")
-    if data.system_prompt:
-        turns = [turn("system", data.system_prompt), *turns]
-    arguments = data.chat_template_kwargs
-    try:
-        return str(
-            tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=open_answer, **arguments)
-        )
-    except Exception as error:  # noqa: BLE001 (a template is a program: bad syntax, its own refusals, type errors)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        advice = "leave data.system_prompt empty (some templates reject one), or " if data.system_prompt else ""
-        advice += "check data.chat_template_kwargs, or " if arguments else ""
-        raise ConfigError(
-            f"data.template=chat: the tokenizer's template fails: {lines[0].rstrip('.')}; "
-            f"{advice}set data.template=plain or qwen-math"
-        ) from None
-
-
 def phrasings(problem: Problem) -> tuple[str, ...]:
     """All phrasings of a question, the original first.
 
@@ -267,12 +263,12 @@ def phrasings(problem: Problem) -> tuple[str, ...]:
 
 
 def check_count(problem: Problem, count: int) -> None:
-    """Reject a problem with fewer than ``count`` phrasings.
+    """Reject a problem with fewer than ``count`` phrasings, unless it has images, which can be shown differently.
 
     Raises:
         DataError: it has fewer.
     """
-    if len(phrasings(problem)) < count:
+    if len(phrasings(problem)) < count and not problem.images:
         raise DataError(
             f"problem {problem.id!r}: {len(phrasings(problem))} phrasings of the question, {count} wanted; add some to "
             "its row (data.fields.variants names the column), or lower method.num_variants"
@@ -282,11 +278,18 @@ def check_count(problem: Problem, count: int) -> None:
 def draw_variants(problem: Problem, forms: Sequence[T], count: int, rng: random.Random) -> list[T]:
     """Draw ``count`` distinct phrasings of a question, in random order; the original need not be among them.
 
+    A problem with images may have fewer: then each is drawn as often as any other, or once more.
+
     Raises:
-        DataError: there are fewer.
+        DataError: there are fewer, and no images.
 
     Source:
         Yao et al. 2025, R1-ShareVL, arXiv:2505.16673; as in the release, phrasings are redrawn at every visit.
     """
     check_count(problem, count)
-    return rng.sample(forms, count)
+    if len(forms) >= count:
+        return rng.sample(forms, count)
+    whole, rest = divmod(count, len(forms))
+    drawn = [*forms] * whole + rng.sample(forms, rest)
+    rng.shuffle(drawn)
+    return drawn

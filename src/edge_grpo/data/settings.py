@@ -8,6 +8,8 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from edge_grpo.base.settings import settings
 from edge_grpo.base.text import lone_surrogate
 from edge_grpo.data.arithmetic import ArithmeticSettings
+from edge_grpo.data.digits import DigitsSettings
+from edge_grpo.data.pictures import ImageSettings
 from edge_grpo.rewards.references import compiled
 
 __all__ = ["AnswerPattern", "DataSettings", "FieldNames", "PairFieldNames", "Paths", "named", "sources"]
@@ -70,13 +72,15 @@ class FieldNames:
     """Which column of a data row holds what; ``a.b`` is the value ``b`` of the objects in column ``a``.
 
     ``prompt`` is text or a conversation: a list of messages with ``role`` and ``content`` that ends with the user's.
-    Columns not named here end up in ``Problem.meta``.
+    ``images`` is an image or a list of them, for the placeholders ``<image>`` in the prompt. Columns not named here end
+    up in ``Problem.meta``.
     """
 
     prompt: str = "problem"
     answer: str = "answer"
     solution: str = "solution"
     variants: str = "variants"
+    images: str = "images"
     id: str = "id"
 
 
@@ -100,7 +104,8 @@ class DataSettings:
     a subset (configuration) of a hub dataset, ``split`` a split; files have neither. ``eval_path`` likewise, without
     weights; empty = held-out problems of the task, or rows split off ``path``. ``system_prompt``: empty = none, or the
     template's own for ``qwen-math``; a row's own system message replaces it. ``over_long`` decides what happens to a
-    prompt of more than ``max_prompt_tokens`` tokens; ``truncate`` keeps its last tokens.
+    prompt of more than ``max_prompt_tokens`` tokens, those of images included; ``truncate`` keeps its last tokens, and
+    never cuts a prompt with images. ``instruction`` is added to the end of every question, on a line of its own.
     ``chat_template_kwargs`` are arguments for the model's chat template, such as ``{enable_thinking: false}``.
 
     ``answer_pattern``: a regular expression with at most one group, for an answer column that holds more than the
@@ -112,8 +117,9 @@ class DataSettings:
     ``rollout.max_new_tokens`` tokens; ``truncate`` keeps their first tokens.
     """
 
-    task: Literal["arithmetic"] = "arithmetic"
+    task: Literal["arithmetic", "digits"] = "arithmetic"
     arithmetic: ArithmeticSettings = Field(default_factory=ArithmeticSettings)
+    digits: DigitsSettings = Field(default_factory=DigitsSettings)
     path: Paths = ""
     subset: str = ""
     split: str = "train"
@@ -121,6 +127,7 @@ class DataSettings:
     eval_subset: str = ""
     eval_split: str = "test"
     fields: FieldNames = Field(default_factory=FieldNames)
+    images: ImageSettings = Field(default_factory=ImageSettings)
     answer_pattern: AnswerPattern = ""
     pairs: Paths = ""
     pairs_subset: str = ""
@@ -129,6 +136,7 @@ class DataSettings:
     bad_rows: Literal["error", "skip"] = "error"
     template: Literal["chat", "qwen-math", "plain"] = "chat"
     system_prompt: str = ""
+    instruction: str = ""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     max_prompt_tokens: int = Field(default=512, ge=1)
     over_long: Literal["error", "skip", "truncate"] = "error"
@@ -143,8 +151,9 @@ class DataSettings:
             if isinstance(given, tuple) and len({*given}) < len(given):
                 twice = next(each for each in given if given.count(each) > 1)
                 raise ValueError(f"{name}: {twice!r} is listed twice; to draw it more often, write {{{twice}: 2, ...}}")
-        if broken := lone_surrogate(self.system_prompt):
-            raise ValueError(f"system_prompt: {broken}")
+        for name, text in (("system_prompt", self.system_prompt), ("instruction", self.instruction)):
+            if broken := lone_surrogate(text):
+                raise ValueError(f"{name}: {broken}")
         if self.chat_template_kwargs and self.template != "chat":
             raise ValueError(
                 f"chat_template_kwargs: with template={self.template} there is no chat template to read them; leave "

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.data.prompts import Tokenizer, render, turn
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.templates import Tokenizer, render, turn
 
 __all__ = ["Turns", "idle_arguments", "turns_of"]
 

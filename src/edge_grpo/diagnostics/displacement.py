@@ -110,7 +110,7 @@ def _one(policy: Policy, batch: Batch, name: str, config: Config) -> Displacemen
 @torch.no_grad()
 def _gwhes(policy: Policy, batch: Batch, config: Config) -> float:
     """GWHES of the question over the full vocabulary, mean over its right answers."""
-    hidden = policy.hidden_states(batch.input_ids, batch.attention, batch.mask)
+    hidden = policy.hidden_states(batch.input_ids, batch.attention, batch.mask, batch.scenes)
     head, ids = policy.head_weight(temperature=config.rollout.temperature), batch.input_ids[batch.mask]
     row, right = batch.mask.nonzero()[:, 0], batch.correct & batch.scorable
 

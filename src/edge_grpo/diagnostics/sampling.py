@@ -79,6 +79,10 @@ def sample_held_out(config: Config, policy: Policy, *, num_problems: int) -> Sam
 @torch.no_grad()
 def summed_logprobs(policy: Policy, batch: Batch, *, temperature: float, at_once: int) -> Float[Tensor, " rows"]:
     """Log-probability of every completion as a whole, nats, ``at_once`` rows per forward pass."""
-    inputs = [column.to(policy.device) for column in (batch.input_ids, batch.attention, batch.mask)]
-    pieces = zip(*(column.split(at_once) for column in inputs), strict=True)
-    return torch.cat([policy.score(*piece, temperature=temperature).logprobs.sum(-1) for piece in pieces]).cpu()
+    found = []
+    for start in range(0, len(batch.mask), at_once):
+        own = slice(start, start + at_once)
+        ids, attention, mask = (c[own].to(policy.device) for c in (batch.input_ids, batch.attention, batch.mask))
+        scores = policy.score(ids, attention, mask, batch.scenes[own], temperature=temperature)
+        found.append(scores.logprobs.sum(-1))
+    return torch.cat(found).cpu()

@@ -10,8 +10,9 @@ from pathlib import Path
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
 from edge_grpo.base.text import lone_surrogate
-from edge_grpo.data.problems import read_problem
+from edge_grpo.data.problems import folder_of
 from edge_grpo.data.readers import load_records
+from edge_grpo.data.rows import read_problem
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.evaluation.answers import Answer
 from edge_grpo.evaluation.suite import Benchmark
@@ -89,7 +90,9 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
     read: Counter[Found] = Counter()
 
     def record(row: Mapping[str, object], name: str) -> Problem:
-        problem, found = read_problem(row, data.fields, name, answer_pattern=data.answer_pattern)
+        problem, found = read_problem(
+            row, data.fields, name, answer_pattern=data.answer_pattern, images=data.images, folder=folder_of(path)
+        )
         read[found] += 1
         rows.setdefault(problem.id, row)  # load_records rejects a later row with the same id
         return problem

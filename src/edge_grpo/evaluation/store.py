@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import edge_grpo
 from edge_grpo.base.digests import digest
 from edge_grpo.base.errors import DataError
-from edge_grpo.base.records import Prompt
+from edge_grpo.base.records import Problem, Prompt
 from edge_grpo.config.tree import Config
 from edge_grpo.evaluation.answers import Answer, Draws, answer
 from edge_grpo.evaluation.suite import Benchmark
@@ -51,7 +51,11 @@ def encode(sampler: Sampler, benchmark: Benchmark, draws: Draws) -> EncodedBench
     """
     encoded = sampler.encode(benchmark.problems, max_new_tokens=draws.max_new_tokens)
     return EncodedBenchmark(
-        benchmark.name, encoded.prompts, benchmark.num_skipped, encoded.num_skipped, encoded.num_truncated
+        benchmark.name,
+        encoded.prompts,
+        benchmark.num_skipped + encoded.num_damaged,
+        encoded.num_skipped,
+        encoded.num_truncated,
     )
 
 
@@ -185,9 +189,16 @@ def _whole_units(folder: Path, counts: Mapping[str, int]) -> set[tuple[str, str,
     return set(whole)
 
 
+def _plain(problem: Problem) -> dict[str, Any]:
+    """A problem as JSON values; its images, if it has any, by their digests."""
+    plain = asdict(replace(problem, images=()))
+    images = [(each.digest, each.min_pixels, each.max_pixels, each.transform, each.seed) for each in problem.images]
+    return {name: value for name, value in plain.items() if name != "images"} | ({"images": images} if images else {})
+
+
 def _content_digest(benchmark: EncodedBenchmark) -> str:
     """Twelve hex digits that change with anything in the problems that an answer or its grade may depend on."""
-    content = [[item.prompt_ids, asdict(item.problem)] for item in benchmark.problems]
+    content = [[item.prompt_ids, _plain(item.problem)] for item in benchmark.problems]
     return digest(content)
 
 

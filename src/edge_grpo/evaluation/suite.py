@@ -106,6 +106,7 @@ def load_suite(path: str, data: DataSettings, *, data_dir: str = "") -> tuple[Be
             split=source.split,
             bad_rows=data.bad_rows,
             answer_pattern=source.answer_pattern,
+            images=data.images,
             prefix=f"benchmarks.{name}.",
         )
         found.append(Benchmark(name, source.path, loaded.problems, loaded.num_skipped, loaded.read))

@@ -15,6 +15,7 @@ from edge_grpo.base.metrics import Metrics
 from edge_grpo.base.records import Group, Strategy
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import GroupHidden, LossInputs, Scored, Signal, Totals
+from edge_grpo.data.transforms import Transform
 
 __all__ = ["Ask", "Method", "Needs", "Repair", "Skip", "TopUp"]
 
@@ -89,7 +90,8 @@ class Needs:
     ``token_scores``: the hook of that name is called while a step is scored.
     ``forward_totals``: ``totals`` sees log-probs at the weights before each update, not those before the step; at the
     first update of a step the two are equal, and no forward pass is made. ``whole_groups``: all kept rows of a group
-    are in one micro-batch. ``variants``: how many variants of each question are sampled, one group per variant.
+    are in one micro-batch. ``variants``: how many variants of each question are sampled, one group per variant. Where
+    the question has images, a share ``transform_share`` of the variants shows them by one of ``transforms``.
     ``stored_pairs``: stored pairs (``data.pairs``) can replace sampled groups. ``top_up``: dynamic sampling.
     ``max_corrected_prompt``: prompts of this many tokens or more are never corrected (0 = no such limit).
     """
@@ -101,6 +103,8 @@ class Needs:
     forward_totals: bool = False
     whole_groups: bool = False
     variants: int = 1
+    transforms: tuple[Transform, ...] = ()
+    transform_share: float = 0.0
     stored_pairs: bool = False
     top_up: TopUp = field(default_factory=TopUp)
     max_corrected_prompt: int = 0

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
 from edge_grpo.base.metrics import Metrics
-from edge_grpo.base.records import Group, Row
+from edge_grpo.base.records import Group, Rollout, Row
 from edge_grpo.base.settings import settings
 from edge_grpo.base.tensors import LossInputs, Scored, Signal, Totals
+from edge_grpo.data.transforms import Transform
 from edge_grpo.functional.dual_clip import dual_clipped, dual_clipped_loss
 from edge_grpo.functional.ops import group_size, where_mask
 from edge_grpo.functional.relative import standardized_reward
@@ -35,7 +36,10 @@ class ShareGrpo(Method):
     for answer k, sampled under variant j of question b and trained under variant i; both log-probs of the ratio w are
     taken under variant i.
 
-    ``num_variants``: variants drawn of each question, with ``rollout.group_size`` answers to each. ``every_variant``:
+    ``num_variants``: variants drawn of each question, with ``rollout.group_size`` answers to each: phrasings of the
+    data, each of which, where the question has images, shows them with probability ``transform_share`` by one of
+    ``transforms``, with a sentence that says so. Flips mirror writing, and left and right, so that the question may
+    have another answer: leave ``vertically_flipped`` and ``horizontally_flipped`` out for such data. ``every_variant``:
     each answer is trained under all of them, or (false) under its own only. ``parts``: the two terms of the advantage,
     or only that of the ``family`` or of the ``variant``. ``statistics``: mean and deviation of the question over its
     distinct ``answers``, or over all the ``rows`` in which they occur. ``weighting``: every token weighs the same
@@ -43,10 +47,11 @@ class ShareGrpo(Method):
     the term of a variant where it has a single answer.
 
     Source:
-        Yao et al. 2025, Share-GRPO (R1-ShareVL), arXiv:2505.16673; settings of its release, without images. The
-        release: means over tokens of a micro-batch, a deviation over the duplicated ``rows`` (``statistics=answers`` is
-        unbiased), a rounding error in place of 0 for equal rewards, NaN for a single answer. ``weighting=answers`` is
-        eq. 8 of the paper, as reported second-hand. As there, nothing corrects for the change of prompt.
+        Yao et al. 2025, Share-GRPO (R1-ShareVL), arXiv:2505.16673; settings of its release. The release: means over
+        tokens of a micro-batch, a deviation over the duplicated ``rows`` (``statistics=answers`` is unbiased), a
+        rounding error in place of 0 for equal rewards, NaN for a single answer, transforms in validation too, and two
+        of their sentences the wrong way round. ``weighting=answers`` is eq. 8 of the paper, as reported second-hand.
+        As there, nothing corrects for the change of prompt.
     """
 
     kind: Literal["share_grpo"] = "share_grpo"
@@ -54,6 +59,8 @@ class ShareGrpo(Method):
     clip_high: f.ClipHigh = 0.3
     delta: f.RatioCap = 3.0
     num_variants: f.Count = 2
+    transforms: tuple[Transform, ...] = get_args(Transform)
+    transform_share: f.Share = 0.3
     every_variant: bool = True
     parts: Literal["both", "family", "variant"] = "both"
     statistics: Literal["answers", "rows"] = "answers"
@@ -76,7 +83,12 @@ class ShareGrpo(Method):
     @property
     def needs(self) -> Needs:
         """Variants of each question, and what the modifiers need."""
-        return replace(pg.needs_of(self), variants=self.num_variants)
+        return replace(
+            pg.needs_of(self),
+            variants=self.num_variants,
+            transforms=self.transforms,
+            transform_share=self.transform_share if self.transforms else 0.0,
+        )
 
     # --- collection ---------------------------------------------------------------------------------------------------
 
@@ -134,12 +146,11 @@ class ShareGrpo(Method):
 
 
 def _with_answers_of(family: Sequence[Group], group: Group) -> Group:
-    prompt = group.rows[0].rollout.prompt_ids
-    rows = [row if other is group else _under(row, prompt) for other in family for row in other.rows]
+    rows = [row if other is group else _under(row, group.rows[0].rollout) for other in family for row in other.rows]
     return replace(group, rows=tuple(rows))
 
 
-def _under(row: Row, prompt: tuple[int, ...]) -> Row:
-    """The same answer after another prompt, under which it was not sampled."""
+def _under(row: Row, other: Rollout) -> Row:
+    """The same answer after the prompt of another rollout, text and images, under which it was not sampled."""
     spans = tuple(replace(span, logprobs=(), entropies=()) for span in row.rollout.spans)
-    return replace(row, rollout=replace(row.rollout, prompt_ids=prompt, spans=spans))
+    return replace(row, rollout=replace(row.rollout, prompt_ids=other.prompt_ids, scene=other.scene, spans=spans))

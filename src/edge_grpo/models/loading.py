@@ -26,7 +26,7 @@ from edge_grpo.base.quiet import quiet_failures
 from edge_grpo.base.world import World
 from edge_grpo.config.sections import BUNDLED, DistributedSettings, ModelSettings
 from edge_grpo.models.adapters import add_adapters, check_reached
-from edge_grpo.models.families import family_class
+from edge_grpo.models.families import family_class, reads_images
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.precision import computes_in_half, fast_for_all, half_is_fast
 from edge_grpo.models.probe import on_cpu
@@ -34,6 +34,7 @@ from edge_grpo.models.replica import Replica
 from edge_grpo.models.saving import round_weights
 from edge_grpo.models.scoring import Scorer, causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
+from edge_grpo.models.vision import ModelVision
 
 __all__ = [
     "check_base",
@@ -134,11 +135,26 @@ def load_policy(
             module.p = 0.0
     save_dtype = declared_dtype(model) if model.save_dtype == "auto" else getattr(torch, model.save_dtype)
     with on_cpu(causal(network)) if home.type == "cpu" else nullcontext():
-        policy = Policy(network.eval(), tokenizer, reference=frozen, autocast=half, save_dtype=save_dtype)
+        policy = Policy(
+            network.eval(),
+            tokenizer,
+            reference=frozen,
+            autocast=half,
+            save_dtype=save_dtype,
+            vision=_vision(causal(network), model, tokenizer),
+        )
         if policy.has_adapters:
             with policy.precision():
                 check_reached(policy.model)
     return policy
+
+
+def _vision(network: PreTrainedModel, model: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> ModelVision | None:
+    """What reads images for a model; None for one of text."""
+    if not reads_images(network.config):
+        return None
+    place = source_of(model).base.place
+    return ModelVision(place, tokenizer, network.config, trust_remote_code=model.trust_remote_code)
 
 
 def recompute_activations(network: PreTrainedModel) -> None:

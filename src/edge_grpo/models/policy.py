@@ -1,6 +1,6 @@
 """The policy: the model that is trained, its tokenizer, its frozen reference, and how it is saved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edge_grpo.base.errors import EngineError
+from edge_grpo.base.records import Scene
 from edge_grpo.base.world import World
 from edge_grpo.models import sharding
 from edge_grpo.models.adapters import Adapted, what_is_adapted
@@ -19,8 +20,11 @@ from edge_grpo.models.head import Head
 from edge_grpo.models.probe import check
 from edge_grpo.models.saving import save
 from edge_grpo.models.scoring import Scorer, TokenScores, causal
+from edge_grpo.models.vision import ModelVision
 
 __all__ = ["Policy"]
+
+Scenes = Sequence[Scene | None]
 
 
 class Policy:
@@ -32,6 +36,7 @@ class Policy:
         reference: a frozen copy of the starting weights, if a method needs one and LoRA is off.
         autocast: whether passes compute in bf16 although the trained weights are float32.
         save_dtype: of the weights that :meth:`save` writes; None = that of the weights now.
+        vision: reads pictures; None = the model does not.
     Raises:
         EngineError: the model cannot be scored (see :mod:`edge_grpo.models.probe`).
     """
@@ -44,11 +49,12 @@ class Policy:
         reference: PreTrainedModel | None = None,
         autocast: bool = False,
         save_dtype: torch.dtype | None = None,
+        vision: ModelVision | None = None,
     ) -> None:
         self.scorer = Scorer(model, autocast=autocast)
         self.save_dtype = save_dtype or causal(model).dtype
         self.reference = None if reference is None else Scorer(reference, autocast=autocast)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.vision = tokenizer, vision
         check(self.scorer)
         if self.reference is not None and self.scorer.dense is None:
             self.reference.dense = None
@@ -114,18 +120,32 @@ class Policy:
         input_ids: Int[Tensor, "rows tokens"],
         attention: Bool[Tensor, "rows tokens"],
         mask: Bool[Tensor, "rows tokens"],
+        scenes: Scenes = (),
         *,
         temperature: float,
     ) -> TokenScores:
-        """Score the masked tokens under the policy (see :class:`edge_grpo.models.scoring.Scorer`)."""
-        scores: TokenScores = self.scorer(input_ids, attention, mask, temperature=temperature)
+        """Score the masked tokens under the policy (see :class:`edge_grpo.models.scoring.Scorer`).
+
+        ``scenes``, one per row, belong to prompts with pictures; empty = no row of the step has any.
+        """
+        inputs = self.inputs(input_ids, scenes)
+        scores: TokenScores = self.scorer(
+            input_ids, attention, mask, temperature=temperature, inputs=inputs, pictured=bool(scenes)
+        )
         return scores
+
+    def inputs(
+        self, input_ids: Int[Tensor, "rows tokens"], scenes: Scenes = (), starts: Sequence[int] = ()
+    ) -> dict[str, Tensor]:
+        """What a pass is given besides tokens (see :meth:`edge_grpo.models.vision.ModelVision.inputs`)."""
+        return {} if self.vision is None else self.vision.inputs(input_ids, scenes, starts)
 
     def score_reference(
         self,
         input_ids: Int[Tensor, "rows tokens"],
         attention: Bool[Tensor, "rows tokens"],
         mask: Bool[Tensor, "rows tokens"],
+        scenes: Scenes = (),
         *,
         temperature: float,
     ) -> Float[Tensor, "rows tokens"]:
@@ -135,21 +155,23 @@ class Policy:
             EngineError: the policy was loaded without a reference.
         """
         if self.reference is not None:
-            scores: TokenScores = self.reference(input_ids, attention, mask, temperature=temperature)
+            inputs = self.inputs(input_ids, scenes)
+            scores: TokenScores = self.reference(input_ids, attention, mask, temperature=temperature, inputs=inputs)
             return scores.logprobs
         if not self.has_adapters:
             raise EngineError("no reference model was loaded, but the method asks for its log-probs")
         with self.model.disable_adapter():
-            return self.score(input_ids, attention, mask, temperature=temperature).logprobs
+            return self.score(input_ids, attention, mask, scenes, temperature=temperature).logprobs
 
     def hidden_states(
         self,
         input_ids: Int[Tensor, "rows tokens"],
         attention: Bool[Tensor, "rows tokens"],
         mask: Bool[Tensor, "rows tokens"],
+        scenes: Scenes = (),
     ) -> Float[Tensor, "masked dim"]:
         """The hidden states from which the head predicts each masked token, row by row; at least float32, detached."""
-        return self.scorer.hidden_states(input_ids, attention, mask)
+        return self.scorer.hidden_states(input_ids, attention, mask, self.inputs(input_ids, scenes))
 
     def head_weight(self, *, temperature: float) -> Float[Tensor, "vocabulary dim"]:
         """The matrix that maps hidden states to logits divided by the temperature, where the passes run.
@@ -170,6 +192,8 @@ class Policy:
             EngineError: what was written is not what was trained.
         """
         save(self.model, self.tokenizer, folder, dtype=self.save_dtype)
+        if self.vision is not None:
+            self.vision.save(folder)
 
     @property
     def adapted(self) -> Adapted:

@@ -15,12 +15,15 @@ from edge_grpo.base.errors import EngineError
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.models.compute import Compute
 from edge_grpo.models.dense import Dense
+from edge_grpo.models.families import reads_images
 from edge_grpo.models.head import Head
 from edge_grpo.models.kernels import head_scores
 from edge_grpo.models.packing import Packing
+from edge_grpo.models.vision import Inputs
 
 __all__ = ["Scorer", "TokenScores", "causal", "decoder"]
 
+NONE: Final[Inputs] = {}
 LOGITS_AT_ONCE: Final = 2**25  # 128 MiB of float32
 
 STANDARD: Final = "use a standard causal model (Qwen, Llama, Mistral, Gemma, ...)"
@@ -105,6 +108,8 @@ class Scorer(nn.Module):
         mask: Bool[Tensor, "rows tokens"],
         *,
         temperature: float | None,
+        inputs: Inputs = NONE,
+        pictured: bool = False,
     ) -> TokenScores | Float[Tensor, "masked dim"]:
         """Score the masked tokens, or stop before the head.
 
@@ -113,11 +118,16 @@ class Scorer(nn.Module):
             attention: False on padding.
             mask: the tokens to score; column 0 must be False, because nothing precedes it.
             temperature: the rollout's; None asks for hidden states (see :meth:`hidden_states`).
+            inputs: what else the model is given, for rows with pictures.
+            pictured: whether other passes of this step have pictures; then the weights that see have a gradient here,
+                too, if only 0, because ranks must agree on which weights have one.
         Returns:
             nats, float32 (float64 for a float64 model); 0 where the mask is False.
         """
         rows, columns = mask.nonzero(as_tuple=True)
-        hidden = self.before(input_ids, attention, mask)
+        hidden = self.before(input_ids, attention, mask, inputs)
+        if pictured and torch.is_grad_enabled() and "pixel_values" not in inputs:
+            hidden = hidden + sum(weight.flatten()[0] * 0.0 for weight in self._seeing())
         if temperature is None:
             return hidden
         logprobs, entropy = self._scores(hidden, input_ids[rows, columns], temperature)
@@ -127,24 +137,36 @@ class Scorer(nn.Module):
             empty.index_put((rows, columns), entropy),
         )
 
+    def _seeing(self) -> Iterator[nn.Parameter]:
+        """The trained weights that only passes with pictures use."""
+        network = causal(self.model)
+        if reads_images(network.config):
+            ends = (network.get_decoder(), network.get_input_embeddings(), network.get_output_embeddings())
+            known = {id(weight) for part in ends for weight in part.parameters()}
+            yield from (each for each in network.parameters() if each.requires_grad and id(each) not in known)
+
     @property
     def is_packed(self) -> bool:
         """Whether passes compute no padding, and each prompt once."""
         return self.dense is not None and str(causal(self.model).config._attn_implementation) == "sdpa"
 
-    def before(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
+    def before(
+        self, input_ids: Tensor, attention: Tensor, mask: Tensor, inputs: Inputs = NONE
+    ) -> Float[Tensor, "masked dim"]:
         """Hidden states at the position before each masked token, row by row."""
         if self.dense is not None and self.is_packed:
             packing = Packing.of(input_ids, mask)
             if packing.bins:
                 return self.dense.hidden(packing)[packing.source]
-        return self.padded(input_ids, attention, mask)
+        return self.padded(input_ids, attention, mask, inputs)
 
-    def padded(self, input_ids: Tensor, attention: Tensor, mask: Tensor) -> Float[Tensor, "masked dim"]:
+    def padded(
+        self, input_ids: Tensor, attention: Tensor, mask: Tensor, inputs: Inputs = NONE
+    ) -> Float[Tensor, "masked dim"]:
         """The same as :meth:`before` by the model's own code, padding included."""
         rows, columns = mask.nonzero(as_tuple=True)
         with self.precision():
-            return _hidden(causal(self.model), input_ids, attention)[rows, columns - 1]
+            return _hidden(causal(self.model), input_ids, attention, inputs)[rows, columns - 1]
 
     def _scores(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of tokens, from the hidden states before them."""
@@ -174,18 +196,19 @@ class Scorer(nn.Module):
         input_ids: Int[Tensor, "rows tokens"],
         attention: Bool[Tensor, "rows tokens"],
         mask: Bool[Tensor, "rows tokens"],
+        inputs: Inputs = NONE,
     ) -> Float[Tensor, "masked dim"]:
         """The hidden states from which the head predicts each masked token, row by row; at least float32, detached."""
-        hidden: Tensor = self(input_ids, attention, mask, temperature=None)
+        hidden: Tensor = self(input_ids, attention, mask, temperature=None, inputs=inputs)
         return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
 
     def next_logits(
-        self, input_ids: Int[Tensor, "rows tokens"], attention: Bool[Tensor, "rows tokens"]
+        self, input_ids: Int[Tensor, "rows tokens"], attention: Bool[Tensor, "rows tokens"], inputs: Inputs = NONE
     ) -> Float[Tensor, "rows vocabulary"]:
         """Raw logits of the token after the last one of each row, padded on the right."""
         network, rows = causal(self.model), torch.arange(len(input_ids), device=self.device)
         with self.precision():
-            hidden = _hidden(network, input_ids, attention)[rows, attention.sum(-1) - 1]
+            hidden = _hidden(network, input_ids, attention, inputs)[rows, attention.sum(-1) - 1]
             return Head.of(network)(hidden)
 
     @contextmanager
@@ -204,8 +227,9 @@ class Scorer(nn.Module):
                 module.training = False
 
 
-def _hidden(network: PreTrainedModel, input_ids: Tensor, attention: Tensor) -> Tensor:
+def _hidden(network: PreTrainedModel, input_ids: Tensor, attention: Tensor, inputs: Inputs) -> Tensor:
     """Hidden states of all tokens, as the head reads them."""
-    output = decoder(network)(input_ids=input_ids, attention_mask=attention.long(), use_cache=False)
+    given = {"input_ids": input_ids, "attention_mask": attention.long(), **inputs}
+    output = decoder(network)(**given, use_cache=False)
     hidden: Tensor = output.last_hidden_state
     return hidden

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from edge_grpo.base.errors import EngineError
 from edge_grpo.base.world import World
+from edge_grpo.models.families import reads_images
 from edge_grpo.models.scoring import Scorer, causal
 
 __all__ = ["begin", "check_divided", "full", "local", "shard", "whole"]
@@ -144,9 +145,13 @@ def _sharded(module: nn.Module) -> Iterator[FSDPModule]:
     return (each for each in module.modules() if isinstance(each, FSDPModule))
 
 
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The layers that can be divided one by one: those that share no weight with another one (Zamba 2)."""
-    layers = list(_stacked(module))
+def _layers(scorer: Scorer) -> list[nn.Module]:
+    """The layers that can be divided one by one: those that share no weight with another one (Zamba 2).
+
+    Not those that see: a rank whose rows have no pictures would not run them, and the others would wait for it.
+    """
+    network = causal(scorer.model)
+    layers = list(_stacked(network.get_decoder() if reads_images(network.config) else scorer))
     holders = Counter(id(weight) for layer in layers for weight in layer.parameters())
     return [layer for layer in layers if all(holders[id(weight)] == 1 for weight in layer.parameters())]
 

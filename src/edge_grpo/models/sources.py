@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 import yaml
@@ -18,13 +18,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from edge_grpo.base.digests import damaged_files, digest, digest_files
 from edge_grpo.base.errors import CheckpointError, EngineError
 from edge_grpo.base.quiet import quiet_failures
-from edge_grpo.config.sections import BUNDLED, LoraSettings, ModelSettings
+from edge_grpo.config.sections import BUNDLED, BUNDLES, LoraSettings, ModelSettings
 from edge_grpo.models import slices
 from edge_grpo.models.adapters import add_adapters, listed, merged, quiet_peft, untie
 
 __all__ = ["Source", "declared_dtype", "resolve", "restore", "source_of"]
 
-_BUNDLED_END: Final = ("edge_grpo", "bundled", "base_model")
 _WEIGHTS = "weights*.safetensors"
 
 
@@ -130,8 +129,8 @@ def resolve(path: str) -> str:
     Raises:
         EngineError: it is a path, but not of a folder.
     """
-    if path == BUNDLED:
-        return str(files("edge_grpo") / "bundled" / "base_model")
+    if path in BUNDLES:
+        return str(files("edge_grpo") / "bundled" / BUNDLES[path])
     if path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists():  # hub names have one slash
         folder = Path(path).expanduser()
         if not folder.is_dir():
@@ -198,8 +197,9 @@ def _adapter(model: ModelSettings, place: str, config: Path) -> Source:
             f"model.path: '{model.path}' has no adapter_model.safetensors; save the adapter as safetensors (pickles "
             "are never loaded)"
         )
-    if Path(base).parts[-3:] == _BUNDLED_END:  # of this package, wherever it was installed
-        base = BUNDLED
+    for name, own in BUNDLES.items():
+        if Path(base).parts[-3:] == ("edge_grpo", "bundled", own):  # of this package, wherever it was installed
+            base = name
     missing = base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir()
     if not base or missing or (Path(base).is_dir() and Path(base).resolve() == folder.resolve()):
         raise EngineError(

@@ -16,7 +16,14 @@ from edge_grpo.rewards import custom
 from edge_grpo.rewards.answers.comparer import Comparer, How
 from edge_grpo.rewards.answers.equality import decide_any_by_text, gold_text, same_as_any
 from edge_grpo.rewards.answers.extract import boxed_answer
-from edge_grpo.rewards.formats import as_tags, outside_thoughts, thinks_then_boxes, tighten
+from edge_grpo.rewards.formats import (
+    as_tags,
+    outside_thoughts,
+    tagged_answer,
+    thinks_then_answers,
+    thinks_then_boxes,
+    tighten,
+)
 from edge_grpo.rewards.styles import Batch
 from edge_grpo.rewards.workers.pool import Ending, GraderPool, Outcome
 
@@ -34,8 +41,10 @@ class RewardSettings:
     Attributes:
         format: what earns the format reward: ``box``, a readable ``\boxed{}`` that is not empty; ``think``, thoughts in
             ``<think></think>`` followed by such a box, and then a box in thoughts, finished or not, is not the
-            answer. Source of the latter: Share-GRPO's release, which reads the answer from thoughts too. Of gpt-oss's
-            channels, only the final one holds an answer, with either format.
+            answer; ``answer``, such thoughts followed by ``<answer></answer>`` and nothing else, and then what is
+            between these tags is the answer (if there is a box, its content). Source of the last two: Share-GRPO's
+            release, which reads the answer from thoughts too. Of gpt-oss's channels, only the final one holds an
+            answer, with any format.
         format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
         accuracy_weight: reward for the right answer. Source: the same, 1.
         timeout_s: deadline for grading one completion against all its reference answers, in seconds.
@@ -51,7 +60,7 @@ class RewardSettings:
         function_timeout_s: deadline for one call of the function, which rewards a whole batch, in seconds.
     """
 
-    format: Literal["box", "think"] = "box"
+    format: Literal["box", "think", "answer"] = "box"
     format_weight: float = 1.0
     accuracy_weight: float = 1.0
     timeout_s: float = Field(default=5.0, gt=0)
@@ -263,16 +272,22 @@ class Rewards:
 
     def _read(self, completion: str) -> "_Read":
         began = time.perf_counter()
-        thinks, tagged = self.config.format == "think", as_tags(completion)
-        answer = boxed_answer(outside_thoughts(tagged) if thinks or tagged != completion else completion)
-        formatted = answer is not None and (not thinks or thinks_then_boxes(tighten(tagged)))
+        form, tagged = self.config.format, as_tags(completion)
+        said = outside_thoughts(tagged) if form != "box" or tagged != completion else completion
+        if form == "answer":
+            content = tagged_answer(tighten(said)) or None
+            answer, has_form = (content and boxed_answer(content)) or content, thinks_then_answers
+        else:
+            answer, has_form = boxed_answer(said), thinks_then_boxes
+        formatted = answer is not None and (form == "box" or has_form(tighten(tagged)))
         return _Read(answer, formatted, time.perf_counter() - began)
 
     def _math_grade(self, read: "_Read", outcome: Outcome | None) -> Grade:
         parts = {"format": float(read.formatted), "accuracy": 0.0}
         form = self.config.format_weight * parts["format"]
         if outcome is None:
-            return Grade(Verdict.UNPARSED, form, parts, "no \\boxed{} could be read", read.seconds)
+            wanted = "<answer></answer>" if self.config.format == "answer" else "\\boxed{}"
+            return Grade(Verdict.UNPARSED, form, parts, f"no {wanted} could be read", read.seconds)
         seconds = read.seconds + outcome.seconds
         if outcome.ending is Ending.DONE and outcome.value:
             return Grade(

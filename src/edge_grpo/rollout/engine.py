@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from edge_grpo.base.errors import EngineError
-from edge_grpo.base.records import Rollout, Segment, Span
+from edge_grpo.base.records import Rollout, Scene, Segment, Span
 from edge_grpo.config.sections import RolloutSettings
 from edge_grpo.models.policy import Policy
 
-__all__ = ["Continuation", "Engine", "Request", "Sampling", "ServerError", "inject", "start_of"]
+__all__ = ["Continuation", "Engine", "Request", "Sampling", "ServerError", "Start", "inject", "start_of"]
 
 
 class ServerError(EngineError):
@@ -33,10 +33,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and the seed of each completion wanted for it."""
+    """One prompt, with its scene if it has pictures, and the seed of each completion wanted for it."""
 
     prompt_ids: tuple[int, ...]
     seeds: tuple[int, ...]
+    scene: Scene | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """The tokens that sampling goes on from, a prompt first, with its scene if it has pictures."""
+
+    token_ids: tuple[int, ...]
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,8 @@ def inject(rollout: Rollout, token_ids: tuple[int, ...], *, finished: bool) -> R
         for span in spans
         if span.token_ids
     )
-    return Rollout(rollout.prompt_ids, (*prefix, Span(token_ids, Segment.INJECTED)), finished)
+    spans = [*prefix, Span(token_ids, Segment.INJECTED)]
+    return Rollout(rollout.prompt_ids, tuple(spans), finished, scene=rollout.scene)
 
 
 def start_of(continuation: Continuation) -> tuple[Rollout, int]:

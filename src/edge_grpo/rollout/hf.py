@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -14,9 +15,9 @@ from edge_grpo.base.errors import EngineError, TrainingError
 from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.base.rng import uniforms
 from edge_grpo.models.policy import Policy
-from edge_grpo.rollout.cache import Context, pick
+from edge_grpo.rollout.cache import Context, Decoding, pick
 from edge_grpo.rollout.draw import draw
-from edge_grpo.rollout.engine import Continuation, Request, Sampling, start_of
+from edge_grpo.rollout.engine import Continuation, Request, Sampling, Start, start_of
 from edge_grpo.rollout.slots import Slots
 from edge_grpo.rollout.stop_strings import StopStrings
 
@@ -178,12 +179,15 @@ class DecodeEngine:
             for prompt, request in enumerate(requests)
             for seed in request.seeds
         ]
-        spans = self._decode([request.prompt_ids for request in requests], rows, sampling, Segment.SAMPLED)
+        starts = [Start(request.prompt_ids, request.scene) for request in requests]
+        spans = self._decode(starts, rows, sampling, Segment.SAMPLED)
         done = iter(zip(spans, rows, strict=True))
         results = []
         for request in requests:
             group = [next(done)[0] for _ in request.seeds]
-            results.append(tuple(Rollout(request.prompt_ids, (span,), *ending) for span, *ending in group))
+            results.append(
+                tuple(Rollout(request.prompt_ids, (span,), *ending, scene=request.scene) for span, *ending in group)
+            )
         return results
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
@@ -197,38 +201,46 @@ class DecodeEngine:
             _Row(prompt, item.seed, room)
             for prompt, (item, (_, room)) in enumerate(zip(continuations, started, strict=True))
         ]
-        prompts = [start.prompt_ids + start.completion_ids for start, _ in started]
-        spans = self._decode(prompts, rows, sampling, Segment.CONTINUED)
+        starts = [Start(start.prompt_ids + start.completion_ids, start.scene) for start, _ in started]
+        spans = self._decode(starts, rows, sampling, Segment.CONTINUED)
         return [
-            Rollout(start.prompt_ids, (*start.spans, span), *ending)
+            Rollout(start.prompt_ids, (*start.spans, span), *ending, scene=start.scene)
             for (start, _), (span, *ending) in zip(started, spans, strict=True)
         ]
 
     def _decode(
-        self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling, segment: Segment
+        self, starts: Sequence[Start], rows: list[_Row], sampling: Sampling, segment: Segment
     ) -> list[_Decoded]:
         """Decode all rows; for each, its span, whether it stopped, and whether by text."""
-        if not all(prompts[row.prompt] for row in rows):
+        if not all(starts[row.prompt].token_ids for row in rows):
             raise EngineError("an empty prompt cannot be continued; give the template at least one token")
-        order = sorted(range(len(rows)), key=lambda i: (len(prompts[rows[i].prompt]), i))
+        lengths = [len(starts[row.prompt].token_ids) for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: (lengths[i], i))
         results: dict[int, _Decoded] = {}
-        for chosen in self._batches(order, [len(prompts[row.prompt]) for row in rows]):
+        way = self._with_pictures if any(start.scene for start in starts) else self.decoding
+        for chosen in self._batches(way, order, lengths):
             with self.policy.precision(), torch.inference_mode():
-                for place, decoded in self._decode_batch(prompts, [rows[i] for i in chosen], sampling, segment):
+                for place, decoded in self._decode_batch(way, starts, [rows[i] for i in chosen], sampling, segment):
                     results[chosen[place]] = decoded
         return [results[i] for i in range(len(rows))]
 
-    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
+    @cached_property
+    def _with_pictures(self) -> Decoding:
+        """How prompts with pictures are decoded."""
+        assert self.policy.vision is not None, "it encoded them"
+        return pick(self.policy, self.pad_id, [Start(ids, scene) for ids, scene in self.policy.vision.trials()])
+
+    def _batches(self, way: Decoding, order: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
         """Rows that share a batch: all, where places are taken over; of one length where padding would be seen."""
-        same = (lambda _: 0) if self.decoding.padded else lengths.__getitem__
-        size = len(order) if self.decoding.refilled else self.max_rows
+        same = (lambda _: 0) if way.padded else lengths.__getitem__
+        size = len(order) if way.refilled else self.max_rows
         for _, group in groupby(order, key=same):
             rows = list(group)
             for start in range(0, len(rows), size):
                 yield rows[start : start + size]
 
     def _decode_batch(
-        self, prompts: Sequence[tuple[int, ...]], rows: list[_Row], sampling: Sampling, segment: Segment
+        self, way: Decoding, starts: Sequence[Start], rows: list[_Row], sampling: Sampling, segment: Segment
     ) -> Iterator[tuple[int, _Decoded]]:
         """Decode rows, ``max_rows`` at a time; yields each one's number when it has ended."""
         device, waiting = self.policy.device, deque(range(len(rows)))
@@ -239,12 +251,12 @@ class DecodeEngine:
         while waiting or living.number:
             if waiting and living.num_free >= min(len(waiting), -(-self.max_rows // _REFILLS)):
                 new = [waiting.popleft() for _ in range(min(living.num_free, len(waiting)))]
-                ids = [prompts[rows[number].prompt] for number in new]
+                own = [starts[rows[number].prompt] for number in new]
                 if context is None:
-                    context = self.decoding.start(self.policy, ids, self.pad_id)
+                    context = way.start(self.policy, own, self.pad_id)
                 else:
                     assert isinstance(context, Slots), "in others, all rows begin together"
-                    context.admit(ids)
+                    context.admit([start.token_ids for start in own])
                 living.admit(new)
             assert context is not None
             token, logprob, entropy = draw(context.logits, living.noise(), sampling)

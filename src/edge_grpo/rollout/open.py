@@ -115,6 +115,7 @@ def open_sampler(
             marker_ids=marker_ids(policy.tokenizer, config.data),
             context=_context(policy, engine),
             vocabulary=vocabulary_size(policy),
+            vision=policy.vision,
             world=world,
         )
         sampler.sync(policy, 0)

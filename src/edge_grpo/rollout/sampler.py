@@ -1,7 +1,6 @@
 """Prompts in, graded completions out: one place that encodes, samples and grades, for training and evaluation alike."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -11,20 +10,14 @@ from edge_grpo.base.errors import ConfigError, EngineError
 from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
 from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.base.world import World
-from edge_grpo.data.prompts import (
-    Tokenizer,
-    check_count,
-    encode_follow_up,
-    encode_problems,
-    encode_text,
-    encode_variants,
-)
+from edge_grpo.data.prompts import Prompts, Vision, encode_follow_up, encode_problems, encode_question, encode_text
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.templates import Tokenizer
 from edge_grpo.data.turns import Turns, turns_of
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling
 
-__all__ = ["Grader", "Prompts", "Sampler", "TextTokenizer"]
+__all__ = ["Grader", "Sampler", "TextTokenizer"]
 
 _TAIL = 256  # tokens at the end of a prompt in which its template's last header is looked for
 
@@ -69,15 +62,6 @@ class TextTokenizer(Tokenizer, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """Encoded problems, and how many over-long prompts were skipped or truncated."""
-
-    prompts: tuple[Prompt, ...]
-    num_skipped: int = 0
-    num_truncated: int = 0
-
-
 class Sampler:
     """An engine, a grader and a tokenizer that belong together; :func:`edge_grpo.rollout.open.open_sampler` opens one.
 
@@ -90,6 +74,7 @@ class Sampler:
         marker_ids: further tokens that are not text (:func:`edge_grpo.models.stops.marker_ids`).
         context: the model's context length in tokens; None = no known limit.
         vocabulary: size of the model's vocabulary; None = unknown.
+        vision: reads the images of prompts; None = the model reads only text.
         watch: counts the seconds of the phases ``sample`` and ``grade``; None = a new one, which names them in
             traces of torch.profiler.
         world: the ranks that share the grading, and get all grades; the engine knows how they share the sampling.
@@ -106,12 +91,13 @@ class Sampler:
         marker_ids: Collection[int] = (),
         context: int | None = None,
         vocabulary: int | None = None,
+        vision: Vision | None = None,
         watch: Stopwatch | None = None,
         world: World | None = None,
     ) -> None:
         self.watch, self.world = watch or Stopwatch(span=record_function), world or World()
         self.engine, self.grader, self.tokenizer, self.data = engine, grader, tokenizer, data
-        self.stop_ids, self.context, self.vocabulary = stop_ids, context, vocabulary
+        self.stop_ids, self.context, self.vocabulary, self.vision = stop_ids, context, vocabulary, vision
         self._not_text = {*stop_ids, *marker_ids}
 
     @property
@@ -145,18 +131,21 @@ class Sampler:
             DataError: a prompt is over-long and may be neither skipped nor cut, or a problem has too few phrasings.
             ConfigError: a prompt and its completion exceed the model's context, or a token is not in its vocabulary.
         """
-        encoded = encode_problems(self.tokenizer, problems, self.data)
-        prompts = []
-        for problem, ids in zip(encoded.problems, encoded.prompt_ids, strict=True):
-            others: tuple[tuple[int, ...], ...] = ()
-            if variants > 1:
-                check_count(problem, variants)
-                others = encode_variants(self.tokenizer, problem, self.data)
-            prompts.append(Prompt(problem, ids, others))
+        encoded = encode_problems(self.tokenizer, problems, self.data, vision=self.vision, variants=variants)
         self.check_fit(
-            [ids for each in prompts for ids in (each.prompt_ids, *each.variant_ids)], max_new_tokens, setting=setting
+            [ids for each in encoded.prompts for ids in (each.prompt_ids, *each.variant_ids)],
+            max_new_tokens,
+            setting=setting,
         )
-        return Prompts(tuple(prompts), encoded.num_skipped, encoded.num_truncated)
+        return encoded
+
+    def encode_one(self, problem: Problem) -> Prompt:
+        """Encode a problem as it is, however long its prompt is.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        return encode_question(self.tokenizer, problem, self.data, self.vision)
 
     def check_fit(
         self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, *, setting: str = "rollout.max_new_tokens"
@@ -178,6 +167,12 @@ class Sampler:
                 f"{setting}: a prompt of {longest} tokens and {max_new_tokens} new ones exceed the "
                 f"model's context of {self.context}; lower it, or data.max_prompt_tokens"
             )
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        """Whether a prompt is neither over-long nor leaves too little of the model's context."""
+        length = len(prompt.prompt_ids)
+        room = self.context is None or length + max_new_tokens <= self.context
+        return room and length <= self.data.max_prompt_tokens
 
     def encode_text(self, text: str, *, most: int) -> tuple[int, ...]:
         """Token ids of text to inject; a huge text yields only its first ones, at least ``most`` + 1."""
@@ -220,7 +215,7 @@ class Sampler:
         self, prompts: Sequence[Prompt], seeds: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> list[tuple[Row, ...]]:
         """Graded completions of each prompt, one per seed."""
-        requests = [Request(prompt.prompt_ids, own) for prompt, own in zip(prompts, seeds, strict=True)]
+        requests = [Request(prompt.prompt_ids, own, prompt.scene) for prompt, own in zip(prompts, seeds, strict=True)]
         with self.watch.phase("sample"):
             sampled = self.engine.sample(requests, sampling)
         if [len(own) for own in sampled] != [len(request.seeds) for request in requests]:

@@ -95,6 +95,7 @@ def schema_of(columns: Mapping[str, str] | None = None) -> Any:
         **dict.fromkeys(("verdict", "verdict_before", "note"), texts),
         **dict.fromkeys(("reward", "reward_before"), numbers),
         "reward_parts": pa.list_(part),
+        "images": pa.list_(pa.struct({"name": texts, "digest": texts, "transform": texts, "seed": pa.int64()})),
         "finished": pa.bool_(),
         **dict.fromkeys(("entropy", "advantage_before_shaping", "advantage"), numbers),
         "trained": pa.bool_(),

@@ -44,6 +44,7 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
     segments = [[Segment.PROMPT] * len(row.rollout.prompt_ids) + list(row.rollout.segments) for row in rows]
     ids = [pad([*row.rollout.prompt_ids, *row.rollout.completion_ids], pad_id) for row in rows]
     recorded = [_recorded(row.rollout) for row in rows]
+    scenes = tuple(row.rollout.scene for row in rows)
     logprobs, entropies = ([pad(columns[i], nan) for columns in recorded] for i in range(2))
     segment = torch.tensor([pad([int(s) for s in line], 0) for line in segments])
     lengths = torch.tensor([len(line) for line in segments])
@@ -65,6 +66,7 @@ def collate(groups: Sequence[Group], *, parts: Sequence[str], weights: Sequence[
         corrected=_flags(_corrected(row) for row in rows),
         sampling_logprobs=torch.tensor(logprobs),
         sampling_entropy=torch.tensor(entropies),
+        scenes=scenes if any(scenes) else (),
     )
 
 

@@ -1,5 +1,6 @@
 """Problems -> groups: sample, grade, correct, top up. The only stage of a step that loops."""
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,9 +9,10 @@ from typing import TypeVar
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import Metrics, mean_of, share
-from edge_grpo.base.records import Group, Prompt, Row, Segment, Strategy, Verdict
+from edge_grpo.base.records import Group, Problem, Prompt, Row, Segment, Strategy, Verdict
 from edge_grpo.base.rng import derive_seed, python_random
 from edge_grpo.data.prompts import draw_variants, phrasings
+from edge_grpo.data.transforms import SENTENCES
 from edge_grpo.methods.base import Ask, Method, Repair, Skip
 from edge_grpo.rollout.engine import Sampling
 from edge_grpo.rollout.sampler import Sampler
@@ -138,10 +140,11 @@ class Collector:
 
         Families are numbered from ``asked``, the number of questions already asked in this step.
         """
+        counts: Counter[str] = Counter()
         drawn = [
             (family, *each)
             for family, item in enumerate(prompted, asked)
-            for each in enumerate(self._phrasings(item, (step, number, family)))
+            for each in enumerate(self._phrasings(item, (step, number, family), counts))
         ]
         seeds = [
             derive_seed(self.seed, "sample", step, number, family - asked, variant * self.group_size + j)
@@ -155,7 +158,6 @@ class Collector:
             for (family, variant, item), rows in zip(drawn, sampled, strict=True)
         ]
         rng = python_random(self.seed, "correct", step, number)
-        counts: Counter[str] = Counter()
         skipped: dict[tuple[int, int], str] = {}  # the last reason, by group and row
         done = 0
         while planned := self.method.plan(groups, rng):
@@ -184,14 +186,32 @@ class Collector:
             families.setdefault(group.family, []).append(group)
         return list(families.values()), counts
 
-    def _phrasings(self, item: Prompt, path: tuple[int, int, int]) -> list[Prompt]:
+    def _phrasings(self, item: Prompt, path: tuple[int, int, int], counts: Counter[str]) -> list[Prompt]:
         """The prompts to sample from: the question itself, or as many variants as the method wants, drawn at random."""
-        if self.method.needs.variants == 1:
+        problem, count = item.problem, self.method.needs.variants
+        if count == 1:
             return [item]
-        texts = zip(phrasings(item.problem), (item.prompt_ids, *item.variant_ids), strict=True)
         rng = python_random(self.seed, "variants", *path)
-        drawn = draw_variants(item.problem, list(texts), self.method.needs.variants, rng)
-        return [Prompt(replace(item.problem, prompt=text), ids) for text, ids in drawn]
+        if problem.images:
+            texts = draw_variants(problem, phrasings(problem), count, rng)
+            return [self._shown(replace(problem, prompt=text), rng, counts) for text in texts]
+        forms = zip(phrasings(problem), (item.prompt_ids, *item.variant_ids), strict=True)
+        drawn = draw_variants(problem, list(forms), count, rng)
+        return [Prompt(replace(problem, prompt=text), ids) for text, ids in drawn]
+
+    def _shown(self, problem: Problem, rng: random.Random, counts: Counter[str]) -> Prompt:
+        """A variant of a problem with images, which it may show by a transform; one that gets too long does not."""
+        needs = self.method.needs
+        if rng.random() < needs.transform_share:
+            name, seed = rng.choice(needs.transforms), rng.getrandbits(48)
+            images = tuple(replace(each, transform=name, seed=seed + i) for i, each in enumerate(problem.images))
+            asked = f"{SENTENCES[name]}\n{problem.prompt}"
+            prompt = self.sampler.encode_one(replace(problem, prompt=asked, images=images))
+            if self.sampler.fits(prompt, self.sampling.max_new_tokens):
+                counts["variants/transformed"] += 1
+                return prompt
+            counts["variants/too_long"] += 1
+        return self.sampler.encode_one(problem)
 
     def _revise(self, groups: Sequence[Group], asks: Sequence[Ask], path: tuple[int, int, int]) -> list[Group]:
         """Sample the requested revisions, one layer-2 group per answer; over-long prompts are skipped."""
@@ -201,7 +221,7 @@ class Collector:
             rollout = group.rows[ask.row].rollout
             ids = (*rollout.prompt_ids, *rollout.answer_ids, *self.sampler.encode_follow_up(ask.phrase))
             if self.sampler.context is None or len(ids) + self.sampling.max_new_tokens <= self.sampler.context:
-                fitting.append((ask, Prompt(group.problem, ids)))
+                fitting.append((ask, Prompt(group.problem, ids, scene=rollout.scene)))
         if not fitting:
             return []
         seeds = [

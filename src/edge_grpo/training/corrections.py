@@ -77,7 +77,7 @@ class Corrector:
         continued: dict[Place, Continuation] = {}
         for place, repair in repairs.items():
             rollout = groups[repair.group].rows[repair.row].rollout
-            start = Rollout(rollout.prompt_ids, (), finished=False) if _replaces(repair) else rollout
+            start = replace(rollout, spans=(), finished=False, ends_in_text=False) if _replaces(repair) else rollout
             ids = self.sampler.encode_text(repair.text, most=self.sampling.max_new_tokens + repair.budget)
             if reason := self._reason(repair, start, ids):
                 skipped[place] = reason

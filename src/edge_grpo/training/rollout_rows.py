@@ -98,6 +98,10 @@ def _graded(problem: Problem, row: Row) -> dict[str, Any]:
         "reward": row.grade.reward,
         "reward_before": row.first_grade.reward,
         "reward_parts": [{"name": name, "value": value} for name, value in row.grade.parts.items()],
+        "images": [
+            {"name": each.name, "digest": each.digest, "transform": each.transform, "seed": each.seed}
+            for each in (row.rollout.scene.pictures if row.rollout.scene else ())
+        ],
         "finished": row.rollout.finished,
         "prompt_ids": list(row.rollout.prompt_ids),
         "spans": [

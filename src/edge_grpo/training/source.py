@@ -168,7 +168,9 @@ def _load_problems(
     """Problems to train on and held-out ones; only the former need variants."""
     held_out = config.eval
     loaded = load_train_eval(config.data, num_eval=held_out.num_problems, seed=held_out.seed)
-    if line := _few(config, [problem.text for side in loaded for problem in side.problems], len(loaded[1].problems)):
+    if line := _few(
+        config, [problem.question for side in loaded for problem in side.problems], len(loaded[1].problems)
+    ):
         say(line)
     own = "eval.max_new_tokens" if held_out.max_new_tokens else "rollout.max_new_tokens"
     train = sampler.encode(loaded[0].problems, max_new_tokens=config.rollout.max_new_tokens, variants=variants)
@@ -176,7 +178,8 @@ def _load_problems(
         loaded[1].problems, max_new_tokens=held_out.max_new_tokens or config.rollout.max_new_tokens, setting=own
     )
     for name, side, encoded in zip((TRAINING, "held-out data"), loaded, (train, evaluated), strict=True):
-        _report_skipped(say, name, side.num_skipped, encoded.num_skipped, encoded.num_truncated)
+        bad = side.num_skipped + encoded.num_damaged
+        _report_skipped(say, name, bad, encoded.num_skipped, encoded.num_truncated)
         if line := told(side.read, solutions=name == TRAINING):
             say(f"{name}: {line}")
         if isinstance(sampler.grader, Rewards):
@@ -188,9 +191,9 @@ def _load_problems(
     return train.prompts, evaluated.prompts
 
 
-def _few(config: Config, texts: Sequence[str], num_held_out: int) -> str:
+def _few(config: Config, questions: Sequence[object], num_held_out: int) -> str:
     """One line if ``data.path`` is too small for the held-out problems asked for; else empty."""
-    wanted, distinct = config.eval.num_problems, len(set(texts))
+    wanted, distinct = config.eval.num_problems, len(set(questions))
     if not config.data.path or config.data.eval_path or config.data.pairs or wanted < distinct:
         return ""
     return (

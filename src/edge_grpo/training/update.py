@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -12,6 +13,7 @@ from torch.optim import AdamW
 
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.metrics import Metrics, merge
+from edge_grpo.base.records import Scene
 from edge_grpo.base.rng import python_random
 from edge_grpo.base.tensors import Batch, GroupHidden, LossInputs, Scored, Signal, Totals
 from edge_grpo.base.world import World
@@ -149,7 +151,7 @@ class Updater:
             width = int(lengths[rows].max())
             pieces = [_Piece(part, width) for part in rows.split(size)]
             hidden = torch.cat([self.policy.hidden_states(*_inputs(batch, piece)) for piece in pieces])
-            ids, _, mask = _inputs(batch, _Piece(rows, width))
+            ids, _, mask, _ = _inputs(batch, _Piece(rows, width))
             own = GroupHidden(
                 hidden=hidden,
                 token_ids=ids[mask],
@@ -351,10 +353,10 @@ def _sampled(batch: Batch) -> Tensor:
     return (known == batch.mask).all(-1) & ~batch.corrected
 
 
-def _inputs(batch: Batch, piece: _Piece) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, attention and mask of a micro-batch, cut to its width."""
+def _inputs(batch: Batch, piece: _Piece) -> tuple[Tensor, Tensor, Tensor, list[Scene | None]]:
+    """Ids, attention and mask of a micro-batch, cut to its width, and its scenes."""
     ids, attention, mask = (c[piece.rows, : piece.width] for c in (batch.input_ids, batch.attention, batch.mask))
-    return ids, attention, mask
+    return ids, attention, mask, [batch.scenes[row] for row in piece.rows.tolist()] if batch.scenes else []
 
 
 def _void(batch: Batch) -> _Piece:
@@ -371,4 +373,6 @@ def _put(column: Tensor, piece: _Piece, values: Tensor) -> None:
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    return replace(batch, **{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})
+    columns = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    moved: dict[str, Any] = {name: own.to(device) for name, own in columns.items() if isinstance(own, Tensor)}
+    return replace(batch, **moved)

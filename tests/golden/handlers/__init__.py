@@ -1,4 +1,4 @@
-"""The function that computes each kind, and the kinds whose method is not built yet."""
+"""The function that computes each kind."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,11 +36,6 @@ HANDLERS: dict[str, Handler] = {
     **mgrpo.HANDLERS,
     **rewards.HANDLERS,
     **decomposed_gp.HANDLERS,
-}
-
-# Kinds whose method is not built yet. A kind moves from here into its handler file along with its method.
-PENDING: dict[str, str] = {
-    "share_grpo.image_transforms": "Share-GRPO with images",
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from golden.cases import Case
 from golden.handlers.wording import require_unbiased
@@ -13,6 +14,7 @@ from torch import Tensor
 from edge_grpo.base.metrics import means
 from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
 from edge_grpo.base.tensors import Scored, Totals
+from edge_grpo.data.transforms import transformed
 from edge_grpo.methods.share_grpo import ShareGrpo
 from edge_grpo.rewards.answers.equality import same_answer
 from edge_grpo.rewards.answers.extract import boxed_answer
@@ -186,7 +188,23 @@ def reward_function(case: Case) -> dict[str, Any] | list[dict[str, Any]]:
     return results if isinstance(case.inputs, list) else results[0]
 
 
+RELEASED = "uniform over 9 named transforms"
+UNCHANGED = "None"
+
+
+def image_transforms(case: Case) -> dict[str, Any]:
+    usual = ShareGrpo()
+    names, share = case.setting("names", list(usual.transforms)), usual.transform_share
+    ShareGrpo(transforms=tuple(names), transform_share=case.setting("transform_probability_per_variant", share))
+    assert case.setting("choice", RELEASED) == RELEASED
+    pixels = np.array(case.value("image"), dtype=np.uint8)
+    wanted = [name for name in case.expected if not name.startswith("_")]
+    shown = {name: pixels if name == UNCHANGED else transformed(pixels, name) for name in wanted}
+    return {name: own.tolist() for name, own in shown.items()}
+
+
 HANDLERS = {
+    "share_grpo.image_transforms": image_transforms,
     "share_grpo.hierarchical_advantage": hierarchical_advantage,
     "share_grpo.rollout_repairing_and_advantage": rollout_repairing_and_advantage,
     "share_grpo.shared_policy_loss": shared_policy_loss,

@@ -17,7 +17,9 @@ from urllib.parse import parse_qsl, urlsplit
 import torch
 from safetensors.torch import load_file
 
+from edge_grpo.base.records import Scene
 from edge_grpo.config.sections import ModelSettings
+from edge_grpo.data.pictures import ImageSettings, read_pictures
 from edge_grpo.models.adapters import merged, quiet_peft
 from edge_grpo.models.export import exported
 from edge_grpo.models.loading import load_policy
@@ -138,9 +140,9 @@ def _take_over(state: State, folder: Path) -> Reply:
         wrong = sorted(name for name in {*shapes, *state.names} if shapes.get(name) != state.names.get(name))
         inner = f"edge-grpo: {folder} holds {len(read)} tensors, and not {wrong[0]}"
         return _error(500, f"Worker failed with error '{inner}', please check the stack trace above")
-    if "lm_head.weight" not in read:
-        read["lm_head.weight"] = read["model.embed_tokens.weight"]
-    state.policy.model.load_state_dict(read)
+    with torch.no_grad():
+        for name, weight in exported(state.policy):  # which shares the model's memory
+            weight.copy_(read[name])
     return 200, {"message": "Weights updated"}
 
 
@@ -165,7 +167,13 @@ def _generate(state: State, body: dict[str, Any]) -> Reply:
     engine.stop_strings = StopStrings(policy.tokenizer, wish.get("stop", ()))
     budget = min(wish["max_tokens"], state.facts["max_model_len"] - len(ids))
     sampling = Sampling(budget, wish["temperature"], wish["top_p"], wish["top_k"])
-    ((rollout,),) = engine.sample([Request(ids, (wish.get("seed", 0),))], sampling)
+    scene = _scene(policy, ids, body["content_parts"]) if "content_parts" in body else None
+    row = Request(ids, (wish.get("seed", 0),))
+    if scene is not None:  # placeholders become the tokens of the pictures
+        begun = policy.vision.encode(scene.text, scene.pictures, special=False)
+        short = policy.tokenizer.encode(scene.text, add_special_tokens=False)
+        row = Request((*begun, *ids[len(short) :]), row.seeds, scene)
+    ((rollout,),) = engine.sample([row], sampling)
     (span,) = rollout.spans
     content = [
         {"token_id": token, "logprob": value, "rank": 1, "top_logprobs": []}
@@ -179,7 +187,19 @@ def _generate(state: State, body: dict[str, Any]) -> Reply:
         "logprobs": {"content": content} if "logprobs" in wish else None,
     }
     state.change(choice)
-    return 200, {"model": name, "choices": [choice]}
+    told = {"prompt_token_ids": list(row.prompt_ids)} if body.get("return_token_ids") else {}
+    return 200, {"model": name, "choices": [choice], **told}
+
+
+def _scene(policy: Policy, ids: tuple[int, ...], parts: list[dict[str, str]]) -> Scene:
+    """Pictures and the text they stand in, from what was sent."""
+    assert {part["type"] for part in parts} == {"image_url"}
+    urls = [part["url"] for part in parts]
+    pictures = read_pictures(urls, "content_parts", "sent", folder=Path(), images=ImageSettings(max_pixels=0))
+    image = policy.tokenizer.convert_tokens_to_ids(policy.vision.processor.image_token)
+    places = [place for place, token in enumerate(ids) if token == image]  # an answer may hold the token, too
+    text = policy.tokenizer.decode(ids[: places[len(pictures) - 1] + 1])
+    return Scene(text, pictures, len(policy.vision.encode(text, pictures, special=False)))
 
 
 class _Handler(BaseHTTPRequestHandler):

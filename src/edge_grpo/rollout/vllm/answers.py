@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edge_grpo.base.records import Segment, Span
+from edge_grpo.base.records import Scene, Segment, Span
 from edge_grpo.rollout.engine import Sampling, ServerError
 from edge_grpo.rollout.stop_strings import StopStrings
 from edge_grpo.rollout.vllm.client import Answer
@@ -20,12 +20,16 @@ Ended = tuple[Span, bool, bool]
 
 @dataclass(frozen=True)
 class Row:
-    """One completion to sample: the tokens before it, its seed, its budget, and the number of its prompt."""
+    """One completion to sample: the tokens before it, its seed, its budget, and the number of its prompt.
+
+    ``scene`` belongs to a prompt with pictures, whose tokens are among ``token_ids``.
+    """
 
     token_ids: tuple[int, ...]
     seed: int
     budget: int
     prompt: int
+    scene: Scene | None = None
 
 
 def truncates(sampling: Sampling) -> bool:

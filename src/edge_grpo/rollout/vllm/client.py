@@ -12,7 +12,7 @@ from edge_grpo.rollout.engine import ServerError
 from edge_grpo.rollout.vllm.background import together
 from edge_grpo.rollout.vllm.server import API_KEY
 
-__all__ = ["Answer", "Client", "Facts", "RefusedError"]
+__all__ = ["Answer", "Client", "Facts", "RefusedError", "Shown"]
 
 PROTOCOL: Final = 1
 _LONGEST_PAUSE_S: Final = 30.0
@@ -64,6 +64,14 @@ class Answer:
     logprobs: tuple[float, ...]
     reason: str
     versions: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt with pictures as a server takes it: tokens with one placeholder for each, and their ``data:`` URLs."""
+
+    token_ids: tuple[int, ...]
+    urls: tuple[str, ...]
 
 
 class Client:
@@ -152,20 +160,32 @@ class Client:
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    async def generate(self, model: str, token_ids: tuple[int, ...], sampling: Mapping[str, Any]) -> Answer:
+    async def generate(
+        self, model: str, token_ids: tuple[int, ...], sampling: Mapping[str, Any], shown: Shown | None = None
+    ) -> Answer:
         """Sample one completion of a prompt.
 
         Args:
             model: name of the model or adapter.
             token_ids: the prompt.
             sampling: vLLM's sampling parameters, for one completion.
+            shown: the pictures of the prompt; None = it has none.
         Raises:
             RefusedError: the request is not valid there; status 404 if there is no model of that name.
-            ServerError: there is no answer, or it is not one completion.
+            ServerError: there is no answer, it is not one completion, or the server reads pictures differently.
         """
         path = "/inference/v1/generate"
-        body = {"model": model, "token_ids": list(token_ids), "sampling_params": dict(sampling)}
+        body: dict[str, Any] = {"model": model, "token_ids": list(token_ids), "sampling_params": dict(sampling)}
+        if shown is not None:
+            body |= {"token_ids": list(shown.token_ids), "return_token_ids": True}
+            body["content_parts"] = [{"type": "image_url", "url": url} for url in shown.urls]
         found = await self._json("POST", path, body)
+        if shown is not None and found.get("prompt_token_ids") != list(token_ids):
+            count = len(found.get("prompt_token_ids") or ())
+            raise ServerError(
+                f"{self} made {count} tokens of a prompt with pictures, wanted the {len(token_ids)} of the model's own "
+                "processor; give both environments the same transformers and Pillow (or torchvision)"
+            )
         try:
             (choice,) = found["choices"]
             told = choice["logprobs"]["content"] if "logprobs" in sampling else ()

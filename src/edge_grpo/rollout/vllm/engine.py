@@ -10,6 +10,7 @@ import torch
 
 from edge_grpo.base.records import Rollout, Segment
 from edge_grpo.config.sections import VllmEngineSettings
+from edge_grpo.data.pictures import data_url
 from edge_grpo.models.export import exported
 from edge_grpo.models.loading import vocabulary_size
 from edge_grpo.models.policy import Policy
@@ -18,7 +19,7 @@ from edge_grpo.rollout.stop_strings import StopStrings
 from edge_grpo.rollout.vllm import nccl
 from edge_grpo.rollout.vllm.answers import Ended, Row, ended, parameters, truncates
 from edge_grpo.rollout.vllm.background import Background, together
-from edge_grpo.rollout.vllm.client import Answer, Client, Facts, Pause, RefusedError
+from edge_grpo.rollout.vllm.client import Answer, Client, Facts, Pause, RefusedError, Shown
 from edge_grpo.rollout.vllm.probe import PROBE, check_scores, probe_row
 from edge_grpo.rollout.vllm.weights import BASE, Handover
 
@@ -154,13 +155,16 @@ class VllmEngine:
             ServerError: there is no answer, or none that can be used.
         """
         rows = [
-            Row(request.prompt_ids, seed, sampling.max_new_tokens, number)
+            Row(request.prompt_ids, seed, sampling.max_new_tokens, number, request.scene)
             for number, request in enumerate(requests)
             for seed in request.seeds
         ]
         spans = iter(self._sampled(rows, sampling, Segment.SAMPLED))
         return [
-            tuple(Rollout(own.prompt_ids, (span,), *ending) for span, *ending in islice(spans, len(own.seeds)))
+            tuple(
+                Rollout(own.prompt_ids, (span,), *ending, scene=own.scene)
+                for span, *ending in islice(spans, len(own.seeds))
+            )
             for own in requests
         ]
 
@@ -173,12 +177,12 @@ class VllmEngine:
         """
         started = [start_of(item) for item in continuations]
         rows = [
-            Row(start.prompt_ids + start.completion_ids, item.seed, room, number)
+            Row(start.prompt_ids + start.completion_ids, item.seed, room, number, start.scene)
             for number, (item, (start, room)) in enumerate(zip(continuations, started, strict=True))
         ]
         spans = self._sampled(rows, sampling, Segment.CONTINUED)
         return [
-            Rollout(start.prompt_ids, (*start.spans, span), *ending)
+            Rollout(start.prompt_ids, (*start.spans, span), *ending, scene=start.scene)
             for (start, _), (span, *ending) in zip(started, spans, strict=True)
         ]
 
@@ -255,12 +259,19 @@ class VllmEngine:
             )
         return [answers[number] for number in range(len(rows))]
 
+    def _shown(self, row: Row) -> Shown | None:
+        """The pictures of a row, as the model is shown them, and its tokens before they were filled in."""
+        if row.scene is None:
+            return None
+        text = self.policy.tokenizer.encode(row.scene.text, add_special_tokens=row.scene.special)
+        return Shown((*text, *row.token_ids[row.scene.num_tokens :]), tuple(map(data_url, row.scene.pictures)))
+
     async def _ask(self, server: _Server, row: Row, wish: Mapping[str, Any]) -> Answer | None:
         """A server's answer; None, and its weights unknown, if it was sampled with others than the policy's."""
         async with server.free:
             model = self._label if self.as_adapter else server.facts.name
             try:
-                answer = await server.client.generate(model, row.token_ids, wish)
+                answer = await server.client.generate(model, row.token_ids, wish, self._shown(row))
             except RefusedError as error:
                 if not (self.as_adapter and error.status == 404):
                     raise

@@ -1,0 +1,314 @@
+"""Images of problems: found in data rows, checked before anything is decoded, and opened as a model is shown them."""
+
+import base64
+import binascii
+import hashlib
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic import Field
+
+from edge_grpo.base.errors import ConfigError, DataError
+from edge_grpo.base.records import Picture
+from edge_grpo.base.settings import settings
+from edge_grpo.data.bad_rows import BadRowError
+from edge_grpo.data.transforms import transformed
+
+__all__ = [
+    "PLACEHOLDER",
+    "DamagedPictureError",
+    "ImageSettings",
+    "check_placeholders",
+    "data_url",
+    "gradient",
+    "open_picture",
+    "picture_of",
+    "pillow",
+    "read_pictures",
+]
+
+PLACEHOLDER: Final = "<image>"
+"""Where an image stands in the text of a prompt."""
+
+_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no others are tried: some run programs
+_WANTED: Final = "wanted an image: a path, its bytes, an object with one of them, or a list of these"
+_DATA_URL: Final = "data:"
+_DAMAGED: Final = (OSError, SyntaxError, ValueError, EOFError, OverflowError)  # what Pillow's decoders raise
+
+
+@settings
+class ImageSettings:
+    """How images are read.
+
+    ``min_pixels`` and ``max_pixels``: before the model's processor sees an image, it is scaled to at least and at most
+    so many pixels (width x height), keeping its shape; 0 = no such limit. Files of more than ``max_file_bytes``, or
+    with more than ``max_file_pixels``, are bad rows: they are never decoded.
+    """
+
+    min_pixels: int = Field(default=0, ge=0)
+    max_pixels: int = Field(default=1_048_576, ge=0)
+    max_file_bytes: int = Field(default=50_000_000, ge=1)
+    max_file_pixels: int = Field(default=100_000_000, ge=1)
+
+    def __post_init__(self) -> None:
+        """Reject limits that exclude each other."""
+        if 0 < self.max_pixels < self.min_pixels:
+            raise ValueError(f"min_pixels: got {self.min_pixels}, more than max_pixels = {self.max_pixels}; lower it")
+
+
+class DamagedPictureError(DataError):
+    """An image that looked sound when its header was read cannot be decoded, or is no longer there."""
+
+
+def read_pictures(value: object, name: str, where: str, *, folder: Path, images: ImageSettings) -> tuple[Picture, ...]:
+    """The images in field ``name`` of a row; none if it is null or empty.
+
+    An image is a path (relative to ``folder``), its encoded bytes, a ``data:`` URL, an object with ``path`` or
+    ``bytes``, as the package datasets stores images, or a decoded image. Only its header is read here.
+
+    Args:
+        value: one image, or a list of them.
+        name: the field, for messages.
+        where: the row's name.
+        folder: where the data file is.
+        images: limits and scale.
+    Raises:
+        BadRowError: a file is missing, too large, or not an image.
+    """
+    if value is None or value == "":
+        return ()
+    listed = value if isinstance(value, list | tuple) else [value]
+    found = []
+    for number, one in enumerate(listed, 1):
+        field = f"field '{name}'" + (f", image {number}" if len(listed) > 1 else "")
+        try:
+            found.append(_picture(one, f"{where}, image {number}", folder, images))
+        except BadRowError as error:
+            raise BadRowError(f"{field}: {error}", error.remedy) from None
+    return tuple(found)
+
+
+def check_placeholders(texts: Sequence[str], pictures: Sequence[Picture], name: str) -> None:
+    """Make sure that there is a placeholder in the prompt for every image, and an image for every placeholder.
+
+    Args:
+        texts: the turns of the conversation.
+        pictures: the row's.
+        name: the field of the images, for messages.
+    Raises:
+        BadRowError: there are more of one than of the other.
+    """
+    places = sum(text.count(PLACEHOLDER) for text in texts)
+    if places != len(pictures):
+        remedy = "" if pictures else "data.fields.images names their column"
+        raise BadRowError(
+            f"the prompt has {places} placeholders {PLACEHOLDER}, and field '{name}' {len(pictures)} images", remedy
+        )
+
+
+def open_picture(picture: Picture) -> Any:
+    """The image in RGB as a model is shown it: upright, on white, scaled, then transformed.
+
+    Args:
+        picture: the record.
+    Returns:
+        a ``PIL.Image.Image``.
+    Raises:
+        DamagedPictureError: the file has changed or is damaged.
+    """
+    pil = pillow()
+    content = picture.content or _read(Path(picture.path))
+    if content is None or _digest(content) != picture.digest:
+        raise DamagedPictureError(
+            f"{picture.name} ({picture.path}) is gone or has changed since it was read; restore it"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata
+            opened = pil.Image.open(io.BytesIO(content), formats=_FORMATS)
+            image = _on_white(pil, pil.ImageOps.exif_transpose(opened))
+    except (*_DAMAGED, pil.Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedPictureError(f"{picture.name} is damaged ({reason}); replace it") from None
+    size = _scaled(*image.size, least=picture.min_pixels, most=picture.max_pixels)
+    if size != image.size:
+        image = image.resize(size)
+    if not picture.transform:
+        return image
+    return pil.Image.fromarray(transformed(np.asarray(image), picture.transform, seed=picture.seed))
+
+
+@lru_cache(maxsize=256)
+def data_url(picture: Picture) -> str:
+    """A picture as a model is shown it, as a PNG in a ``data:`` URL."""
+    return f"data:image/png;base64,{base64.b64encode(_png(open_picture(picture))).decode()}"
+
+
+def gradient(width: int, height: int) -> Picture:
+    """A picture that gets brighter to the right, redder towards its lower edge, and is different everywhere."""
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    pixels = np.stack([down, across, (across + down) / 2], axis=-1).astype(np.uint8)
+    return picture_of(pillow().Image.fromarray(pixels), "a gradient")
+
+
+def picture_of(image: Any, name: str) -> Picture:
+    """An image in memory (``PIL.Image.Image``) as a picture.
+
+    Args:
+        image: the image.
+        name: what it is called in messages.
+    """
+    content = _png(image)
+    return Picture(name, _digest(content), image.size, content=content)
+
+
+def _png(image: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _picture(value: object, name: str, folder: Path, images: ImageSettings) -> Picture:
+    path, content = "", b""
+    if isinstance(value, str) and value:
+        if value.startswith(_DATA_URL):
+            content = _of_data_url(value)
+        else:
+            path = _located(value, folder)
+    elif isinstance(value, bytes | bytearray):
+        content = bytes(value)
+    elif isinstance(value, Mapping):
+        given = value.get("bytes"), value.get("path") or value.get("url")
+        if isinstance(given[0], bytes | bytearray):
+            content = bytes(given[0])
+        elif isinstance(given[1], str):
+            return _picture(given[1], name, folder, images)
+    elif hasattr(value, "save") and hasattr(value, "tobytes"):  # a decoded image
+        content = _png(value)
+    if not (path or content):
+        kind = "an empty text" if value == "" else f"a value of type {type(value).__name__}"
+        raise BadRowError(f"{kind}, {_WANTED}")
+    _check_file(Path(path), images) if path else _check_length(len(content), "it", images)
+    held = _read(Path(path)) if path else content
+    if held is None:
+        raise BadRowError(f"{path}: cannot be read")
+    size = _size(held, path or "it", images)
+    return Picture(name, _digest(held), size, path, content, images.min_pixels, images.max_pixels)
+
+
+def _located(path: str, folder: Path) -> str:
+    if "://" in path:
+        raise BadRowError(f"{path[:80]!r} is an address; images are not downloaded: save it, and name the file")
+    try:
+        return str((folder / Path(path).expanduser()).absolute())
+    except RuntimeError as error:  # a user that does not exist
+        raise BadRowError(f"{path!r}: {error}") from None
+
+
+def _check_file(path: Path, images: ImageSettings) -> None:
+    try:
+        if not path.is_file():
+            raise BadRowError(f"{path}: no such file")
+        length = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise BadRowError(f"{path}: cannot be read: {error}") from None
+    _check_length(length, str(path), images)
+
+
+def _check_length(length: int, what: str, images: ImageSettings) -> None:
+    if length > images.max_file_bytes:
+        raise BadRowError(
+            f"{what} has {length:,} bytes, more than data.images.max_file_bytes = {images.max_file_bytes:,}",
+            "Raise it, or shrink the image",
+        )
+
+
+def _size(content: bytes, what: str, images: ImageSettings) -> tuple[int, int]:
+    """Width and height in pixels, from the header."""
+    pil = pillow()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pil.Image.open(io.BytesIO(content), formats=_FORMATS) as header:
+                width, height = header.size
+    except pil.Image.DecompressionBombError as error:
+        raise BadRowError(f"{what}: {error}", "Shrink the image") from None
+    except _DAMAGED:
+        raise BadRowError(f"{what} is not an image (or not one of {', '.join(_FORMATS)})") from None
+    if width * height > images.max_file_pixels:
+        raise BadRowError(
+            f"{what} has {width} x {height} pixels, more than data.images.max_file_pixels = {images.max_file_pixels:,}",
+            "Raise it, or shrink the image",
+        )
+    if not width * height:
+        raise BadRowError(f"{what} has no pixels ({width} x {height})")
+    return width, height
+
+
+def _of_data_url(url: str) -> bytes:
+    header, comma, body = url.partition(",")
+    try:
+        if not comma or not header.endswith(";base64"):
+            raise ValueError("not base64")
+        return base64.b64decode(body, validate=True)
+    except (ValueError, binascii.Error):
+        raise BadRowError("a 'data:' address without valid base64") from None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
+
+
+def _scaled(width: int, height: int, *, least: int, most: int) -> tuple[int, int]:
+    """The sides of an image with at least and at most so many pixels, of the same shape; 0 = no such limit.
+
+    Source: as released with R1-ShareVL: both sides times the root of the ratio, rounded down.
+    """
+    count = width * height
+    wanted = most if most and count > most else least if count < least else count
+    if wanted == count:
+        return width, height
+    factor = math.sqrt(wanted / count)
+    return max(1, int(width * factor)), max(1, int(height * factor))
+
+
+def _on_white(pil: Any, image: Any) -> Any:
+    """The image in RGB; what is transparent becomes white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        upper = image.convert("RGBA")
+        lower = pil.Image.new("RGBA", upper.size, "white")
+        return pil.Image.alpha_composite(lower, upper).convert("RGB")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16 bits and more: keep what converting would cut
+        pixels = np.asarray(image, dtype=np.float64)
+        highest = 65535.0 if pixels.max(initial=0.0) > 255.0 else 255.0
+        return pil.Image.fromarray((pixels / highest * 255.0).clip(0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def pillow() -> Any:
+    """Pillow, with only the modules used here.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import PIL.Image  # noqa: PLC0415 - needed for images only
+        import PIL.ImageDraw  # noqa: PLC0415
+        import PIL.ImageFont  # noqa: PLC0415
+        import PIL.ImageOps  # noqa: PLC0415
+    except ImportError:
+        raise ConfigError("images need the package Pillow: pip install 'edge-grpo[images]'") from None
+    return PIL
