@@ -34,8 +34,8 @@ from shapes import bundled, long_tailed, smollm2_135m
 
 from edge_grpo.config.tree import Config, load_config
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
-from edge_grpo.data.prompts import render_prompt
 from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.templates import render_prompt
 from edge_grpo.models.loading import load_tokenizer
 from edge_grpo.training.session import open_session
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-import edge_grpo
 from edge_grpo.base.digests import digest
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem, Prompt
@@ -23,11 +22,13 @@ from edge_grpo.bundled.make import Example, train_supervised
 from edge_grpo.config.tree import Config, config_hash, load_config, to_tree
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.prompts import encode_problems, encode_text
+from edge_grpo.data.transforms import SENTENCES, Transform
 from edge_grpo.evaluation.answers import heldout_draws
 from edge_grpo.evaluation.heldout import evaluate
-from edge_grpo.models.loading import load_policy
+from edge_grpo.models.loading import load_policy, resolve
 from edge_grpo.models.stops import find_stops
 from edge_grpo.rollout.open import open_sampler
+from edge_grpo.runs.completions import rollouts
 from edge_grpo.trackers.console import Display
 from edge_grpo.training import loop
 from edge_grpo.training.collect import stream
@@ -37,6 +38,7 @@ __all__ = ["RATES", "Arm", "Comparison", "Measured", "train_all"]
 RATES = (1e-4, 2e-4, 4e-4)
 """The learning rates that every arm chooses from, on validation problems."""
 
+_TRANSFORMS = tuple(name for name in get_args(Transform) if not name.endswith("flipped"))
 _NUM_VALIDATION = 200
 _NUM_TEST = 400
 
@@ -226,9 +228,10 @@ def _kept(job: Job) -> dict[str, Any] | None:
 
 @functools.cache
 def _digest(overrides: tuple[str, ...]) -> str:
-    """Digest of the settings, without the folder, and of the bundled model's weights."""
-    weights = (Path(edge_grpo.__file__).parent / "bundled/base_model/model.safetensors").read_bytes()
-    return f"{config_hash(to_tree(load_config(None, list(overrides))))}-{digest(weights)}"
+    """Digest of the settings, without the folder, and of the weights of a model in a folder."""
+    config = load_config(None, list(overrides))
+    file = Path(resolve(config.model.path)) / "model.safetensors"
+    return f"{config_hash(to_tree(config))}-{digest(file.read_bytes() if file.is_file() else b'')}"
 
 
 def _base(config: Config, folder: str) -> Measured:
@@ -243,9 +246,22 @@ def _test(config: Config, model: str) -> dict[str, Any]:
     _, held_out = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
     with open_sampler(replace(config, model=replace(config.model, path=model))) as sampler:
         draws = heldout_draws(config)
-        encoded = sampler.encode(held_out.problems, max_new_tokens=draws.max_new_tokens)
-        flags = [answer.correct for answer in evaluate(sampler, encoded.prompts, draws)]
-    return {"validation": flags[:_NUM_VALIDATION], "test": flags[_NUM_VALIDATION:]}
+
+        def flags(problems: Sequence[Problem]) -> list[bool]:
+            encoded = sampler.encode(problems, max_new_tokens=draws.max_new_tokens)
+            return [answer.correct for answer in evaluate(sampler, encoded.prompts, draws)]
+
+        found = flags(held_out.problems)
+        result = {"validation": found[:_NUM_VALIDATION], "test": found[_NUM_VALIDATION:]}
+        shown = [_otherwise(problem, number) for number, problem in enumerate(held_out.problems[_NUM_VALIDATION:])]
+        return result | ({"transformed": flags(shown)} if any(problem.images for problem in shown) else {})
+
+
+def _otherwise(problem: Problem, number: int) -> Problem:
+    """A problem whose images are turned or noisy, with the sentence that says so."""
+    name: Any = _TRANSFORMS[number % len(_TRANSFORMS)]
+    images = tuple(replace(image, transform=name, seed=number) for image in problem.images)
+    return replace(problem, prompt=f"{SENTENCES[name]}\n{problem.prompt}", images=images) if images else problem
 
 
 def _training(folder: Path) -> dict[str, float | None]:
@@ -269,7 +285,27 @@ def _training(folder: Path) -> dict[str, float | None]:
     figures["sampled_tokens"] = sum(row["tokens"] for row in rows)
     figures["extra_completions"] = sum(row.get("dynamic/extra_completions") or 0.0 for row in rows)
     figures["seconds"] = sum(row["time/step_s"] for row in rows)
-    return figures
+    return figures | _questions(folder)
+
+
+def _questions(folder: Path) -> dict[str, float | None]:
+    """Shares of questions with an advantage other than 0, and with a right answer; in the first quarter ``early/``."""
+    steps: dict[int, dict[int, list[tuple[bool, bool]]]] = {}
+    for row in rollouts(folder).select(["step", "family", "advantage", "verdict"]).to_pylist():
+        found = (bool(row["advantage"]), row["verdict"] == "correct")
+        steps.setdefault(row["step"], {}).setdefault(row["family"], []).append(found)
+    questions = [list(families.values()) for _, families in sorted(steps.items())]
+    early = questions[: max(1, len(questions) // 4)]
+
+    def share(some: Sequence[Sequence[Sequence[tuple[bool, bool]]]], which: int) -> float | None:
+        return _mean([float(any(each[which] for each in own)) for step in some for own in step])
+
+    return {
+        "questions/signal": share(questions, 0),
+        "questions/right": share(questions, 1),
+        "early/questions/signal": share(early, 0),
+        "early/questions/right": share(early, 1),
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -282,7 +318,7 @@ def _train_sft(config: Config, final: Path) -> None:
     policy = load_policy(config.model)
     loaded, _ = load_train_eval(config.data, num_eval=_NUM_VALIDATION + _NUM_TEST, seed=0)
     encoded = encode_problems(policy.tokenizer, loaded.problems, config.data)
-    problems = [Prompt(*pair) for pair in zip(encoded.problems, encoded.prompt_ids, strict=True)]
+    problems = encoded.prompts
     stop = find_stops(policy, config.data, config.rollout.stop).token_ids[0]
 
     def example(item: Prompt) -> Example:
