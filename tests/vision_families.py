@@ -11,6 +11,8 @@ from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -34,19 +36,20 @@ from edge_grpo.models.loading import load_policy
 from edge_grpo.models.policy import Policy
 
 NOTHING: Final[Mapping[str, Any]] = {}
-KINDS: Final = ("gemma3", "llava", "qwen2_5_vl", "qwen3_5", "qwen3_vl", "smolvlm")
+KINDS: Final = ("gemma3", "idefics3", "llava", "qwen2_5_vl", "qwen3_5", "qwen3_vl", "smolvlm")
 
 _QWEN: Final = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>")
 _TOKENS: Final[dict[str, tuple[str, ...]]] = {
     "gemma3": ("<start_of_image>", "<image_soft_token>", "<end_of_image>"),
     "llava": ("<image>",),
+    "idefics3": ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
     "smolvlm": ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>"),
     **dict.fromkeys(("qwen2_5_vl", "qwen3_5", "qwen3_vl"), _QWEN),
 }
 _SHOWN: Final = {
     "gemma3": "<start_of_image>",
     "llava": "<image>\n",
-    "smolvlm": "<image>",
+    **dict.fromkeys(("idefics3", "smolvlm"), "<image>"),
     **dict.fromkeys(("qwen2_5_vl", "qwen3_5", "qwen3_vl"), "<|vision_start|><|image_pad|><|vision_end|>"),
 }
 _PROCESSORS: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {  # class, its settings, the images'
@@ -64,15 +67,18 @@ _PROCESSORS: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {  #
             "crop_size": {"height": 28, "width": 28},
         },
     ),
-    "smolvlm": (
-        "SmolVLMProcessor",
-        {"image_seq_len": 1},
-        {
-            "image_processor_type": "SmolVLMImageProcessor",
-            "size": {"longest_edge": 56},
-            "max_image_size": {"longest_edge": 28},
-        },
-    ),
+    **{
+        kind: (
+            f"{name}Processor",
+            {"image_seq_len": 1},
+            {
+                "image_processor_type": f"{name}ImageProcessor",
+                "size": {"longest_edge": 56},
+                "max_image_size": {"longest_edge": 28},
+            },
+        )
+        for kind, name in (("idefics3", "Idefics3"), ("smolvlm", "SmolVLM"))
+    },
     **{
         kind: (
             "Qwen2_5_VLProcessor" if kind == "qwen2_5_vl" else "Qwen3VLProcessor",
@@ -188,11 +194,12 @@ def _model(kind: str, tokenizer: PreTrainedTokenizerBase, context: int) -> PreTr
                         image_token_index=token("<image>"),
                     )
                 )
-            case "smolvlm":
-                text = shape | {"model_type": "llama"}
-                return SmolVLMForConditionalGeneration(
-                    SmolVLMConfig(text_config=text, vision_config=tower, image_token_id=token("<image>"))
-                )
+            case "idefics3" | "smolvlm":
+                own = {"vision_config": tower, "text_config": shape | {"model_type": "llama"}}
+                ids = {"image_token_id": token("<image>")}
+                if kind == "smolvlm":
+                    return SmolVLMForConditionalGeneration(SmolVLMConfig(**own, **ids))
+                return Idefics3ForConditionalGeneration(Idefics3Config(**own, **ids))
             case "qwen2_5_vl":
                 text = shape | {"rope_parameters": turns}
                 own = sight | {"out_hidden_size": 32, "window_size": 56, "fullatt_block_indexes": [0]}

@@ -20,6 +20,7 @@ from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem, Prompt
 from edge_grpo.bundled.make import Example, train_supervised
 from edge_grpo.config.tree import Config, config_hash, load_config, to_tree
+from edge_grpo.data.pictures import with_sentence
 from edge_grpo.data.problems import load_train_eval
 from edge_grpo.data.prompts import encode_problems, encode_text
 from edge_grpo.data.transforms import SENTENCES, Transform
@@ -261,7 +262,7 @@ def _otherwise(problem: Problem, number: int) -> Problem:
     """A problem whose images are turned or noisy, with the sentence that says so."""
     name: Any = _TRANSFORMS[number % len(_TRANSFORMS)]
     images = tuple(replace(image, transform=name, seed=number) for image in problem.images)
-    return replace(problem, prompt=f"{SENTENCES[name]}\n{problem.prompt}", images=images) if images else problem
+    return replace(problem, prompt=with_sentence(problem.prompt, SENTENCES[name]), images=images)
 
 
 def _training(folder: Path) -> dict[str, float | None]:

@@ -30,11 +30,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
     """The running server, if it was started with these words; else it is stopped, and another one started."""
     running: list[Server] = []
 
-    def get(*words: str) -> Server:
-        if not running or running[0].words != words:
+    def get(*words: str, model: str = "bundled") -> Server:
+        if not running or (running[0].words, running[0].model) != (words, model):
             for old in running:
                 old.stop()
-            running[:] = [Server(words, tmp_path_factory.mktemp("serve"))]
+            running[:] = [Server(words, tmp_path_factory.mktemp("serve"), model)]
         if running[0].process is None:
             running[0].start()
         return running[0]

@@ -22,6 +22,7 @@ class Server:
 
     words: tuple[str, ...]
     folder: Path
+    model: str = "bundled"
     port: int = 0
     process: "subprocess.Popen[str] | None" = None
 
@@ -31,7 +32,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, on the same port as before, and wait until it is ready."""
-        words = [sys.executable, "-m", "edge_grpo", "serve", "bundled", "--python", str(PYTHON), *self.words]
+        words = [sys.executable, "-m", "edge_grpo", "serve", self.model, "--python", str(PYTHON), *self.words]
         environment = {**os.environ, "EDGE_GRPO_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [*words, "--port", str(self.port)], cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -31,6 +32,7 @@ __all__ = [
     "picture_of",
     "pillow",
     "read_pictures",
+    "with_sentence",
 ]
 
 PLACEHOLDER: Final = "<image>"
@@ -38,6 +40,7 @@ PLACEHOLDER: Final = "<image>"
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no others are tried: some run programs
 _WANTED: Final = "wanted an image: a path, its bytes, an object with one of them, or a list of these"
+_LEAD: Final = re.compile(rf"(?:{PLACEHOLDER}\s*)+")
 _DATA_URL: Final = "data:"
 _DAMAGED: Final = (OSError, SyntaxError, ValueError, EOFError, OverflowError)  # what Pillow's decoders raise
 
@@ -110,6 +113,18 @@ def check_placeholders(texts: Sequence[str], pictures: Sequence[Picture], name: 
         raise BadRowError(
             f"the prompt has {places} placeholders {PLACEHOLDER}, and field '{name}' {len(pictures)} images", remedy
         )
+
+
+def with_sentence(prompt: str, sentence: str) -> str:
+    r"""A question with a sentence before it, after the images it begins with.
+
+    Example:
+        >>> with_sentence("<image>\nHow many?", "It is upside down.")
+        '<image>\nIt is upside down.\nHow many?'
+    """
+    lead = _LEAD.match(prompt)
+    start = lead.end() if lead else 0
+    return f"{prompt[:start]}{sentence}\n{prompt[start:]}"
 
 
 def open_picture(picture: Picture) -> Any:

@@ -11,6 +11,7 @@ from edge_grpo.base.errors import DataError
 from edge_grpo.base.metrics import Metrics, mean_of, share
 from edge_grpo.base.records import Group, Problem, Prompt, Row, Segment, Strategy, Verdict
 from edge_grpo.base.rng import derive_seed, python_random
+from edge_grpo.data.pictures import with_sentence
 from edge_grpo.data.prompts import draw_variants, phrasings
 from edge_grpo.data.transforms import SENTENCES
 from edge_grpo.methods.base import Ask, Method, Repair, Skip
@@ -205,7 +206,7 @@ class Collector:
         if rng.random() < needs.transform_share:
             name, seed = rng.choice(needs.transforms), rng.getrandbits(48)
             images = tuple(replace(each, transform=name, seed=seed + i) for i, each in enumerate(problem.images))
-            asked = f"{SENTENCES[name]}\n{problem.prompt}"
+            asked = with_sentence(problem.prompt, SENTENCES[name])
             prompt = self.sampler.encode_one(replace(problem, prompt=asked, images=images))
             if self.sampler.fits(prompt, self.sampling.max_new_tokens):
                 counts["variants/transformed"] += 1
