@@ -111,13 +111,15 @@ def tokenizer_for(kind: str) -> PreTrainedTokenizerBase:
     )
 
 
-def save_vision(kind: str, folder: Path, *, context: int = 512, images: Mapping[str, Any] = NOTHING) -> Path:
+def save_vision(
+    kind: str, folder: Path, *, text: Mapping[str, Any] = NOTHING, images: Mapping[str, Any] = NOTHING
+) -> Path:
     """A random vision-language model as a Hugging Face folder.
 
-    ``context``: its length in tokens; ``images``: settings of the image processor in place of those for small pictures.
+    ``text``: settings of the language model, and ``images`` of the image processor, in place of the small ones.
     """
     tokenizer = tokenizer_for(kind)
-    model = _model(kind, tokenizer, context)
+    model = _model(kind, tokenizer, text)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(1)
         for weight in model.parameters():
@@ -150,9 +152,9 @@ def pictured(name: str = "p", *, images: int = 1, text: str = "What is it?") -> 
     return Problem(name, "<image>" * images + text, ("2",), images=tuple(pictures(images)))
 
 
-def _model(kind: str, tokenizer: PreTrainedTokenizerBase, context: int) -> PreTrainedModel:
+def _model(kind: str, tokenizer: PreTrainedTokenizerBase, changes: Mapping[str, Any]) -> PreTrainedModel:
     token = tokenizer.convert_tokens_to_ids
-    shape = SHAPE | {"vocab_size": len(tokenizer), "max_position_embeddings": context}
+    shape = SHAPE | {"vocab_size": len(tokenizer), **changes}
     tower = {
         "hidden_size": 16,
         "intermediate_size": 16,

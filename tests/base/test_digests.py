@@ -1,12 +1,13 @@
 """Digests of records: the same in every process, whatever a data row holds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
 import numpy as np
 
 from edge_grpo.base.digests import digest_each
+from edge_grpo.base.records import Picture
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,9 @@ def test_values_that_json_lacks_are_the_same_in_every_process() -> None:
     for one, other in ((b"a", b"b"), (np.arange(3), np.arange(4)), (date(2020, 1, 1), date(2020, 1, 2))):
         assert of(one) == of(one)
         assert of(one) != of(other)
+
+
+def test_where_a_file_lies_does_not_count() -> None:
+    one = Picture("figure", "0123", (2, 3), path="here/a.png")
+    assert digest_each([one]) == digest_each([replace(one, path="there/a.png")])
+    assert digest_each([one]) != digest_each([replace(one, digest="4567")])

@@ -1,13 +1,14 @@
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 from support import tiny_tokenizer
 
 from edge_grpo.base.errors import ConfigError, DataError
-from edge_grpo.base.records import Problem
+from edge_grpo.base.records import Picture, Problem
 from edge_grpo.data.arithmetic import ArithmeticSettings, problems
+from edge_grpo.data.pictures import UnusableImageError
 from edge_grpo.data.prompts import (
     REVISION_PHRASES,
     check_count,
@@ -216,3 +217,81 @@ def test_too_few_phrasings_are_an_error_with_advice() -> None:
 def test_revision_phrases_differ_and_give_nothing_away() -> None:
     assert len(set(REVISION_PHRASES)) == len(REVISION_PHRASES) >= 5
     assert not any(word in phrase.lower() for phrase in REVISION_PHRASES for word in ("correct answer is", "boxed"))
+
+
+class Seeing:
+    """Reads a picture as five tokens."""
+
+    def marker(self) -> str:
+        return "@"
+
+    def encode(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
+        if "!" in text:
+            raise UnusableImageError("picture: cannot be decoded")
+        return (1,) * special + tuple(map(ord, text.replace("@", "@" * 5)))
+
+
+PLAIN = {"template": "plain", "max_prompt_tokens": 40}
+
+
+def seen(text: str, *variants: str) -> Problem:
+    return Problem(text, f"<image>{text}", ("1",), variants=variants, images=(Picture("picture", "0", (1, 1)),))
+
+
+def test_a_prompt_with_images_is_measured_with_their_tokens_and_never_cut() -> None:
+    data = DataSettings(**PLAIN, over_long="truncate")
+    found = encode_problems(Characters(), [seen("?"), seen("?" * 40)], data, vision=Seeing())
+    (prompt,) = found.prompts
+    assert text(prompt.prompt_ids) == "\x01@@@@@?\n"
+    assert prompt.scene is not None
+    assert (prompt.scene.text, prompt.scene.num_tokens, prompt.scene.special) == ("@?\n", 8, True)
+    assert (found.num_skipped, found.num_truncated) == (1, 0)
+    with pytest.raises(DataError, match=r"has 47 tokens, those of its images included, .* lower data\.images\.max_p"):
+        encode_problems(Characters(), [seen("?" * 40)], DataSettings(**PLAIN), vision=Seeing())
+
+
+def test_an_image_that_cannot_be_used_is_a_bad_row() -> None:
+    problems = [seen("!"), seen("?")]
+    with pytest.raises(DataError, match=r"picture: cannot be decoded, or set data\.bad_rows=skip"):
+        encode_problems(Characters(), problems, DataSettings(**PLAIN), vision=Seeing())
+    found = encode_problems(Characters(), problems, DataSettings(**PLAIN, bad_rows="skip"), vision=Seeing())
+    assert ([each.problem.id for each in found.prompts], found.num_damaged) == (["?"], 1)
+
+
+def test_phrasings_of_a_question_with_images_are_measured() -> None:
+    problem = seen("?", "<image> in other words?", "<image>!?")
+    (prompt,) = encode_problems(Characters(), [problem], DataSettings(**PLAIN), vision=Seeing(), variants=3).prompts
+    assert prompt.variant_ids == ()
+    assert prompt.longest == len("\x01@@@@@ in other words?\n")
+    with pytest.raises(DataError, match=r"a variant of its prompt has \d+ tokens, data\.max_prompt_tokens is 40"):
+        encode_problems(
+            Characters(), [seen("?", "<image>" + "?" * 40)], DataSettings(**PLAIN), vision=Seeing(), variants=2
+        )
+
+
+def test_fewer_phrasings_will_do_where_images_are_shown_in_other_ways() -> None:
+    def encoded(*, transformed: bool) -> None:
+        data = DataSettings(**PLAIN)
+        encode_problems(Characters(), [seen("?")], data, vision=Seeing(), variants=2, transformed=transformed)
+
+    encoded(transformed=True)
+    with pytest.raises(DataError, match="1 phrasings of the question, 2 wanted"):
+        encoded(transformed=False)
+    assert draw_variants(seen("?"), ["a", "b"], 5, random.Random(0)).count("a") in (2, 3)
+
+
+def test_an_instruction_follows_the_question() -> None:
+    data = DataSettings(**PLAIN, instruction="Think.")
+    (prompt,) = encode_problems(Characters(), [Problem("p", "1+1?", ("2",))], data).prompts
+    assert text(prompt.prompt_ids) == "\x011+1?\nThink.\n"
+    with pytest.raises(ValueError, match="instruction: got <image>, which stands for an image"):
+        DataSettings(instruction="See <image>.")
+
+
+@pytest.mark.parametrize("parts_only", [False, True])
+def test_templates_that_take_parts_are_given_parts(parts_only: bool) -> None:
+    content = "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}"
+    either = "{% if message['content'] is string %}{{ message['content'] }}{% else %}" + content + "{% endif %}"
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for message in messages %}" + (content if parts_only else either) + "{% endfor %}"
+    assert render_prompt(tokenizer, "1+1?", DataSettings()) == "1+1?"

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,8 @@ def prompts(policy: Policy, data: DataSettings | None = None) -> list[Prompt]:
 def sampled(policy: Policy, some: list[Prompt], *, tokens: int = 6, rows: int = 3) -> list[Rollout]:
     engine = DecodeEngine(policy, stop_ids=[policy.tokenizer.eos_token_id], pad_id=0)
     requests = [Request(each.prompt_ids, tuple(range(rows)), each.scene) for each in some]
-    return [one for own in engine.sample(requests, Sampling(tokens)) for one in own]
+    groups = zip(requests, engine.sample(requests, Sampling(tokens)), strict=True)
+    return [replace(one, scene=asked.scene) for asked, own in groups for one in own]
 
 
 def padded(rollouts: list[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,3 +222,30 @@ def test_tensors_of_pictures_are_kept_within_bounds(tmp_path: Path, keep_bytes: 
     for each in (*pictures(2), *pictures(2)):
         vision.encode("<image>", [each], special=False)
     assert len(calls) == times
+
+
+def test_a_template_that_an_older_checkpoint_keeps_with_the_processor_is_used(tmp_path: Path) -> None:
+    policy = vision_policy("llava", tmp_path)
+    template = policy.tokenizer.chat_template
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    again = load_policy(ModelSettings(path=str(tmp_path)))
+    assert again.tokenizer.chat_template == template
+    again.save(tmp_path / "final")
+    assert (tmp_path / "final/chat_template.jinja").read_text() == template
+
+
+def test_rows_with_pictures_that_are_scored_differently_beside_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = vision_policy("llava", tmp_path)
+    assert policy.vision is not None
+    inputs = policy.vision.inputs
+
+    def shifted(ids: Tensor, scenes: Any, starts: Any = ()) -> dict[str, Tensor]:
+        made = inputs(ids, scenes, starts)
+        return made | ({"pixel_values": made["pixel_values"] + len(ids)} if "pixel_values" in made else {})
+
+    monkeypatch.setattr(policy.vision, "inputs", shifted)
+    with pytest.raises(EngineError, match=r"scores a row with pictures differently beside others"):
+        sampled(policy, prompts(policy)[:1], rows=1)

@@ -51,7 +51,7 @@ def parquet(tmp_path: Path) -> Path:
 
 def test_the_published_configuration_trains_on_plots_in_a_parquet_file(parquet: Path, tmp_path: Path) -> None:
     size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}  # those of the real processor
-    model = save_vision("qwen2_5_vl", tmp_path / "model", context=4096, images={"size": size})
+    model = save_vision("qwen2_5_vl", tmp_path / "model", text={"max_position_embeddings": 4096}, images={"size": size})
     config = load_config(
         CONFIG,
         [

@@ -28,7 +28,8 @@ def digest(content: Any) -> str:
 def digest_each(items: Iterable[Any]) -> str:
     """Digest of a sequence of records or JSON values, taken one at a time.
 
-    Empty fields of a record do not count, so that a field added later, empty by default, changes no digest.
+    Empty fields of a record do not count, so that a field added later, empty by default, changes no digest; nor do
+    those whose metadata say ``content=False``.
     """
     content = hashlib.sha256()
     for item in items:
@@ -39,7 +40,8 @@ def digest_each(items: Iterable[Any]) -> str:
 def _plain(value: Any) -> Any:
     """What stands in for a value that JSON cannot represent; the same in every process."""
     if is_dataclass(value) and not isinstance(value, type):
-        own = {field.name: getattr(value, field.name) for field in fields(value)}
+        counted = [field.name for field in fields(value) if field.metadata.get("content", True)]
+        own = {name: getattr(value, name) for name in counted}
         return {name: each for name, each in own.items() if each}
     if isinstance(value, bytes):
         return digest(value)

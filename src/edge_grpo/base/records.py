@@ -64,7 +64,7 @@ class Picture:
     name: str = field(compare=False)
     digest: str
     size: tuple[int, int]
-    path: str = field(default="", compare=False)
+    path: str = field(default="", compare=False, metadata={"content": False})
     content: bytes = field(default=b"", compare=False, repr=False)
     min_pixels: int = 0
     max_pixels: int = 0
@@ -134,13 +134,15 @@ class Problem:
 class Prompt:
     """A problem with the token ids of its prompt; ``variant_ids`` are those of its variants, in order.
 
-    With images, ``scene`` goes with the ids, and variants are encoded when they are drawn.
+    With images, ``scene`` goes with the ids; variants are encoded when they are drawn, and ``longest`` is the number of
+    tokens of the longest phrasing.
     """
 
     problem: Problem
     prompt_ids: tuple[int, ...]
     variant_ids: tuple[tuple[int, ...], ...] = ()
     scene: Scene | None = None
+    longest: int = 0
 
 
 @dataclass(frozen=True)

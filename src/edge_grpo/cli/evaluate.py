@@ -120,7 +120,10 @@ def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:
 
 
 def _overlapping(asked: Sequence[Any], train: Mapping[str, Problem]) -> list[dict[str, Any]]:
-    """Problems that share text with the training data, as rows for JSON; indices count from 0."""
+    """Problems that share text with the training data, as rows for JSON; indices count from 0.
+
+    Problems with images overlap if their images do, too.
+    """
     from edge_grpo.data.decontaminate import overlaps  # noqa: PLC0415
 
     trained, found = list(train.values()), []
@@ -128,6 +131,8 @@ def _overlapping(asked: Sequence[Any], train: Mapping[str, Problem]) -> list[dic
         problems = [item.problem for item in each.problems]
         for one in overlaps([problem.text for problem in problems], [problem.text for problem in trained]):
             test, other = problems[one.test], trained[one.train]
+            if test.question[1] != other.question[1]:
+                continue
             found.append(
                 {
                     "benchmark": each.name,

@@ -24,10 +24,13 @@ __all__ = [
 ]
 
 BUNDLED: Final = "bundled"
-BUNDLED_VISION: Final = "bundled-vision"
-BUNDLES: Final = {BUNDLED: "base_model", BUNDLED_VISION: "vision_model"}
-"""The folders, within the package, of the models that come with it; the second one reads images, too."""
 """The value of ``model.path`` for the small model in this package."""
+
+BUNDLED_VISION: Final = "bundled-vision"
+"""That of the one that reads images, too."""
+
+BUNDLES: Final = {BUNDLED: "base_model", BUNDLED_VISION: "vision_model"}
+"""The folders of these models, within the package."""
 
 
 @settings
@@ -59,7 +62,8 @@ class LoraSettings:
 class ModelSettings:
     """Which model to train, and in what precision.
 
-    ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package.
+    ``path`` is a folder in Hugging Face format, a hub name, or ``bundled`` for the small model in this package, or
+    ``bundled-vision`` for the one that reads images.
     ``dtype`` is that of the passes; trained weights are always float32, so that no update is lost in rounding. ``auto``
     is ``bfloat16`` where that is faster (GPUs; CPUs with AMX or AVX512-BF16, for Llama, Mistral, Qwen2 and Qwen3) and
     the model has at least 33 million weights, otherwise ``float32``; with LoRA the frozen base is kept in that dtype.

@@ -8,7 +8,6 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +22,8 @@ from edge_grpo.data.transforms import transformed
 
 __all__ = [
     "PLACEHOLDER",
-    "DamagedPictureError",
     "ImageSettings",
+    "UnusableImageError",
     "check_placeholders",
     "data_url",
     "gradient",
@@ -42,7 +41,6 @@ _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no others are
 _WANTED: Final = "wanted an image: a path, its bytes, an object with one of them, or a list of these"
 _LEAD: Final = re.compile(rf"(?:{PLACEHOLDER}\s*)+")
 _DATA_URL: Final = "data:"
-_DAMAGED: Final = (OSError, SyntaxError, ValueError, EOFError, OverflowError)  # what Pillow's decoders raise
 
 
 @settings
@@ -65,15 +63,15 @@ class ImageSettings:
             raise ValueError(f"min_pixels: got {self.min_pixels}, more than max_pixels = {self.max_pixels}; lower it")
 
 
-class DamagedPictureError(DataError):
-    """An image that looked sound when its header was read cannot be decoded, or is no longer there."""
+class UnusableImageError(DataError):
+    """An image that looked sound when it was found cannot be decoded, is no longer there, or suits no model."""
 
 
 def read_pictures(value: object, name: str, where: str, *, folder: Path, images: ImageSettings) -> tuple[Picture, ...]:
     """The images in field ``name`` of a row; none if it is null or empty.
 
-    An image is a path (relative to ``folder``), its encoded bytes, a ``data:`` URL, an object with ``path`` or
-    ``bytes``, as the package datasets stores images, or a decoded image. Only its header is read here.
+    An image is a path (relative to ``folder``), its encoded bytes, a ``data:`` URL, or an object with ``path`` or
+    ``bytes``, as the package datasets stores images. Its bytes are read and only its header is decoded.
 
     Args:
         value: one image, or a list of them.
@@ -115,6 +113,10 @@ def check_placeholders(texts: Sequence[str], pictures: Sequence[Picture], name: 
         )
 
 
+def _named(picture: Picture) -> str:
+    return f"{picture.name} ({picture.path})" if picture.path else picture.name
+
+
 def with_sentence(prompt: str, sentence: str) -> str:
     r"""A question with a sentence before it, after the images it begins with.
 
@@ -135,22 +137,20 @@ def open_picture(picture: Picture) -> Any:
     Returns:
         a ``PIL.Image.Image``.
     Raises:
-        DamagedPictureError: the file has changed or is damaged.
+        UnusableImageError: the file has changed or is damaged.
     """
     pil = pillow()
     content = picture.content or _read(Path(picture.path))
     if content is None or _digest(content) != picture.digest:
-        raise DamagedPictureError(
-            f"{picture.name} ({picture.path}) is gone or has changed since it was read; restore it"
-        )
+        raise UnusableImageError(f"{_named(picture)} is gone or has changed since it was read; restore it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata
             opened = pil.Image.open(io.BytesIO(content), formats=_FORMATS)
             image = _on_white(pil, pil.ImageOps.exif_transpose(opened))
-    except (*_DAMAGED, pil.Image.DecompressionBombError) as error:
+    except Exception as error:  # noqa: BLE001 - decoders raise errors of many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DamagedPictureError(f"{picture.name} is damaged ({reason}); replace it") from None
+        raise UnusableImageError(f"{_named(picture)} is damaged ({reason}); replace it") from None
     size = _scaled(*image.size, least=picture.min_pixels, most=picture.max_pixels)
     if size != image.size:
         image = image.resize(size)
@@ -159,7 +159,6 @@ def open_picture(picture: Picture) -> Any:
     return pil.Image.fromarray(transformed(np.asarray(image), picture.transform, seed=picture.seed))
 
 
-@lru_cache(maxsize=256)
 def data_url(picture: Picture) -> str:
     """A picture as a model is shown it, as a PNG in a ``data:`` URL."""
     return f"data:image/png;base64,{base64.b64encode(_png(open_picture(picture))).decode()}"
@@ -204,8 +203,6 @@ def _picture(value: object, name: str, folder: Path, images: ImageSettings) -> P
             content = bytes(given[0])
         elif isinstance(given[1], str):
             return _picture(given[1], name, folder, images)
-    elif hasattr(value, "save") and hasattr(value, "tobytes"):  # a decoded image
-        content = _png(value)
     if not (path or content):
         kind = "an empty text" if value == "" else f"a value of type {type(value).__name__}"
         raise BadRowError(f"{kind}, {_WANTED}")
@@ -254,7 +251,7 @@ def _size(content: bytes, what: str, images: ImageSettings) -> tuple[int, int]:
                 width, height = header.size
     except pil.Image.DecompressionBombError as error:
         raise BadRowError(f"{what}: {error}", "Shrink the image") from None
-    except _DAMAGED:
+    except Exception:  # noqa: BLE001 - decoders raise errors of many kinds
         raise BadRowError(f"{what} is not an image (or not one of {', '.join(_FORMATS)})") from None
     if width * height > images.max_file_pixels:
         raise BadRowError(
@@ -306,10 +303,10 @@ def _on_white(pil: Any, image: Any) -> Any:
         upper = image.convert("RGBA")
         lower = pil.Image.new("RGBA", upper.size, "white")
         return pil.Image.alpha_composite(lower, upper).convert("RGB")
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16 bits and more: keep what converting would cut
-        pixels = np.asarray(image, dtype=np.float64)
-        highest = 65535.0 if pixels.max(initial=0.0) > 255.0 else 255.0
-        return pil.Image.fromarray((pixels / highest * 255.0).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I;16"):  # converting would cut what is above 255
+        return pil.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits per pixel, of which nothing says what is white; save it with 8 or 16")
     return image.convert("RGB")
 
 

@@ -3,18 +3,17 @@
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 from edge_grpo.base.errors import ConfigError, DataError
-from edge_grpo.base.records import Picture, Problem, Prompt, Scene
-from edge_grpo.data.pictures import DamagedPictureError
+from edge_grpo.base.records import Problem, Prompt, Scene
+from edge_grpo.data.pictures import UnusableImageError
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.data.templates import Tokenizer, render, render_prompt, turn
+from edge_grpo.data.templates import Tokenizer, Vision, render, render_prompt, turn
 
 __all__ = [
     "REVISION_PHRASES",
     "Prompts",
-    "Vision",
     "check_count",
     "draw_variants",
     "encode_follow_up",
@@ -40,19 +39,6 @@ _MARK = "\ue000answer\ue000"  # placeholder for an answer while a conversation i
 
 
 T = TypeVar("T")
-
-
-@runtime_checkable
-class Vision(Protocol):
-    """The part of a vision-language model's processor used here (:class:`edge_grpo.models.vision.ModelVision`)."""
-
-    def marker(self) -> str:
-        """What stands for a picture in a rendered prompt."""
-        ...
-
-    def encode(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
-        """Token ids of a rendered prompt, with as many for each picture as the model reads."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +86,7 @@ def encode_question(tokenizer: Tokenizer, problem: Problem, data: DataSettings, 
 
     Raises:
         ConfigError: the template cannot be used, or the problem has images and the model reads none.
-        DamagedPictureError: an image cannot be decoded.
+        UnusableImageError: an image cannot be decoded, or the model's processor rejects the prompt.
     """
     data = replace(data, system_prompt=problem.system) if problem.system else data
     text = f"{problem.prompt}\n{data.instruction}" if data.instruction else problem.prompt
@@ -109,15 +95,11 @@ def encode_question(tokenizer: Tokenizer, problem: Problem, data: DataSettings, 
     if vision is None:
         raise ConfigError(
             f"problem {problem.id!r} has images, but the model of model.path reads only text; use a vision-language "
-            "model, or set data.fields.images to a column that does not exist"
+            "model (model.path=bundled-vision is a small one)"
         )
-    shown = render_prompt(tokenizer, text, data, earlier=problem.earlier, marker=vision.marker())
+    shown = render_prompt(tokenizer, text, data, earlier=problem.earlier, vision=vision)
     special = data.template == "plain"
-    try:
-        ids = vision.encode(shown, problem.images, special=special)
-    except ValueError as error:  # from the processor, about this prompt
-        reason = " ".join(str(error).split())
-        raise DataError(f"problem {problem.id!r}: the model's processor rejects its prompt ({reason})") from None
+    ids = vision.encode(shown, problem.images, special=special)
     return Prompt(problem, ids, scene=Scene(shown, problem.images, len(ids), special))
 
 
@@ -128,6 +110,7 @@ def encode_problems(
     *,
     vision: Vision | None = None,
     variants: int = 1,
+    transformed: bool = False,
 ) -> Prompts:
     """Encode the prompts of many problems, applying ``data.over_long``, and ``data.bad_rows`` to damaged images.
 
@@ -138,6 +121,7 @@ def encode_problems(
         vision: reads images; None = the model does not.
         variants: how many phrasings of each problem are needed; above 1, the others are encoded too, truncated like
             prompts if over-long, but never skipped. Those of problems with images are only measured.
+        transformed: whether images are shown in other ways, so that a phrasing may be drawn more than once.
 
     Raises:
         DataError: a prompt is over-long and the rule is ``error``, or all are and the rule is ``skip``; a variant is
@@ -149,9 +133,9 @@ def encode_problems(
     for problem in problems:
         try:
             prompt = encode_question(tokenizer, problem, data, vision)
-        except DamagedPictureError as error:
+        except UnusableImageError as error:
             if data.bad_rows == "error":
-                raise DataError(f"problem {problem.id!r}: {error}, or set data.bad_rows=skip") from None
+                raise DataError(f"{error}, or set data.bad_rows=skip") from None
             num_damaged += 1
             continue
         if len(prompt.prompt_ids) > data.max_prompt_tokens:
@@ -161,8 +145,8 @@ def encode_problems(
             num_truncated += 1
             prompt = replace(prompt, prompt_ids=prompt.prompt_ids[-data.max_prompt_tokens :])
         if variants > 1:
-            check_count(problem, variants)
-            prompt = replace(prompt, variant_ids=_variant_ids(tokenizer, prompt, data, vision))
+            check_count(problem, variants, transformed=transformed)
+            prompt = _with_variants(tokenizer, prompt, data)
         kept.append(prompt)
     if over_long and data.over_long == "error":
         raise DataError(_over_long(over_long, data))
@@ -190,18 +174,16 @@ def _over_long(prompts: Sequence[Prompt], data: DataSettings) -> str:
     )
 
 
-def _variant_ids(
-    tokenizer: Tokenizer, prompt: Prompt, data: DataSettings, vision: Vision | None
-) -> tuple[tuple[int, ...], ...]:
-    """Token ids of a problem's other phrasings; none for a problem with images, whose phrasings are only measured.
+def _with_variants(tokenizer: Tokenizer, prompt: Prompt, data: DataSettings) -> Prompt:
+    """A prompt with the token ids of the problem's other phrasings; with images, these are only measured.
 
     Raises:
         DataError: one is over-long and ``data.over_long`` is not ``truncate``.
     """
     problem = prompt.problem
     others = [replace(problem, prompt=text) for text in problem.variants]
-    if prompt.scene and vision:  # an image takes the same tokens in all of them
-        plain = replace(data, max_prompt_tokens=10**9)
+    if prompt.scene:  # an image takes the same tokens in all of them
+        plain = replace(data, max_prompt_tokens=10**9)  # as long as they are
         measured = [encode_question(tokenizer, replace(one, images=()), plain) for one in (problem, *others)]
         images = len(prompt.prompt_ids) - len(measured[0].prompt_ids)
         lengths = [len(one.prompt_ids) + images for one in measured[1:]]
@@ -216,7 +198,8 @@ def _variant_ids(
             f"problem {problem.id!r}: a variant of its prompt has {count} tokens, data.max_prompt_tokens "
             f"is {data.max_prompt_tokens}; raise it" + ("" if prompt.scene else ", or set data.over_long=truncate")
         )
-    return tuple(ids[-data.max_prompt_tokens :] for ids in found)
+    cut = tuple(ids[-data.max_prompt_tokens :] for ids in found)
+    return replace(prompt, variant_ids=cut, longest=max(len(prompt.prompt_ids), longest) if prompt.scene else 0)
 
 
 def encode_follow_up(tokenizer: Tokenizer, text: str, data: DataSettings) -> tuple[int, ...]:
@@ -262,13 +245,13 @@ def phrasings(problem: Problem) -> tuple[str, ...]:
     return (problem.prompt, *problem.variants)
 
 
-def check_count(problem: Problem, count: int) -> None:
-    """Reject a problem with fewer than ``count`` phrasings, unless it has images, which can be shown differently.
+def check_count(problem: Problem, count: int, *, transformed: bool = False) -> None:
+    """Reject a problem with fewer than ``count`` phrasings, unless it has images that are shown in other ways.
 
     Raises:
         DataError: it has fewer.
     """
-    if len(phrasings(problem)) < count and not problem.images:
+    if len(phrasings(problem)) < count and not (transformed and problem.images):
         raise DataError(
             f"problem {problem.id!r}: {len(phrasings(problem))} phrasings of the question, {count} wanted; add some to "
             "its row (data.fields.variants names the column), or lower method.num_variants"
@@ -286,7 +269,7 @@ def draw_variants(problem: Problem, forms: Sequence[T], count: int, rng: random.
     Source:
         Yao et al. 2025, R1-ShareVL, arXiv:2505.16673; as in the release, phrasings are redrawn at every visit.
     """
-    check_count(problem, count)
+    check_count(problem, count, transformed=True)
     if len(forms) >= count:
         return rng.sample(forms, count)
     whole, rest = divmod(count, len(forms))

@@ -1,7 +1,10 @@
 """One data row as a problem."""
 
+import ast
+import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from edge_grpo.base.records import Picture, Problem
@@ -153,10 +156,21 @@ def _answer(value: object, name: str) -> str:
     raise BadRowError(f"field '{name}': {described(value)}, wanted text, a finite number or a list of them")
 
 
+def _listed(text: str) -> object:
+    """A list in JSON or Python's notation; the text itself if it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found: object = parse(text)
+            return found
+    return text
+
+
 def _variants(value: object, name: str, prompt: str) -> tuple[str, ...]:
     """Other phrasings, without duplicates or the original."""
     if value is None:
         return ()
+    if isinstance(value, str) and value.strip().startswith("["):  # a list written as text: JSON's, or Python's
+        value = _listed(value.strip())
     if not isinstance(value, list | tuple):
         raise BadRowError(f"field '{name}': {described(value)}, wanted a list of texts")
     for each in value:

@@ -9,7 +9,7 @@ from edge_grpo.base.settings import settings
 from edge_grpo.base.text import lone_surrogate
 from edge_grpo.data.arithmetic import ArithmeticSettings
 from edge_grpo.data.digits import DigitsSettings
-from edge_grpo.data.pictures import ImageSettings
+from edge_grpo.data.pictures import PLACEHOLDER, ImageSettings
 from edge_grpo.rewards.references import compiled
 
 __all__ = ["AnswerPattern", "DataSettings", "FieldNames", "PairFieldNames", "Paths", "named", "sources"]
@@ -154,6 +154,8 @@ class DataSettings:
         for name, text in (("system_prompt", self.system_prompt), ("instruction", self.instruction)):
             if broken := lone_surrogate(text):
                 raise ValueError(f"{name}: {broken}")
+            if PLACEHOLDER in text:
+                raise ValueError(f"{name}: got {PLACEHOLDER}, which stands for an image of a problem; drop it")
         if self.chat_template_kwargs and self.template != "chat":
             raise ValueError(
                 f"chat_template_kwargs: with template={self.template} there is no chat template to read them; leave "

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.records import Picture
 from edge_grpo.data.pictures import PLACEHOLDER
 from edge_grpo.data.settings import DataSettings
 
-__all__ = ["QWEN_MATH_SYSTEM", "Tokenizer", "render", "render_prompt", "turn"]
+__all__ = ["QWEN_MATH_SYSTEM", "Tokenizer", "Vision", "render", "render_prompt", "turn"]
 
 QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
 """System prompt of Qwen2.5-Math and of the EDGE-GRPO release."""
@@ -36,6 +37,19 @@ class Tokenizer(Protocol):
         """A conversation in the format the model was trained on."""
 
 
+@runtime_checkable
+class Vision(Protocol):
+    """The part of a vision-language model's processor used here (:class:`edge_grpo.models.vision.ModelVision`)."""
+
+    def marker(self) -> str:
+        """What stands for a picture in a rendered prompt."""
+        ...
+
+    def encode(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
+        """Token ids of a rendered prompt, with as many for each picture as the model reads."""
+        ...
+
+
 def turn(role: str, content: str) -> dict[str, str]:
     """A message of a conversation."""
     return {"role": role, "content": content}
@@ -47,7 +61,7 @@ def render(
     data: DataSettings,
     *,
     open_answer: bool = True,
-    marker: str | None = None,
+    vision: Vision | None = None,
 ) -> str:
     """The text of a conversation under ``data.template``.
 
@@ -56,17 +70,16 @@ def render(
         turns: the messages; ``data.system_prompt`` comes before them.
         data: the template, and the arguments passed to a chat template.
         open_answer: whether the model's next answer is opened at the end.
-        marker: what stands for a picture, in place of each placeholder, where the template has no say in it; None =
-            there are no pictures.
+        vision: reads the pictures that the placeholders stand for; None = there are none.
 
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
     """
     if data.template == "chat":
         system = [turn("system", data.system_prompt)] if data.system_prompt else []
-        return _chat(tokenizer, [*system, *turns], data, open_answer=open_answer, pictures=marker is not None)
-    if marker is not None:
-        turns = [turn(one["role"], one["content"].replace(PLACEHOLDER, marker)) for one in turns]
+        return _chat(tokenizer, [*system, *turns], data, open_answer=open_answer, pictures=vision is not None)
+    if vision is not None:
+        turns = [turn(one["role"], one["content"].replace(PLACEHOLDER, vision.marker())) for one in turns]
     if data.template == "plain":
         opening = f"{data.system_prompt}\n" if data.system_prompt else ""
         return opening + "".join(f"{one['content']}\n" for one in turns)
@@ -81,7 +94,10 @@ def _chat(
     """The same under the tokenizer's own template; some templates take a turn only as a list of parts."""
     if not tokenizer.chat_template:
         raise ConfigError("data.template=chat: the tokenizer has no template; set data.template=plain or qwen-math")
-    in_parts = [{"role": one["role"], "content": _parts(one["content"], pictures=pictures)} for one in turns]
+    in_parts = [
+        {"role": one["role"], "content": _parts(one["content"], pictures=pictures and one["role"] != "system")}
+        for one in turns
+    ]
     last = turns[-1]["content"].split(PLACEHOLDER)[-1].strip() if turns else ""
     found: list[str] = []
     failure = ""
@@ -97,7 +113,7 @@ def _chat(
         found.append(str(shown))
         if last in found[-1]:
             return found[-1]
-    if found and not failure:
+    if found:
         return found[0]
     advice = "leave data.system_prompt empty (some templates reject one), or " if data.system_prompt else ""
     advice += "check data.chat_template_kwargs, or " if data.chat_template_kwargs else ""
@@ -116,7 +132,7 @@ def _parts(text: str, *, pictures: bool) -> list[dict[str, str]]:
 
 
 def render_prompt(
-    tokenizer: Tokenizer, prompt: str, data: DataSettings, *, earlier: Sequence[str] = (), marker: str | None = None
+    tokenizer: Tokenizer, prompt: str, data: DataSettings, *, earlier: Sequence[str] = (), vision: Vision | None = None
 ) -> str:
     """The text of a prompt under ``data.template``, up to where the model continues.
 
@@ -125,11 +141,11 @@ def render_prompt(
         prompt: the user's last turn.
         data: the template and the system prompt.
         earlier: the turns before it, alternating between user and assistant.
-        marker: what stands for a picture, in place of each placeholder; None = there are no pictures.
+        vision: reads the pictures; None = there are none.
 
     Raises:
         ConfigError: the template is ``chat`` and the tokenizer has none, or one that fails.
     """
     texts = (*earlier, prompt)
     turns = [turn(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
-    return render(tokenizer, turns, data, marker=marker)
+    return render(tokenizer, turns, data, vision=vision)

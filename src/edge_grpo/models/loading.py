@@ -34,7 +34,7 @@ from edge_grpo.models.replica import Replica
 from edge_grpo.models.saving import round_weights
 from edge_grpo.models.scoring import Scorer, causal
 from edge_grpo.models.sources import Source, declared_dtype, resolve, source_of
-from edge_grpo.models.vision import ModelVision
+from edge_grpo.models.vision import ModelVision, older_template
 
 __all__ = [
     "check_base",
@@ -154,6 +154,8 @@ def _vision(network: PreTrainedModel, model: ModelSettings, tokenizer: PreTraine
     if not reads_images(network.config):
         return None
     place = source_of(model).base.place
+    if not tokenizer.chat_template and (file := older_template(place)):
+        tokenizer.chat_template = file
     return ModelVision(place, tokenizer, network.config, trust_remote_code=model.trust_remote_code)
 
 

@@ -126,7 +126,7 @@ class Scorer(nn.Module):
         """
         rows, columns = mask.nonzero(as_tuple=True)
         hidden = self.before(input_ids, attention, mask, inputs)
-        if pictured and torch.is_grad_enabled() and "pixel_values" not in inputs:
+        if pictured and torch.is_grad_enabled() and not inputs.keys() - {"input_ids"}:
             hidden = hidden + sum(weight.flatten()[0] * 0.0 for weight in self._seeing())
         if temperature is None:
             return hidden

@@ -1,9 +1,11 @@
 """Pictures as a vision-language model reads them: the tokens they become, and the tensors that go with a pass."""
 
+import json
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, cached_property
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,19 +26,16 @@ from transformers.utils import cached_file, is_torchvision_available
 from edge_grpo.base.errors import EngineError
 from edge_grpo.base.quiet import quiet_failures
 from edge_grpo.base.records import Picture, Scene
-from edge_grpo.data.pictures import gradient, open_picture
+from edge_grpo.data.pictures import PLACEHOLDER, UnusableImageError, gradient, open_picture
 
-__all__ = ["Inputs", "ModelVision"]
+__all__ = ["Inputs", "ModelVision", "older_template"]
 
 Inputs = Mapping[str, Tensor]
 """Arguments of a model's ``forward`` besides tokens and attention; empty without pictures."""
 
 _Made = tuple[tuple[int, ...], dict[str, Tensor]]  # the tokens of a prompt, and its tensors
 
-_FILES: Final = (
-    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
-    *("chat_template.json", "chat_template.jinja"),
-)
+_FILES: Final = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _PLACEHOLDERS: Final = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 KEPT_BYTES: Final = 2**29  # of tensors of pictures, so that a step makes them once
 _BY_PLACE: Final = "type_ids"  # how names of tensors end that have a number for each token of the prompt
@@ -71,7 +70,7 @@ class ModelVision:
 
     @cached_property
     def processor(self) -> Any:
-        """The model's processor; loaded when a picture needs it for the first time.
+        """The model's processor, with the model's tokenizer; loaded when a picture needs it for the first time.
 
         Raises:
             EngineError: it cannot be loaded.
@@ -79,37 +78,39 @@ class ModelVision:
         try:
             with quiet_failures():
                 if is_torchvision_available():
-                    return AutoProcessor.from_pretrained(self._place, trust_remote_code=self._trusted)
-                return _without_torchvision(self._place, self._tokenizer)
+                    processor = AutoProcessor.from_pretrained(self._place, trust_remote_code=self._trusted)
+                    processor.tokenizer = self._tokenizer  # an adapter may have brought its own
+                    return processor
+                return _without_torchvision(self._place, self._tokenizer, trusted=self._trusted)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            remedy = "put its preprocessor_config.json and processor_config.json beside the model"
             raise EngineError(
-                f"model.path: cannot load the image processor of '{self._place}' ({reason}); put its "
-                "preprocessor_config.json and processor_config.json beside the model"
+                f"model.path: cannot load the image processor of '{self._place}' ({reason}); "
+                f"{'install that package' if isinstance(error, ImportError) else remedy}"
             ) from error
 
     def save(self, folder: Path) -> None:
         """Copy the processor's files, so that the saved model reads images, too."""
         for name in _FILES:
-            found = cached_file(
-                self._place,
-                name,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
+            found = _file_of(self._place, name)
             if found and not (folder / name).exists():
                 shutil.copyfile(found, folder / name)
 
-    @cache  # noqa: B019 - of a few models
     def marker(self) -> str:
         """What the chat template puts in the place of a picture, or else the processor's own placeholder."""
-        token = str(self.processor.image_token)
+        return self._marker
+
+    @cached_property
+    def _marker(self) -> str:
+        token = str(getattr(self.processor, "image_token", None) or PLACEHOLDER)
         parts = [{"type": "text", "text": _ONE}, {"type": "image"}, {"type": "text", "text": _OTHER}]
         if self._tokenizer.chat_template:
-            shown = str(self._tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False))
-            between = shown.partition(_ONE)[2].partition(_OTHER)[0]
-            if token in between:
-                return between.strip()
+            with suppress(Exception):  # a template may want arguments
+                asked = [{"role": "user", "content": parts}]
+                shown = str(self._tokenizer.apply_chat_template(asked, tokenize=False))
+                between = shown.partition(_ONE)[2].partition(_OTHER)[0]
+                return between.strip() if token in between else token
         return token
 
     def encode(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
@@ -120,15 +121,14 @@ class ModelVision:
             pictures: in order.
             special: whether the tokenizer adds its own first token.
         Raises:
-            DamagedPictureError: one cannot be decoded.
-            ValueError: the processor rejects the prompt.
+            UnusableImageError: one cannot be decoded, or the processor rejects the prompt.
         """
         return self._made(text, tuple(pictures), special)[0]
 
     def inputs(
         self, input_ids: Int[Tensor, "rows tokens"], scenes: Sequence[Scene | None], starts: Sequence[int] = ()
     ) -> dict[str, Tensor]:
-        """What a pass over rows is given besides, and in place of, their tokens; nothing if no row has pictures.
+        """What a pass over rows is given in place of their tokens, and besides if a row has pictures.
 
         A token that stands for an image, but was sampled or injected by the text of an answer, is read as token 0: the
         model would look for an image that is not there.
@@ -158,7 +158,7 @@ class ModelVision:
             >= torch.tensor(ends, device=input_ids.device)[:, None]
         )
         foreign = torch.isin(input_ids, self._placeholders.to(input_ids.device)) & later
-        return input_ids.masked_fill(foreign, 0) if bool(foreign.any()) else input_ids
+        return input_ids.masked_fill(foreign, 0)
 
     def trials(self) -> list[tuple[tuple[int, ...], Scene]]:
         """Two short prompts with small pictures of different shapes, to try a model on."""
@@ -184,10 +184,19 @@ class ModelVision:
         key = (text, pictures, special)
         if key not in self._kept:
             images = [open_picture(picture) for picture in pictures]
-            with torch.inference_mode(False):  # they are used in passes with gradient, too
-                made = dict(
-                    self.processor(text=[text], images=[images], add_special_tokens=special, return_tensors="pt")
-                )
+            processor = self.processor
+            try:
+                with torch.inference_mode(False):  # they are used in passes with gradient, too
+                    made = dict(
+                        processor(text=[text], images=[images], add_special_tokens=special, return_tensors="pt")
+                    )
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - of many kinds, about this prompt
+                reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+                raise UnusableImageError(
+                    f"{pictures[0].name}: the model's processor rejects its prompt ({reason}); change it"
+                ) from None
             ids = tuple(made.pop("input_ids")[0].tolist())
             made.pop("attention_mask", None)
             self._kept[key] = (ids, made)
@@ -198,14 +207,31 @@ class ModelVision:
         return self._kept[key]
 
 
-def _without_torchvision(place: str, tokenizer: PreTrainedTokenizerBase) -> Any:
+def older_template(place: str) -> str:
+    """The chat template that older checkpoints keep with the processor, not the tokenizer; empty if there is none."""
+    file = _file_of(place, "chat_template.json")
+    try:
+        return str(json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"]) if file else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _file_of(place: str, name: str) -> str | None:
+    """A file of a model in a folder or on the hub; None if it has no such file."""
+    found: str | None = cached_file(
+        place, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return found
+
+
+def _without_torchvision(place: str, tokenizer: PreTrainedTokenizerBase, *, trusted: bool) -> Any:
     """A processor whose images are handled by Pillow, and which takes no videos: those need torchvision."""
-    family = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(place))]
+    family = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(place, trust_remote_code=trusted))]
     # its own check of the parts looks for torchvision's base class of what handles videos
     kind: Any = type(family.__name__, (family,), {"check_argument_for_proper_class": lambda *_: None})
     parts: dict[str, Callable[[], Any]] = {
         "tokenizer": lambda: tokenizer,
-        "image_processor": lambda: AutoImageProcessor.from_pretrained(place, backend="pil"),
+        "image_processor": lambda: AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=trusted),
         "video_processor": _NoVideos,
     }
     settings, _ = kind.get_processor_dict(place)

@@ -16,7 +16,7 @@ from edge_grpo.models.scoring import causal, decoder
 from edge_grpo.rollout.engine import Start
 from edge_grpo.rollout.slots import Slots
 
-__all__ = ["CACHED", "Cached", "Context", "Decoding", "Recomputed", "pick"]
+__all__ = ["CACHED", "Cached", "Context", "Decoding", "Recomputed", "check_batched", "pick"]
 
 
 @runtime_checkable
@@ -197,6 +197,23 @@ def pick(policy: Policy, pad_id: int, starts: Sequence[Start] = _TEXT) -> Decodi
         if _is_right(way, policy, pad_id, starts, relative=1e-3 if exact else 5e-2):
             return way
     return _OTHERS[-1]
+
+
+@torch.inference_mode()
+def check_batched(policy: Policy, starts: Sequence[Start], pad_id: int) -> None:
+    """Make sure that rows with pictures are scored alike alone and beside others.
+
+    Raises:
+        EngineError: they are not.
+    """
+    exact = not policy.autocast and policy.model.dtype in (torch.float32, torch.float64)
+    together = Recomputed(policy, starts, pad_id).logits.float()
+    alone = torch.cat([Recomputed(policy, [start], pad_id).logits for start in starts]).float()
+    if not float((together - alone).abs().max()) <= (1e-3 if exact else 5e-2) * float(alone.abs().max()):
+        raise EngineError(
+            f"model.path: {type(causal(policy.model)).__name__} scores a row with pictures differently beside others; "
+            "use another vision-language model"
+        )
 
 
 def _is_right(way: Decoding, policy: Policy, pad_id: int, starts: Sequence[Start], *, relative: float) -> bool:

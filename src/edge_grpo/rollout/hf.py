@@ -1,7 +1,7 @@
 """The in-process engine: a decode loop over any Hugging Face causal language model."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -15,7 +15,7 @@ from edge_grpo.base.errors import EngineError, TrainingError
 from edge_grpo.base.records import Rollout, Segment, Span
 from edge_grpo.base.rng import uniforms
 from edge_grpo.models.policy import Policy
-from edge_grpo.rollout.cache import Context, Decoding, pick
+from edge_grpo.rollout.cache import Context, Decoding, check_batched, pick
 from edge_grpo.rollout.draw import draw
 from edge_grpo.rollout.engine import Continuation, Request, Sampling, Start, start_of
 from edge_grpo.rollout.slots import Slots
@@ -130,6 +130,7 @@ class DecodeEngine:
         stop_texts: strings that end a completion once its decoded text contains one.
         pad_id: any valid token id, for the masked left padding of prompts.
         max_rows: how many rows are decoded at once.
+        say: shows a line about how prompts with images are decoded.
     Raises:
         EngineError: no stop token.
     """
@@ -142,8 +143,9 @@ class DecodeEngine:
         stop_texts: Sequence[str] = (),
         pad_id: int,
         max_rows: int = 256,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.policy = policy
+        self.policy, self._say = policy, say
         self.stop_ids = tuple(sorted(set(stop_ids)))
         self.stop_strings = StopStrings(policy.tokenizer, stop_texts)
         self.pad_id = pad_id
@@ -185,9 +187,7 @@ class DecodeEngine:
         results = []
         for request in requests:
             group = [next(done)[0] for _ in request.seeds]
-            results.append(
-                tuple(Rollout(request.prompt_ids, (span,), *ending, scene=request.scene) for span, *ending in group)
-            )
+            results.append(tuple(Rollout(request.prompt_ids, (span,), *ending) for span, *ending in group))
         return results
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
@@ -204,7 +204,7 @@ class DecodeEngine:
         starts = [Start(start.prompt_ids + start.completion_ids, start.scene) for start, _ in started]
         spans = self._decode(starts, rows, sampling, Segment.CONTINUED)
         return [
-            Rollout(start.prompt_ids, (*start.spans, span), *ending, scene=start.scene)
+            Rollout(start.prompt_ids, (*start.spans, span), *ending)
             for (start, _), (span, *ending) in zip(started, spans, strict=True)
         ]
 
@@ -228,7 +228,12 @@ class DecodeEngine:
     def _with_pictures(self) -> Decoding:
         """How prompts with pictures are decoded."""
         assert self.policy.vision is not None, "it encoded them"
-        return pick(self.policy, self.pad_id, [Start(ids, scene) for ids, scene in self.policy.vision.trials()])
+        trials = [Start(ids, scene) for ids, scene in self.policy.vision.trials()]
+        check_batched(self.policy, trials, self.pad_id)
+        way = pick(self.policy, self.pad_id, trials)
+        if way.note:
+            self._say(f"images: {way.note}")
+        return way
 
     def _batches(self, way: Decoding, order: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
         """Rows that share a batch: all, where places are taken over; of one length where padding would be seen."""

@@ -47,7 +47,9 @@ def open_engine(
     """
     rollout, ids = config.rollout, stops.token_ids
     if isinstance(rollout.engine, HfEngineSettings):
-        own = DecodeEngine(policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows)
+        own = DecodeEngine(
+            policy, stop_ids=ids, stop_texts=stops.texts, pad_id=ids[0], max_rows=rollout.max_rows, say=say
+        )
         return EachRank(own, world, policy.whole) if world.group else own
     from edge_grpo.rollout.vllm.engine import VllmEngine  # noqa: PLC0415 - in-process runs need no HTTP
     from edge_grpo.rollout.vllm.server import API_KEY  # noqa: PLC0415

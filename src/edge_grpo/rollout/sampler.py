@@ -1,18 +1,19 @@
 """Prompts in, graded completions out: one place that encodes, samples and grades, for training and evaluation alike."""
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from torch.profiler import record_function
 
 from edge_grpo.base.errors import ConfigError, EngineError
-from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row
+from edge_grpo.base.records import Grade, Problem, Prompt, Rollout, Row, Scene
 from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.base.world import World
-from edge_grpo.data.prompts import Prompts, Vision, encode_follow_up, encode_problems, encode_question, encode_text
+from edge_grpo.data.prompts import Prompts, encode_follow_up, encode_problems, encode_question, encode_text
 from edge_grpo.data.settings import DataSettings
-from edge_grpo.data.templates import Tokenizer
+from edge_grpo.data.templates import Tokenizer, Vision
 from edge_grpo.data.turns import Turns, turns_of
 from edge_grpo.models.policy import Policy
 from edge_grpo.rollout.engine import Continuation, Engine, Request, Sampling
@@ -118,6 +119,7 @@ class Sampler:
         *,
         max_new_tokens: int,
         variants: int = 1,
+        transformed: bool = False,
         setting: str = "rollout.max_new_tokens",
     ) -> Prompts:
         """Encode problems as prompts.
@@ -126,15 +128,19 @@ class Sampler:
             problems: what to encode.
             max_new_tokens: how many tokens must fit after each prompt.
             variants: how many phrasings of each problem are needed; above 1, all of them are encoded.
+            transformed: whether images are shown in other ways, so that fewer phrasings will do.
             setting: what the user set ``max_new_tokens`` with, for messages.
         Raises:
             DataError: a prompt is over-long and may be neither skipped nor cut, or a problem has too few phrasings.
             ConfigError: a prompt and its completion exceed the model's context, or a token is not in its vocabulary.
         """
-        encoded = encode_problems(self.tokenizer, problems, self.data, vision=self.vision, variants=variants)
+        encoded = encode_problems(
+            self.tokenizer, problems, self.data, vision=self.vision, variants=variants, transformed=transformed
+        )
         self.check_fit(
             [ids for each in encoded.prompts for ids in (each.prompt_ids, *each.variant_ids)],
             max_new_tokens,
+            longest=max((each.longest for each in encoded.prompts), default=0),
             setting=setting,
         )
         return encoded
@@ -143,14 +149,21 @@ class Sampler:
         """Encode a problem as it is, however long its prompt is.
 
         Raises:
-            DataError: an image cannot be decoded.
+            UnusableImageError: an image cannot be decoded, or the model's processor rejects the prompt.
         """
         return encode_question(self.tokenizer, problem, self.data, self.vision)
 
     def check_fit(
-        self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, *, setting: str = "rollout.max_new_tokens"
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        max_new_tokens: int,
+        *,
+        longest: int = 0,
+        setting: str = "rollout.max_new_tokens",
     ) -> None:
         """Reject prompts that do not fit the model and would later produce nonsense or an index error.
+
+        ``longest`` counts the tokens of a prompt that is only measured so far.
 
         Raises:
             ConfigError: a token is not in the model's vocabulary, or a prompt and its completion exceed the context.
@@ -161,7 +174,7 @@ class Sampler:
                 f"model.path: the tokenizer yields token {largest}, but the model has {self.vocabulary}; use the "
                 "tokenizer that belongs to the model"
             )
-        longest = max((len(ids) for ids in prompts), default=0)
+        longest = max(longest, *(len(ids) for ids in prompts), 0)
         if self.context is not None and longest + max_new_tokens > self.context:
             raise ConfigError(
                 f"{setting}: a prompt of {longest} tokens and {max_new_tokens} new ones exceed the "
@@ -223,9 +236,13 @@ class Sampler:
                 f"{type(self.engine).__name__}.sample returned {[len(own) for own in sampled]} rollouts, wanted "
                 f"{[len(request.seeds) for request in requests]}: one tuple per request, one rollout per seed"
             )
-        problems = [prompt.problem for prompt, rollouts in zip(prompts, sampled, strict=True) for _ in rollouts]
-        grades = iter(self.grade(problems, [rollout for rollouts in sampled for rollout in rollouts]))
-        return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in sampled]
+        shown = [
+            tuple(_shown(rollout, prompt.scene) for rollout in rollouts)
+            for prompt, rollouts in zip(prompts, sampled, strict=True)
+        ]
+        problems = [prompt.problem for prompt, rollouts in zip(prompts, shown, strict=True) for _ in rollouts]
+        grades = iter(self.grade(problems, [rollout for rollouts in shown for rollout in rollouts]))
+        return [tuple(Row(rollout, next(grades)) for rollout in rollouts) for rollouts in shown]
 
     def resume(self, continuations: Sequence[Continuation], sampling: Sampling) -> list[Rollout]:
         """Append injected tokens to rollouts and continue sampling; not graded."""
@@ -235,7 +252,8 @@ class Sampler:
             raise EngineError(
                 f"{type(self.engine).__name__}.resume returned {len(continued)} rollouts, wanted {len(continuations)}"
             )
-        return continued
+        pairs = zip(continuations, continued, strict=True)
+        return [_shown(rollout, asked.rollout.scene) for asked, rollout in pairs]
 
     def grade(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
         """One grade per rollout."""
@@ -257,3 +275,8 @@ class Sampler:
             version: number of training steps that produced them.
         """
         self.engine.sync(policy, version)
+
+
+def _shown(rollout: Rollout, scene: Scene | None) -> Rollout:
+    """A rollout with the scene of its prompt, which engines do not hand back."""
+    return rollout if scene is None else replace(rollout, scene=scene)

@@ -110,7 +110,8 @@ class Collector:
                 break
             missing = num_groups - useful
             more, more_counts = self._round(take(problems, missing), step, number, asked)
-            families, counts, asked = families + more, counts + more_counts, asked + missing
+            families, asked = families + more, asked + missing
+            counts.update(more_counts)
         sampled = [group for family in families for group in family]
         metrics: Metrics = {name: (counts[name], 1.0) for name in sorted({"correction/skipped", *counts})}
         if top_up.max_rounds == 0:
@@ -142,6 +143,8 @@ class Collector:
         Families are numbered from ``asked``, the number of questions already asked in this step.
         """
         counts: Counter[str] = Counter()
+        if self.method.needs.transform_share and any(item.problem.images for item in prompted):
+            counts.update(dict.fromkeys(("variants/transformed", "variants/too_long"), 0))
         drawn = [
             (family, *each)
             for family, item in enumerate(prompted, asked)

@@ -12,7 +12,7 @@ from edge_grpo.config.tree import Config
 from edge_grpo.data.pairs import EncodedPair, encode_pairs, load_pairs, pair_group
 from edge_grpo.data.problems import load_train_eval, told
 from edge_grpo.data.turns import idle_arguments
-from edge_grpo.methods.base import Method
+from edge_grpo.methods.base import Method, Needs
 from edge_grpo.rewards.builtin import Rewards
 from edge_grpo.rewards.preflight import check_references
 from edge_grpo.rollout.engine import Sampling
@@ -126,7 +126,7 @@ def open_source(config: Config, method: Method, sampler: Sampler, say: Say) -> t
 
 
 def _open_problems(config: Config, method: Method, sampler: Sampler, say: Say) -> tuple[Source, tuple[Prompt, ...]]:
-    prompts, held_out = _load_problems(config, sampler, say, variants=method.needs.variants)
+    prompts, held_out = _load_problems(config, sampler, say, method.needs)
     if not prompts:
         raise DataError("no training problems are left; check data.max_prompt_tokens and data.bad_rows")
     _report_uncorrected(say, prompts, method.needs.max_corrected_prompt)
@@ -163,7 +163,10 @@ def _open_pairs(config: Config, method: Method, sampler: Sampler, say: Say) -> t
 
 
 def _load_problems(
-    config: Config, sampler: Sampler, say: Say, *, variants: int = 1
+    config: Config,
+    sampler: Sampler,
+    say: Say,
+    needs: Needs = Needs(),  # noqa: B008 - frozen
 ) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     """Problems to train on and held-out ones; only the former need variants."""
     held_out = config.eval
@@ -173,7 +176,12 @@ def _load_problems(
     ):
         say(line)
     own = "eval.max_new_tokens" if held_out.max_new_tokens else "rollout.max_new_tokens"
-    train = sampler.encode(loaded[0].problems, max_new_tokens=config.rollout.max_new_tokens, variants=variants)
+    train = sampler.encode(
+        loaded[0].problems,
+        max_new_tokens=config.rollout.max_new_tokens,
+        variants=needs.variants,
+        transformed=needs.transform_share > 0,
+    )
     evaluated = sampler.encode(
         loaded[1].problems, max_new_tokens=held_out.max_new_tokens or config.rollout.max_new_tokens, setting=own
     )

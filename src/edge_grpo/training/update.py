@@ -341,7 +341,7 @@ class Updater:
         if whole_groups:
             split = group_micro_batches(rows, lengths, batch.group, size=size)
         else:
-            prompt = batch.group if self.policy.scorer.is_packed else None
+            prompt = batch.group if self.policy.scorer.is_packed or batch.scenes else None
             split = micro_batches(rows, lengths, size=size, prompt=prompt)
         for chosen in split:
             yield _Piece(chosen, int(lengths[chosen].max()))

@@ -56,7 +56,8 @@ def identity_of(space: Space, base: Config, benchmarks: Sequence[Benchmark], *, 
 def _asked(problem: Problem) -> tuple[Any, ...]:
     """What the model is asked, and the answers; the rest of a conversation only if there is one."""
     context = (problem.earlier, problem.system) if problem.earlier or problem.system else ()
-    return (problem.id, problem.prompt, problem.answers, *context)
+    images = (problem.question[1],) if problem.images else ()
+    return (problem.id, problem.prompt, problem.answers, *context, *images)
 
 
 def _variations(space: Space) -> Iterator[Config]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from edge_grpo.base.records import Rollout, Segment
+from edge_grpo.base.records import Picture, Rollout, Segment
 from edge_grpo.config.sections import VllmEngineSettings
 from edge_grpo.data.pictures import data_url
 from edge_grpo.models.export import exported
@@ -25,6 +25,7 @@ from edge_grpo.rollout.vllm.weights import BASE, Handover
 
 __all__ = ["VllmEngine"]
 
+_NO_PICTURES: Final[Mapping[Picture, str]] = {}
 _SYNCED: Final = "its log has a reason, or another run uses the server: give each run servers of its own"
 
 
@@ -161,10 +162,7 @@ class VllmEngine:
         ]
         spans = iter(self._sampled(rows, sampling, Segment.SAMPLED))
         return [
-            tuple(
-                Rollout(own.prompt_ids, (span,), *ending, scene=own.scene)
-                for span, *ending in islice(spans, len(own.seeds))
-            )
+            tuple(Rollout(own.prompt_ids, (span,), *ending) for span, *ending in islice(spans, len(own.seeds)))
             for own in requests
         ]
 
@@ -182,7 +180,7 @@ class VllmEngine:
         ]
         spans = self._sampled(rows, sampling, Segment.CONTINUED)
         return [
-            Rollout(start.prompt_ids, (*start.spans, span), *ending, scene=start.scene)
+            Rollout(start.prompt_ids, (*start.spans, span), *ending)
             for (start, _), (span, *ending) in zip(started, spans, strict=True)
         ]
 
@@ -237,12 +235,16 @@ class VllmEngine:
     def _answers(self, rows: Sequence[Row], wishes: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """One answer per row, each sampled with the policy's weights alone."""
         answers: dict[int, Answer] = {}
+        pictures = dict.fromkeys(picture for row in rows if row.scene for picture in row.scene.pictures)
+        urls = {picture: data_url(picture) for picture in pictures}
         for _ in range(self.settings.retries + 1):
             missing = [number for number in range(len(rows)) if number not in answers]
             if not missing:
                 break
             self._background.run(self._bring_up())
-            asked = [self._ask(self._servers[rows[i].prompt % len(self._servers)], rows[i], wishes[i]) for i in missing]
+            asked = [
+                self._ask(self._servers[rows[i].prompt % len(self._servers)], rows[i], wishes[i], urls) for i in missing
+            ]
             for number, answer in zip(missing, self._background.run(together(asked)), strict=True):
                 if answer is not None:
                     answers[number] = answer
@@ -259,19 +261,22 @@ class VllmEngine:
             )
         return [answers[number] for number in range(len(rows))]
 
-    def _shown(self, row: Row) -> Shown | None:
+    def _shown(self, row: Row, urls: Mapping[Picture, str]) -> Shown | None:
         """The pictures of a row, as the model is shown them, and its tokens before they were filled in."""
         if row.scene is None:
             return None
         text = self.policy.tokenizer.encode(row.scene.text, add_special_tokens=row.scene.special)
-        return Shown((*text, *row.token_ids[row.scene.num_tokens :]), tuple(map(data_url, row.scene.pictures)))
+        short = (*text, *row.token_ids[row.scene.num_tokens :])
+        return Shown(short, tuple(urls[picture] for picture in row.scene.pictures))
 
-    async def _ask(self, server: _Server, row: Row, wish: Mapping[str, Any]) -> Answer | None:
+    async def _ask(
+        self, server: _Server, row: Row, wish: Mapping[str, Any], urls: Mapping[Picture, str] = _NO_PICTURES
+    ) -> Answer | None:
         """A server's answer; None, and its weights unknown, if it was sampled with others than the policy's."""
         async with server.free:
             model = self._label if self.as_adapter else server.facts.name
             try:
-                answer = await server.client.generate(model, row.token_ids, wish, self._shown(row))
+                answer = await server.client.generate(model, row.token_ids, wish, self._shown(row, urls))
             except RefusedError as error:
                 if not (self.as_adapter and error.status == 404):
                     raise
