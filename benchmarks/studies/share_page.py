@@ -42,8 +42,8 @@ def _head(comparison: Comparison, overrides: Sequence[str]) -> str:
 
 Written by `benchmarks/compare_share.py{words}` (`make compare-share`), including every number below. Setup: the
 embedded task `digits` and the bundled vision-language model (configuration {config_hash(to_tree(comparison.config))}
-but for the arms), {rollout.prompts_per_step} questions per step with 12 sampled answers each, the same questions in the
-same order for every arm, {train.steps} steps, {comparison.num_seeds} seeds, one CPU thread per run
+without the arms' own settings), {rollout.prompts_per_step} questions per step with 12 sampled answers each, the same
+questions in the same order for every arm, {train.steps} steps, {comparison.num_seeds} seeds, one CPU thread per run
 ({platform.machine()}, Python {platform.python_version()}). Each arm uses the best of the same three learning rates
 on {len(base.figures["validation"])} validation problems (seed 0). Accuracy is greedy, on {len(base.flags)} other
 pictures, and on the same pictures turned or with noise, with the sentence that says so. Intervals are 95 %.
@@ -105,7 +105,7 @@ def _against(comparison: Comparison) -> str:
         clean, other = (paired_difference(turn(share), turn(comparison.runs[name])) for turn in (list, _transformed))
         found = (f"{_points(own)} | {_verdict(own[0])}" for own in (clean, other))
         lines.append(f"| {titles[name]} | {' | '.join(found)} |")
-    lines += ["", "A difference is confirmed if its interval over seeds does not hold 0."]
+    lines += ["", "A difference is confirmed if its interval over seeds excludes 0."]
     return "\n".join([*lines, ""])
 
 

@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support import Command
 
+from edge_grpo.base.records import Problem
+from edge_grpo.cli.evaluate import _overlapping
+from edge_grpo.data.pictures import gradient
 from edge_grpo.evaluation.store import read_answers
 
 SMALL = ["reward.workers=1", "rollout.max_new_tokens=6"]
@@ -90,6 +94,17 @@ def test_overlaps_with_training_data_are_listed_and_excluded(command: Command, m
     code, out, _ = command(*words, "--decontaminate", "other.jsonl")
     assert "0 problems share" in out
     assert results("e")["decontaminated"]["benchmarks"]["Long"]["problems"] == 1
+
+
+def test_problems_overlap_only_if_their_images_are_the_same() -> None:
+    def problem(name: str, text: str, side: int) -> Problem:
+        return Problem(name, f"<image>{text}", ("1",), images=(gradient(side, side),))
+
+    asked = [problem("t:1", "how many dots are there", 20), problem("t:2", "how many dots are there", 30)]
+    benchmark = SimpleNamespace(name="T", problems=[SimpleNamespace(problem=each) for each in asked])
+    train = [problem("a", "how many dots are there", 40), problem("b", "how many dots are there", 30)]
+    (row,) = _overlapping([benchmark], {each.id: each for each in train})
+    assert (row["problem"], row["index"], row["train"], row["train_index"]) == ("t:2", 1, "b", 1)
 
 
 def test_two_models_are_compared_problem_by_problem(command: Command, model: str, suite: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Picture
 from edge_grpo.data.bad_rows import BadRowError
+from edge_grpo.data.pairs import load_pairs
 from edge_grpo.data.pictures import ImageSettings, UnusableImageError, gradient, open_picture, read_pictures
 from edge_grpo.data.problems import load_problems, split
 from edge_grpo.data.settings import FieldNames
@@ -57,14 +58,14 @@ def test_an_image_is_a_path_bytes_an_address_with_data_or_an_object(tmp_path: Pa
     [
         ("none.png", r"field 'images': .*none\.png: no such file"),
         (["a.png", "none.png"], r"field 'images', image 2: .*none\.png: no such file"),
-        ("https://x.org/a.png", r"'https://x.org/a.png' is an address; images are not downloaded: save it"),
+        ("https://x.org/a.png", r"'https://x.org/a.png' is a URL; images are not downloaded: save it"),
         ("text.png", r"text\.png is not an image \(or not one of PNG, JPEG"),
         ("figure.eps", r"figure\.eps is not an image"),
         (b"GIF89a", "it is not an image"),
         (7, "a value of type int, wanted an image: a path, its bytes"),
         ({"name": "a.png"}, "a value of type dict, wanted an image"),
         ([""], "an empty text, wanted an image"),
-        ("data:image/png,abc", "a 'data:' address without valid base64"),
+        ("data:image/png,abc", "a 'data:' URL without valid base64"),
         (".", "no such file"),
     ],
 )
@@ -207,11 +208,22 @@ def test_hub_datasets_with_image_features_are_not_decoded(folder: Path) -> None:
     [
         (
             {"problem": "<image> What?", "images": []},
-            r"the prompt has 1 placeholders <image>, and field 'images' 0 images. data\.fields\.images names their",
+            r"<image> stands in the text once, and field 'images' has 0 images. data\.fields\.images names their",
         ),
-        ({"problem": "What?", "images": ["a.png"]}, r"has 0 placeholders <image>, and field 'images' 1 images\."),
+        (
+            {"problem": "What?", "images": ["a.png"]},
+            "text nowhere, and field 'images' has 1 image. Write <image> where",
+        ),
         ({"problem": "<image> What?", "picture": "a.png"}, r"0 images\. Set data\.fields\.images=picture"),
-        ({"problem": "<image> What?", "images": ["a.png"], "variants": ["What?"]}, "has 0 placeholders"),
+        (
+            {"problem": "What?", "image": "a.png"},
+            "'image' has images, which would be left out. Set data.fields.images=",
+        ),
+        ({"problem": "What?", "IMG": [{"bytes": None, "path": "a.jpg"}]}, r"Set data\.fields\.images=IMG and write"),
+        (
+            {"problem": "<image> What?", "images": ["a.png"], "variants": ["<image>?", "What?"]},
+            "'variants', text 2: <image> .*nowhere",
+        ),
         (
             {"problem": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}], "images": "a.png"},
             "the messages in 'problem' have images of their own; drop one",
@@ -279,3 +291,15 @@ def test_text_that_only_looks_like_a_list_is_rejected_and_never_run(folder: Path
     (folder / "rows.jsonl").write_text(json.dumps(row))
     with pytest.raises(DataError, match="field 'variants': text, wanted a list of texts"):
         load_problems(str(folder / "rows.jsonl"))
+
+
+def test_a_list_of_images_written_as_text_is_read(folder: Path) -> None:
+    (folder / "rows.csv").write_text('problem,answer,images\n<image><image> Same?,no,"[""a.png"", ""b.png""]"\n')
+    (found,) = load_problems(str(folder / "rows.csv")).problems
+    assert [Path(picture.path).name for picture in found.images] == ["a.png", "b.png"]
+
+
+def test_stored_pairs_have_no_images(folder: Path) -> None:
+    (folder / "pairs.jsonl").write_text(json.dumps({"prompt": "<image> What?", "chosen": "a", "rejected": "b"}))
+    with pytest.raises(DataError, match="field 'prompt': has an image; stored pairs are text only"):
+        load_pairs(str(folder / "pairs.jsonl"))

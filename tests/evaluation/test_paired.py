@@ -63,6 +63,13 @@ def test_problems_of_one_name_but_other_words_are_no_pair() -> None:
     assert compare(a, [b[0], replace(b[1], prompt="another?")]).num_problems == 1
 
 
+def test_problems_of_one_name_but_other_images_are_no_pair() -> None:
+    a = [replace(each, images=("0a",)) for each in greedy([1, 0])]
+    b = [a[0], replace(a[1], images=("0b",))]
+    paired = compare(a, b)
+    assert (paired.num_problems, paired.num_unpaired) == (1, 1)
+
+
 def test_evaluations_made_in_different_ways_are_not_compared() -> None:
     one = {"weights": "a", "problems": {"b": "1"}, "eval": {"samples": 8, "temperature": 1.0}, "data": {}, "reward": {}}
     check_alike(one, {**one, "weights": "b", "problems": {"c": "2"}})

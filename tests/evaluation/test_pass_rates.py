@@ -5,10 +5,13 @@ import math
 import random
 from pathlib import Path
 
+import datasets
 import pytest
 from evaluation.test_scores import sampled
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.data.pictures import gradient
+from edge_grpo.data.problems import load_problems
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.evaluation.pass_rates import Rate, expected_collapse, in_band, load_rows, parse_band, rates, write_rows
 
@@ -83,6 +86,20 @@ def test_kept_rows_are_as_they_were(tmp_path: Path) -> None:
     assert math.isclose(written[0]["correctness_rate"], 1 / 8)
     with pytest.raises(ConfigError, match="cannot be written"):
         write_rows(tmp_path / "gone/out.jsonl", [], rows)
+
+
+def test_kept_rows_with_images_can_be_read_from_another_folder(tmp_path: Path) -> None:
+    picture = gradient(20, 30)
+    (tmp_path / "a.png").write_bytes(picture.content)
+    data = tmp_path / "d.parquet"
+    images = [{"path": "a.png"}], [{"bytes": picture.content}]
+    given = [{"problem": "<image>?", "answer": "1", "images": each} for each in images]
+    datasets.Dataset.from_list(given).to_parquet(data)
+    _, rows = load_rows(str(data), DataSettings())
+    (tmp_path / "other").mkdir()
+    write_rows(tmp_path / "other/out.jsonl", [rate("d:1", 1, 8), rate("d:2", 1, 8)], rows)
+    found = load_problems(str(tmp_path / "other/out.jsonl")).problems
+    assert [problem.images[0].digest for problem in found] == [picture.digest] * 2
 
 
 def test_of_two_rows_with_one_id_the_measured_one_is_written(tmp_path: Path) -> None:

@@ -121,6 +121,29 @@ def test_only_the_final_channel_holds_an_answer(form: Literal["box", "think"]) -
     assert [grade.parts["format"] for grade in grades] == [0, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("text", "correct", "formatted"),
+    [
+        ("<think>1+1</think><answer>2</answer>", True, True),
+        ("< think >1+1</ think >\n<answer> 2 </answer>\n", True, True),
+        (r"<think>1+1</think><answer>It is \boxed{2}</answer>", True, True),
+        ("<answer>2</answer>", True, False),
+        ("<think>1+1</think>So: <answer>2</answer>", True, False),
+        ("<think>1+1</think><answer>3</answer>", False, True),
+        ("<think><answer>2</answer></think><answer>3</answer>", False, True),
+        ("<think><answer>2</answer>", False, False),
+        ("<think>1+1</think><answer></answer>", False, False),
+        (r"<think>1+1</think>\boxed{2}", False, False),
+    ],
+)
+def test_an_answer_between_tags(text: str, correct: bool, formatted: bool) -> None:
+    settings = RewardSettings(format="answer", format_weight=0.5, accuracy_weight=0.5, workers=1)
+    with Rewards(settings) as rewards:
+        (one,) = rewards.grade([Problem("p", "?", ("2",))], [text], [True])
+    assert (one.correct, one.parts["format"], one.reward) == (correct, formatted, 0.5 * correct + 0.5 * formatted)
+    assert (one.verdict is Verdict.UNPARSED) == ("<answer></answer>" in one.note)
+
+
 def test_without_the_think_format_a_box_in_thoughts_still_counts() -> None:
     with Rewards(RewardSettings(workers=1)) as rewards:
         assert rewards.answer(r"<think>It is \boxed{2}.</think> It is 2.") == "2"

@@ -1,6 +1,10 @@
-"""Checks any text must pass before it reaches a tokenizer or a file, and counts with their nouns."""
+"""Checks any text must pass before it reaches a tokenizer or a file, lists written as text, counts with their nouns."""
 
-__all__ = ["counted", "lone_surrogate"]
+import ast
+import json
+from contextlib import suppress
+
+__all__ = ["counted", "listed_in_text", "lone_surrogate"]
 
 
 def counted(count: int, noun: str) -> str:
@@ -12,6 +16,15 @@ def counted(count: int, noun: str) -> str:
     """
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
+
+
+def listed_in_text(text: str) -> object:
+    """A list written as JSON or in Python's notation, as CSV files have it; the text itself if it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found: object = parse(text.strip())
+            return found
+    return text
 
 
 def lone_surrogate(text: str) -> str:

@@ -8,7 +8,7 @@ reinforcement learning something to select.
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def supervised_loss(
     input_ids: Int[Tensor, "rows tokens"],
     attention_mask: Int[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
-    **inputs: Tensor,
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Mean negative log-likelihood of the tokens under ``mask``.
 
@@ -119,12 +119,12 @@ def supervised_loss(
         input_ids: context and targets, padded.
         attention_mask: 1 where there is a token.
         mask: the tokens to train on; column 0 is never trained.
-        inputs: what else the model is given, such as pictures.
+        inputs: what else the model is given, such as pictures; ids in it replace those of the context.
 
     Returns:
         nats per token; 0 where the mask is empty.
     """
-    given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+    given = {"input_ids": input_ids, "attention_mask": attention_mask, **(inputs or {})}
     logits = model(**given, use_cache=False).logits
     wanted = mask[:, 1:]
     losses = torch.nn.functional.cross_entropy(
@@ -182,8 +182,8 @@ def train_supervised(
         for group, peak in peaks:
             group["lr"] = peak * warm_up(step, warmup_steps) * falling
         input_ids, attention, mask = (tensor.to(device) for tensor in collate_examples(examples, pad_id))
-        inputs = vision.inputs(input_ids, [each.scene for each in examples]) if vision else {}
-        loss = supervised_loss(model, input_ids, attention, mask, **inputs)
+        inputs = vision.inputs(input_ids, [each.scene for each in examples]) if vision else None
+        loss = supervised_loss(model, input_ids, attention, mask, inputs)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -122,29 +122,29 @@ def _training_problems(config: "Config", path: str) -> Mapping[str, Problem]:
 def _overlapping(asked: Sequence[Any], train: Mapping[str, Problem]) -> list[dict[str, Any]]:
     """Problems that share text with the training data, as rows for JSON; indices count from 0.
 
-    Problems with images overlap if their images do, too.
+    Problems are compared with those that have the same images, or none.
     """
     from edge_grpo.data.decontaminate import overlaps  # noqa: PLC0415
 
-    trained, found = list(train.values()), []
+    trained, found = _by_images(list(train.values())), []
     for each in asked:
-        problems = [item.problem for item in each.problems]
-        for one in overlaps([problem.text for problem in problems], [problem.text for problem in trained]):
-            test, other = problems[one.test], trained[one.train]
-            if test.question[1] != other.question[1]:
-                continue
-            found.append(
-                {
-                    "benchmark": each.name,
-                    "problem": test.id,
-                    "index": one.test,
-                    "answers": test.answers,
-                    "share": one.share,
-                    "train": other.id,
-                    "train_index": one.train,
-                    "train_answers": other.answers,
-                }
-            )
+        rows = []
+        for images, tests in _by_images([item.problem for item in each.problems]).items():
+            others = trained.get(images, [])
+            for one in overlaps([test.text for _, test in tests], [other.text for _, other in others]):
+                (index, test), (train_index, other) = tests[one.test], others[one.train]
+                row = {"benchmark": each.name, "problem": test.id, "index": index, "answers": test.answers}
+                row |= {"share": one.share, "train": other.id, "train_index": train_index}
+                rows.append(row | {"train_answers": other.answers})
+        found += sorted(rows, key=lambda row: row["index"])
+    return found
+
+
+def _by_images(problems: Sequence[Problem]) -> dict[object, list[tuple[int, Problem]]]:
+    """Problems with the same images together, each with its number among all."""
+    found: dict[object, list[tuple[int, Problem]]] = {}
+    for number, problem in enumerate(problems):
+        found.setdefault(problem.question[1], []).append((number, problem))
     return found
 
 

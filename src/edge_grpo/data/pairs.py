@@ -7,6 +7,7 @@ from typing import Literal
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Grade, Group, Pair, Problem, Rollout, Row, Segment, Span, Verdict
 from edge_grpo.data.messages import Turns, conversation, listed, non_empty, read_messages, read_prompt
+from edge_grpo.data.pictures import PLACEHOLDER
 from edge_grpo.data.prompts import encode_follow_up, encode_prompt, encode_text
 from edge_grpo.data.readers import BadRowError, check_subset, joined, load_records, required, row_id
 from edge_grpo.data.settings import DataSettings, PairFieldNames, Paths, sources
@@ -100,8 +101,8 @@ def _pair(row: Mapping[str, object], names: PairFieldNames, default_id: str) -> 
     if chosen.strip() == rejected.strip():
         raise BadRowError(f"fields '{names.chosen}' and '{names.rejected}': the same answer twice")
     found = conversation(before, names.chosen) if before else read_prompt(required(row, names.prompt), names.prompt)
-    if found.images:
-        raise BadRowError(f"field '{names.prompt}': contains images; stored pairs are text only")
+    if found.images or any(PLACEHOLDER in text for text in (*found.earlier, found.prompt)):
+        raise BadRowError(f"field '{names.prompt}': has an image; stored pairs are text only")
     return Pair(row_id(row, names.id, default_id), found.prompt, chosen, rejected, found.earlier, found.system)
 
 

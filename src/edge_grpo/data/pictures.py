@@ -17,6 +17,7 @@ from pydantic import Field
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Picture
 from edge_grpo.base.settings import settings
+from edge_grpo.base.text import counted, listed_in_text
 from edge_grpo.data.bad_rows import BadRowError
 from edge_grpo.data.transforms import transformed
 
@@ -27,9 +28,12 @@ __all__ = [
     "check_placeholders",
     "data_url",
     "gradient",
+    "in_url",
+    "looks_like_image",
     "open_picture",
     "picture_of",
     "pillow",
+    "portable",
     "read_pictures",
     "with_sentence",
 ]
@@ -38,6 +42,7 @@ PLACEHOLDER: Final = "<image>"
 """Where an image stands in the text of a prompt."""
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no others are tried: some run programs
+_ENDINGS: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _WANTED: Final = "wanted an image: a path, its bytes, an object with one of them, or a list of these"
 _LEAD: Final = re.compile(rf"(?:{PLACEHOLDER}\s*)+")
 _DATA_URL: Final = "data:"
@@ -47,9 +52,9 @@ _DATA_URL: Final = "data:"
 class ImageSettings:
     """How images are read.
 
-    ``min_pixels`` and ``max_pixels``: before the model's processor sees an image, it is scaled to at least and at most
-    so many pixels (width x height), keeping its shape; 0 = no such limit. Files of more than ``max_file_bytes``, or
-    with more than ``max_file_pixels``, are bad rows: they are never decoded.
+    ``min_pixels`` and ``max_pixels``: before the model's processor is given an image of fewer or more pixels (width x
+    height), the image is scaled to that number, keeping its shape; 0 = no such limit. Files of more than
+    ``max_file_bytes``, or with more than ``max_file_pixels``, are bad rows: they are never decoded.
     """
 
     min_pixels: int = Field(default=0, ge=0)
@@ -84,6 +89,8 @@ def read_pictures(value: object, name: str, where: str, *, folder: Path, images:
     """
     if value is None or value == "":
         return ()
+    if isinstance(value, str) and value.strip().startswith("["):  # CSV has a list as text
+        value = listed_in_text(value)
     listed = value if isinstance(value, list | tuple) else [value]
     found = []
     for number, one in enumerate(listed, 1):
@@ -107,10 +114,13 @@ def check_placeholders(texts: Sequence[str], pictures: Sequence[Picture], name: 
     """
     places = sum(text.count(PLACEHOLDER) for text in texts)
     if places != len(pictures):
-        remedy = "" if pictures else "data.fields.images names their column"
-        raise BadRowError(
-            f"the prompt has {places} placeholders {PLACEHOLDER}, and field '{name}' {len(pictures)} images", remedy
-        )
+        remedy = f"Write {PLACEHOLDER} where each image stands" if pictures else "data.fields.images names their column"
+        counts = f"{_times(places)}, and field '{name}' has {counted(len(pictures), 'image')}"
+        raise BadRowError(f"{PLACEHOLDER} stands in the text {counts}", remedy)
+
+
+def _times(number: int) -> str:
+    return ("nowhere", "once")[number] if number < 2 else f"{number} times"
 
 
 def _named(picture: Picture) -> str:
@@ -157,6 +167,27 @@ def open_picture(picture: Picture) -> Any:
     if not picture.transform:
         return image
     return pil.Image.fromarray(transformed(np.asarray(image), picture.transform, seed=picture.seed))
+
+
+def portable(picture: Picture) -> str:
+    """A picture as a row of JSON can hold it: its absolute path, or its encoded bytes in a ``data:`` URL."""
+    return picture.path or in_url(picture.content)
+
+
+def in_url(content: bytes) -> str:
+    """Bytes in a ``data:`` URL."""
+    return f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"
+
+
+def looks_like_image(value: object) -> bool:
+    """Whether a value that no setting names holds an image, or a list of them: bytes, a file name, a ``data:`` URL."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(looks_like_image, value))
+    if isinstance(value, Mapping):
+        return any(looks_like_image(value.get(key)) for key in ("bytes", "path"))
+    if isinstance(value, str):
+        return value.startswith("data:image/") or value.lower().endswith(_ENDINGS)
+    return isinstance(value, bytes | bytearray)
 
 
 def data_url(picture: Picture) -> str:
@@ -216,7 +247,7 @@ def _picture(value: object, name: str, folder: Path, images: ImageSettings) -> P
 
 def _located(path: str, folder: Path) -> str:
     if "://" in path:
-        raise BadRowError(f"{path[:80]!r} is an address; images are not downloaded: save it, and name the file")
+        raise BadRowError(f"{path[:80]!r} is a URL; images are not downloaded: save it, and name the file")
     try:
         return str((folder / Path(path).expanduser()).absolute())
     except RuntimeError as error:  # a user that does not exist
@@ -270,7 +301,7 @@ def _of_data_url(url: str) -> bytes:
             raise ValueError("not base64")
         return base64.b64decode(body, validate=True)
     except (ValueError, binascii.Error):
-        raise BadRowError("a 'data:' address without valid base64") from None
+        raise BadRowError("a 'data:' URL without valid base64") from None
 
 
 def _read(path: Path) -> bytes | None:

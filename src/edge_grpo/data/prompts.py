@@ -196,7 +196,8 @@ def _with_variants(tokenizer: Tokenizer, prompt: Prompt, data: DataSettings) -> 
         count = _count(range(longest), max(problem.variants, key=len, default=""))
         raise DataError(
             f"problem {problem.id!r}: a variant of its prompt has {count} tokens, data.max_prompt_tokens "
-            f"is {data.max_prompt_tokens}; raise it" + ("" if prompt.scene else ", or set data.over_long=truncate")
+            f"is {data.max_prompt_tokens}; raise it, or "
+            + ("lower data.images.max_pixels" if prompt.scene else "set data.over_long=truncate")
         )
     cut = tuple(ids[-data.max_prompt_tokens :] for ids in found)
     return replace(prompt, variant_ids=cut, longest=max(len(prompt.prompt_ids), longest) if prompt.scene else 0)

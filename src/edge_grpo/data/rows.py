@@ -1,15 +1,19 @@
 """One data row as a problem."""
 
-import ast
-import json
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from edge_grpo.base.records import Picture, Problem
+from edge_grpo.base.text import listed_in_text
 from edge_grpo.data.messages import Conversation, read_prompt
-from edge_grpo.data.pictures import ImageSettings, check_placeholders, read_pictures
+from edge_grpo.data.pictures import (
+    PLACEHOLDER,
+    ImageSettings,
+    check_placeholders,
+    looks_like_image,
+    read_pictures,
+)
 from edge_grpo.data.readers import BadRowError, described, is_text, optional, required, row_id
 from edge_grpo.data.settings import FieldNames
 from edge_grpo.rewards.references import Found, Reference, boxed_solution, read_reference
@@ -62,8 +66,11 @@ def read_problem(
     name = row_id(row, names.id, default_id)
     pictures = _pictures(row, names, asked, f"problem {name!r}", folder=folder, images=images)
     variants = _variants(optional(row, names.variants), names.variants, asked.prompt)
-    for text in variants:
-        check_placeholders([*asked.earlier, text], pictures, names.images)
+    for number, text in enumerate(variants, 1):
+        try:
+            check_placeholders([*asked.earlier, text], pictures, names.images)
+        except BadRowError as error:
+            raise BadRowError(f"field '{names.variants}', text {number}: {error}", error.remedy) from None
     problem = Problem(
         id=name,
         prompt=asked.prompt,
@@ -105,7 +112,14 @@ def _pictures(
         check_placeholders([*asked.earlier, asked.prompt], pictures, names.images)
     except BadRowError as error:
         other = "" if pictures else _offered(row, names, "images")
-        raise BadRowError(str(error), f"Set data.fields.images={other}" if other else error.remedy) from None
+        remedy = f"Set data.fields.images={other}" if other else error.remedy
+        raise BadRowError(f"field '{names.prompt}': {error}", remedy) from None
+    other = "" if pictures or column is not None else _offered(row, names, "images")
+    if other and looks_like_image(row[other]):
+        raise BadRowError(
+            f"field '{other}' has images, which would be left out",
+            f"Set data.fields.images={other} and write {PLACEHOLDER} where each image stands, or drop the field",
+        )
     return pictures
 
 
@@ -156,21 +170,12 @@ def _answer(value: object, name: str) -> str:
     raise BadRowError(f"field '{name}': {described(value)}, wanted text, a finite number or a list of them")
 
 
-def _listed(text: str) -> object:
-    """A list in JSON or Python's notation; the text itself if it is neither."""
-    for parse in (json.loads, ast.literal_eval):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            found: object = parse(text)
-            return found
-    return text
-
-
 def _variants(value: object, name: str, prompt: str) -> tuple[str, ...]:
     """Other phrasings, without duplicates or the original."""
     if value is None:
         return ()
     if isinstance(value, str) and value.strip().startswith("["):  # a list written as text: JSON's, or Python's
-        value = _listed(value.strip())
+        value = listed_in_text(value)
     if not isinstance(value, list | tuple):
         raise BadRowError(f"field '{name}': {described(value)}, wanted a list of texts")
     for each in value:

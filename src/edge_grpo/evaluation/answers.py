@@ -105,8 +105,8 @@ class Answer:
 
     ``prompt`` is the question, without a template. ``decoding`` is ``greedy`` or ``sampled``; ``number`` counts sampled
     answers from 0. ``completion`` is the text and ``answer`` what the grader reads as its answer, None if nothing.
-    ``tokens`` includes the stop token; ``entropy`` is the mean over tokens, in nats, None
-    if the engine records none.
+    ``tokens`` includes the stop token; ``entropy`` is the mean over tokens, in nats, None if the engine records none.
+    ``images`` are the digests of the question's.
     """
 
     benchmark: str
@@ -122,6 +122,7 @@ class Answer:
     tokens: int
     finished: bool
     entropy: float | None
+    images: tuple[str, ...] = ()
 
     @property
     def correct(self) -> bool:
@@ -187,4 +188,5 @@ def _answer(
         tokens=len(row.rollout.completion_ids),
         finished=row.rollout.finished,
         entropy=sum(entropies) / len(entropies) if entropies else None,
+        images=problem.question[1],
     )

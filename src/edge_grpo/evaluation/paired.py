@@ -50,10 +50,11 @@ def compare(answers_a: Sequence[Answer], answers_b: Sequence[Answer]) -> Paired:
         answers_b: the other's.
 
     Raises:
-        DataError: no problem has the same prompt and reference answers in both, or they share no metric.
+        DataError: no problem has the same prompt, images and reference answers in both, or they share no metric.
     """
     named_a, named_b = (
-        {(one.benchmark, one.problem): (one.prompt, one.gold) for one in some} for some in (answers_a, answers_b)
+        {(one.benchmark, one.problem): (one.prompt, one.images, one.gold) for one in some}
+        for some in (answers_a, answers_b)
     )
     common = {name for name, asked in named_a.items() if named_b.get(name) == asked}
     if not common:

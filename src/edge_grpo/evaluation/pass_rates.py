@@ -10,6 +10,7 @@ from pathlib import Path
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
 from edge_grpo.base.text import lone_surrogate
+from edge_grpo.data.pictures import in_url, portable
 from edge_grpo.data.problems import folder_of
 from edge_grpo.data.readers import load_records
 from edge_grpo.data.rows import read_problem
@@ -94,7 +95,8 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
             row, data.fields, name, answer_pattern=data.answer_pattern, images=data.images, folder=folder_of(path)
         )
         read[found] += 1
-        rows.setdefault(problem.id, row)  # load_records rejects a later row with the same id
+        shown = {data.fields.images: [*map(portable, problem.images)]} if row.get(data.fields.images) else {}
+        rows.setdefault(problem.id, {**row, **shown})  # load_records rejects a later row with the same id
         return problem
 
     problems, skipped = load_records(
@@ -164,6 +166,10 @@ def write_rows(path: Path, kept: Sequence[Rate], rows: Mapping[str, Mapping[str,
 
 
 def _line(row: Mapping[str, object]) -> str:
-    """A row as JSON; values that parquet has but JSON lacks, such as dates, become text."""
-    line = json.dumps(row, ensure_ascii=False, default=str)
-    return (json.dumps(row, default=str) if lone_surrogate(line) else line) + "\n"
+    """A row as JSON; values that parquet has but JSON lacks, such as dates, become text, and bytes a ``data:`` URL."""
+    line = json.dumps(row, ensure_ascii=False, default=_text)
+    return (json.dumps(row, default=_text) if lone_surrogate(line) else line) + "\n"
+
+
+def _text(value: object) -> str:
+    return in_url(value) if isinstance(value, bytes) else str(value)

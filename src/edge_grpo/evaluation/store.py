@@ -159,7 +159,7 @@ def read_answers(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
         for number, line in enumerate(lines[:-1], 1):
             try:
                 row = json.loads(line)
-                answers.append(Answer(**{**row, "gold": tuple(row["gold"])}))
+                answers.append(Answer(**row | {"gold": tuple(row["gold"]), "images": tuple(row.get("images", ()))}))
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"{path}, line {number}: not an answer of an evaluation ({error})") from None
         return dict(header["identity"]), answers
