@@ -150,7 +150,7 @@ def save_random(folder: Path, shape: Shape) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from edge_grpo.bundled.make import build_tokenizer
+    from edge_grpo.bundled.tokenizer import build_tokenizer
 
     config = LlamaConfig(
         vocab_size=shape.vocabulary,

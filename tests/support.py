@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from edge_grpo.base.records import Grade, Group, Problem, Rollout, Row, Segment, Span, Verdict
-from edge_grpo.bundled.make import build_tokenizer
+from edge_grpo.bundled.tokenizer import build_tokenizer
 from edge_grpo.data.settings import DataSettings
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.stops import marker_ids

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from edge_grpo.base.records import Picture, Problem
-from edge_grpo.bundled.make import build_tokenizer
+from edge_grpo.bundled.tokenizer import build_tokenizer
 from edge_grpo.config.sections import ModelSettings
 from edge_grpo.data.pictures import gradient
 from edge_grpo.models.loading import load_policy

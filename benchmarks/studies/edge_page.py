@@ -7,7 +7,7 @@ from pathlib import Path
 from edge_grpo.config.tree import Config, config_hash, to_tree
 from edge_grpo.evaluation.intervals import t_interval
 from studies.runs import Arm, Comparison, Measured
-from studies.tables import arms_list, figure, paired_difference, rates_table
+from studies.tables import arms_list, figure, paired_difference, rates_table, write_parts
 
 __all__ = ["write_page"]
 
@@ -28,8 +28,7 @@ def write_page(out: Path, comparison: Comparison, overrides: Sequence[str]) -> N
         rates_table(comparison),
         arms_list(comparison.arms),
     ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(parts), encoding="utf-8")
+    write_parts(out, parts)
 
 
 def _head(config: Config, seeds: int, base: Measured, overrides: Sequence[str]) -> str:

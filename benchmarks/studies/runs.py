@@ -18,7 +18,7 @@ import torch
 from edge_grpo.base.digests import digest
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem, Prompt
-from edge_grpo.bundled.make import Example, train_supervised
+from edge_grpo.bundled.supervised import Example, train_supervised
 from edge_grpo.config.tree import Config, config_hash, load_config, to_tree
 from edge_grpo.data.pictures import with_sentence
 from edge_grpo.data.problems import load_train_eval

@@ -1,11 +1,12 @@
 """Pieces that the pages of comparisons share."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from edge_grpo.evaluation.intervals import difference_interval, t_interval
 from studies.runs import Arm, Comparison, Measured
 
-__all__ = ["arms_list", "figure", "paired_difference", "rates_table"]
+__all__ = ["arms_list", "figure", "paired_difference", "rates_table", "write_parts"]
 
 
 def paired_difference(
@@ -54,3 +55,9 @@ def arms_list(arms: Sequence[Arm]) -> str:
         settings = " ".join(arm.overrides) or ("its own loop" if arm.supervised else "all defaults")
         lines.append(f"- **{arm.title}** (`{arm.name}`): `{settings}`")
     return "\n".join([*lines, ""])
+
+
+def write_parts(out: Path, parts: Sequence[str]) -> None:
+    """Write a page from its parts; its folder is created."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n".join(parts), encoding="utf-8")

@@ -1,9 +1,8 @@
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
-import torch
+from bundled.recipes import check_recipe
 from transformers import AutoConfig
 
 from edge_grpo.bundled.make_vision import VisionBaseSettings, make_vision_base
@@ -20,15 +19,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_vision_base(tmp_path_factory.mktemp("base") / "one", SHORT)
 
 
-def test_two_steps_run_twice_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    torch.rand(3)  # the global generator does not matter
-    again = make_vision_base(tmp_path / "two", SHORT)
-    names = sorted(file.name for file in made.iterdir())
-    assert names == sorted(file.name for file in again.iterdir())
-    for name in names:
-        assert (made / name).read_bytes() == (again / name).read_bytes(), name
-    other = make_vision_base(tmp_path / "other", dataclasses.replace(SHORT, seed=1))
-    assert (other / "model.safetensors").read_bytes() != (made / "model.safetensors").read_bytes()
+def test_the_same_recipe_gives_the_same_bytes_and_another_seed_another_model(made: Path, tmp_path: Path) -> None:
+    check_recipe(make_vision_base, SHORT, made, tmp_path)
 
 
 def test_the_bundled_model_was_made_by_this_recipe(made: Path) -> None:

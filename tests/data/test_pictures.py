@@ -32,7 +32,7 @@ def read(value: object, folder: Path = Path(), **images: int) -> tuple[Picture, 
     return read_pictures(value, "images", "problem 'p'", folder=folder, images=ImageSettings(**images))
 
 
-def test_an_image_is_a_path_bytes_an_address_with_data_or_an_object(tmp_path: Path) -> None:
+def test_an_image_is_a_path_bytes_a_data_url_or_an_object(tmp_path: Path) -> None:
     content = png()
     (tmp_path / "a.png").write_bytes(content)
     forms = [

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from methods.test_training import KINDS
@@ -13,10 +14,14 @@ from small_runs import ADAPTER, ROOT, SMALL, resumed, rollouts, rows, weights
 from transformers import AutoModelForImageTextToText
 from vision_families import save_vision
 
+from edge_grpo.base.errors import DataError
 from edge_grpo.config.tree import Config, load_config
+from edge_grpo.data.pictures import open_picture
 from edge_grpo.methods import METHODS
+from edge_grpo.rollout.sampler import Sampler
 from edge_grpo.training.loop import train
 from edge_grpo.training.session import open_session
+from edge_grpo.training.shown import pictures_of
 
 Learning = Callable[..., Config]
 
@@ -119,3 +124,62 @@ def test_a_variant_that_would_be_too_long_is_shown_as_it_is(learning: Learning) 
     assert collected.metrics["variants/too_long"][0] > 0
     for group in collected.groups:
         assert len(group.rows[0].rollout.prompt_ids) <= longest + 45
+
+
+def test_transforms_are_drawn_from_the_runs_seed_and_only_in_training(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[bool, list[tuple[str, int]]] = {True: [], False: []}
+    sample = Sampler.sample
+
+    def note(self: Sampler, prompts: Any, seeds: Any, sampling: Any) -> Any:
+        pictures = [picture for prompt in prompts for picture in prompt.scene.pictures]
+        shown[sampling.temperature > 0] += [(picture.transform, picture.seed) for picture in pictures]
+        return sample(self, prompts, seeds, sampling)
+
+    monkeypatch.setattr(Sampler, "sample", note)
+    words = ["method.transform_share=1.0", "eval.at_start=true", "eval.size=4", "train.steps=1"]
+    drawn = []
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        train(learning("share_grpo", name, *words, f"train.seed={seed}"))
+        drawn.append(list(shown[True]))
+        shown[True].clear()
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(transform for transform, _ in drawn[0])
+    assert len({*drawn[0]}) > 2
+    assert shown[False] == [("", 0)] * 12
+
+
+def test_a_single_variant_is_transformed_too(learning: Learning) -> None:
+    with open_session(learning("share_grpo", "run", "method.num_variants=1", "method.transform_share=1.0")) as session:
+        collected = session.collect()
+    pictures = [picture for group in collected.groups for picture in group.rows[0].rollout.scene.pictures]  # type: ignore[union-attr]
+    assert all(picture.transform for picture in pictures)
+    assert collected.metrics["variants/transformed"][0] == len(pictures) == len(collected.groups)
+
+
+def test_the_pictures_of_a_completion_are_found_again_from_the_run_folder(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[tuple[int, ...], list[np.ndarray[Any, Any]]] = {}
+    sample = Sampler.sample
+
+    def note(self: Sampler, prompts: Any, seeds: Any, sampling: Any) -> Any:
+        for prompt in prompts:
+            shown[prompt.prompt_ids] = [np.asarray(open_picture(each)) for each in prompt.scene.pictures]
+        return sample(self, prompts, seeds, sampling)
+
+    monkeypatch.setattr(Sampler, "sample", note)
+    words = ["method.transform_share=1.0", "method.every_variant=false", "data.images.max_pixels=2000"]
+    folder = train(learning("share_grpo", "run", "train.steps=1", *words)).folder
+    pictures = pictures_of(folder)
+    (step,) = rollouts(folder)
+    assert step
+    for row in step:
+        found = [np.asarray(open_picture(each)) for each in pictures(row)]
+        assert [each.tolist() for each in found] == [each.tolist() for each in shown[tuple(row["prompt_ids"])]]
+    lost = step[0] | {"images": [step[0]["images"][0] | {"digest": "0" * 24}]}
+    with pytest.raises(DataError, match=r"digits-train-.*: the data of .*run has no such picture any more"):
+        pictures(lost)
+    with pytest.raises(DataError, match=r"no run \(no config\.yaml\)"):
+        pictures_of(folder / "rollouts")

@@ -105,21 +105,21 @@ def test_other_pictures_give_other_scores(policy: Policy) -> None:
     assert float((seen - other).abs().max()) > 1e-4
 
 
-def test_the_gradient_reaches_what_sees(policy: Policy) -> None:
+def test_the_gradient_reaches_the_vision_encoder(policy: Policy) -> None:
     rollouts = sampled(policy, prompts(policy))
     ids, attention, mask = padded(rollouts)
     with policy.training():
         scores = policy.score(ids, attention, mask, [each.scene for each in rollouts], temperature=1.0)
         scores.logprobs.sum().backward()
-    seeing = [weight for name, weight in policy.trained() if "vis" in name]
-    assert seeing
-    assert sum(float(weight.grad.abs().sum()) for weight in seeing if weight.grad is not None) > 0
+    encoder = [weight for name, weight in policy.trained() if "vis" in name]
+    assert encoder
+    assert sum(float(weight.grad.abs().sum()) for weight in encoder if weight.grad is not None) > 0
     policy.model.zero_grad()
 
 
 @pytest.fixture
 def calls(policy: Policy) -> Iterator[list[int]]:
-    """The number of pixels' rows in each call of what sees."""
+    """The number of pixels' rows in each call of the vision encoder."""
     found: list[int] = []
     tower = next(
         each
@@ -146,6 +146,7 @@ def test_a_picture_is_encoded_once_for_its_group(policy: Policy, calls: list[int
     calls.clear()
     engine.sample([Request(first.prompt_ids, tuple(range(6)), first.scene)], Sampling(4))
     assert calls == alone
+    assert len(alone) == 1
 
 
 @torch.no_grad()

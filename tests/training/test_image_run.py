@@ -16,6 +16,7 @@ from vision_families import save_vision
 from edge_grpo.base.errors import ConfigError, DataError, EdgeGrpoError
 from edge_grpo.config.tree import Config, load_config
 from edge_grpo.data.pictures import gradient
+from edge_grpo.trackers.console import PlainDisplay
 from edge_grpo.training.loop import train
 
 CONFIG = ROOT / "configs/share_grpo_qwen2.5_vl_7b.yaml"
@@ -153,14 +154,17 @@ def test_a_text_model_given_images_says_so(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", ["error", "skip"])
-def test_a_damaged_image_is_a_bad_row(run: Run, model: Path, tmp_path: Path, rule: str) -> None:
+def test_a_damaged_image_is_a_bad_row(
+    run: Run, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rule: str
+) -> None:
     (tmp_path / "cut.png").write_bytes(gradient(56, 56).content[:-60])
     config = run(model, {}, f"data.bad_rows={rule}")
     table = pq.read_table(tmp_path / "rows.parquet").to_pylist()
     table[3]["images"] = ["cut.png"]
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "rows.parquet")
     if rule == "error":
-        with pytest.raises(DataError, match=r"problem 'rows:4'.*cut\.png.*is damaged|rows:4.*is damaged"):
+        with pytest.raises(DataError, match=r"problem 'rows:4', image 1 \(.*cut\.png\) is damaged"):
             train(config)
     else:
-        assert train(config).steps == 1
+        assert train(config, display=PlainDisplay()).steps == 1
+        assert "1 bad rows skipped, 0 over-long prompts skipped" in capsys.readouterr().out

@@ -6,19 +6,19 @@ which one of them is taken for the next larger one, often without the thought, s
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import torch
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from edge_grpo.base.records import Problem
-from edge_grpo.base.rng import derive_seed, python_random
+from edge_grpo.base.rng import python_random
 from edge_grpo.base.settings import settings
-from edge_grpo.bundled.make import Example, build_tokenizer, new_folder, optimizers, train_supervised
+from edge_grpo.bundled.supervised import Example, OnStep, Recipe, decoder_sizes, drawn, follow, new_folder
+from edge_grpo.bundled.tokenizer import build_tokenizer
 from edge_grpo.data.digits import TEMPLATES, DigitsSettings, draw_numbers, picture, solution
 from edge_grpo.data.pictures import PLACEHOLDER
 from edge_grpo.data.prompts import encode_question, encode_text
@@ -41,32 +41,27 @@ _POOL: Final = 8192  # pictures drawn at the start, each used many times
 
 
 @settings
-class VisionBaseSettings:
+class VisionBaseSettings(Recipe):
     """How the bundled vision-language model is made.
 
     Answers are the worked solution with probability ``careful`` (``careful_lesson`` in the first ``lesson_steps``).
     Otherwise one number is taken for the next larger one, and the thought is left out with probability ``bare``.
     """
 
-    seed: int = 0
     steps: int = Field(default=1900, ge=1)
     lesson_steps: int = Field(default=1500, ge=0)
-    batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     warmup_steps: int = Field(default=50, ge=0)
     hidden_size: int = Field(default=96, ge=8)
-    num_layers: int = Field(default=3, ge=1)
-    num_heads: int = Field(default=4, ge=1)
     vision_size: int = Field(default=64, ge=8)
     vision_layers: int = Field(default=2, ge=1)
     digits: DigitsSettings = Field(default_factory=DigitsSettings)
     careful: float = Field(default=0.15, ge=0, le=1)
-    careful_lesson: float = Field(default=1.0, ge=0, le=1)
     bare: float = Field(default=0.5, ge=0, le=1)
 
 
 def make_vision_base(
-    out_dir: str | Path, base: VisionBaseSettings | None = None, *, on_step: Callable[[int, float], None] | None = None
+    out_dir: str | Path, base: VisionBaseSettings | None = None, *, on_step: OnStep | None = None
 ) -> Path:
     """Make the vision-language base model and save it in Hugging Face format.
 
@@ -87,24 +82,15 @@ def make_vision_base(
     tokenizer = build_tokenizer(further=(_START, _IMAGE, _END, _VIDEO), chat_template=_CHAT)
     token = tokenizer.convert_tokens_to_ids
     text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": base.hidden_size,
-        "intermediate_size": 3 * base.hidden_size,
-        "num_hidden_layers": base.num_layers,
-        "num_attention_heads": base.num_heads,
-        "num_key_value_heads": max(1, base.num_heads // 2),
+        **decoder_sizes(base, tokenizer),
         "max_position_embeddings": 1024,
-        "tie_word_embeddings": True,
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 10000.0,
             "mrope_section": _sections(base.hidden_size // base.num_heads // 2),
         },
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
     }
-    sight = {
+    vision_encoder = {
         "depth": base.vision_layers,
         "hidden_size": base.vision_size,
         "intermediate_size": 2 * base.vision_size,
@@ -116,31 +102,20 @@ def make_vision_base(
     }
     config = Qwen2_5_VLConfig(
         text_config=text,
-        vision_config=sight,
+        vision_config=vision_encoder,
         image_token_id=token(_IMAGE),
         video_token_id=token(_VIDEO),
         vision_start_token_id=token(_START),
         vision_end_token_id=token(_END),
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng(devices=[]):  # weights are drawn from the global generator; restore it afterwards
-        torch.manual_seed(derive_seed("vision base", base.seed, "weights") % 2**63)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+    model = drawn(Qwen2_5_VLForConditionalGeneration, config, "vision base", base.seed)
     tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)  # what reads pictures wants its configuration
+    model.save_pretrained(folder)  # the processor is loaded by the model's configuration
     _save_processor(folder)
     vision = ModelVision(str(folder), tokenizer, config)
-    train_supervised(
-        model,
-        _batches(base, tokenizer, vision),
-        optimizers=optimizers(model, base.learning_rate),
-        steps=base.steps,
-        warmup_steps=base.warmup_steps,
-        pad_id=tokenizer.pad_token_id,
-        decay_steps=min(base.lesson_steps, base.steps) or base.steps,
-        vision=vision,
-        on_step=on_step,
-    )
+    batches = _batches(base, tokenizer, vision)
+    follow(base, model, batches, pad_id=tokenizer.pad_token_id, vision=vision, on_step=on_step)
     model.save_pretrained(folder)
     return folder
 

@@ -148,7 +148,7 @@ def _sharded(module: nn.Module) -> Iterator[FSDPModule]:
 def _layers(scorer: Scorer) -> list[nn.Module]:
     """The layers that can be divided one by one: those that share no weight with another one (Zamba 2).
 
-    Not those that see: a rank whose rows have no pictures would not run them, and the others would wait for it.
+    Not those of a vision encoder: a rank whose rows have no pictures would not run them, and the others would wait.
     """
     network = causal(scorer.model)
     layers = list(_stacked(network.get_decoder() if reads_images(network.config) else scorer))

@@ -128,7 +128,7 @@ class ModelVision:
     def inputs(
         self, input_ids: Int[Tensor, "rows tokens"], scenes: Sequence[Scene | None], starts: Sequence[int] = ()
     ) -> dict[str, Tensor]:
-        """What a pass over rows is given in place of their tokens, and besides if a row has pictures.
+        """What a pass over rows is given: their tokens as the model reads them, and the tensors of their pictures.
 
         A token that stands for an image, but was sampled or injected by the text of an answer, is read as token 0: the
         model would look for an image that is not there.
@@ -140,10 +140,8 @@ class ModelVision:
         """
         rows, width = input_ids.shape
         held, firsts = list(scenes) or [None] * rows, list(starts) or [0] * rows
-        read = self.readable(
-            input_ids, [first + (own.num_tokens if own else 0) for own, first in zip(held, firsts, strict=True)]
-        )
-        made = {} if read is input_ids else {"input_ids": read}
+        ends = [first + (own.num_tokens if own else 0) for own, first in zip(held, firsts, strict=True)]
+        made = {"input_ids": self.readable(input_ids, ends)}
         found = [None if scene is None else self._tensors(scene) for scene in held]
         for name in dict.fromkeys(name for own in found if own for name in own):
             columns = [None if own is None else own[name] for own in found]

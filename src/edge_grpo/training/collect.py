@@ -193,12 +193,12 @@ class Collector:
     def _phrasings(self, item: Prompt, path: tuple[int, int, int], counts: Counter[str]) -> list[Prompt]:
         """The prompts to sample from: the question itself, or as many variants as the method wants, drawn at random."""
         problem, count = item.problem, self.method.needs.variants
+        rng = python_random(self.seed, "variants", *path)
+        if problem.images and (count > 1 or self.method.needs.transform_share):
+            texts = draw_variants(problem, phrasings(problem), count, rng) if count > 1 else [problem.prompt]
+            return [self._shown(replace(problem, prompt=text), rng, counts) for text in texts]
         if count == 1:
             return [item]
-        rng = python_random(self.seed, "variants", *path)
-        if problem.images:
-            texts = draw_variants(problem, phrasings(problem), count, rng)
-            return [self._shown(replace(problem, prompt=text), rng, counts) for text in texts]
         forms = zip(phrasings(problem), (item.prompt_ids, *item.variant_ids), strict=True)
         drawn = draw_variants(problem, list(forms), count, rng)
         return [Prompt(replace(problem, prompt=text), ids) for text, ids in drawn]
