@@ -12,8 +12,6 @@ from studies.tables import arms_list, figure, paired_difference, rates_table, wr
 
 __all__ = ["write_page"]
 
-_OTHERS = ("grpo", "augmentation", "family", "both", "share-two-updates", "grpo-four-updates", "both-four-updates")
-
 
 def write_page(out: Path, comparison: Comparison, overrides: Sequence[str]) -> None:
     """Write the results page.
@@ -100,7 +98,7 @@ def _against(comparison: Comparison) -> str:
     ]
     titles = {arm.name: arm.title for arm in comparison.arms}
     share = comparison.runs["share"]
-    for name in (other for other in _OTHERS if other in titles):
+    for name in (other for other in titles if other != "share"):
         clean, other = (paired_difference(turn(share), turn(comparison.runs[name])) for turn in (list, _transformed))
         found = (f"{_points(own)} | {_verdict(own[0])}" for own in (clean, other))
         lines.append(f"| {titles[name]} | {' | '.join(found)} |")

@@ -78,7 +78,7 @@ def test_what_is_no_image_is_rejected_by_name(tmp_path: Path, value: object, mes
 
 
 def test_files_that_are_too_large_are_never_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadRowError, match=r"it has 3,000 x 2,000 pixels|it has 3000 x 2000 pixels, more than"):
+    with pytest.raises(BadRowError, match=r"it has 3000 x 2000 pixels, more than"):
         read(png(3000, 2000), max_file_pixels=5_999_999)
     with pytest.raises(BadRowError, match=r"bytes, more than data\.images\.max_file_bytes = 10"):
         read(png(), max_file_bytes=10)

@@ -12,7 +12,7 @@ from evaluation.test_scores import sampled
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.data.pictures import gradient
 from edge_grpo.data.problems import load_problems
-from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.settings import DataSettings, FieldNames
 from edge_grpo.evaluation.pass_rates import Rate, expected_collapse, in_band, load_rows, parse_band, rates, write_rows
 
 
@@ -100,6 +100,22 @@ def test_kept_rows_with_images_can_be_read_from_another_folder(tmp_path: Path) -
     write_rows(tmp_path / "other/out.jsonl", [rate("d:1", 1, 8), rate("d:2", 1, 8)], rows)
     found = load_problems(str(tmp_path / "other/out.jsonl")).problems
     assert [problem.images[0].digest for problem in found] == [picture.digest] * 2
+
+
+@pytest.mark.parametrize("column", ["images", "extra.pictures"])
+def test_images_of_messages_and_nested_columns_can_be_read_from_another_folder(tmp_path: Path, column: str) -> None:
+    picture = gradient(20, 30)
+    (tmp_path / "a.png").write_bytes(picture.content)
+    parts = [{"type": "image", "path": "a.png"}, {"type": "text", "text": "?"}]
+    nested = {"problem": "<image>?", "answer": "1", "extra": {"pictures": "a.png"}}
+    row = {"problem": [{"role": "user", "content": parts}], "answer": "1"} if column == "images" else nested
+    (tmp_path / "d.jsonl").write_text(json.dumps(row))
+    settings = DataSettings(fields=FieldNames(images=column))
+    _, rows = load_rows(str(tmp_path / "d.jsonl"), settings)
+    (tmp_path / "other").mkdir()
+    write_rows(tmp_path / "other/out.jsonl", [rate("d:1", 1, 8)], rows)
+    (found,) = load_problems(str(tmp_path / "other/out.jsonl"), settings.fields).problems
+    assert [each.digest for each in found.images] == [picture.digest]
 
 
 def test_of_two_rows_with_one_id_the_measured_one_is_written(tmp_path: Path) -> None:

@@ -133,7 +133,9 @@ def test_only_the_final_channel_holds_an_answer(form: Literal["box", "think"]) -
         ("<think><answer>2</answer></think><answer>3</answer>", False, True),
         ("<think><answer>2</answer>", False, False),
         ("<think>1+1</think><answer></answer>", False, False),
-        (r"<think>1+1</think>\boxed{2}", False, False),
+        (r"<think>1+1</think>\boxed{2}", True, False),
+        (r"<think>1+1</think>\boxed{3}<answer>2</answer>", True, False),
+        (r"<think>\boxed{2}</think>2", False, False),
     ],
 )
 def test_an_answer_between_tags(text: str, correct: bool, formatted: bool) -> None:

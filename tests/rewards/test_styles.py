@@ -1,13 +1,14 @@
 """Reward functions written for TRL or verl are called as they are there."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_grpo.base.errors import ConfigError, DataError
-from edge_grpo.base.records import Problem
+from edge_grpo.base.records import Picture, Problem
 from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.custom import call, check
 from edge_grpo.rewards.styles import Batch
@@ -147,3 +148,13 @@ def test_a_score_for_verl_may_be_a_number_and_must_be_there(function: Callable[[
     config = RewardSettings(function=path, function_style="verl")
     with Rewards(config) as rewards, pytest.raises(DataError, match="a mapping without 'score': "):
         rewards.grade([ROW], ["x"], [True])
+
+
+def test_images_are_passed_as_datasets_stores_them(function: Callable[[str], str]) -> None:
+    path = function(
+        "def reward(completions, images, **kwargs):\n"
+        "    assert images == [[{'path': '/a.png', 'bytes': None}, {'path': None, 'bytes': b'x'}]], images\n"
+        "    return [1.0]\n"
+    )
+    images = Picture("1", "d", (1, 1), path="/a.png"), Picture("2", "e", (1, 1), content=b"x")
+    assert trl(path, replace(TEXT, images=images)) == [1.0]

@@ -88,3 +88,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, folder: RunFolder) -> None
     (folder.path / "rollouts/step_000001.parquet").write_bytes(b"rubbish")
     with pytest.raises(DataError, match=r"step_000001\.parquet: cannot be read as parquet"):
         rollouts(folder.path)
+
+
+def test_bytes_in_a_column_of_the_data_are_counted_not_printed() -> None:
+    row = {"thumb": {"bytes": b"x" * 5000}}
+    assert json.loads(str(data_values(row, data_columns([row]))["data/thumb"])) == {"bytes": "5,000 bytes"}

@@ -387,3 +387,9 @@ def test_gradients_that_stay_non_finite_end_the_run(config: Make) -> None:
     assert [row["skipped_updates"] for row in written[1:]] == [1.0, 1.0]
     checkpoint = Path(wanted.run.dir) / "checkpoints/step_000002/progress.json"
     assert json.loads(checkpoint.read_text())["skipped_in_a_row"] == 2
+
+
+def test_a_run_whose_answers_stand_between_tags(tmp_path: Path) -> None:
+    config = load_config(None, [*SMALL, "reward.format=answer", "train.steps=1", f"run.dir={tmp_path / 'run'}"])
+    train(config)
+    assert rows(tmp_path / "run")[0]["eval/accuracy"] > 0  # the bundled model writes boxes

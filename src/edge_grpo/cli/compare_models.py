@@ -16,6 +16,7 @@ from edge_grpo.cli.evaluate import DataDir, Samples, SuiteFile, benchmarks_of, m
 from edge_grpo.cli.launch import RERUN, Processes, launch, launched
 from edge_grpo.cli.progress import target
 from edge_grpo.cli.settings import Settings, config_for
+from edge_grpo.config.sections import BUNDLES
 
 if TYPE_CHECKING:
     from edge_grpo.config.tree import Config
@@ -93,7 +94,7 @@ def _stored(name: str) -> tuple[dict[str, Any], list[Any]] | None:
 
 def _config_of(name: str, settings: list[str] | None) -> "Config":
     config = config_for(settings, name)
-    if not Path(name).expanduser().exists() and name != "bundled" and "/" not in name:
+    if not Path(name).expanduser().exists() and name not in BUNDLES and "/" not in name:
         raise ConfigError(
             f"compare-models: no such folder: '{name}'; give a model or a folder written by edge-grpo eval"
         )

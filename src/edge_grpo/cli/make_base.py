@@ -1,5 +1,6 @@
 """``edge-grpo make-base``."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -17,13 +18,17 @@ def make_base(
     from edge_grpo.bundled import make, make_vision  # noqa: PLC0415 - imports transformers
     from edge_grpo.config.tree import parse_settings  # noqa: PLC0415
 
-    def report(step: int, loss: float) -> None:
-        if step % 50 == 0:
-            print(f"step {step}  loss {loss:.3f} nats per token", flush=True)
+    def report(total: int) -> Callable[[int, float], None]:
+        def tell(step: int, loss: float) -> None:
+            if step % 50 == 0:
+                print(f"step {step}/{total}  loss {loss:.3f} nats per token", flush=True)
+
+        return tell
 
     given = settings or []
     if images:
-        base = parse_settings(make_vision.VisionBaseSettings, given)
-        print(f"wrote {make_vision.make_vision_base(out, base, on_step=report)}")
+        vision = parse_settings(make_vision.VisionBaseSettings, given)
+        print(f"wrote {make_vision.make_vision_base(out, vision, on_step=report(vision.steps))}")
     else:
-        print(f"wrote {make.make_base(out, parse_settings(make.BaseSettings, given), on_step=report)}")
+        text = parse_settings(make.BaseSettings, given)
+        print(f"wrote {make.make_base(out, text, on_step=report(text.steps))}")

@@ -109,6 +109,21 @@ def listed(value: object) -> Sequence[object] | None:
     return value if isinstance(value, list | tuple) else None
 
 
+def without_images(prompt: object) -> object:
+    """A prompt whose messages only say where images stand; the images are in their column then."""
+
+    def part(one: object) -> object:
+        kind = one.get("type") if isinstance(one, Mapping) else None
+        return {"type": "image"} if kind in _IMAGES else one
+
+    def message(one: object) -> object:
+        content = one.get("content") if isinstance(one, Mapping) else None
+        return {**one, "content": [*map(part, content)]} if isinstance(content, list | tuple) else one  # type: ignore[dict-item]
+
+    messages = listed(prompt)
+    return prompt if messages is None else [*map(message, messages)]
+
+
 def _content(value: object, where: str, images: list[object] | None) -> object:
     """A message's content; parts are joined, with a placeholder for each image."""
     if not isinstance(value, list | tuple):

@@ -229,11 +229,9 @@ def _picture(value: object, name: str, folder: Path, images: ImageSettings) -> P
     elif isinstance(value, bytes | bytearray):
         content = bytes(value)
     elif isinstance(value, Mapping):
-        given = value.get("bytes"), value.get("path") or value.get("url")
-        if isinstance(given[0], bytes | bytearray):
-            content = bytes(given[0])
-        elif isinstance(given[1], str):
-            return _picture(given[1], name, folder, images)
+        given = (value.get(key) for key in ("bytes", "path", "url"))
+        if own := next((each for each in given if isinstance(each, bytes | bytearray | str) and each), None):
+            return _picture(own, name, folder, images)
     if not (path or content):
         kind = "an empty text" if value == "" else f"a value of type {type(value).__name__}"
         raise BadRowError(f"{kind}, {_WANTED}")

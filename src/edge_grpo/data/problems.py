@@ -223,9 +223,9 @@ def _chosen_and_optional(names: FieldNames) -> dict[str, str]:
 
 
 def folder_of(path: str) -> Path:
-    """The folder that images of a source are in, if their paths are relative."""
+    """What the paths of images in a source are relative to: its folder; for a hub dataset, the current one."""
     place = os.path.expanduser(path)  # which, unlike pathlib, leaves it to the reader to fail
-    return Path(place) if os.path.isdir(place) else Path(place).parent
+    return Path(place) if os.path.isdir(place) else Path(place).parent if os.path.isfile(place) else Path()
 
 
 def told(read: Mapping[Found, int], *, solutions: bool = False) -> str:

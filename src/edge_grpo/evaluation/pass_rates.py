@@ -10,11 +10,12 @@ from pathlib import Path
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
 from edge_grpo.base.text import lone_surrogate
+from edge_grpo.data.messages import without_images
 from edge_grpo.data.pictures import in_url, portable
 from edge_grpo.data.problems import folder_of
-from edge_grpo.data.readers import load_records
+from edge_grpo.data.readers import load_records, optional
 from edge_grpo.data.rows import read_problem
-from edge_grpo.data.settings import DataSettings
+from edge_grpo.data.settings import DataSettings, FieldNames
 from edge_grpo.evaluation.answers import Answer
 from edge_grpo.evaluation.suite import Benchmark
 from edge_grpo.rewards.references import Found
@@ -95,8 +96,9 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
             row, data.fields, name, answer_pattern=data.answer_pattern, images=data.images, folder=folder_of(path)
         )
         read[found] += 1
-        shown = {data.fields.images: [*map(portable, problem.images)]} if row.get(data.fields.images) else {}
-        rows.setdefault(problem.id, {**row, **shown})  # load_records rejects a later row with the same id
+        rows.setdefault(
+            problem.id, _anywhere(row, problem, data.fields)
+        )  # load_records rejects a later row with the same id
         return problem
 
     problems, skipped = load_records(
@@ -111,6 +113,17 @@ def load_rows(path: str, data: DataSettings) -> tuple[Benchmark, Mapping[str, Ma
         bad_rows=data.bad_rows,
     )
     return Benchmark(Path(path).stem, path, problems, skipped, read), rows
+
+
+def _anywhere(row: Mapping[str, object], problem: Problem, names: FieldNames) -> Mapping[str, object]:
+    """A row whose images can be read wherever it is: all in their column, by absolute paths or in ``data:`` URLs."""
+    if not problem.images:
+        return row
+    return {
+        **row,
+        names.prompt: without_images(optional(row, names.prompt)),
+        names.images: [*map(portable, problem.images)],
+    }
 
 
 def rates(answers: Sequence[Answer]) -> list[Rate]:

@@ -60,7 +60,7 @@ class ShareGrpo(Method):
     delta: f.RatioCap = 3.0
     num_variants: f.Count = 2
     transforms: tuple[Transform, ...] = get_args(Transform)
-    transform_share: f.Share = 0.3
+    transform_share: f.Fraction = 0.3
     every_variant: bool = True
     parts: Literal["both", "family", "variant"] = "both"
     statistics: Literal["answers", "rows"] = "answers"

@@ -17,6 +17,7 @@ from edge_grpo.rewards.answers.comparer import Comparer, How
 from edge_grpo.rewards.answers.equality import decide_any_by_text, gold_text, same_as_any
 from edge_grpo.rewards.answers.extract import boxed_answer
 from edge_grpo.rewards.formats import (
+    PLACES,
     as_tags,
     outside_thoughts,
     tagged_answer,
@@ -42,9 +43,9 @@ class RewardSettings:
         format: what earns the format reward: ``box``, a readable ``\boxed{}`` that is not empty; ``think``, thoughts in
             ``<think></think>`` followed by such a box, and then a box in thoughts, finished or not, is not the
             answer; ``answer``, such thoughts followed by ``<answer></answer>`` and nothing else, and then what is
-            between these tags is the answer (if there is a box, its content). Source of the last two: Share-GRPO's
-            release, which reads the answer from thoughts too. Of gpt-oss's channels, only the final one holds an
-            answer, with any format.
+            between these tags is the answer (if there is a box, its content; without tags, a box). Source of the last
+            two: Share-GRPO's release, which reads the answer from thoughts too. Of gpt-oss's channels, only the final
+            one holds an answer, with any format.
         format_weight: reward for the format. Source: EDGE-GRPO's training script, 1.
         accuracy_weight: reward for the right answer. Source: the same, 1.
         timeout_s: deadline for grading one completion against all its reference answers, in seconds.
@@ -267,18 +268,16 @@ class Rewards:
         return self._read(completion).formatted
 
     def answer(self, completion: str) -> str | None:
-        """The content of the box that is a completion's answer, None if there is none."""
+        """A completion's answer: the content of its box, or what is between its tags; None if there is none."""
         return self._read(completion).answer
 
     def _read(self, completion: str) -> "_Read":
         began = time.perf_counter()
         form, tagged = self.config.format, as_tags(completion)
         said = outside_thoughts(tagged) if form != "box" or tagged != completion else completion
-        if form == "answer":
-            content = tagged_answer(tighten(said)) or None
-            answer, has_form = (content and boxed_answer(content)) or content, thinks_then_answers
-        else:
-            answer, has_form = boxed_answer(said), thinks_then_boxes
+        content = tagged_answer(tighten(said)) if form == "answer" else ""
+        answer = boxed_answer(content or said) or content or None
+        has_form = thinks_then_answers if form == "answer" else thinks_then_boxes
         formatted = answer is not None and (form == "box" or has_form(tighten(tagged)))
         return _Read(answer, formatted, time.perf_counter() - began)
 
@@ -286,8 +285,8 @@ class Rewards:
         parts = {"format": float(read.formatted), "accuracy": 0.0}
         form = self.config.format_weight * parts["format"]
         if outcome is None:
-            wanted = "<answer></answer>" if self.config.format == "answer" else "\\boxed{}"
-            return Grade(Verdict.UNPARSED, form, parts, f"no {wanted} could be read", read.seconds)
+            note = f"no {PLACES[self.config.format]} could be read"
+            return Grade(Verdict.UNPARSED, form, parts, note, read.seconds)
         seconds = read.seconds + outcome.seconds
         if outcome.ending is Ending.DONE and outcome.value:
             return Grade(

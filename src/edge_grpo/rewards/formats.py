@@ -4,8 +4,20 @@ Everything here takes time linear in the length of the text.
 """
 
 import re
+from typing import Final
 
-__all__ = ["as_tags", "outside_thoughts", "tagged_answer", "thinks_then_answers", "thinks_then_boxes", "tighten"]
+__all__ = [
+    "PLACES",
+    "as_tags",
+    "outside_thoughts",
+    "tagged_answer",
+    "thinks_then_answers",
+    "thinks_then_boxes",
+    "tighten",
+]
+
+PLACES: Final = {"box": "\\boxed{}", "think": "\\boxed{}", "answer": "<answer></answer>"}
+"""Where each format of ``reward.format`` wants the answer."""
 
 SYMBOLS = re.compile(r"([<>/])")
 THINK, END_OF_THINK = "<think>", "</think>"

@@ -155,15 +155,19 @@ def _messages(problem: Problem) -> list[dict[str, str]]:
 
 
 def _columns(problems: Sequence[Problem]) -> dict[str, list[object]]:
-    """The rows' columns but the prompt's, as read; ``answer`` and ``solution`` also if they have other names there."""
+    """The rows' columns but the prompt's, as read; ``answer``, ``solution`` and ``images`` under any name."""
     rows = [_usual(problem) | dict(problem.meta) | dict(problem.columns) for problem in problems]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names if name not in _TRL_OWN}
 
 
 def _usual(problem: Problem) -> dict[str, object]:
-    answer: dict[str, object] = {"answer": problem.answer} if problem.answers else {}
-    return answer | ({"solution": problem.solution} if problem.solution else {})
+    usual: dict[str, object] = {"answer": problem.answer} if problem.answers else {}
+    if problem.solution:
+        usual["solution"] = problem.solution
+    if problem.images:
+        usual["images"] = [{"path": each.path or None, "bytes": each.content or None} for each in problem.images]
+    return usual
 
 
 def _ground_truth(problem: Problem) -> object:

@@ -44,9 +44,13 @@ def data_values(row: Mapping[str, object], columns: Mapping[str, str]) -> dict[s
 
 def _as_json(value: object) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return json.dumps(value, ensure_ascii=False, default=_described)
     except (TypeError, ValueError, RecursionError) as error:  # odd keys, or nested too deeply
         return json.dumps(f"not JSON: {error}")
+
+
+def _described(value: object) -> str:
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
 
 
 def _storable(value: object) -> object:

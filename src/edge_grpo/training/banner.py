@@ -11,6 +11,7 @@ from edge_grpo.config.tree import Config
 from edge_grpo.data.settings import named
 from edge_grpo.models.adapters import describe
 from edge_grpo.models.policy import Policy
+from edge_grpo.rewards.formats import PLACES
 from edge_grpo.trackers.console import decoding
 from edge_grpo.training.session import Session
 
@@ -39,7 +40,8 @@ def legend(config: Config, *, evaluated: bool) -> Iterator[str]:
     held_out = f"held-out: {decoding(config.eval.temperature)}" if evaluated else ""
     yield "; ".join(filter(None, ("pairs: chosen above rejected" if pairs else sampled, held_out)))
     if config.reward.function and (evaluated or not pairs):
-        yield "right or wrong: 'correct' of reward.function, else the built-in check of the last \\boxed{}"
+        place = PLACES[config.reward.format]
+        yield f"right or wrong: 'correct' of reward.function, else the built-in check of the last {place}"
 
 
 def _model(policy: Policy) -> str:

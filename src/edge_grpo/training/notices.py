@@ -8,6 +8,7 @@ from edge_grpo.base.records import Group
 from edge_grpo.config.tree import Config
 from edge_grpo.methods._edge import Guidance
 from edge_grpo.methods.base import Method
+from edge_grpo.rewards.formats import PLACES
 from edge_grpo.training.described import GAP_BOUND
 
 __all__ = ["first_failure", "notices"]
@@ -102,8 +103,8 @@ def _unreadable(step: _Step) -> str:
     if step["verdict/unparsed"] < _MANY or _cut(step):
         return ""
     return (
-        f"{step['verdict/unparsed']:.0%} of the completions hold no readable \\boxed{{}} answer; ask for one in "
-        "data.system_prompt, or set reward.function"
+        f"{step['verdict/unparsed']:.0%} of the completions hold no readable answer in "
+        f"{PLACES[step.config.reward.format]}; ask for one in data.system_prompt, or set reward.function"
     )
 
 
