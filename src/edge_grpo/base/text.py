@@ -1,10 +1,16 @@
-"""Checks any text must pass before it reaches a tokenizer or a file, lists written as text, counts with their nouns."""
+"""Text: what any must pass before it reaches a tokenizer or a file, and what people are shown."""
 
 import ast
 import json
+import re
 from contextlib import suppress
+from typing import Final
 
-__all__ = ["counted", "listed_in_text", "lone_surrogate"]
+__all__ = ["counted", "listed_in_text", "lone_surrogate", "visible"]
+
+_HIDDEN: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
 
 
 def counted(count: int, noun: str) -> str:
@@ -35,3 +41,15 @@ def lone_surrogate(text: str) -> str:
         surrogate = f"\\u{ord(text[error.start]):04x}"
         return f"lone surrogate {surrogate} at position {error.start}, wanted valid Unicode text"
     return ""
+
+
+def visible(text: str) -> str:
+    r"""A text in which nothing is hidden: control characters, and those that change the direction of text, as codes.
+
+    Line breaks and tabs stay.
+
+    Example:
+        >>> visible("a\x1b[2Jb\u202ec")
+        'a[U+001B][2Jb[U+202E]c'
+    """
+    return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)

@@ -25,6 +25,7 @@ from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
 from edge_grpo.cli.launch import LOST, follow_launcher
 from edge_grpo.cli.make_base import make_base
+from edge_grpo.cli.report import compare, report
 from edge_grpo.cli.screen import screen
 from edge_grpo.cli.serve import serve
 from edge_grpo.cli.show import methods, show_config
@@ -40,6 +41,8 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(export)
 app.command()(serve)
+app.command()(report)
+app.command()(compare)
 app.command()(compare_models)
 app.command()(screen)
 app.command()(grade)

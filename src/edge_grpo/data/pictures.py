@@ -190,9 +190,19 @@ def looks_like_image(value: object) -> bool:
     return isinstance(value, bytes | bytearray)
 
 
-def data_url(picture: Picture) -> str:
-    """A picture as a model is shown it, as a PNG in a ``data:`` URL."""
-    return f"data:image/png;base64,{base64.b64encode(_png(open_picture(picture))).decode()}"
+def data_url(picture: Picture, *, most_pixels: int = 0) -> str:
+    """A picture as a model is shown it, as a PNG in a ``data:`` URL.
+
+    Args:
+        picture: to be opened.
+        most_pixels: a larger one is scaled down to about this number of pixels; 0 = none is.
+    Raises:
+        UnusableImageError: the file has changed or is damaged.
+    """
+    image = open_picture(picture)
+    if 0 < most_pixels < image.width * image.height:
+        image = image.resize(_scaled(*image.size, least=0, most=most_pixels))
+    return f"data:image/png;base64,{base64.b64encode(_png(image)).decode()}"
 
 
 def gradient(width: int, height: int) -> Picture:

@@ -94,7 +94,7 @@ def schema_of(columns: Mapping[str, str] | None = None) -> Any:
     kinds: dict[str, Any] = {
         **dict.fromkeys(("step",), pa.int64()),
         **dict.fromkeys(("problem", "prompt"), texts),
-        **dict.fromkeys(("group", "family", "variant", "source", "layer", "parent"), pa.int64()),
+        **dict.fromkeys(("group", "sampled_group", "family", "variant", "source", "layer", "parent"), pa.int64()),
         **dict.fromkeys(("answer", "completion", "completion_before", "strategy"), texts),
         **dict.fromkeys(("verdict", "verdict_before", "note"), texts),
         **dict.fromkeys(("reward", "reward_before"), numbers),
@@ -119,7 +119,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | Non
     return pa.Table.from_pylist(plain, schema=schema_of(columns))
 
 
-def rollouts(run: str | Path, steps: Iterable[int] | None = None) -> Any:
+def rollouts(run: str | Path, steps: Iterable[int] | None = None, columns: Sequence[str] | None = None) -> Any:
     """All completions of a run as one pyarrow table; ``.to_pandas()`` and ``.to_pylist()`` convert it.
 
     A run may be read while it trains: a step's file appears as a whole once the step is done.
@@ -127,6 +127,7 @@ def rollouts(run: str | Path, steps: Iterable[int] | None = None) -> Any:
     Args:
         run: the run folder.
         steps: the steps to read, ``range(1, 11)`` for example; None = all. Steps without a file are left out.
+        columns: the columns to read; None = all. One that no file has is left out.
     Returns:
         One row per completion, in order of steps; docs/guide.md describes the columns.
     Raises:
@@ -139,11 +140,13 @@ def rollouts(run: str | Path, steps: Iterable[int] | None = None) -> Any:
     if not (root / "config.yaml").is_file():
         raise DataError(f"{root}: no run (no config.yaml); name a run folder")
     wanted = None if steps is None else frozenset(steps)
-    tables = [schema_of().empty_table()]
+    schema = schema_of()
+    tables = [(schema if columns is None else pa.schema([one for one in schema if one.name in columns])).empty_table()]
     for file in sorted((root / _FOLDER).glob(_FILES)):
         if wanted is None or int(file.stem.removeprefix("step_")) in wanted:
             try:
-                tables.append(pq.read_table(file, partitioning=None))
+                with pq.ParquetFile(file) as opened:
+                    tables.append(opened.read(columns))
             except FileNotFoundError:  # a resumed run has just cut it back
                 continue
             except (OSError, ValueError) as error:

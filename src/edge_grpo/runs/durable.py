@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.base.job import resume_command
 
-__all__ = ["flush", "flush_tree", "is_open_as", "remove_tree", "saving", "take_lock", "write_whole"]
+__all__ = ["flush", "flush_tree", "is_locked", "is_open_as", "remove_tree", "saving", "take_lock", "write_whole"]
 
 
 def flush(path: Path) -> None:
@@ -75,6 +75,18 @@ def take_lock(name: Path) -> tuple[IO[str], bool]:
         if is_open_as(file, name):
             return file, locked
         file.close()  # deleted between opening and locking
+
+
+def is_locked(name: Path) -> bool:
+    """Whether a process holds the lock of :func:`take_lock`; False where there are no locks."""
+    try:
+        with name.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def is_open_as(file: IO[str], name: Path) -> bool:

@@ -13,7 +13,7 @@ import yaml
 from edge_grpo.base.errors import CheckpointError, ConfigError
 from edge_grpo.base.job import resume_command
 from edge_grpo.runs.completions import table_of
-from edge_grpo.runs.durable import flush, is_open_as, saving, take_lock, write_whole
+from edge_grpo.runs.durable import flush, is_locked, is_open_as, saving, take_lock, write_whole
 from edge_grpo.runs.starts import STARTS
 
 __all__ = ["RunFolder"]
@@ -101,6 +101,10 @@ class RunFolder:
                 self._lock, self.has_lock = take_lock(self.path / ".lock")
             except BlockingIOError:
                 raise CheckpointError(f"{self.path}: another process is training in this folder; wait for it") from None
+
+    def is_locked(self) -> bool:
+        """Whether a process is training in the folder."""
+        return is_locked(self.path / ".lock")
 
     def close(self) -> None:
         """Let other processes in."""

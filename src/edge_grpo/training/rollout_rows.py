@@ -29,13 +29,21 @@ def rollout_rows(session: Session, collected: Collected, lesson: Lesson | None) 
     rows = [(group.problem, number, row) for number, group in enumerate(groups) for row in group.rows]
     told = _scores(lesson) if lesson else []
     told += [_UNSCORED | {"trained": False, "dropped": why} for group, why in left_out for _ in group.rows]
+    drawn = _sampled_groups(collected)
     related = _relations(groups, lesson)
     texts = _texts([row for *_, row in rows], session.sampler.texts)
     return [
-        {"step": session.step, "group": number, **own, **text, **_graded(problem, row), **scores}
+        {"step": session.step, "group": number, "sampled_group": drawn.get(id(row.rollout.spans), -1), **own}
+        | {**text, **_graded(problem, row), **scores}
         | data_values(problem.meta, session.columns)
         for (problem, number, row), own, text, scores in zip(rows, related, texts, told, strict=True)
     ]
+
+
+def _sampled_groups(collected: Collected) -> dict[int, int]:
+    """The number of the group that each row's tokens were sampled in; copies of a row share its spans."""
+    groups = (*collected.groups, *collected.dropped)
+    return {id(row.rollout.spans): number for number, group in enumerate(groups) for row in group.rows}
 
 
 def _left_out(collected: Collected, arranged: Sequence[Group]) -> list[tuple[Group, str]]:

@@ -1,0 +1,133 @@
+"""``edge-grpo report`` and ``edge-grpo compare``: what training did, as a page and in the terminal."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from edge_grpo.base.errors import DataError
+from edge_grpo.base.text import counted, visible
+from edge_grpo.cli.progress import target
+
+if TYPE_CHECKING:
+    from edge_grpo.report.run import Run
+
+__all__ = ["compare", "report"]
+
+Runs = Annotated[list[str], typer.Argument(metavar="RUN ...", help="Run folders, finished or not.")]
+
+
+def report(
+    runs: Runs,
+    *,
+    out: Annotated[str, typer.Option(metavar="FILE", help="The page; an existing file is replaced.")] = "report.html",
+    watch: Annotated[bool, typer.Option("--watch", help="Renew the page until no run is training any more.")] = False,
+    every: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How often --watch looks for steps.")] = 10.0,
+) -> None:
+    """Write a report of runs: one HTML file with charts, collapse, always-dead prompts, and a rollout browser.
+
+    Runs that differ in nothing but their seeds are shown as one, with intervals over the seeds.
+    """
+    path = target(out)
+    assert path is not None, "--out has a default"
+    console = Console(stderr=True)
+    seen: list[int] = []
+    while True:
+        steps, is_live = _renewed(runs, path, every if watch else 0, console, seen)
+        seen = steps
+        if not (watch and is_live):
+            break
+        time.sleep(every)
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser")
+
+
+def _renewed(
+    names: Sequence[str], path: Path, every: float, console: Console, seen: Sequence[int]
+) -> tuple[list[int], bool]:
+    """Write the page if there are steps that it does not show; the steps of each run, and whether one is training."""
+    from edge_grpo.report.page import page  # noqa: PLC0415 - imports pyarrow
+
+    with ExitStack() as stack:
+        say = _status(stack, console)
+        runs = _read(names, say, waits=every > 0)
+        steps = [run.num_steps for run in runs]
+        is_live = any(run.is_live for run in runs)
+        if steps != seen or not is_live:
+            _write(path, page(runs, renew_s=max(5, round(every)) if every and is_live else 0, say=say))
+            if every and is_live:
+                told = counted(sum(steps), "step")
+                console.print(f"{told} in {path}; Ctrl-C ends this, not the run", highlight=False, markup=False)
+    return steps, is_live
+
+
+def _read(names: Sequence[str], say: Callable[[str], object], *, waits: bool) -> list["Run"]:
+    from edge_grpo.report.run import NothingLoggedError, read_run  # noqa: PLC0415 - imports pyarrow
+
+    found = []
+    for name in names:
+        say(f"reading {name}")
+        while True:
+            try:
+                found.append(read_run(name))
+                break
+            except NothingLoggedError as error:
+                if not (waits and error.is_live):
+                    raise
+                say(f"{name}: waiting for the first step")
+                time.sleep(1)
+    return found
+
+
+def _status(stack: ExitStack, console: Console) -> Callable[[str], object]:
+    """Shows what is being done: a spinner in a terminal, nothing elsewhere."""
+    if not console.is_terminal:
+        return lambda _: None
+    status = stack.enter_context(console.status("reading"))
+    return lambda line: status.update(visible(line).replace("[", r"\["))
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise DataError(f"--out: {path} cannot be written ({error.strerror}); name another file") from None
+
+
+def compare(runs: Runs) -> None:
+    """Compare runs in the terminal: the figures of a report, with differences paired by seed.
+
+    Runs that differ in nothing but their seeds are one arm; the first arm is what the others are compared with.
+    """
+    from edge_grpo.report.arms import arms_of  # noqa: PLC0415 - imports pyarrow
+    from edge_grpo.report.outcomes import outcomes  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        arms = arms_of(_read(runs, _status(stack, Console(stderr=True)), waits=False))
+        figures = outcomes(arms)
+    lettered = dict(zip(_LETTERS, arms, strict=False))
+    changes = [f"{letter} - A" for letter in list(lettered)[1:]]
+    table = Table("figure", box=SIMPLE_HEAD, pad_edge=False)
+    for column in (*lettered, *changes):
+        table.add_column(column, justify="right")
+    for one in figures:
+        table.add_row(one.title, *one.cells())
+    console = Console()
+    for letter, arm in lettered.items():
+        names = ", ".join(run.name for run in arm.runs)
+        console.print(visible(f"{letter}: {arm.title} ({names})"), markup=False, highlight=False)
+    console.print(table)
+    console.print("In parentheses: 95% intervals over seeds; of differences, over pairs of runs with equal seeds.")
+    if any(change and change.count == 1 for one in figures for change in one.differences):
+        console.print("A single pair has no interval: train several seeds to tell a difference from chance.")
+
+
+_LETTERS = [chr(ord("A") + number) for number in range(26)]

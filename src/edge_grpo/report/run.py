@@ -1,0 +1,179 @@
+"""A run as its folder tells it: settings, metrics, and every completion with its group."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from edge_grpo.base.errors import DataError
+from edge_grpo.report.groups import Kind, kind_of, near_bound
+from edge_grpo.runs.completions import DATA, rollouts
+from edge_grpo.runs.folder import RunFolder
+
+__all__ = ["Completion", "Drawn", "NothingLoggedError", "Run", "read_run"]
+
+_COLUMNS: Final = (
+    *("step", "group", "sampled_group", "family", "variant", "source", "layer", "problem", "strategy", "dropped"),
+    *("verdict", "verdict_before", "reward", "reward_before", "entropy"),
+    *("advantage_before_shaping", "advantage", "trained"),
+)
+_UNGRADED: Final = "error"
+_TOPPED_UP: Final = "dynamic_sampling"
+
+
+class NothingLoggedError(DataError):
+    """A run has not finished its first step, nor an evaluation before it; ``is_live`` says whether it may."""
+
+    def __init__(self, root: Path, *, is_live: bool) -> None:
+        super().__init__(f"{root}: the run has not logged a step yet; wait for the first, or name another run")
+        self.is_live = is_live
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A row of a rollout file without its text and tokens; the fields are the columns of those names."""
+
+    step: int
+    group: int
+    sampled_group: int
+    family: int
+    variant: int
+    source: int
+    layer: int
+    problem: str
+    strategy: str
+    dropped: str
+    verdict: str
+    verdict_before: str
+    reward: float
+    reward_before: float
+    entropy: float | None
+    advantage_before_shaping: float | None
+    advantage: float | None
+    trained: bool
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is seen under the prompt that it was sampled under, and not a copy under another variant."""
+        return self.source == self.variant
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A group as it was sampled: its kind before any correction, and as compared in training (None = dropped).
+
+    ``layer`` is 2 for the revisions of an answer.
+    """
+
+    step: int
+    number: int
+    problem: str
+    layer: int
+    before: Kind
+    after: Kind | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
+
+    ``rows`` are those of ``metrics.jsonl``; ``completions`` is empty if the run keeps no rollouts; ``data_columns`` are
+    the user's own in the rollout files; ``is_live`` says whether a process is training in the folder.
+    """
+
+    name: str
+    path: Path
+    tree: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    completions: Sequence[Completion]
+    data_columns: Sequence[str]
+    is_live: bool
+
+    @property
+    def num_steps(self) -> int:
+        """Steps done."""
+        return max((int(row["step"]) for row in self.rows), default=0)
+
+    @cached_property
+    def near(self) -> float:
+        """The largest difference of rewards that counts as nearly constant in this run."""
+        rewards = [one.reward_before for one in self.completions if one.verdict_before != _UNGRADED]
+        return near_bound(min(rewards), max(rewards)) if rewards else 0.0
+
+    @cached_property
+    def drawn(self) -> Sequence[Drawn]:
+        """The groups as they were sampled, those that dynamic sampling dropped included."""
+        groups: dict[tuple[int, int], list[Completion]] = defaultdict(list)
+        families: dict[tuple[int, int], list[Completion]] = defaultdict(list)
+        for one in self.completions:
+            if one.is_own:
+                groups[one.step, one.sampled_group].append(one)
+            else:
+                families[one.step, one.family].append(one)
+        return [
+            Drawn(step, number, own[0].problem, own[0].layer, self._before(own), self._after(own, families))
+            for (step, number), own in sorted(groups.items())
+        ]
+
+    def _before(self, own: Sequence[Completion]) -> Kind:
+        return self._kind([(one.reward_before, one.verdict_before) for one in own])
+
+    def _after(self, own: Sequence[Completion], shared: Mapping[tuple[int, int], Sequence[Completion]]) -> Kind | None:
+        if own[0].dropped == _TOPPED_UP:
+            return None
+        others = [one for one in shared.get((own[0].step, own[0].family), ()) if one.variant == own[0].variant]
+        return self._kind([(one.reward, one.verdict) for one in (*own, *others)])
+
+    def _kind(self, graded: Sequence[tuple[float, str]]) -> Kind:
+        rewards = [None if verdict == _UNGRADED else reward for reward, verdict in graded]
+        return kind_of(rewards, [verdict == "correct" for _, verdict in graded], near=self.near)
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """The steps at which a metric has a value, with it."""
+        return [(int(row["step"]), float(row[name])) for row in self.rows if row.get(name) is not None]
+
+    def names(self, start: str) -> list[str]:
+        """The metrics whose names start so, in the order of their first appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row if name.startswith(start)))
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run's folder; the run may still be training.
+
+    Raises:
+        CheckpointError: there is no run, or its metrics are damaged.
+        NothingLoggedError: the run has not logged anything yet.
+        DataError: a rollout file cannot be read.
+    """
+    root = Path(path).expanduser()
+    tree, _ = RunFolder.read_config(root)
+    folder = RunFolder(root)
+    rows = list(folder.rows())
+    if not rows:
+        raise NothingLoggedError(root, is_live=folder.is_locked())
+    name = os.path.relpath(root) if not os.path.relpath(root).startswith("..") else root.name
+    files = sorted((root / "rollouts").glob("step_*.parquet"))
+    own = [column for column in _names(files[-1]) if column.startswith(DATA)] if files else []
+    return Run(name, root, tree, rows, tuple(_completions(root)), own, folder.is_locked())
+
+
+def _names(file: Path) -> list[str]:
+    import pyarrow.parquet as pq  # noqa: PLC0415 - slow imports, needed here only
+
+    try:
+        return list(pq.read_schema(file).names)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read as parquet: {error}") from None
+
+
+def _completions(root: Path) -> Iterator[Completion]:
+    table = rollouts(root, columns=_COLUMNS)
+    columns: dict[str, Sequence[Any]] = {name: table[name].to_pylist() for name in _COLUMNS}
+    columns["sampled_group"] = [
+        group if number is None else number
+        for number, group in zip(columns["sampled_group"], columns["group"], strict=True)
+    ]  # runs of earlier versions have no such column
+    yield from map(Completion, *columns.values())

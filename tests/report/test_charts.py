@@ -1,0 +1,73 @@
+"""Charts: what they show, and what their SVG may not hold."""
+
+import math
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from made_runs import answer, group, make_run
+
+from edge_grpo.report.arms import arms_of
+from edge_grpo.report.charts import Bars, Chart, Curve, Lines, Points, Stack, draw, table_of_values
+from edge_grpo.report.figures import charts, entropy_gaps, smoothed
+from edge_grpo.report.run import read_run
+
+
+def test_an_svg_holds_no_styles_and_follows_the_colours_of_the_page() -> None:
+    drawn = draw(Chart("Title", 'says <b> "', Lines([Curve("a$b$<i>", [(1, 0.2), (2, 0.4)], 3)], "share")), "f1")
+    root = ElementTree.fromstring(drawn)
+    assert root.attrib["aria-label"] == 'Title. says <b> "'
+    assert not re.search(r"style|script|href=\"[^#]|on\w+=", drawn)
+    assert "var(--c3)" in drawn
+    assert not re.search(r"#[0-9a-f]{6}", drawn)
+    ids = re.findall(r'id="([^"]*)"', drawn)
+    assert ids
+    assert all(one.startswith("f1-") for one in ids)
+    assert set(re.findall(r'href="#([^"]*)"', drawn)) <= set(ids)
+
+
+def test_the_table_of_values_has_what_is_drawn() -> None:
+    curves = [Curve("a", [(step, step / 100) for step in range(1, 101)], 0), Curve("b", [(1, math.nan)], 1)]
+    heads, rows = table_of_values(Lines(curves, "share", share=True))
+    assert heads == ["step", "a", "b"]
+    assert (len(rows), rows[0], rows[-1]) == (12, ["1", "1.0%", ""], ["100", "100.0%", ""])
+    assert table_of_values(Stack([1, 2], {"x": [0.5, 1], "y": [0.5, 0]}, "share", [0, 1]))[1][1] == [
+        "2",
+        "100.0%",
+        "0.0%",
+    ]
+    assert table_of_values(Points({"right": [(1, 2), (3, 4)], "wrong": []}, "x", "y", [0, 1]))[1] == [
+        ["right", "2", "2", "3"]
+    ]
+    assert table_of_values(Bars({"reflect": {"right": 3.0}, "answer": {"wrong": 1.0}}, "n", [0, 1])) == (
+        ["", "right", "wrong"],
+        [["reflect", "3", ""], ["answer", "", "1"]],
+    )
+
+
+def test_smoothing_looks_back_only() -> None:
+    assert smoothed([(1, 1.0), (2, 3.0), (3, 8.0)], 2) == [(1, 1.0), (2, 2.0), (3, 5.5)]
+
+
+def test_entropy_is_compared_within_questions_and_without_corrected_answers(tmp_path: Path) -> None:
+    rows = [
+        *group(1, 0, [answer(1, entropy=0.1), answer(0, entropy=0.5), answer(0, entropy=0.7)]),
+        *group(1, 1, [answer(1, entropy=9.0), answer(1, entropy=9.0)]),
+        *group(1, 2, [answer(1, entropy=5.0, strategy="answer", before=0), answer(0, entropy=0.5)]),
+    ]
+    ((step, gap),) = entropy_gaps(read_run(make_run(tmp_path / "run", {1: rows})).completions)
+    assert (step, round(gap, 9)) == (1, -0.5)
+
+
+def test_a_report_leaves_out_charts_without_values_and_has_the_fate_of_each_remedy(tmp_path: Path) -> None:
+    rows = group(1, 0, [answer(1, before=0, strategy="answer"), answer(0, strategy="reflect"), answer(0)])
+    rows += group(1, 1, [answer(0, verdict="error", strategy="reflect")])
+    drawn = {chart.title: chart for _, chart in charts(arms_of([read_run(make_run(tmp_path / "run", {1: rows}))]))}
+    assert "Gap between sampler and policy" not in drawn
+    assert "Length" not in drawn
+    bars = drawn["Fate of each remedy"].drawing
+    assert isinstance(bars, Bars)
+    assert bars.bars == {
+        "reflect": {"right afterwards": 0.0, "still wrong": 1.0, "not graded": 1.0},
+        "answer": {"right afterwards": 1.0, "still wrong": 0.0, "not graded": 0.0},
+    }
