@@ -167,21 +167,20 @@ def _kinds(title: str, says: str, arm: Arm, kind: Callable[[Drawn], str]) -> Cha
 
 
 def _verdicts(arm: Arm, arms: Sequence[Arm]) -> Chart:
-    counts: dict[int, Counter[str]] = defaultdict(Counter)
+    counts: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for run in arm.runs:
-        for row in run.rows:
-            for verdict in Verdict:
-                counts[int(row["step"])][str(verdict)] += row.get(f"verdict/{verdict}") or 0
-    counts = defaultdict(Counter, {step: own for step, own in counts.items() if any(own.values())})
+        for verdict in map(str, Verdict):
+            for step, share in run.series(f"verdict/{verdict}"):
+                counts[step][verdict] += share
     says = "What grading said of the sampled completions. An 'error' is the grader's fault; such a row is not trained."
     return Chart(_titled("Verdicts", arm, arms), says, _stacked(counts, _VERDICTS, "share of completions"))
 
 
-def _stacked(counts: Mapping[int, Counter[str]], colors: Mapping[str, int], ylabel: str) -> Stack:
+def _stacked(counts: Mapping[int, Mapping[str, float]], colors: Mapping[str, int], ylabel: str) -> Stack:
     steps = sorted(counts)
-    seen = [name for name in colors if any(counts[step][name] for step in steps)]
-    totals = {step: sum(counts[step].values()) for step in steps}
-    parts = {name: [counts[step][name] / totals[step] for step in steps] for name in seen}
+    seen = [name for name in colors if any(counts[step].get(name) for step in steps)]
+    totals = {step: sum(counts[step].values()) or 1.0 for step in steps}
+    parts = {name: [counts[step].get(name, 0) / totals[step] for step in steps] for name in seen}
     return Stack(steps, parts, ylabel, [colors[name] for name in seen])
 
 

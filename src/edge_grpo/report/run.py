@@ -115,8 +115,14 @@ class Run:
                 families[one.step, one.family].append(one)
         return [
             Drawn(step, number, own[0].problem, own[0].layer, self._before(own), self._after(own, families))
-            for (step, number), own in sorted(groups.items())
+            for (step, number), rows in sorted(groups.items())
+            for own in [self._compared(rows)]
         ]
+
+    def _compared(self, rows: Sequence[Completion]) -> Sequence[Completion]:
+        """The rows of a group without corrected ones that were added to those sampled (as ``grpo_matched`` does)."""
+        size = self.tree.get("rollout", {}).get("group_size", len(rows))
+        return rows if len(rows) <= size else [one for one in rows if one.strategy == "none"] or rows
 
     def _before(self, own: Sequence[Completion]) -> Kind:
         return self._kind([(one.reward_before, one.verdict_before) for one in own])

@@ -41,9 +41,10 @@ def rollout_rows(session: Session, collected: Collected, lesson: Lesson | None) 
 
 
 def _sampled_groups(collected: Collected) -> dict[int, int]:
-    """The number of the group that each row's tokens were sampled in; copies of a row share its spans."""
-    groups = (*collected.groups, *collected.dropped)
-    return {id(row.rollout.spans): number for number, group in enumerate(groups) for row in group.rows}
+    """The number of the group that tokens were sampled in, by their spans, which copies of a row share."""
+    rows = [(number, row) for number, group in enumerate((*collected.groups, *collected.dropped)) for row in group.rows]
+    before = {id(row.first[0].spans): number for number, row in rows if row.first}  # some methods train on these, too
+    return before | {id(row.rollout.spans): number for number, row in rows}
 
 
 def _left_out(collected: Collected, arranged: Sequence[Group]) -> list[tuple[Group, str]]:
