@@ -128,7 +128,7 @@ def rollouts(run: str | Path, steps: Iterable[int] | None = None) -> Any:
         run: the run folder.
         steps: the steps to read, ``range(1, 11)`` for example; None = all. Steps without a file are left out.
     Returns:
-        One row per completion, in order of steps; docs/guide.md describes the columns.
+        One row per completion, in order of steps; docs/rollouts.md describes the columns.
     Raises:
         DataError: there is no run, it keeps no rollouts, or a file cannot be read.
     """
