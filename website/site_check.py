@@ -26,7 +26,7 @@ NOT_LOADED = {"canonical", "next", "prev", "alternate", "author"}
 """Kinds of ``link`` that only name something."""
 
 STYLE_LOADS = re.compile(r"(?:@import\s+|url\(\s*)[\"']?((?:https?:)?//[^\"')\s]+)")
-UNREAD = re.compile(r"\.\. math::|:(?:func|class|mod|meth|math):`|\\(?:frac|operatorname|sum|pi)\b")
+UNREAD = re.compile(r"\.\. math::|:(?:func|class|mod|meth|math):`|\\(?:frac|operatorname|sum|pi)(?![a-z])")
 
 
 @dataclass

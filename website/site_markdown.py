@@ -8,7 +8,7 @@ Formulas turn into MathML, which browsers draw without a script or a font from e
 
 import re
 from collections.abc import Iterator, Sequence
-from xml.ElementTree import Element
+from xml.etree.ElementTree import Element
 
 from latex2mathml.converter import convert_to_element
 from markdown import Extension, Markdown
