@@ -114,3 +114,21 @@ def test_the_messages_in_troubleshooting_exist() -> None:
     assert len(shown) > 6
     parts = [part.strip(" (:)") for message in shown for part in message.split("...") if part.strip(" (:)")]
     assert [part for part in parts if part not in source] == []
+
+
+METHOD_PAGES = sorted(path for path in (DOCS / "methods").glob("*.md") if path.stem not in {"index", "decomposed_gp"})
+
+
+@pytest.mark.parametrize("path", METHOD_PAGES, ids=lambda path: path.stem)
+def test_a_method_page_says_when_to_use_it_its_settings_and_what_differs(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", text, re.M)
+    assert {"When to use it", "Settings", "What to watch"} <= set(headings)
+    assert any(heading.startswith(("Differences from", "Design choices")) for heading in headings)
+    assert "$" in text
+    assert "| setting | default | source |" in text
+
+
+def test_the_overview_has_every_method_once() -> None:
+    rows = re.findall(r"^\| (`[^|]*`) \|", (DOCS / "methods" / "index.md").read_text(encoding="utf-8"), re.M)
+    assert sorted(kind for row in rows for kind in re.findall(r"`(\w+)`", row)) == sorted(METHODS)
