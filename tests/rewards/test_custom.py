@@ -45,7 +45,7 @@ def test_parameters_may_have_other_names(tmp_path: Path, parameters: str) -> Non
     assert call(f"{path}:reward", Batch(["x"], [Problem("p", "?", ("1",))], [True])) == [1.0]
 
 
-def test_the_function_for_trl_in_the_guide_works(tmp_path: Path) -> None:
+def test_the_documented_function_for_trl_works(tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     (snippet,) = [text for text in snippets if "def reward(completions, answer, **kwargs)" in text]
     path = tmp_path / "theirs.py"
