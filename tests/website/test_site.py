@@ -88,14 +88,13 @@ def test_the_settings_page_has_every_setting() -> None:
 @pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.relative_to(DOCS).as_posix())
 def test_lists_look_the_same_on_a_code_host_and_on_the_site(path: Path) -> None:
     """The site's Markdown nests by four spaces, and starts a list after an empty line."""
-    fence, before, wrong = False, "", []
+    fence, before, first, wrong = False, "", "", []  # first: of the lines since an empty one
     for line in path.read_text(encoding="utf-8").splitlines():
         fence ^= line.strip().startswith("```")
+        first = first if before.strip() else line
         item = re.match(r"( *)([-*]|\d+\.) ", line)
-        if item and not fence:
-            inside = before.startswith(" ") or re.match(r"([-*]|\d+\.) ", before)
-            if 0 < len(item[1]) < 4 or (before.strip() and not inside):
-                wrong.append(line)
+        if item and not fence and (0 < len(item[1]) < 4 or not re.match(r" *([-*]|\d+\.) ", first)):
+            wrong.append(line)
         before = line
     assert wrong == []
 
