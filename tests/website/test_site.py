@@ -1,5 +1,6 @@
 """The documentation's pages are in the navigation, and the site builds without a warning, complete in itself."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -131,3 +132,11 @@ def test_a_method_page_says_when_to_use_it_its_settings_and_what_differs(path: P
 def test_the_overview_has_every_method_once() -> None:
     rows = re.findall(r"^\| (`[^|]*`) \|", (DOCS / "methods" / "index.md").read_text(encoding="utf-8"), re.M)
     assert sorted(kind for row in rows for kind in re.findall(r"`(\w+)`", row)) == sorted(METHODS)
+
+
+def test_every_method_has_its_class_and_settings_in_the_api(site: Path) -> None:
+    shown = (site / "api" / "method_classes.html").read_text(encoding="utf-8")
+    for cls in METHODS.values():
+        start = shown.index(f'id="{cls.__module__}.{cls.__qualname__}"')
+        signature = re.sub(r"<[^>]+>", "", shown[start : shown.index("</pre>", start)])
+        assert all(f"    {field.name}: " in signature for field in dataclasses.fields(cls))
