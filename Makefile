@@ -29,7 +29,8 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup setup-vllm demo demo-images test check pytest-slow test-vllm test-browser docs compare compare-methods compare-share tune-evidence
+.PHONY: help setup setup-vllm demo demo-images test check pytest test-slow test-vllm test-browser docs site site-pages
+.PHONY: site-serve compare compare-methods compare-share tune-evidence
 .PHONY: bench bench-engines bench-gpu bench-ranks bench-startup same-numbers release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -47,7 +48,7 @@ ifneq ($(TORCH_INDEX),)
 	@$(PIP) --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)'
 endif
 	@echo "Installing edge-grpo and its dependencies into $(VENV) (a minute or more; README.md tells of the small CPU build)"
-	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images]'
+	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images,docs]'
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo"
 
@@ -98,7 +99,7 @@ test-vllm: setup ## The tests against a real vLLM server on the CPU; needs `make
 $(BROWSER): $(SETUP)
 	@sh .ci/chromium
 	@echo "Installing the extra 'browser'"
-	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images,browser]'
+	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images,docs,browser]'
 	@touch $@
 
 test-browser: $(BROWSER) ## The tests of pages in Chromium, which is installed if possible
@@ -106,6 +107,23 @@ test-browser: $(BROWSER) ## The tests of pages in Chromium, which is installed i
 
 docs: setup ## Check the commands, snippets, links and paths of README.md and docs/
 	$(BIN)/python -m pytest tests/test_docs.py
+
+# The page of all settings, printed before the site is built; docs/settings.md includes it.
+SETTINGS_PAGE := build/docs/settings.md
+PRINT_SETTINGS := $(BIN)/python website/site_settings.py
+
+site-pages: setup
+	@mkdir -p $(dir $(SETTINGS_PAGE))
+	@$(PRINT_SETTINGS) >$(SETTINGS_PAGE)
+
+site: export PYTHONPATH := website
+site: site-pages ## Build the documentation site into build/site; a broken link or reference is an error
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python website/site_check.py build/site
+
+site-serve: export PYTHONPATH := website
+site-serve: site-pages ## Show the site at http://127.0.0.1:8000, following changes
+	$(BIN)/zensical serve --dev-addr 127.0.0.1:8000
 
 compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (half an hour, resumable)
 	$(BIN)/python benchmarks/compare_edge.py $(ARGS)
@@ -121,7 +139,7 @@ tune-evidence: setup ## Measure the benefit of seeing the parts and write docs/r
 
 $(BENCH): $(SETUP)
 	@echo "Installing the extra 'bench'"
-	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images,bench]'
+	@$(PIP) --no-build-isolation --editable '.[test,check,tune,images,docs,bench]'
 	@touch $@
 
 bench: $(BENCH) ## Time this package against TRL, transformers, vLLM (if set up) and the machine's limits; ARGS: names
@@ -146,7 +164,7 @@ release-check: ## Build sdist and wheel, check their metadata, and train a step 
 	@PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh .ci/release-check
 
 clean: ## Remove caches and build products; runs and .venv stay
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv and .venv-vllm as well

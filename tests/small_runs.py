@@ -65,7 +65,7 @@ def resumed(one: Config, two: Config) -> tuple[Path, Path]:
     return straight, resume(two.run.dir).folder
 
 
-def documented(heading: str) -> set[str]:
-    """The names in the first columns of a section's tables in the guide."""
-    section = (ROOT / "docs/guide.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    return {name for cell in re.findall(r"^\| (`[^|]*) \|", section, re.M) for name in re.findall(r"`([^`]+)`", cell)}
+def documented(page: str) -> set[str]:
+    """The names in the first columns of the tables of a page in docs/."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return {name for cell in re.findall(r"^\| (`[^|]*) \|", text, re.M) for name in re.findall(r"`([^`]+)`", cell)}

@@ -144,6 +144,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder in which the documentation's paths resolve to the repository's files."""
     for name in ("configs", "docs", "examples", "README.md"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (shown,) = (block.text for block in blocks() if block.path.name == "tutorial.md" and block.language == "yaml")
+    (tmp_path / "settings.yaml").write_text(shown, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

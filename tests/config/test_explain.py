@@ -15,7 +15,7 @@ from edge_grpo.methods import METHODS
 from edge_grpo.methods.nthr import Nthr
 from edge_grpo.methods.vespo import Vespo
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+PAGE = Path(__file__).parents[2] / "docs" / "coming_from.md"
 
 
 def message_for(*words: str) -> str:
@@ -47,8 +47,8 @@ def test_every_trl_and_verl_name_leads_to_a_setting() -> None:
     assert leaves & set(ELSEWHERE) == set()
 
 
-def test_the_guide_shows_the_whole_table() -> None:
-    text = GUIDE.read_text(encoding="utf-8").partition("## Coming from TRL or verl")[2].partition("\n## ")[0]
+def test_the_page_shows_the_whole_table() -> None:
+    text = PAGE.read_text(encoding="utf-8").partition("## Names of settings")[2].partition("\n## ")[0]
     shown = {}
     for here, elsewhere in re.findall(r"^\| `([\w.]+)`[^|]* \| ([^|]+) \|$", text, re.M):
         shown |= dict.fromkeys(re.findall(r"`(\w+)`", elsewhere), here)

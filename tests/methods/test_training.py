@@ -61,7 +61,7 @@ def test_every_method_trains_and_resumes_bit_for_bit(learning: Learning, model: 
     assert rows(again) == rows(straight)
     assert rollouts(again) == rollouts(straight)
     assert not any(row.get("skipped_updates") for row in rows(straight))
-    known = documented("What the metrics mean")
+    known = documented("metrics.md")
     own = {name for row in rows(straight) for name in row if not any(fnmatch(name, pattern) for pattern in known)}
     assert {name for name in own if f"`{name}`" not in page_of(kind)} == set()
 

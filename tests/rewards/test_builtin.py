@@ -365,7 +365,7 @@ def documented(path: str) -> list[str]:
     return re.findall(r"^ *edge-grpo train (.*\breward\.function=.*)$", text, re.M)
 
 
-PAGES = ("docs/guide.md", "examples/own_reward.py", "examples/trl_reward.py")
+PAGES = ("docs/rewards.md", "docs/coming_from.md", "examples/own_reward.py", "examples/trl_reward.py")
 COMMANDS = [line for page in PAGES for line in documented(page)]
 
 
@@ -391,5 +391,5 @@ def test_the_documented_commands_work(line: str, monkeypatch: pytest.MonkeyPatch
         assert [one.parts["format"] for one in grades] == [1.0, 1.0, 0.0]
 
 
-def test_the_guide_and_the_example_show_commands() -> None:
+def test_the_pages_and_the_examples_show_commands() -> None:
     assert all(map(documented, PAGES))

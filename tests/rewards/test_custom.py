@@ -11,7 +11,7 @@ from edge_grpo.rewards import Rewards, RewardSettings
 from edge_grpo.rewards.custom import call, check, locate
 from edge_grpo.rewards.styles import Batch
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+PAGE = Path(__file__).parents[2] / "docs" / "coming_from.md"
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_another_signature_is_recognized_by_its_parameter_names(tmp_path: Path, 
     path.write_text(f"def reward({parameters}):\n    return [1.0]\n")
     wrong = check(f"{path}:reward")
     assert f"it takes ({parameters}), but is called with (completions, problems) and optionally 'finished'" in wrong
-    assert "docs/guide.md" in wrong
+    assert "docs/coming_from.md" in wrong
     assert "\n" not in wrong
-    with pytest.raises(ConfigError, match="Coming from TRL"), Rewards(RewardSettings(function=f"{path}:reward")):
+    with pytest.raises(ConfigError, match="coming_from"), Rewards(RewardSettings(function=f"{path}:reward")):
         pass
 
 
@@ -45,8 +45,8 @@ def test_parameters_may_have_other_names(tmp_path: Path, parameters: str) -> Non
     assert call(f"{path}:reward", Batch(["x"], [Problem("p", "?", ("1",))], [True])) == [1.0]
 
 
-def test_the_function_for_trl_in_the_guide_works(tmp_path: Path) -> None:
-    snippets = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+def test_the_documented_function_for_trl_works(tmp_path: Path) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     (snippet,) = [text for text in snippets if "def reward(completions, answer, **kwargs)" in text]
     path = tmp_path / "theirs.py"
     path.write_text(snippet)

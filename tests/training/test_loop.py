@@ -360,14 +360,14 @@ def test_the_custom_method_example_resumes_when_rerun(
     capsys.readouterr()
 
 
-def test_the_guide_names_every_metric_and_column(straight: Path, model: Path, tmp_path: Path) -> None:
+def test_the_pages_name_every_metric_and_column(straight: Path, model: Path, tmp_path: Path) -> None:
     words = [f"model.path={model}", *SMALL[2:-1], "train.steps=1", "eval.samples=4", "eval.temperature=1"]
     written = {name for line in (straight / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
     for method in ("grpo", "dapo"):
         more = [f"method={method}", "method.beta=0.1", "method.top_up.max_rounds=1", "method.top_up.fill=true"]
         folder = train(load_config(None, [*words, *more, f"run.dir={tmp_path / method}"])).folder
         written |= {name for line in (folder / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
-    names = documented("What the metrics mean")
+    names = documented("metrics.md")
     assert {one for one in written if not any(fnmatch(one, name) for name in names)} == set()
     rare = {"empty_updates", "correction/fallback", "correction/skipped_*"}  # written where they occur
     rare |= {"sampler/gap", "sampler/gap_max", "sampler/gap_beyond"}  # of engines that are not exact
@@ -376,7 +376,7 @@ def test_the_guide_names_every_metric_and_column(straight: Path, model: Path, tm
     columns = {"data/*" if name.startswith("data/") else name for name in schema.names}
     for name in ("spans", "reward_parts", "images"):
         columns |= {f"{name}.{field.name}" for field in schema.field(name).type.value_type}
-    assert documented("What a rollout file holds") == columns
+    assert documented("rollouts.md") == columns
 
 
 def test_gradients_that_stay_non_finite_end_the_run(config: Make) -> None:

@@ -97,7 +97,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "default_local_dir": "run.dir",
     "report_to": "run.tensorboard",
 }
-"""TRL and verl setting names, and what they are called here; docs/guide.md has the table."""
+"""TRL and verl setting names, and what they are called here; docs/coming_from.md has the table."""
 
 _WANTED: Final[dict[str, str]] = {
     "greater_than_equal": "at least {ge:g}",

@@ -52,7 +52,7 @@ def values_of(answers: Iterable[Answer]) -> dict[str, dict[Name, float]]:
 
     Args:
         answers: from any benchmarks; those on which the grader failed are excluded, and a problem left with fewer
-        than j samples has no pass@j.
+            than j samples has no pass@j.
 
     Returns:
         metric -> (benchmark, problem) -> value, in the order of the answers.

@@ -114,10 +114,15 @@ def own_scores(
     .. math:: \sum_{a :\, \text{row}(a) = \text{row}(t)} \langle g_t, g_a \rangle \langle h_t, h_a \rangle
 
     Args:
-        hidden, token_ids, head_weight, vocabulary, head_input, tokens_at_once, vocab_at_once: as in
-            :func:`token_scores`.
+        hidden: as in :func:`token_scores`, like the further arguments that have the same name there.
+        token_ids: as there.
+        head_weight: as there.
         row: each token's row, from 0.
         chosen: rows to compute it for.
+        vocabulary: as there.
+        head_input: as there.
+        tokens_at_once: as there.
+        vocab_at_once: as there.
 
     Returns:
         as :func:`token_scores`; 0 on tokens of other rows. Subtract it to exclude a row's own tokens from a score.

@@ -53,7 +53,7 @@ def _own_complaint(signature: inspect.Signature) -> str:
         return (
             f"it takes {signature}, but is called with {WANTED}; a row's prompt, answers and other columns are "
             "problem.prompt, .answers and .meta. A function written for TRL or verl needs reward.function_style=trl or "
-            "verl: see 'Coming from TRL or verl' in docs/guide.md"
+            "verl: see docs/coming_from.md"
         )
     try:
         signature.bind([], [], **({"finished": []} if "finished" in names else {}))

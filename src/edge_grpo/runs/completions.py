@@ -129,7 +129,7 @@ def rollouts(run: str | Path, steps: Iterable[int] | None = None, columns: Seque
         steps: the steps to read, ``range(1, 11)`` for example; None = all. Steps without a file are left out.
         columns: the columns to read; None = all. One that no file has is left out.
     Returns:
-        One row per completion, in order of steps; docs/guide.md describes the columns.
+        One row per completion, in order of steps; docs/rollouts.md describes the columns.
     Raises:
         DataError: there is no run, it keeps no rollouts, or a file cannot be read.
     """
