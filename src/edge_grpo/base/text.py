@@ -4,7 +4,7 @@ import ast
 import json
 from contextlib import suppress
 
-__all__ = ["counted", "listed_in_text", "lone_surrogate"]
+__all__ = ["counted", "listed_in_text", "lone_surrogate", "on_one_line"]
 
 
 def counted(count: int, noun: str) -> str:
@@ -35,3 +35,15 @@ def lone_surrogate(text: str) -> str:
         surrogate = f"\\u{ord(text[error.start]):04x}"
         return f"lone surrogate {surrogate} at position {error.start}, wanted valid Unicode text"
     return ""
+
+
+def on_one_line(text: str, most: int = 0) -> str:
+    r"""Foreign text, fit for a terminal: on one line, unprintable characters as escapes, at most ``most`` if set.
+
+    Example:
+        >>> print(on_one_line("one\n two \x1b[31m", 12))
+        one two \x1…
+    """
+    line = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return shown[: most - 1] + "…" if most and len(shown) > most else shown
