@@ -77,8 +77,8 @@ def diagnose(
         _say(console, f"page: {html}")
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(on_one_line(text), markup=False, highlight=False, soft_wrap=True)
+def _say(console: Console, text: str, *, indent: str = "") -> None:
+    console.print(indent + on_one_line(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_source(console: Console, found: "Diagnosis") -> None:
@@ -90,7 +90,7 @@ def _print_source(console: Console, found: "Diagnosis") -> None:
         f"{counted(found.overall.groups, 'group')} of {size}, {counted(found.rollouts.files, 'file')}",
     )
     for line in (*map(str, found.rollouts.columns), *(f"note: {note}" for note in found.notes)):
-        _say(console, f"  {line}")
+        _say(console, line, indent="  ")
 
 
 def _print_steps(console: Console, found: "Diagnosis") -> None:
@@ -154,7 +154,7 @@ def _print_prompts(console: Console, found: "Diagnosis", most: int) -> None:
         table.add_row(f"{one.times:,}", kinds, escape(on_one_line(one.prompt, _PROMPT)))
     console.print(table)
     if len(dead) > most:
-        _say(console, f"  and {len(dead) - most:,} more (--prompts N)")
+        _say(console, f"and {len(dead) - most:,} more (--prompts N)")
 
 
 def _print_remedies(console: Console, ways: "Sequence[Remedy]", found: "Diagnosis") -> None:

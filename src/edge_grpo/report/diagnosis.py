@@ -144,8 +144,8 @@ def diagnose(rollouts: Rollouts) -> Diagnosis:
     notes = [*rollouts.notes, *([inferred] if inferred else [])]
     if singles:
         notes.append(
-            f"{singles:,} groups of one completion left out: if that is unexpected, the grouping is wrong; "
-            "name it with --group COLUMN or --prompt COLUMN"
+            f"groups of one completion left out: {singles:,}; if that is unexpected, the grouping is wrong: name "
+            "it with --group COLUMN or --prompt COLUMN"
         )
     unit = _unit(groups)
     by_step: dict[int | None, list[Group]] = {}
@@ -258,11 +258,11 @@ def _odd_sizes(found: Diagnosis) -> list[str]:
     told = []
     if large:
         told.append(
-            f"{large:,} groups have more than the usual {found.size} completions: several groups of one prompt, "
-            "perhaps; --group-size N or --group COLUMN tells them apart"
+            f"groups with more than the usual {found.size} completions: {large:,}, perhaps several groups of one "
+            "prompt; --group-size N or --group COLUMN tells them apart"
         )
     if small:
-        told.append(f"{small:,} groups have fewer than the usual {found.size} completions")
+        told.append(f"groups with fewer than the usual {found.size} completions: {small:,}")
     return told
 
 

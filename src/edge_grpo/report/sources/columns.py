@@ -50,8 +50,8 @@ class Layout:
     """Which columns serve as what.
 
     ``consecutive``: without a column of groups, those are runs of rows with one prompt, as the trainer wrote them, and
-    not all rows of a step with one prompt. ``repeats``: a file with the very rows of the file before is the same step,
-    written again.
+    not all rows of a step with one prompt. ``repeats``: a file with the very prompts and completions of the file before
+    is the same step, written again.
     """
 
     name: str
@@ -172,9 +172,9 @@ class _Reader:
         """Read the rows of one file."""
         if self._layout.repeats:
             kept = list(rows)
-            content = [tuple(v for i, v in enumerate(row) if i != self._place.get("step")) for row in kept]
+            content = [(row[self._place["prompt"]], row[self._place["completion"]]) for row in kept]
             if content and content == self._before:
-                self._ledger.counts["files left out: they repeat the rows of the file before"] += 1
+                self._ledger.counts["files left out because they repeat the rows of the file before"] += 1
                 return
             self._before, rows = content, kept
         named, last, run = self._step_of(path), None, 0
@@ -203,7 +203,7 @@ class _Reader:
         completion = message_text(row[place["completion"]]) if "completion" in place else None
         right = number(row[place["correct"]]) if "correct" in place else None
         if right not in (None, 0.0, 1.0):
-            ledger.counts[f"rows whose '{self._layout.roles['correct']}' is neither 0 nor 1: taken as unknown"] += 1
+            ledger.counts[f"rows whose '{self._layout.roles['correct']}' is neither 0 nor 1, taken as unknown"] += 1
             right = None
         advantage = None if self._advantage is None else number(row[self._advantage])
         return Completion(

@@ -57,7 +57,7 @@ def read_prime_rl(files: Sequence[Path], advance: Advance) -> Rollouts:
             step = number(_dict(trace, "run").get("step"))
             key = group if isinstance(group, str | int) else (named, prompt)
             if not isinstance(group, str | int):
-                ledger.counts["traces without a group_id, grouped by their prompt"] += 1
+                ledger.counts["traces without a group_id, grouped by step and prompt"] += 1
             text = _completion(trace)
             completions.append(
                 Completion(
@@ -98,7 +98,7 @@ def _reward(trace: _Row, ledger: Ledger) -> float | None:
     values = [number(_weighed(value)) for value in trace["rewards"].values()]
     scored = [value for value in values if value is not None]
     if failed or not scored:
-        ledger.counts["traces that failed or were not scored: unscorable"] += 1
+        ledger.counts["traces that failed or were not scored, so are unscorable"] += 1
         return None
     return sum(scored)
 

@@ -68,6 +68,6 @@ class Ledger:
 
     def sentences(self) -> list[str]:
         """The notes, with the counts written out."""
-        bad = f"{self.bad_lines:,} unreadable lines left out, the first: {self.first_bad}"
-        counted = [f"{count:,} {what}" for what, count in self.counts.items()]
+        bad = f"unreadable lines left out: {self.bad_lines:,}, the first: {self.first_bad}"
+        counted = [f"{what}: {count:,}" for what, count in self.counts.items()]
         return ([bad] if self.bad_lines else []) + counted + self.notes
