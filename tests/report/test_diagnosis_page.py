@@ -79,7 +79,7 @@ def test_bars_fill_their_width() -> None:
     found = made(MIXED)
     page = diagnosis_page(found, [], title="", prompts=0)
     bars = [float(width) for width in re.findall(r'width="([\d.]+)" height="16"', page)]
-    assert sum(bars) == pytest.approx(540 * len(found.spans), abs=1)
+    assert sum(bars) == pytest.approx(290 * len(found.spans), abs=1)
 
 
 def test_a_run_without_steps_or_live_groups() -> None:

@@ -4,7 +4,6 @@ A tolerance is four standard errors of the difference of estimate and simulation
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,8 +13,8 @@ from edge_grpo.report.diagnosis import Diagnosis, diagnose
 from edge_grpo.report.groups import Kind
 from edge_grpo.report.remedies import (
     Remedy,
-    beta_prior,
     dynamic_sampling,
+    fitted,
     guided_correction,
     larger_groups,
     partial_rewards,
@@ -105,32 +104,61 @@ def revived_by_more(rng: np.random.Generator, first: Rates, rates: Rates, factor
     return share(live(more))
 
 
+SHAPES = {
+    "beta": lambda rng: rng.beta(0.4, 0.8, COUNT),
+    "some cannot be solved": lambda rng: np.where(rng.random(COUNT) < 0.6, 0.0, rng.beta(3, 3, COUNT)),
+    "two kinds": lambda rng: np.where(rng.random(COUNT) < 0.6, 0.05, rng.beta(3, 2, COUNT)),
+}
+
+
 @pytest.mark.parametrize("factor", [2, 4])
-def test_larger_groups_under_the_prior(rng: np.random.Generator, rates: Rates, factor: int) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_larger_groups_whatever_the_shape_of_pass_rates(rng: np.random.Generator, shape: str, factor: int) -> None:
+    rates = SHAPES[shape](rng)
     first = sampled(rng, rates)
     found = larger_groups(diagnosis([first]), factor)
     simulated, error = revived_by_more(rng, first, rates, factor)
     assert found.live is not None
     assert found.before == pytest.approx(live(first).mean())
-    assert abs(found.live - simulated) < 4 * math.sqrt(2) * error  # the fit has an error of about that size, too
-    assert found.live - live(first).mean() > 8 * error  # so that the test sees the effect
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.live < found.high
+    spread = (found.high - found.low) / 4  # a 95% interval is about four standard errors wide
+    assert abs(found.live - simulated) < 4 * math.hypot(error, spread)
+    assert spread < 0.05
     assert found.completions == pytest.approx(factor * SIZE / found.live)
 
 
-def test_larger_groups_promise_too_much_where_prompts_cannot_be_solved(rng: np.random.Generator) -> None:
-    rates = np.where(rng.random(COUNT) < 0.6, 0.0, rng.beta(3, 3, COUNT))
-    first = sampled(rng, rates)
+def test_the_interval_holds_the_truth_as_often_as_it_says(rng: np.random.Generator) -> None:
+    inside = []
+    for _ in range(25):
+        rates = np.where(rng.random(200) < 0.5, rng.beta(1, 8, 200), rng.beta(4, 2, 200))
+        first = sampled(rng, rates)
+        found = larger_groups(diagnosis([first]), 2)
+        truth = 1 - np.mean((1 - rates) ** (2 * SIZE) + rates ** (2 * SIZE))
+        assert found.low is not None
+        assert found.high is not None
+        inside.append(found.low <= truth <= found.high)
+    assert np.mean(inside) > 0.95 - 4 * math.sqrt(0.95 * 0.05 / 25)
+
+
+def test_larger_groups_promise_too_little_where_small_groups_hide_small_rates(rng: np.random.Generator) -> None:
+    rates = SHAPES["two kinds"](rng)
+    first = sampled(rng, rates, 4)
     found = larger_groups(diagnosis([first]), 4)
-    simulated, error = revived_by_more(rng, first, rates, 4)
+    simulated, error = share(live(np.concatenate([first, sampled(rng, rates, 12)], axis=1)))
     assert found.live is not None
-    assert found.live - simulated > 4 * error
+    assert simulated - found.live > 4 * error
 
 
 def test_the_prior_is_found(rng: np.random.Generator) -> None:
-    right = sampled(rng, rng.beta(2.0, 5.0, 20_000), 16).sum(1)
-    a, b = beta_prior(Counter((int(k), 16) for k in right))
-    assert a == pytest.approx(2.0, rel=0.1)
-    assert b == pytest.approx(5.0, rel=0.1)
+    rates = np.where(rng.random(20_000) < 0.7, 0.1, 0.8)
+    right = sampled(rng, rates, 16).sum(1)
+    prior = fitted(tuple((k, 16) for k in range(17)), tuple(np.bincount(right, minlength=17).tolist()))
+    shares = prior.shares[0]
+    assert shares.sum() == pytest.approx(1)
+    assert shares[prior.rates < 0.4].sum() == pytest.approx(0.7, abs=0.015)
+    assert shares[(prior.rates > 0.7) & (prior.rates < 0.9)].sum() == pytest.approx(0.3, abs=0.015)
 
 
 # --- corrections, partial rewards -----------------------------------------------------------------------------------
@@ -233,6 +261,11 @@ def test_reasons_why_nothing_is_estimated() -> None:
 def test_all_dead_groups_stay_dead_under_a_prior_that_knows_nothing_else() -> None:
     found = one_step(*[[0.0] * 8] * 50)
     assert found[1].live == pytest.approx(0, abs=0.01)
+
+
+def test_groups_of_thousands_are_no_trouble() -> None:
+    found = one_step([0.0] * 5000, [0.0] * 4999 + [1.0])
+    assert found[1].live == pytest.approx(0.5, abs=0.3)
 
 
 def test_groups_that_are_equal_though_mixed_are_not_revived_by_size() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["diagnose"]
 
 _MEGABYTE = 1_000_000
-_PROMPT = 90  # characters of a prompt in the terminal
+_BESIDE = 36  # columns of the terminal that a prompt leaves to what is said of it
 
 
 def diagnose(
@@ -148,10 +148,10 @@ def _print_prompts(console: Console, found: "Diagnosis", most: int) -> None:
         return
     table = Table("times", "kind", "prompt", box=SIMPLE_HEAD, pad_edge=False)
     table.columns[0].justify = "right"
-    table.columns[2].no_wrap = True
+    room = max(console.width - _BESIDE, _BESIDE)
     for one in dead[:most]:
         kinds = ", ".join(str(kind) if len(one.kinds) == 1 else f"{n} {kind}" for kind, n in one.kinds.items())
-        table.add_row(f"{one.times:,}", kinds, escape(on_one_line(one.prompt, _PROMPT)))
+        table.add_row(f"{one.times:,}", kinds, escape(on_one_line(one.prompt, room)))
     console.print(table)
     if len(dead) > most:
         _say(console, f"and {len(dead) - most:,} more (--prompts N)")
@@ -167,17 +167,18 @@ def _print_remedies(console: Console, ways: "Sequence[Remedy]", found: "Diagnosi
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    for title in ("remedy", "", "live\ngroups", "dead groups\nrevived", "completions\nper live group"):
+    for title in ("remedy", "", "live\ngroups", "groups\nrevived", "completions per\nlive group"):
         table.add_column(title, justify="left" if title in ("remedy", "") else "right")
     for number, one in enumerate(ways, 1):
         if one.missing:
             table.add_row(f"{number} {one.name}", "-", "", "", "")
             continue
-        before = "" if one.before is None or one.before == tally.live / tally.groups else f" (from {one.before:.1%})"
+        before = "" if one.before is None or one.before == tally.live / tally.groups else f"\n(from {one.before:.1%})"
+        between = "" if one.low is None or one.high is None else f"\n{one.low:.0%}-{one.high:.0%}"
         table.add_row(
             f"{number} {one.name}",
             one.reading,
-            "" if one.live is None else f"{one.live:.1%}{before}",
+            "" if one.live is None else f"{one.live:.1%}{before}{between}",
             "" if one.revived is None else f"{one.revived:,.0f}",
             "" if one.completions is None else f"{one.completions:,.1f}",
         )

@@ -16,7 +16,7 @@ from edge_grpo.runs.durable import write_whole
 __all__ = ["diagnosis_page", "write_page"]
 
 _EXCERPT = 1000  # characters of a prompt
-_LEFT, _WIDTH, _ROW = 100, 540, 22  # of the bars, pixels
+_LEFT, _WIDTH, _ROW = 66, 290, 22  # of the bars, pixels
 
 
 @dataclass(frozen=True)

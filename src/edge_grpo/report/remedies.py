@@ -4,19 +4,23 @@ They say what would have happened to these rollouts, not how training would then
 which :math:`L` are live, ``completions`` below is what a live group costs: now :math:`N / L` for :math:`N` completions.
 """
 
-import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge_grpo.report.diagnosis import Diagnosis, Group
-from edge_grpo.report.groups import Kind
+from edge_grpo.report.groups import DEAD, Kind
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
+    "PassRates",
     "Remedy",
-    "beta_prior",
     "dynamic_sampling",
+    "fitted",
     "guided_correction",
     "larger_groups",
     "partial_rewards",
@@ -24,14 +28,16 @@ __all__ = [
     "screening",
 ]
 
-_LIMIT = 7.0  # natural logarithm of the largest parameter of the prior, and of one over the smallest
+_LOG_ODDS, _GRID, _ROUNDS = 7.0, 141, 1000  # of the pass rates of the prior: range, number, and rounds of fitting
+_RESAMPLES = 100
 
 
 @dataclass(frozen=True)
 class Remedy:
     """What a remedy would recover.
 
-    ``live`` is the expected share of live groups with it, ``before`` that without it, among the same groups;
+    ``live`` is the expected share of live groups with it, ``before`` that without it, among the same groups; where it
+    is extrapolated, ``low`` and ``high`` are the ends of its 95% interval, over which groups there happened to be.
     ``revived`` how many dead groups of these rollouts would be live or replaced by live ones; ``completions`` the
     completions that must be sampled per live group. All are None where ``missing`` says why nothing can be said.
     """
@@ -41,6 +47,8 @@ class Remedy:
     assumption: str
     before: float | None = None
     live: float | None = None
+    low: float | None = None
+    high: float | None = None
     revived: float | None = None
     completions: float | None = None
     missing: str = ""
@@ -93,28 +101,31 @@ def larger_groups(found: Diagnosis, factor: int) -> Remedy:
 
     Live groups stay live. A group of :math:`n` completions, all of them wrong, dies again with probability
 
-    .. math:: \frac{B(a, b + \mathit{factor} \cdot n)}{B(a, b + n)}
+    .. math:: \frac{\sum_p w_p (1 - p)^{\mathit{factor} \cdot n}}{\sum_p w_p (1 - p)^n}
 
-    where pass rates are distributed as Beta(a, b), fitted to all groups; likewise with a and b exchanged if all are
-    right. Pass rates below one in the group size cannot be told from 0, so this prior decides about them.
+    where :math:`w_p` is the share of prompts with pass rate :math:`p`, fitted to all groups; likewise with :math:`p`
+    for :math:`1 - p` if all are right.
     """
     name, assumption = (
         f"groups {factor} times as large",
-        "pass rates of the prompts follow a beta distribution (fitted to these groups), and only right against wrong "
-        "revives a group; too high where part of the prompts cannot be solved at all, too low for graded rewards",
+        "pass rates are distributed as is likeliest given these groups, and only right against wrong revives a group; "
+        "with few completions a group, small pass rates are taken for none, and the estimate is too low",
     )
-    counts = [(group, _right(group)) for group in found.groups]
-    known = [(group, *pair) for group, pair in counts if pair is not None and group.kind is not Kind.UNSCORABLE]
-    if not known:
+    import numpy as np  # noqa: PLC0415 - slow imports, needed here only
+
+    told = [(group, _right(group)) for group in found.groups if group.kind is not Kind.UNSCORABLE]
+    cells = Counter((group.kind, *pair) for group, pair in told if pair is not None)
+    if not cells:
         return Remedy(name, "estimate", assumption, missing="what is right is not known (--correct COLUMN)")
-    a, b = beta_prior(Counter((right, scored) for _, right, scored in known))
-    revived = 0.0
-    for group, _, scored in known:
-        if group.kind is Kind.ALL_WRONG:
-            revived += 1 - _dies_again(a, b, scored, factor)
-        elif group.kind is Kind.ALL_RIGHT:
-            revived += 1 - _dies_again(b, a, scored, factor)
-    return _revived(found, name, "estimate", assumption, revived, cost=factor)
+    fit = fitted(tuple((right, scored) for _, right, scored in cells), tuple(cells.values()), _RESAMPLES)
+    alive = np.stack([_alive(fit, kind, scored, factor) for kind, _, scored in cells])
+    known = cells.total()
+    others = sum(not group.dead for group, pair in told if pair is None)
+    live = (fit.weights * alive.T).sum(1) * known + others
+    low, high = np.quantile(live[1:], (0.025, 0.975)) / found.overall.groups
+    revived = float(live[0]) - found.overall.live
+    estimate = _revived(found, name, "estimate", assumption, revived, cost=factor)
+    return replace(estimate, low=float(low), high=float(high))
 
 
 def guided_correction(found: Diagnosis) -> Remedy:
@@ -126,7 +137,7 @@ def guided_correction(found: Diagnosis) -> Remedy:
         "every group that is all wrong has a reference answer that grades right when it is injected; the tokens of the "
         "corrections are not counted"
     )
-    name, wrong = "guided error correction (EDGE-GRPO)", found.overall.kinds[Kind.ALL_WRONG]
+    name, wrong = "guided correction (EDGE)", found.overall.kinds[Kind.ALL_WRONG]
     if not wrong and found.overall.kinds[Kind.EQUAL]:
         return Remedy(name, "upper bound", assumption, missing="what is wrong is not known (--correct COLUMN)")
     return _revived(found, name, "upper bound", assumption, float(wrong))
@@ -152,7 +163,7 @@ def screening(found: Diagnosis) -> Remedy:
     Judged where it can be: a prompt is left out if all its groups but the last were dead, and the last ones are
     counted.
     """
-    name = "leaving out prompts dead so far"
+    name = "leaving out dead prompts"
     seen: dict[str, list[Group]] = {}
     for group in found.groups:
         seen.setdefault(group.prompt, []).append(group)
@@ -172,39 +183,60 @@ def screening(found: Diagnosis) -> Remedy:
     return Remedy(name, "estimate", assumption, before, live, completions=size / live if live else None)
 
 
-def beta_prior(counts: Mapping[tuple[int, int], int]) -> tuple[float, float]:
-    r"""The beta distribution of pass rates under which the counts are likeliest.
+@dataclass(frozen=True)
+class PassRates:
+    """Distributions of pass rates: ``shares[i]`` of the ``rates``, fitted to cells of groups by ``weights[i]``.
 
-    .. math:: \arg\max_{a, b} \sum_{k, n} m_{kn} \log \frac{B(a + k, b + n - k)}{B(a, b)}
+    The first is that of the groups as they are, the others those of groups drawn from them with replacement.
+    """
+
+    rates: "NDArray[np.float64]"
+    shares: "NDArray[np.float64]"
+    weights: "NDArray[np.float64]"
+
+
+@lru_cache(maxsize=1)  # every factor asks for the same
+def fitted(cells: tuple[tuple[int, int], ...], times: tuple[int, ...], resamples: int = 0) -> PassRates:
+    r"""The distribution of pass rates, of whatever shape, under which the counts are likeliest.
+
+    .. math:: \arg\max_w \sum_i m_i \log \sum_p w_p \, p^{k_i} (1 - p)^{n_i - k_i}
+
+    over rates that are 0, 1, or evenly spaced in log-odds between -7 and 7, by expectation maximisation from equal
+    shares. (A beta distribution that is wide enough for a few easy prompts puts the hard ones near 0.)
 
     Args:
-        counts: how many groups had ``k`` right answers of ``n``, by ``(k, n)``.
-    Returns:
-        a and b, each between e^-7 and e^7.
+        cells: ``k`` right answers of ``n``.
+        times: how many groups had them.
+        resamples: how many further distributions to fit, to groups drawn with replacement from these.
+    Source:
+        Laird 1978, Nonparametric maximum likelihood estimation of a mixing distribution, JASA 73; Efron 1979, Bootstrap
+        methods, Annals of Statistics 7.
     """
-    import numpy as np  # noqa: PLC0415 - slow imports, needed here only
-    from scipy.optimize import minimize  # noqa: PLC0415
-    from scipy.special import betaln  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415
+    from scipy.special import xlog1py, xlogy  # noqa: PLC0415
 
-    right, scored = np.array(list(counts), dtype=float).T
-    times = np.array(list(counts.values()), dtype=float)
-
-    def loss(logs: Any) -> float:
-        a, b = np.exp(logs)
-        return float(-(times * (betaln(a + right, b + scored - right) - betaln(a, b))).sum() / times.sum())
-
-    best = minimize(loss, [0.0, 0.0], method="Nelder-Mead", bounds=[(-_LIMIT, _LIMIT)] * 2)
-    a, b = np.exp(best.x)
-    return float(a), float(b)
-
-
-def _dies_again(a: float, b: float, scored: int, factor: int) -> float:
-    """The probability that all further answers are wrong, too, after ``scored`` wrong ones."""
-    return math.exp(_betaln(a, b + factor * scored) - _betaln(a, b + scored))
+    right, scored = np.array(cells, dtype=float).T[..., None]
+    own = np.array(times) / sum(times)
+    rates = np.concatenate([[0.0], 1 / (1 + np.exp(-np.linspace(-_LOG_ODDS, _LOG_ODDS, _GRID))), [1.0]])
+    logs = xlogy(right, rates) + xlog1py(scored - right, -rates)
+    likelihood = np.exp(logs - logs.max(1, keepdims=True))  # large groups would underflow
+    drawn = np.random.default_rng(0).multinomial(sum(times), own, size=resamples)
+    weights = np.concatenate([own[None], drawn / sum(times)])
+    shares = np.full((len(weights), len(rates)), 1 / len(rates))
+    for _ in range(_ROUNDS):
+        shares = shares * ((weights / (shares @ likelihood.T)) @ likelihood)
+    return PassRates(rates, shares, weights)
 
 
-def _betaln(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+def _alive(fit: PassRates, kind: Kind, scored: int, factor: int) -> "NDArray[np.float64]":
+    """Under each distribution, the probability that a group is live once it is ``factor`` times as large."""
+    import numpy as np  # noqa: PLC0415
+
+    if kind not in (Kind.ALL_WRONG, Kind.ALL_RIGHT):
+        return np.full(len(fit.shares), float(kind not in DEAD))
+    same = fit.rates if kind is Kind.ALL_RIGHT else 1 - fit.rates
+    dies: NDArray[np.float64] = fit.shares @ same ** (factor * scored) / (fit.shares @ same**scored)
+    return 1 - dies
 
 
 def _right(group: Group) -> tuple[int, int] | None:

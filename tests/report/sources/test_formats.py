@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,18 @@ def test_bad_lines_and_odd_values_are_counted(tmp_path: Path) -> None:
     assert "rows whose 'correct' is neither 0 nor 1, taken as unknown: 1" in notes(found)
 
 
+def test_rows_without_a_group_or_prompt_are_left_out(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "reward": 1} for prompt in ("p", None, "p")]
+    found = read(jsonl(tmp_path / "a.jsonl", rows))
+    assert rewards_of(found) == [(None, [1.0, 1.0])]
+    assert found.notes == ["rows without a group or prompt left out: 1"]
+
+
+def test_numbers_of_every_type(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "reward": reward} for reward in (Decimal("0.5"), Decimal("1"))]
+    assert rewards_of(read(parquet(tmp_path / "a.parquet", rows))) == [(None, [0.5, 1.0])]
+
+
 @pytest.mark.parametrize("asked", [{"reward": ["nope"]}, {"prompt": ["nope"]}])
 def test_a_column_that_is_not_there(tmp_path: Path, asked: dict[str, Any]) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "reward": 1}])
@@ -239,6 +252,11 @@ def test_options_for_known_formats_are_refused(tmp_path: Path) -> None:
 # --- folders --------------------------------------------------------------------------------------------------------
 
 
+def run_without_rollouts(folder: Path) -> Path:
+    (folder / "config.yaml").touch()
+    return jsonl(folder / "metrics.jsonl", [{"step": 1, "reward/before": 1.0}]).parent
+
+
 def test_a_folder_of_several_formats(tmp_path: Path) -> None:
     verl(tmp_path, 1, GROUPS)
     openrlhf(tmp_path / "rm.jsonl", GROUPS[:1])
@@ -259,6 +277,7 @@ def test_empty_and_other_files_are_counted(tmp_path: Path) -> None:
     ("make", "told"),
     [
         (lambda folder: folder / "nothing", "no such file or folder"),
+        (run_without_rollouts, "keeps no rollouts"),
         (lambda folder: folder, "no .parquet or .jsonl file in it"),
         (lambda folder: jsonl(folder / "a.jsonl", []), "no rollouts: 1 file without a row"),
         (lambda folder: jsonl(folder / "a.jsonl", []).rename(folder / "a.csv"), "unknown file type"),

@@ -179,6 +179,9 @@ class _Reader:
             self._before, rows = content, kept
         named, last, run = self._step_of(path), None, 0
         for row in rows:
+            if row[self._place["group" if "group" in self._place else "prompt"]] is None:
+                self._ledger.counts["rows without a group or prompt left out"] += 1
+                continue
             one = self._completion(row, named)
             if "group" in self._place:
                 key: Any = (one.step, _key(row[self._place["group"]]))

@@ -77,6 +77,8 @@ def _candidates(root: Path) -> list[Path]:
         if any(path.suffix in SUFFIXES for path in (root / inside).glob("*")):
             root = root / inside
             break
+    if (root / "config.yaml").is_file() and (root / "metrics.jsonl").is_file():
+        raise DataError(f"{root}: this run keeps no rollouts (run.rollouts=false)")
     direct = [path for path in root.iterdir() if path.suffix in SUFFIXES and path.is_file()]
     files = direct or [path for path in root.rglob("*") if path.suffix in SUFFIXES and path.is_file()]
     if not files:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -140,7 +141,7 @@ def number(value: object) -> float | None:
         >>> number("0.5"), number(True), number(float("nan")), number([1])
         (0.5, 1.0, None, None)
     """
-    if not isinstance(value, int | float | str):
+    if not isinstance(value, int | float | str | Decimal):
         return None
     try:
         found = float(value)
