@@ -30,6 +30,7 @@ __all__ = [
 
 _LOG_ODDS, _GRID, _ROUNDS = 7.0, 141, 1000  # of the pass rates of the prior: range, number, and rounds of fitting
 _RESAMPLES = 100
+_TINY = 1e-300  # instead of 0, for cells that a resample has none of
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def fitted(cells: tuple[tuple[int, int], ...], times: tuple[int, ...], resamples
     weights = np.concatenate([own[None], drawn / sum(times)])
     shares = np.full((len(weights), len(rates)), 1 / len(rates))
     for _ in range(_ROUNDS):
-        shares = shares * ((weights / (shares @ likelihood.T)) @ likelihood)
+        shares = shares * ((weights / np.maximum(shares @ likelihood.T, _TINY)) @ likelihood)
     return PassRates(rates, shares, weights)
 
 
@@ -235,7 +236,7 @@ def _alive(fit: PassRates, kind: Kind, scored: int, factor: int) -> "NDArray[np.
     if kind not in (Kind.ALL_WRONG, Kind.ALL_RIGHT):
         return np.full(len(fit.shares), float(kind not in DEAD))
     same = fit.rates if kind is Kind.ALL_RIGHT else 1 - fit.rates
-    dies: NDArray[np.float64] = fit.shares @ same ** (factor * scored) / (fit.shares @ same**scored)
+    dies: NDArray[np.float64] = fit.shares @ same ** (factor * scored) / np.maximum(fit.shares @ same**scored, _TINY)
     return 1 - dies
 
 
