@@ -79,8 +79,8 @@ def test_always_dead_prompts_are_those_never_live_most_seen_first() -> None:
 
 
 def test_correctness_is_taken_from_two_rewards_only() -> None:
-    two = made([(1, "a", [-1.0, -1.0]), (1, "b", [1.0, 1.0])], right=None)
-    assert (two.overall.kinds[Kind.ALL_WRONG], two.overall.kinds[Kind.ALL_RIGHT]) == (1, 1)
+    two = made([(1, "a", [-1.0, -1.0]), (1, "b", [1.0, 1.0]), (1, "c", [-1.0, -1.0])], right=None)
+    assert (two.overall.kinds[Kind.ALL_WRONG], two.overall.kinds[Kind.ALL_RIGHT]) == (2, 1)
     assert "1 is taken for right, -1 for wrong" in two.notes[0]
     three = made([(1, "a", [-1.0, -1.0]), (1, "b", [1.0, 0.0])], right=None)
     assert three.overall.kinds[Kind.EQUAL] == 1
