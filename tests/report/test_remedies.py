@@ -236,6 +236,13 @@ def test_screening_fails_once_the_policy_has_moved(rng: np.random.Generator, rat
     assert one.live - simulated > 4 * error
 
 
+def test_the_last_visit_does_not_choose() -> None:
+    mixed, dead = [True, False], [False, False]
+    answers = [np.array([dead, mixed, mixed, dead]), np.array([mixed, dead, mixed, dead])]
+    found = screening(diagnosis(answers))
+    assert (found.before, found.live, found.completions) == (1 / 2, 1 / 2, 4.0)
+
+
 # --- what cannot be said --------------------------------------------------------------------------------------------
 
 
