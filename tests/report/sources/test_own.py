@@ -64,18 +64,21 @@ def test_an_error_of_the_grader_is_unscorable_and_copies_are_left_out(tmp_path: 
     row = {"step": 1, "group": 0, "family": 0, "layer": 1, "parent": -1, "variant": 0, "source": 0, "problem": "p"}
     row |= {"prompt": "1+1?", "strategy": "none", "completion": "2", "completion_before": "", "reward_before": 0.0}
     spans = [{"origin": "sampled", "token_ids": [1, 2]}, {"origin": "injected", "token_ids": [3]}]
+    reflected = [{"origin": each, "token_ids": [4, 5, 6]} for each in ("wrong_prefix", "injected", "continued")]
     rows = [
         row | {"verdict_before": "wrong", "spans": spans},
         row | {"verdict_before": "error", "spans": []},
         row | {"verdict_before": "correct", "reward_before": 2.0, "spans": spans[1:]},
         row | {"verdict_before": "correct", "variant": 1, "spans": spans},
+        row | {"verdict_before": "wrong", "strategy": "reflect", "completion_before": "long", "spans": reflected},
     ]
     path = tmp_path / "step_000001.parquet"
     pq.write_table(table_of(rows), path)
     found = read_rollouts(path, Asked({}))
-    assert [(one.reward, one.correct, one.tokens) for one in found.completions] == [
-        (0.0, False, 2),
-        (None, None, 0),
-        (2.0, True, 0),
+    assert [(one.reward, one.correct, one.tokens, one.characters) for one in found.completions] == [
+        (0.0, False, 2, 1),
+        (None, None, 0, 1),
+        (2.0, True, 0, 1),
+        (0.0, False, 3, 4),
     ]
     assert found.notes == ["copies of answers under other phrasings left out: 1"]
