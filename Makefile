@@ -88,7 +88,7 @@ pytest: setup ## The fast tests, doctests among them, two processes of one threa
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not gpu and not vllm and not browser' --durations=10
 
 test-slow: export HF_HUB_OFFLINE = 1
-test-slow: setup ## The tests that take minutes
+test-slow: $(BENCH) ## The tests that take minutes
 	$(BIN)/python -m pytest -m 'slow and not vllm and not browser' --durations=10
 
 test-vllm: export HF_HUB_OFFLINE = 1

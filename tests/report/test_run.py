@@ -43,10 +43,9 @@ def test_rows_that_a_method_drops_stay_in_the_group_they_were_sampled_in(tmp_pat
     assert kinds(make_run(tmp_path / "run", {1: kept + cut})) == [(Kind.USEFUL, Kind.USEFUL)]
 
 
-def test_corrected_rows_that_were_added_to_those_sampled_are_not_compared(tmp_path: Path) -> None:
-    rows = group(1, 0, [answer(0), answer(0), answer(1, before=0, strategy="answer")])
-    path = make_run(tmp_path / "run", {1: rows}, "rollout.group_size=2")
-    assert kinds(path) == [(Kind.ALL_WRONG, Kind.ALL_WRONG)]
+def test_corrections_that_were_added_to_those_sampled_are_not_compared(tmp_path: Path) -> None:
+    rows = group(1, 0, [answer(0), answer(0), answer(1, before=0, strategy="answer", sampled_group=-1)])
+    assert kinds(make_run(tmp_path / "run", {1: rows})) == [(Kind.ALL_WRONG, Kind.ALL_WRONG)]
 
 
 def test_answers_shared_with_other_variants_count_once_as_sampled_and_everywhere_as_compared(tmp_path: Path) -> None:

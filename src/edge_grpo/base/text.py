@@ -6,10 +6,10 @@ import re
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["counted", "listed_in_text", "lone_surrogate", "visible"]
+__all__ = ["counted", "listed_in_text", "lone_surrogate", "on_one_line", "visible"]
 
 _HIDDEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
 
 
@@ -53,3 +53,14 @@ def visible(text: str) -> str:
         'a[U+001B][2Jb[U+202E]c'
     """
     return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+
+
+def on_one_line(text: str, most: int = 0) -> str:
+    r"""Foreign text, fit for a terminal: on one line, nothing hidden in it, at most ``most`` characters if set.
+
+    Example:
+        >>> print(on_one_line("one\n two \x1b[31m", 12))
+        one two [U+…
+    """
+    line = visible(" ".join(text.split()))
+    return f"{line[: most - 1]}…" if most and len(line) > most else line

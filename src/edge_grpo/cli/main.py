@@ -19,6 +19,7 @@ from edge_grpo.base.memory import is_out_of_memory
 from edge_grpo.base.quiet import silence_stdout
 from edge_grpo.base.ranks import own_rank, quiet_ranks
 from edge_grpo.cli.compare_models import compare_models
+from edge_grpo.cli.diagnose import diagnose
 from edge_grpo.cli.diagnostics import lld, uplift
 from edge_grpo.cli.evaluate import evaluate
 from edge_grpo.cli.export import export
@@ -46,6 +47,7 @@ app.command()(compare)
 app.command()(compare_models)
 app.command()(screen)
 app.command()(grade)
+app.command()(diagnose)
 app.command()(tune)
 app.command()(show_config)
 app.command()(methods)

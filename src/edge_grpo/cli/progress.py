@@ -48,8 +48,8 @@ class ProgressBar:
             self._console.print(f"{done} of {total} {self._noun}", highlight=False)
 
 
-def target(out: str, *, source: str | Path = "") -> Path | None:
-    """The file that ``--out`` names, links resolved; None if empty. Call it before the work starts.
+def target(out: str, *, source: str | Path = "", option: str = "--out") -> Path | None:
+    """The file that ``option`` names, links resolved; None if empty. Call it before the work starts.
 
     Raises:
         ConfigError: not a regular file, the input file itself, or in a folder that does not exist.
@@ -58,9 +58,9 @@ def target(out: str, *, source: str | Path = "") -> Path | None:
         return None
     path = Path(out).expanduser().resolve()
     if path.exists() and not path.is_file():
-        raise ConfigError(f"--out: {out} is not a regular file; name a file to write")
+        raise ConfigError(f"{option}: {out} is not a regular file; name a file to write")
     if source and path.exists() and Path(source).expanduser().exists() and path.samefile(Path(source).expanduser()):
-        raise ConfigError(f"--out: {out} is the input file; name another one")
+        raise ConfigError(f"{option}: {out} is the input file; name another one")
     if not path.parent.is_dir():
-        raise ConfigError(f"--out: no such folder: {path.parent}; create it first")
+        raise ConfigError(f"{option}: no such folder: {path.parent}; create it first")
     return path

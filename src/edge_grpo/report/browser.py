@@ -112,11 +112,12 @@ def _step(
     pictures: Pictures,
 ) -> dict[str, Any]:
     """A step's groups as they were sampled, each with its completions; copies under other prompts are left out."""
+    rows = rollouts(run.path, [step], columns=(*_COLUMNS, *run.data_columns)).to_pylist()
+    homes = {row["problem"]: row["sampled_group"] for row in rows if (row["sampled_group"] or 0) >= 0}
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in rollouts(run.path, [step], columns=(*_COLUMNS, *run.data_columns)).to_pylist():
-        number = row.get("sampled_group")
-        if row["source"] == row["variant"]:
-            found[row["group"] if number is None else number].append(row)
+    for row in (each for each in rows if each["source"] == each["variant"]):
+        number = homes[row["problem"]] if row["sampled_group"] == -1 else row["sampled_group"]
+        found[row["group"] if number is None else number].append(row)  # None: of an earlier version
     return {
         "step": step,
         "groups": [

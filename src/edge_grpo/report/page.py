@@ -4,8 +4,6 @@ Rollouts are data: the page carries them compressed, and its one script shows th
 allows that script and the style sheet by their digests, and nothing else: no requests, no frames, no inline handlers.
 """
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,6 +16,7 @@ from edge_grpo.report.charts import Chart, draw, table_of_values
 from edge_grpo.report.figures import charts
 from edge_grpo.report.outcomes import DeadPrompt, dead_prompts, outcomes, shown
 from edge_grpo.report.pictures import pictures_in
+from edge_grpo.report.policy import digest
 from edge_grpo.report.run import Run
 from edge_grpo.report.tokens import SHADES, tokenizer_of
 from edge_grpo.runs.completions import rollouts
@@ -158,12 +157,8 @@ def _rendered(content: Mapping[str, Any]) -> str:
         name: files("edge_grpo.report").joinpath(f"page.{name}").read_text("utf-8") for name in ("css", "js", "html")
     }
     policy = (
-        f"default-src 'none'; script-src {_digest(own['js'])}; style-src {_digest(own['css'])}; img-src data:; "
+        f"default-src 'none'; script-src '{digest(own['js'])}'; style-src '{digest(own['css'])}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     html: str = environment.from_string(own["html"]).render(css=own["css"], js=own["js"], policy=policy, **content)
     return html
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

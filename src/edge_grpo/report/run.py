@@ -57,8 +57,8 @@ class Completion:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is seen under the prompt that it was sampled under, and not a copy under another variant."""
-        return self.source == self.variant
+        """Whether it was sampled so, and is not a copy under another variant, nor a correction added to its group."""
+        return self.source == self.variant and self.sampled_group >= 0
 
 
 @dataclass(frozen=True)
@@ -111,18 +111,12 @@ class Run:
         for one in self.completions:
             if one.is_own:
                 groups[one.step, one.sampled_group].append(one)
-            else:
+            elif one.source != one.variant:
                 families[one.step, one.family].append(one)
         return [
             Drawn(step, number, own[0].problem, own[0].layer, self._before(own), self._after(own, families))
-            for (step, number), rows in sorted(groups.items())
-            for own in [self._compared(rows)]
+            for (step, number), own in sorted(groups.items())
         ]
-
-    def _compared(self, rows: Sequence[Completion]) -> Sequence[Completion]:
-        """The rows of a group without corrected ones that were added to those sampled (as ``grpo_matched`` does)."""
-        size = self.tree.get("rollout", {}).get("group_size", len(rows))
-        return rows if len(rows) <= size else [one for one in rows if one.strategy == "none"] or rows
 
     def _before(self, own: Sequence[Completion]) -> Kind:
         return self._kind([(one.reward_before, one.verdict_before) for one in own])

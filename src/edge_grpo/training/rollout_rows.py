@@ -29,7 +29,7 @@ def rollout_rows(session: Session, collected: Collected, lesson: Lesson | None) 
     rows = [(group.problem, number, row) for number, group in enumerate(groups) for row in group.rows]
     told = _scores(lesson) if lesson else []
     told += [_UNSCORED | {"trained": False, "dropped": why} for group, why in left_out for _ in group.rows]
-    drawn = _sampled_groups(collected)
+    drawn = _sampled_groups(collected, arranged)
     related = _relations(groups, lesson)
     texts = _texts([row for *_, row in rows], session.sampler.texts)
     return [
@@ -40,11 +40,20 @@ def rollout_rows(session: Session, collected: Collected, lesson: Lesson | None) 
     ]
 
 
-def _sampled_groups(collected: Collected) -> dict[int, int]:
-    """The number of the group that tokens were sampled in, by their spans, which copies of a row share."""
-    rows = [(number, row) for number, group in enumerate((*collected.groups, *collected.dropped)) for row in group.rows]
-    before = {id(row.first[0].spans): number for number, row in rows if row.first}  # some methods train on these, too
-    return before | {id(row.rollout.spans): number for number, row in rows}
+def _sampled_groups(collected: Collected, arranged: Sequence[Group]) -> dict[int, int]:
+    """The number of the group that tokens were sampled in, by their spans, which copies of a row share.
+
+    It is -1 for a correction that is trained beside the answer that it corrects.
+    """
+    present = {id(row.rollout.spans) for group in arranged for row in group.rows}
+    found = {}
+    for number, group in enumerate((*collected.groups, *collected.dropped)):
+        for row in group.rows:
+            first = id(row.first[0].spans) if row.first else None
+            found[id(row.rollout.spans)] = -1 if first in present else number
+            if first is not None and first in present:
+                found[first] = number
+    return found
 
 
 def _left_out(collected: Collected, arranged: Sequence[Group]) -> list[tuple[Group, str]]:

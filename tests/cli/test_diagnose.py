@@ -1,0 +1,93 @@
+"""``edge-grpo diagnose``: what it prints, its JSON, its page, and its one-line errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+from report.written import Rewards, jsonl, trl, verl
+from support import Command
+
+GROUPS: list[tuple[str, Rewards]] = [("1+1?", [1.0, 0.0]), ("2+2?", [0.0, 0.0]), ("3+3?", [1.0, 1.0])]
+
+
+def test_a_table_of_steps_the_cost_and_the_remedies(tmp_path: Path, command: Command) -> None:
+    for step in (1, 2):
+        verl(tmp_path / "dump", step, GROUPS)
+    code, out, err = command("diagnose", "dump")
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert out.startswith("verl: 12 completions in 6 groups of 2, 2 files\n  reward: column 'score' (the format's)\n")
+    row = ["33.3%", "33.3%", "33.3%", "33.3%", "66.7%"]
+    assert ["1", "3", *row] in lines
+    assert ["all", "6", *row] in lines
+    assert "effective batch: 4 of 12 completions (33.3%), 2.0 a step" in out
+    assert "always-dead prompts: 2 of 3 prompts, 2 of them seen more than once" in out
+    assert "2 all right user 3+3? assistant" in " ".join(out.split())
+    assert "1 dynamic sampling (DAPO) estimate 100.0% 4 6.0" in " ".join(out.split())
+    assert "4 assuming that every group that is all wrong has a reference answer" in " ".join(out.split())
+
+
+def test_json_is_all_that_is_printed(tmp_path: Path, command: Command) -> None:
+    verl(tmp_path / "dump", 1, GROUPS)
+    code, out, _ = command("diagnose", "dump", "--json", "--prompts", "1")
+    content = json.loads(out)
+    assert code == 0
+    assert content["overall"]["dead"] == 2
+    assert len(content["always_dead"]["first"]) == 1
+
+
+def test_options_name_columns(tmp_path: Path, command: Command) -> None:
+    rows = [{"q": i // 2, "a": i, "b": 0, "ok": i % 2, "n": 4} for i in range(4)]
+    jsonl(tmp_path / "rows.jsonl", rows)
+    code, _, err = command("diagnose", "rows.jsonl")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no column of rewards among q, a, b, ok, n; name it: --reward COLUMN" in err
+    options = ("--reward", "b", "--reward", "ok", "--group", "q", "--correct", "ok", "--tokens", "n")
+    content = json.loads(command("diagnose", "rows.jsonl", *options, "--json")[1])
+    assert content["overall"]["kinds"]["useful"] == 2
+    assert content["unit"] == "tokens"
+    assert {"role": "tokens", "column": "n", "how": "given"} in content["columns"]
+
+
+def test_prompts_cannot_reach_the_terminal_or_the_page_as_anything_but_text(tmp_path: Path, command: Command) -> None:
+    wicked = "[red]a[/red]\x1b[31m\r\u202e<script>alert(1)</script>"
+    rows = [{"prompt": wicked, "reward": 0, "completion": "x"}, {"prompt": wicked, "reward": 0, "completion": "x"}]
+    jsonl(tmp_path / "rows.jsonl", rows)
+    code, out, _ = command("diagnose", "rows.jsonl", "--html", "page.html")
+    assert code == 0
+    assert not {"\x1b", "\r", "\u202e"} & set(out)
+    assert "[red]a[/red][U+001B][31m [U+202E]<script>" in out
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nowhere",), "nowhere: no such file or folder"),
+        (("dump", "--reward", "x"), "--reward: dump/1.jsonl has no column 'x'; it has input, output"),
+        (("dump", "--html", "no/page.html"), "--html: no such folder"),
+        (("dump/1.jsonl", "--html", "dump/1.jsonl"), "--html: dump/1.jsonl is the input file"),
+    ],
+)
+def test_errors_are_one_line(tmp_path: Path, command: Command, words: tuple[str, ...], told: str) -> None:
+    verl(tmp_path / "dump", 1, GROUPS)
+    code, out, err = command("diagnose", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+
+
+def test_what_was_guessed_and_left_out_is_said(tmp_path: Path, command: Command) -> None:
+    trl(tmp_path / "run", 1, GROUPS)
+    trl(tmp_path / "run", 2, GROUPS)
+    out = command("diagnose", "run")[1]
+    assert "note: files left out because they repeat the rows of the file before: 1" in out
+    assert "note: the reward is the sum of 2 columns, unweighted" in out
+
+
+def test_rollouts_without_steps_have_one_row(tmp_path: Path, command: Command) -> None:
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "p", "reward": i} for i in range(2)])
+    out = command("diagnose", "rows.jsonl", "--prompts", "0")[1]
+    assert next(line.split()[0] for line in out.splitlines() if "100.0%" in line) == "all"
+    assert "always-dead prompts: 0 of 1 prompt" in out
