@@ -25,6 +25,7 @@ from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
 from edge_grpo.cli.launch import LOST, follow_launcher
 from edge_grpo.cli.make_base import make_base
+from edge_grpo.cli.plan import plan
 from edge_grpo.cli.screen import screen
 from edge_grpo.cli.serve import serve
 from edge_grpo.cli.show import methods, show_config
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 app.command()(train)
+app.command()(plan)
 app.command("eval")(evaluate)
 app.command()(export)
 app.command()(serve)
