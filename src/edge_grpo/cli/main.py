@@ -20,6 +20,7 @@ from edge_grpo.base.quiet import silence_stdout
 from edge_grpo.base.ranks import own_rank, quiet_ranks
 from edge_grpo.cli.compare_models import compare_models
 from edge_grpo.cli.diagnostics import lld, uplift
+from edge_grpo.cli.doctor import doctor
 from edge_grpo.cli.evaluate import evaluate
 from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(plan)
+app.command()(doctor)
 app.command("eval")(evaluate)
 app.command()(export)
 app.command()(serve)

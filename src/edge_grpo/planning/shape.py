@@ -15,7 +15,7 @@ from edge_grpo.models.precision import base_in_half, computes_in_half
 from edge_grpo.models.scoring import causal
 from edge_grpo.models.skeleton import adapted, skeleton
 
-__all__ = ["Precision", "Shape", "shape_of"]
+__all__ = ["Precision", "Shape", "measured", "shape_of"]
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ def shape_of(model: ModelSettings, device: torch.device, *, fast: Callable[[str]
     packed = Dense.supports(network) and str(network.config._attn_implementation) == "sdpa"
     whole = adapted(network, model)
     in_half = half and model.lora.rank > 0
-    return _measured(whole, packed=packed), Precision(2 if in_half else 4, 4, 2 if half else 4)
+    return measured(whole, packed=packed), Precision(2 if in_half else 4, 4, 2 if half else 4)
 
 
-def _measured(model: Any, *, packed: bool) -> Shape:
+def measured(model: Any, *, packed: bool) -> Shape:
+    """The shape of a model, possibly inside peft's wrapper and on the meta device."""
     network = causal(model)
     config, found = network.config.get_text_config(), what_is_adapted(model)
     head = network.get_output_embeddings().weight
