@@ -123,8 +123,19 @@ def test_mistakes_are_one_line(words: Sequence[str], error: type[Exception], mes
 
 def test_collapse_is_unbiased_up_to_the_sampled_size_and_said_to_be_a_bound_beyond() -> None:
     rates = [Rate("a", {(0.0, False): 6, (1.0, True): 2}), Rate("b", {(0.0, False): 8})]
-    within, beyond = foreseen(rates, 4), foreseen(rates, 16)
+    within, beyond = foreseen(rates, 4), foreseen(rates, 64)
     assert (within.collapse, within.extrapolated) == (expected_collapse(rates, 4), False)
     assert beyond.extrapolated
-    assert beyond.collapse.total == pytest.approx((0.75**16 + 0.25**16 + 1) / 2)
-    assert beyond.collapse.all_wrong == pytest.approx((0.75**16 + 1) / 2)
+    assert beyond.collapse.total == 0.5
+    assert beyond.collapse.all_right == 0.0
+    mixed = [Rate("a", {(0.0, False): 1, (0.5, False): 1}), Rate("b", {(0.0, False): 3})]
+    assert foreseen(mixed, 4).collapse.total == pytest.approx(
+        min((2 * 0.5**4 + 1) / 2, expected_collapse(mixed, 2).total)
+    )
+    assert foreseen([Rate("a", {(0.0, False): 1, (1.0, True): 2})], 4).collapse.total == 0.0, "none of three"
+
+
+def test_collapse_never_grows_with_the_group() -> None:
+    rates = [Rate("a", {(0.0, False): 7, (1.0, True): 1}), Rate("b", {(0.0, False): 4, (1.0, True): 4})]
+    found = [foreseen(rates, size).collapse.total for size in (2, 4, 8, 16, 32, 64)]
+    assert found == sorted(found, reverse=True)

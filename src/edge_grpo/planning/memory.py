@@ -241,4 +241,7 @@ def _saving(shape: Shape, precision: Precision, place: Place) -> Iterator[Part]:
         return  # in CPU memory
     copies = 2 * precision.frozen * shape.weights if shape.rank else precision.trained * shape.weights
     note = "two copies with merged adapters, read back in turn" if shape.rank else "what is written, read back"
+    if place.divided:
+        copies += precision.frozen * shape.weights
+        note += "; with the whole copy that it is written from, on rank 0 alone"
     yield Part("copies of final/", copies, (Phase.SAVING,), note)

@@ -108,14 +108,19 @@ def foreseen(measured: Sequence[Rate], size: int) -> Foreseen:
 
     .. math:: \frac1P \sum_i \sum_v \Big(\frac{n_{iv}}{n_i}\Big)^G,
 
-    which is too high on average (the power is convex), above all where a problem's answers were all alike.
+    which is too high on average (the power is convex), above all where a problem's answers were all alike; but no more
+    than for as many answers as there are, because a larger group never collapses more often.
 
     Example:
         >>> half = Rate("a", {(0.0, False): 2, (1.0, True): 2})
         >>> foreseen([half], 2).collapse.total, foreseen([half], 8).collapse.total
-        (0.333..., 0.0078125)
+        (0.333..., 0.0)
+        >>> rare = Rate("b", {(0.0, False): 3, (1.0, True): 1})
+        >>> foreseen([rare, Rate("c", {(0.0, False): 4})], 8).collapse.total
+        0.5
     """
-    if measured and min(rate.answers for rate in measured) >= size:
+    fewest = min((rate.answers for rate in measured), default=0)
+    if fewest >= size:
         return Foreseen(expected_collapse(measured, size), extrapolated=False)
     total = wrong = right = 0.0
     for rate in measured:
@@ -126,6 +131,9 @@ def foreseen(measured: Sequence[Rate], size: int) -> Foreseen:
             right, wrong = (right + share, wrong) if correct else (right, wrong + share)
         total += sum((count / rate.answers) ** size for count in by_reward.values())
     shares = [part / len(measured) if measured else math.nan for part in (total, wrong, right)]
+    if fewest >= 2:
+        known = expected_collapse(measured, fewest)
+        shares = [min(pair) for pair in zip(shares, (known.total, known.all_wrong, known.all_right), strict=True)]
     return Foreseen(Collapse(size, *shares), extrapolated=True)
 
 
