@@ -106,3 +106,11 @@ def test_a_bound_on_tokens_ends_the_run_early() -> None:
     plan = counted("method=grpo", "train.max_tokens=1000")
     assert plan.tokens == 12 * 12
     assert plan.steps_at_cap == 7
+
+
+def test_stored_pairs_are_not_sampled_and_nothing_is_evaluated() -> None:
+    config = load_config(None, [*STEP, "method=rpo", "data.pairs=pairs.jsonl"])
+    plan = counts_of(config)
+    assert (plan.completions, plan.rows, plan.tokens) == (Range(0, 0), Range(6, 6), 0)
+    assert plan.evaluations == 0
+    assert load_of(config, plan, ranks=1, prompt=20).decoded == 0

@@ -202,7 +202,8 @@ def _counts(made: "Plan") -> Iterator[tuple[str, str]]:
     each = " and rank" if made.ranks > 1 else ""
     upto = f"up to {counts.micro_batches.high:,}" if idle else str(counts.micro_batches)
     yield "micro-batches", f"{upto} per update{each}, of at most {counted(counts.rows_at_once, 'row')}{idle}"
-    yield "sampled tokens", f"at most {counts.tokens:,} a step, {counts.tokens * counts.steps:,} in all"
+    if counts.tokens:
+        yield "sampled tokens", f"at most {counts.tokens:,} a step, {counts.tokens * counts.steps:,} in all"
     yield "trained tokens", f"at most {counts.trained_tokens:,} a step, in each pass"
     bound = f"; train.max_tokens ends the run after {counts.steps_at_cap:,} at the cap" if counts.steps_at_cap else ""
     yield "steps", f"{counts.steps:,}{bound}"

@@ -152,7 +152,8 @@ def load_of(config: Config, counts: Counts, *, ranks: int, prompt: int) -> Load:
     """
     rollout, draws = config.rollout, heldout_draws(config)
     drawn = -(-max(counts.completions.low, counts.revisions.low) // ranks)
-    answers = -(-config.eval.num_problems // ranks) * max(draws.counts.values(), default=0)
+    held_out = config.eval.num_problems if counts.evaluations else 0
+    answers = -(-held_out // ranks) * max(draws.counts.values(), default=0)
     if counts.revisions.high:
         prompt += rollout.max_new_tokens  # a revision's prompt holds the answer
     asked = ((drawn, counts.longest), (answers, draws.max_new_tokens))
@@ -171,7 +172,9 @@ def load_of(config: Config, counts: Counts, *, ranks: int, prompt: int) -> Load:
 
 def _evaluations(config: Config) -> dict[str, int]:
     """How often the held-out problems are answered, and with how many answers."""
-    own, steps = config.eval, config.train.steps
+    own, steps, data = config.eval, config.train.steps, config.data
+    if data.pairs and not (data.path or data.eval_path):
+        return {"evaluations": 0, "evaluated": 0}
     during = steps // own.every if own.every else 0
     end = bool(own.at_end and steps and not (own.every and steps % own.every == 0))
     return {
