@@ -48,7 +48,7 @@ def run(tmp_path: Path) -> str:
     rows = [{"step": 0, "time/eval_s": 4.0}]
     for step, speed in enumerate((50.0, 200.0, 300.0), 1):
         timed = {"time/step_s": 2.0, "time/sample_s": 1.5, "time/update_s": 0.5, "time/tokens_per_s": speed}
-        rows.append({"step": step, "length/sampled": 10.0, "accuracy": 0.01, "collapse/before": 0.9, **timed})
+        rows.append({"step": step, "tokens": 1280.0, "accuracy": 0.01, "collapse/before": 0.9, **timed})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
 

@@ -245,7 +245,9 @@ def _time(made: "Plan", rates: "Rates | None", price: "Cost | None") -> Iterator
             yield "time: not estimated without a measured rate; give --from RUN_DIR or --tokens-per-s X"
         return
     most = "at most " if price.bound else ""
-    length = f", completions of {rates.length:.0f} tokens" if rates.length is not None else ", completions at their cap"
+    length = (
+        f", {rates.length:.0f} tokens a completion there" if rates.length is not None else ", completions at their cap"
+    )
     yield f"time: {most}{_span(price.step_s)} a step, {most}{_span(price.steps_s)} for all steps"
     yield f"  at {rates.tokens_per_s:,.0f} sampled tokens a second ({rates.source}){length}"
     if price.evaluations_s is None:

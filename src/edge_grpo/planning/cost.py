@@ -3,12 +3,14 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.planning.counts import Counts
+from edge_grpo.config.tree import parse_tree
+from edge_grpo.planning.counts import Counts, counts_of
 from edge_grpo.runs.folder import RunFolder
 
 __all__ = ["Cost", "Rates", "cost", "rates_of"]
@@ -21,9 +23,10 @@ class Rates:
     """How fast a step goes, and what its completions were like.
 
     ``tokens_per_s``: sampled tokens per second of whole steps (sampling, grading, updates). ``source``: where it comes
-    from. ``length``: mean tokens of a completion; None = unknown, then the cap is used. ``eval_s``: seconds of an
-    evaluation; None = unknown, then evaluations are left out. ``phases``: shares of a step's time. ``accuracy`` and
-    ``collapse``: shares of right completions and of collapsed groups; None = unknown.
+    from. ``length``: tokens sampled in a step per completion that a plan counts at least, those of corrections,
+    revisions and further prompts included; None = unknown, then the cap is used. ``eval_s``: seconds of an evaluation;
+    None = unknown, then evaluations are left out. ``phases``: shares of a step's time. ``accuracy`` and ``collapse``:
+    shares of right completions and of collapsed groups; None = unknown.
     """
 
     tokens_per_s: float
@@ -59,7 +62,7 @@ def rates_of(folder: str) -> Rates:
         CheckpointError: no run there, or its figures are damaged.
     """
     run = RunFolder(Path(folder).expanduser())
-    RunFolder.read_config(run.path)  # is it one?
+    tree = RunFolder.read_config(run.path)[0]
     rows = [row for row in run.rows() if row["step"] > 0]
     speeds = _column(rows, "time/tokens_per_s")
     if not any(speeds):
@@ -73,7 +76,7 @@ def rates_of(folder: str) -> Rates:
     return Rates(
         statistics.median(speeds),
         f"{folder}, median of {len(speeds)} steps",
-        length=_middle(rows, "length/sampled"),
+        length=_per_completion(tree, rows),
         eval_s=_middle(list(run.rows()), "time/eval_s"),
         phases=shares,
         accuracy=_middle(rows, "accuracy"),
@@ -91,8 +94,7 @@ def cost(counts: Counts, rates: Rates, *, price_per_hour: float | None) -> Cost:
     """
     tokens, bound = float(counts.tokens), True
     if rates.length is not None:
-        tokens, bound = rates.length * counts.completions.low, counts.completions.low != counts.completions.high
-        tokens += rates.length * counts.revisions.high
+        tokens, bound = rates.length * counts.completions.low, False
     step_s = tokens / rates.tokens_per_s
     steps = counts.steps
     if counts.steps_at_cap and tokens:
@@ -101,6 +103,15 @@ def cost(counts: Counts, rates: Rates, *, price_per_hour: float | None) -> Cost:
     total = step_s * steps + (evaluations_s or 0.0)
     price = None if price_per_hour is None else price_per_hour * total / 3600
     return Cost(step_s, step_s * steps, evaluations_s, price, bound)
+
+
+def _per_completion(tree: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Tokens of a step of a run per completion of its plan; of a custom method, the mean length of what it sampled."""
+    tokens = _middle(rows, "tokens")
+    with suppress(ConfigError):
+        completions = counts_of(parse_tree(tree)).completions.low
+        return tokens / completions if tokens and completions else None
+    return _middle(rows, "length/sampled")
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
