@@ -39,6 +39,15 @@ def test_json_holds_the_same_numbers(command: Command) -> None:
     assert plan["probe"] is None
 
 
+def test_memory_for_shorter_completions(command: Command) -> None:
+    code, out, _ = command("plan", *SMALL, "--completion-tokens", "6", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["counts"]["longest"] == 24
+    assert any("completions of 6" in part["note"] for part in plan["memory"]["parts"])
+    assert "memory: none has more than 6 tokens" in plan["assumptions"][0]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> str:
     """A run of three steps, of which metrics are all that is read."""

@@ -49,6 +49,9 @@ def plan(
     price_per_hour: Annotated[
         float | None, typer.Option("--price-per-hour", min=0, metavar="P", help="Of all machines together.")
     ] = None,
+    completion_tokens: Annotated[
+        int, typer.Option("--completion-tokens", min=0, metavar="N", help="Memory for completions of at most N tokens.")
+    ] = 0,
     with_probe: Annotated[bool, typer.Option("--probe", help="Load the model and sample a few problems.")] = False,
     problems: Annotated[int, typer.Option(min=1, metavar="N", help="With --probe: how many.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -68,7 +71,7 @@ def plan(
         from edge_grpo.planning import cost as costs  # noqa: PLC0415 - model code
         from edge_grpo.planning.plan import plan_of  # noqa: PLC0415
 
-        made = plan_of(config, processes=processes, device=device)
+        made = plan_of(config, processes=processes, device=device, completion=completion_tokens)
     rates = costs.rates_of(earlier) if earlier else None
     if tokens_per_s:
         rates = costs.Rates(tokens_per_s, "--tokens-per-s")
@@ -250,14 +253,15 @@ def _time(made: "Plan", rates: "Rates | None", price: "Cost | None") -> Iterator
     )
     yield f"time: {most}{_span(price.step_s)} a step, {most}{_span(price.steps_s)} for all steps"
     yield f"  at {rates.tokens_per_s:,.0f} sampled tokens a second ({rates.source}){length}"
-    if price.evaluations_s is None:
+    if price.evaluations_s is None and made.counts.evaluations:
         yield "  evaluations come on top"
     elif price.evaluations_s:
         yield f"  and {_span(price.evaluations_s)} for evaluations"
     if rates.phases:
         yield "  a step there: " + ", ".join(f"{phase} {share:.0%}" for phase, share in rates.phases.items())
     if price.price is not None:
-        yield f"cost: {most}{price.price:,.2f}, for {_span(price.total_s)}"
+        amount = f"{price.price:,.2f}" if price.price >= 1 else f"{price.price:.2g}"
+        yield f"cost: {most}{amount}, for {_span(price.total_s)}"
 
 
 def _probe_lines(found: "Probe") -> Iterator[str]:

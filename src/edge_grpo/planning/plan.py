@@ -78,7 +78,7 @@ def plan_of(config: Config, *, processes: int = 0, device: str = "auto", complet
         counts=counts,
         load=load,
         memory=memory(shape, precision, load, place),
-        assumptions=tuple(_assumptions(config, shape, lengths, counts, place)),
+        assumptions=(_longest(counts, load), *_assumptions(config, shape, lengths, counts, place)),
     )
 
 
@@ -113,12 +113,20 @@ def _place(config: Config, device: torch.device, *, ranks: int, processes: int) 
     )
 
 
+def _longest(counts: Counts, load: Load) -> str:
+    """How long completions are taken to be."""
+    meet = "and the longest prompts meet in one micro-batch"
+    if load.completion < counts.longest:
+        return (
+            f"counts: every completion reaches its cap; memory: none has more than {load.completion:,} tokens, {meet}"
+        )
+    corrected = f" ({counts.longest:,} tokens with corrections)" if counts.corrected.high else ""
+    return f"counts and memory: every completion reaches its cap{corrected}, {meet}"
+
+
 def _assumptions(config: Config, shape: Shape, lengths: Lengths, counts: Counts, place: Place) -> list[str]:
     """What the figures rest on."""
     found = [
-        "counts and memory: every completion reaches its cap"
-        + (f" ({counts.longest:,} tokens with corrections)" if counts.corrected.high else "")
-        + ", and the longest prompts meet in one micro-batch",
         "memory: of tensors, from the second step on; Python and its libraries, and losses of the allocator come on top"
         + (", and so does the CUDA context (1 to 2 GB)" if place.on_gpu else ""),
     ]
