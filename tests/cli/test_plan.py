@@ -1,6 +1,9 @@
 """``edge-grpo plan`` and ``edge-grpo doctor`` from the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 import yaml
 from support import Command
 
+import edge_grpo
 from edge_grpo.config.tree import load_config, to_tree
 
 SMALL = ["data.arithmetic.size=40", "eval.size=4", "reward.workers=1", "method=grpo", "rollout.max_new_tokens=24"]
@@ -127,3 +131,14 @@ def test_a_doctor_asks_the_servers_of_the_settings(command: Command) -> None:
     assert code == 1
     assert "BROKEN rollout server: http://127.0.0.1:9 does not answer" in out
     assert "edge-grpo serve" in out
+
+
+def test_a_broken_package_is_told_in_a_line_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open')\n")
+    source = Path(edge_grpo.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"}
+    words = [sys.executable, "-m", "edge_grpo", "doctor", "--quick", "train.steps=3"]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "BROKEN settings: cannot be read here (ImportError: libcudart.so.12" in done.stdout

@@ -73,6 +73,16 @@ def test_a_package_that_cannot_be_imported_is_a_finding(tmp_path: Path, error: B
     assert "--force-reinstall" in numpy.fix
 
 
+def test_what_needs_a_broken_package_is_not_tried(tmp_path: Path) -> None:
+    def load(name: str) -> Any:
+        raise ImportError(name)
+
+    every = examine(tmp_path, load=load, version=version, requirements=["torch>=2", "math-verify>=0.7"], environment={})
+    topics = {each.topic: each.state for each in every}
+    assert topics["torch"] is topics["math-verify"] is State.BROKEN
+    assert not {"devices", "grading workers"} & topics.keys()
+
+
 def test_metadata_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
     def broken(name: str) -> str:
         raise OSError("input/output error")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,9 +36,9 @@ def doctor(
     """
     from edge_grpo.planning.doctor import examine  # noqa: PLC0415
 
-    runs, urls, found = _asked(settings)
-    console = Console()
-    for each in examine(runs, thorough=not quick, urls=urls):
+    runs, urls, unread = _asked(settings)
+    console, found = Console(), []
+    for each in chain(unread, examine(runs, thorough=not quick, urls=urls)):
         found.append(each)
         if not as_json:
             _show(console, each)

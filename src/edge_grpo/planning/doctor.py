@@ -66,11 +66,16 @@ def examine(
     for url in urls:
         yield from looked("rollout server", partial(_server, url, environment))
     check = partial(_packages, requirements, load=load, version=version, thorough=thorough)
-    yield from looked("packages", check, fix="pip install --force-reinstall packaging")
+    broken = set()
+    for each in looked("packages", check, fix="pip install --force-reinstall packaging"):
+        broken |= {each.topic} if each.state is State.BROKEN else set()
+        yield each
     if thorough:
         yield from looked("torchvision", lambda: _torchvision(load, version))
-        yield from looked("devices", lambda: surroundings.devices(load), fix="reinstall torch (pytorch.org)")
-        yield from looked("grading workers", lambda: [surroundings.workers()], fix=surroundings.WORKERS_FIX)
+        if "torch" not in broken:
+            yield from looked("devices", lambda: surroundings.devices(load), fix="reinstall torch (pytorch.org)")
+        if "math-verify" not in broken:  # a worker would only say so again, at length
+            yield from looked("grading workers", lambda: [surroundings.workers()], fix=surroundings.WORKERS_FIX)
 
 
 def _server(url: str, environment: Mapping[str, str]) -> list[Finding]:
