@@ -31,7 +31,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help setup setup-vllm demo demo-images test check pytest test-slow test-vllm test-browser docs site site-pages
 .PHONY: site-serve compare compare-methods compare-share tune-evidence
-.PHONY: bench bench-engines bench-gpu bench-ranks bench-startup same-numbers release-check clean distclean
+.PHONY: bench bench-engines bench-gpu bench-plan bench-ranks bench-startup same-numbers release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -153,6 +153,9 @@ bench-engines: setup setup-vllm ## Sampling tokens per second in process and fro
 
 bench-startup: setup ## Seconds until the command line answers and samples its first token, beside `import torch`
 	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+bench-plan: setup ## Train several shapes on the CPU, and compare their peak memory with what `edge-grpo plan` foresees
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/plan_memory.py $(ARGS)
 
 bench-ranks: setup ## Train every method in one process and in 2 and 3 ranks, and show how far the results are apart
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py $(ARGS)

@@ -125,7 +125,7 @@ def test_attention_by_products_is_as_exact_as_the_fused_kernel(monkeypatch: pyte
     exact = tuple(each.detach().double().requires_grad_() for each in half)  # type: ignore[assignment]
     found = []
     for own, limit in ((exact, 0), (half, 0), (half, 2**23)):
-        monkeypatch.setattr(dense, "_SCORES", limit)
+        monkeypatch.setattr(dense, "SCORES", limit)
         out = dense._weighted(*own, mask.to(own[0].dtype), 0.3)
         found.append(
             [out.detach().double(), *(each.double() for each in torch.autograd.grad(out.sum() + out[0].sum(), own))]
@@ -226,7 +226,7 @@ def test_copies_follow_their_weights_and_return_gradients_in_float32() -> None:
     assert not cast(weight).requires_grad
 
 
-@pytest.mark.skipif(not compute._has_layouts(), reason="no oneDNN with bf16")
+@pytest.mark.skipif(not compute.has_layouts(), reason="no oneDNN with bf16")
 def test_inference_uses_a_layout_that_follows_its_weight() -> None:
     weight, bias = (nn.Parameter(torch.randn(*shape, dtype=torch.float32)) for shape in ((48, 32), (48,)))
     cast, x = Compute(torch.bfloat16), torch.randn(3, 32).bfloat16()

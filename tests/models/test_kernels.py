@@ -1,9 +1,12 @@
 """Kernels with a backward pass of their own: the values of plain expressions, and numerical derivatives."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.profiler import ProfilerActivity, profile
 
 from edge_grpo.functional.logits import logprobs_and_entropy
 from edge_grpo.models.kernels import head_scores, pad, rms_norm, rotate, unpad
@@ -67,3 +70,21 @@ def test_padding_gets_no_gradient() -> None:
     assert torch.equal(unpad(padded, back), packed)
     (grad,) = torch.autograd.grad(unpad(padded * torch.arange(6)[:, None], back).sum(), packed)
     assert torch.equal(grad, back[:, None].expand(4, 2).double()), "slots 1 and 5 hold token 0 as padding"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_logits_of_a_piece_are_gone_before_the_next(dtype: torch.dtype) -> None:
+    vocabulary, at_once = 1024, 64
+    one, four = (most_bytes(at_once, pieces, vocabulary, dtype) for pieces in (1, 4))
+    assert four - one < 0.5 * 4 * at_once * vocabulary
+
+
+def most_bytes(at_once: int, pieces: int, vocabulary: int, dtype: torch.dtype) -> int:
+    """The most that both passes over some pieces had allocated at a time."""
+    hidden = drawn(at_once * pieces, 4).detach().to(dtype).requires_grad_()
+    weight = drawn(vocabulary, 4).detach().to(dtype)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        scores = head_scores(hidden, weight, torch.arange(len(hidden)), temperature=1.0, at_once=at_once)
+        scores[0].sum().backward()
+    changes = [each for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
+    return max(accumulate(each.nbytes() for each in sorted(changes, key=lambda each: each.start_ns())))

@@ -21,11 +21,13 @@ from edge_grpo.base.ranks import own_rank, quiet_ranks
 from edge_grpo.cli.compare_models import compare_models
 from edge_grpo.cli.diagnose import diagnose
 from edge_grpo.cli.diagnostics import lld, uplift
+from edge_grpo.cli.doctor import doctor
 from edge_grpo.cli.evaluate import evaluate
 from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
 from edge_grpo.cli.launch import LOST, follow_launcher
 from edge_grpo.cli.make_base import make_base
+from edge_grpo.cli.plan import plan
 from edge_grpo.cli.report import compare, report
 from edge_grpo.cli.screen import screen
 from edge_grpo.cli.serve import serve
@@ -39,6 +41,8 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 app.command()(train)
+app.command()(plan)
+app.command()(doctor)
 app.command("eval")(evaluate)
 app.command()(export)
 app.command()(serve)

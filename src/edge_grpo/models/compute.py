@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["Compute"]
+__all__ = ["Compute", "has_layouts"]
 
 _ROWS: Final = 64  # of the products that the layout is best for; others are right, too
 
@@ -75,7 +75,7 @@ class Compute:
     def _lays_out(self, x: Tensor, weight: Tensor) -> bool:
         """Whether a layout is used: not of a weight that has the dtype already, as FSDP fills such ones uncounted."""
         fits = x.device.type == "cpu" and self.dtype == torch.bfloat16 != weight.dtype
-        return fits and torch.is_inference_mode_enabled() and _has_layouts()
+        return fits and torch.is_inference_mode_enabled() and has_layouts()
 
     def _layout(self, weight: Tensor) -> Tensor:
         state = _state(weight)
@@ -88,7 +88,7 @@ class Compute:
 
 
 @cache
-def _has_layouts() -> bool:
+def has_layouts() -> bool:
     """Whether PyTorch was built with oneDNN, and this processor computes in bf16."""
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

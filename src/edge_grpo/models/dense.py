@@ -17,12 +17,12 @@ from edge_grpo.models.head import Head
 from edge_grpo.models.kernels import pad, products, rms_norm, rotate, unpad
 from edge_grpo.models.packing import Bin, Packing
 
-__all__ = ["Attend", "Dense", "Heads"]
+__all__ = ["SCORES", "Attend", "Dense", "Heads"]
 
 _FAMILIES: Final = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROTATIONS: Final = ("default", "linear", "llama3", "yarn")  # others change with the length of the longest row
 
-_SCORES: Final = 2**23  # attention scores of a layer that are kept for the backward pass
+SCORES: Final = 2**23  # attention scores of a layer that are kept for the backward pass
 
 
 class Heads(NamedTuple):
@@ -258,7 +258,7 @@ def _weighted(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     rows, heads, length, dim = queries.shape
     if queries.is_cuda:
         return _causal(queries, keys, values, scale)
-    small = rows * heads * length * keys.shape[2] <= _SCORES
+    small = rows * heads * length * keys.shape[2] <= SCORES
     if mask is None or not small or queries.dtype != torch.bfloat16:
         causal = mask is None
         return F.scaled_dot_product_attention(

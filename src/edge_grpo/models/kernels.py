@@ -54,9 +54,7 @@ class _HeadScores(Function):
     ) -> tuple[Tensor, Tensor]:
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for part, ids in zip(hidden.split(at_once), token_ids.split(at_once), strict=True):
-            z = _scaled(part, weight, temperature)
-            size = _rows_at_once(z)
-            columns += [_scored(*each) for each in zip(z.split(size), ids.split(size), strict=True)]
+            columns += _piece_scored(part, weight, ids, temperature)
         logprobs, entropies, log_totals = (torch.cat(column) for column in zip(*columns, strict=True))
         ctx.save_for_backward(hidden, weight, token_ids, log_totals, entropies)
         ctx.temperature, ctx.at_once = temperature, at_once
@@ -75,23 +73,41 @@ class _HeadScores(Function):
         weight_grad = torch.zeros(weight.shape, dtype=log_totals.dtype, device=weight.device) if wants_weight else None
         for start in range(0, len(hidden), ctx.at_once):
             own = slice(start, start + ctx.at_once)
-            z = _scaled(hidden[own], weight, ctx.temperature)
-            size = _rows_at_once(z)
-            columns = (z, token_ids[own], log_totals[own], entropies[own], to_logprobs[own])
-            spread = [column.split(size) for column in columns]
-            last = [None] * len(spread[0]) if to_entropies is None else to_entropies[own].split(size)
-            for each in zip(*spread, last, strict=True):
-                _differentiate(*each)
-            grad = z.div_(ctx.temperature).to(hidden.dtype)
+            columns = (token_ids[own], log_totals[own], entropies[own], to_logprobs[own])
+            last = None if to_entropies is None else to_entropies[own]
+            grad = _piece_grad(hidden[own], weight, columns, last, ctx.temperature)
             if hidden_grad is not None:
                 torch.mm(grad, weight, out=hidden_grad[own])
             if weight_grad is None:
-                continue
-            if grad.dtype == weight_grad.dtype:
+                pass
+            elif grad.dtype == weight_grad.dtype:
                 weight_grad.addmm_(grad.T, hidden[own])
             else:
                 weight_grad.add_(grad.T @ hidden[own])
+            del grad  # before the next piece's logits
         return hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None, None, None
+
+
+def _piece_scored(
+    hidden: Tensor, weight: Tensor, token_ids: Tensor, temperature: float
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """:func:`_scored` of a piece, whose logits are gone afterwards."""
+    z = _scaled(hidden, weight, temperature)
+    size = _rows_at_once(z)
+    return [_scored(*each) for each in zip(z.split(size), token_ids.split(size), strict=True)]
+
+
+def _piece_grad(
+    hidden: Tensor, weight: Tensor, columns: tuple[Tensor, ...], to_entropies: Tensor | None, temperature: float
+) -> Tensor:
+    """The gradient that the products of a piece get, in the dtype of its hidden states."""
+    z = _scaled(hidden, weight, temperature)
+    size = _rows_at_once(z)
+    spread = [column.split(size) for column in (z, *columns)]
+    last = [None] * len(spread[0]) if to_entropies is None else to_entropies.split(size)
+    for each in zip(*spread, last, strict=True):
+        _differentiate(*each)
+    return z.div_(temperature).to(hidden.dtype)
 
 
 def _scored(z: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

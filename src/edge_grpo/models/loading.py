@@ -28,7 +28,7 @@ from edge_grpo.config.sections import BUNDLED, DistributedSettings, ModelSetting
 from edge_grpo.models.adapters import add_adapters, check_reached
 from edge_grpo.models.families import family_class, reads_images
 from edge_grpo.models.policy import Policy
-from edge_grpo.models.precision import computes_in_half, fast_for_all, half_is_fast
+from edge_grpo.models.precision import base_in_half, computes_in_half, fast_for_all, half_is_fast
 from edge_grpo.models.probe import on_cpu
 from edge_grpo.models.replica import Replica
 from edge_grpo.models.saving import round_weights
@@ -110,10 +110,9 @@ def load_policy(
     """
     home, passes = device or pick_device(model), pick_device(model)
     on_gpu, adapts = passes.type == "cuda", model.lora.rank > 0
-    # adapters are trained in float32 over a base that never changes, which may be loaded in bf16 right away
-    known = model.dtype == "bfloat16" or (model.dtype == "auto" and on_gpu and fast("cuda"))
-    network = _network(model, torch.bfloat16 if adapts and known else torch.float32)
-    half = (adapts and known) or computes_in_half(network, model, passes, fast=fast)
+    known = base_in_half(model, passes, fast=fast)
+    network = _network(model, torch.bfloat16 if known else torch.float32)
+    half = known or computes_in_half(network, model, passes, fast=fast)
     if half and adapts:
         round_weights(network, torch.bfloat16)
     network = network.to(home)

@@ -15,7 +15,7 @@ from edge_grpo.config.sections import ModelSettings
 from edge_grpo.models.dense import Dense
 from edge_grpo.models.scoring import causal
 
-__all__ = ["LARGE", "computes_in_half", "fast_for_all", "half_is_fast", "settled"]
+__all__ = ["LARGE", "base_in_half", "computes_in_half", "fast_for_all", "half_is_fast", "settled"]
 
 LARGE: Final = 2**25
 """Weights from which on passes are mostly matrix products; smaller models stay in float32, and are bit-exact."""
@@ -49,6 +49,15 @@ def settled(model: ModelSettings, dtype: str) -> ModelSettings:
         case "float32" | "bfloat16" if model.dtype == "auto":
             return replace(model, dtype=dtype)
     return model
+
+
+def base_in_half(model: ModelSettings, device: torch.device, *, fast: Callable[[str], bool] = half_is_fast) -> bool:
+    """Whether the frozen base of adapters is bf16, whatever its size: asked for, or fast on this GPU.
+
+    Adapters are trained in float32 over a base that never changes, which may be loaded in bf16 right away.
+    """
+    asked = model.dtype == "bfloat16" or (model.dtype == "auto" and device.type == "cuda" and fast("cuda"))
+    return model.lora.rank > 0 and asked
 
 
 def computes_in_half(

@@ -12,12 +12,17 @@ from edge_grpo.models.dense import Dense, Heads
 from edge_grpo.models.packing import Packing
 from edge_grpo.models.policy import Policy
 
-__all__ = ["Slots"]
+__all__ = ["Slots", "grown"]
 
 _KEPT: Final = 0.75
 """Rows are moved together once fewer than this share of the slots are in use."""
 
 _ROOM: Final = 64  # tokens by which slots grow at least
+
+
+def grown(room: int, tokens: int) -> int:
+    """The tokens that a slot has room for, once it must hold ``tokens``."""
+    return room if tokens <= room else max(tokens + _ROOM, room * 3 // 2)
 
 
 class Slots:
@@ -140,11 +145,11 @@ class Slots:
         have, long = self._keys[0].shape[0], self._keys[0].shape[2]
         if slots <= have and tokens <= long:
             return
-        room = long if tokens <= long else max(tokens + _ROOM, long * 3 // 2)
+        room = grown(long, tokens)
         filled = min(self._longest, long)
         for column in (self._keys, self._values):
             for layer, held in enumerate(column):
                 # zeros, because attention multiplies what it masks by 0
-                grown = held.new_zeros((max(slots, have), held.shape[1], room, held.shape[3]))
-                grown[:have, :, :filled] = held[:, :, :filled]
-                column[layer] = grown
+                larger = held.new_zeros((max(slots, have), held.shape[1], room, held.shape[3]))
+                larger[:have, :, :filled] = held[:, :, :filled]
+                column[layer] = larger

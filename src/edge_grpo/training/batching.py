@@ -18,6 +18,7 @@ __all__ = [
     "collate",
     "group_micro_batches",
     "loss_inputs",
+    "micro_batch_size",
     "micro_batches",
     "mini_batches",
     "relations",
@@ -151,6 +152,11 @@ def mini_batches(family: Int[Tensor, " rows"], *, count: int, rng: random.Random
     count = min(count, len(names))
     shares = [names[start::count] for start in range(count)]
     return [torch.isin(family, torch.tensor(share, device=family.device)).nonzero().squeeze(-1) for share in shares]
+
+
+def micro_batch_size(most: int, rows: int, *, ranks: int) -> int:
+    """Rows of a micro-batch: ``most`` (``train.micro_batch_rows``), or fewer, so that every rank can have one."""
+    return min(most, max(1, -(-rows // ranks)))
 
 
 def micro_batches(

@@ -21,7 +21,14 @@ from edge_grpo.config.sections import TrainSettings
 from edge_grpo.methods.base import Method
 from edge_grpo.models.policy import Policy
 from edge_grpo.models.sharding import full
-from edge_grpo.training.batching import group_micro_batches, loss_inputs, micro_batches, mini_batches, scored
+from edge_grpo.training.batching import (
+    group_micro_batches,
+    loss_inputs,
+    micro_batch_size,
+    micro_batches,
+    mini_batches,
+    scored,
+)
 from edge_grpo.training.described import describe_gap
 from edge_grpo.training.schedule import learning_rate
 
@@ -337,7 +344,7 @@ class Updater:
     def _pieces(self, batch: Batch, rows: Tensor, *, whole_groups: bool = False) -> Iterator[_Piece]:
         """Micro-batches of similar length, at least one per rank if the rows allow."""
         lengths = batch.attention.sum(-1)
-        size = min(self.train.micro_batch_rows, max(1, -(-len(rows) // self.world.size)))
+        size = micro_batch_size(self.train.micro_batch_rows, len(rows), ranks=self.world.size)
         if whole_groups:
             split = group_micro_batches(rows, lengths, batch.group, size=size)
         else:

@@ -1,0 +1,82 @@
+"""``edge-grpo doctor``: what would not work on this machine, and the fix."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from edge_grpo.base.errors import EdgeGrpoError
+from edge_grpo.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from edge_grpo.planning.findings import Finding
+
+__all__ = ["doctor"]
+
+_MARKS = {"fine": "[green]ok[/]    ", "note": "[yellow]note[/]  ", "broken": "[red]BROKEN[/]"}
+
+
+def doctor(
+    settings: Settings = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Import no large package, and start no worker: about a second.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look for what would not work here: packages, devices, threads, memory, disk, locks, grading workers, servers.
+
+    With the arguments of `edge-grpo train`, also whether the rollout servers that they name answer. Prints a line for
+    each thing, with the fix where it needs one. Exit codes: 0 runs work here, 1 something essential is broken.
+    """
+    from edge_grpo.planning.doctor import examine  # noqa: PLC0415
+
+    runs, urls, unread = _asked(settings)
+    console, found = Console(), []
+    for each in chain(unread, examine(runs, thorough=not quick, urls=urls)):
+        found.append(each)
+        if not as_json:
+            _show(console, each)
+    broken = sum(each.state == "broken" for each in found)
+    if as_json:
+        print(json.dumps({"broken": broken, "findings": [asdict(each) for each in found]}, indent=2))
+    else:
+        notes = sum(each.state == "note" for each in found)
+        last = "nothing essential is broken" if not broken else f"{broken} broken"
+        console.print(f"{last}; {notes} to note; {len(found)} looked at", highlight=False)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _asked(words: Sequence[str] | None) -> "tuple[Path, Sequence[str], list[Finding]]":
+    """Where runs are written, which servers should answer, and what reading the settings found.
+
+    Raises:
+        ConfigError: a setting is invalid.
+    """
+    from edge_grpo.planning.findings import Finding, State  # noqa: PLC0415
+
+    if not words:
+        return Path("runs"), (), []
+    try:
+        from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
+
+        config = load_config(*split_words(words))
+    except (EdgeGrpoError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a package that settings need is broken
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return Path("runs"), (), [Finding("settings", State.BROKEN, f"cannot be read here ({why})", "see below")]
+    engine = config.rollout.engine
+    return Path(config.run.dir or "runs"), engine.urls if engine.kind == "vllm" else (), []
+
+
+def _show(console: Console, each: "Finding") -> None:
+    fix = f"\n       [bold]fix[/]: {escape(each.fix)}" if each.fix else ""
+    text = "".join(character if character.isprintable() else "?" for character in each.text)
+    console.print(f"{_MARKS[each.state]} {escape(each.topic)}: {escape(text)}{fix}", highlight=False, soft_wrap=True)

@@ -1,0 +1,50 @@
+"""What was found about one thing, and a way to look that never fails itself."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["Finding", "State", "failure", "looked"]
+
+
+class State(StrEnum):
+    """``fine``; ``note``: something is missing that only some runs need; ``broken``: no run would work."""
+
+    FINE = "fine"
+    NOTE = "note"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what was found and, unless it is fine, what to do."""
+
+    topic: str
+    state: State
+    text: str
+    fix: str = ""
+
+
+def failure(work: Callable[[], object]) -> str:
+    """Why something fails, on one line; empty if it does not."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a damaged package may raise anything, or exit
+        return _line(error)
+    return ""
+
+
+def looked(topic: str, look: Callable[[], Iterable[Finding]], *, fix: str = "") -> Iterator[Finding]:
+    """What looking at something finds; if that fails, this is the finding."""
+    try:
+        yield from look()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - see above
+        yield Finding(topic, State.BROKEN, f"cannot be looked at ({_line(error)})", fix)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
