@@ -62,6 +62,10 @@ CASES: Mapping[str, Case] = {
         ),
     ),
     "37M, float32": Case(SMALL, ("model.dtype=float32", "rollout.prompts_per_step=8", "train.micro_batch_rows=32")),
+    "37M, LoRA of rank 16, bfloat16": Case(
+        SMALL,
+        ("model.dtype=bfloat16", "model.lora.rank=16", "rollout.prompts_per_step=8", "train.micro_batch_rows=32"),
+    ),
     "135M, float32": Case(
         SMOLLM2_135M,
         ("model.dtype=float32", "rollout.prompts_per_step=4", "train.micro_batch_rows=16", "rollout.max_new_tokens=64"),
