@@ -28,7 +28,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup setup-vllm demo demo-images test check pytest test-slow test-vllm docs compare compare-methods compare-share tune-evidence
+.PHONY: help setup setup-vllm schema demo demo-images test check pytest test-slow test-vllm docs compare compare-methods compare-share tune-evidence
 .PHONY: bench bench-engines bench-gpu bench-ranks bench-startup same-numbers release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -96,6 +96,9 @@ test-vllm: setup ## The tests against a real vLLM server on the CPU; needs `make
 
 docs: setup ## Check the commands, snippets, links and paths of README.md and docs/
 	$(BIN)/python -m pytest tests/test_docs.py
+
+schema: setup ## Write src/edge_grpo/config/schema.json anew, after a change of settings or their docstrings
+	$(BIN)/python -m edge_grpo.config.schema > .schema.json && mv .schema.json src/edge_grpo/config/schema.json
 
 compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (half an hour, resumable)
 	$(BIN)/python benchmarks/compare_edge.py $(ARGS)

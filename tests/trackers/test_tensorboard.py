@@ -82,7 +82,7 @@ def test_a_clock_that_runs_backwards_leaves_a_readable_file(tmp_path: Path, monk
 def test_a_run_that_wants_none_has_none(tmp_path: Path) -> None:
     (wanted,) = open_trackers(RunSettings(), tmp_path)
     assert isinstance(wanted, TensorBoard)
-    assert list(open_trackers(RunSettings(tensorboard=False), tmp_path)) == []
+    assert list(open_trackers(RunSettings(trackers=()), tmp_path)) == []
 
 
 def test_rewinding_nothing_makes_nothing(tmp_path: Path) -> None:

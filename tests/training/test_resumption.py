@@ -125,7 +125,7 @@ def test_settings_that_change_no_numbers_may_change(config: Make) -> None:
     straight = train(config("run.dir=" + config().run.dir + "-straight")).folder
     folder = train(config(), display=Said(stop_at=3)).folder
     free = ["train.checkpoint_every=1", "train.keep_checkpoints=4", "eval.every=3", "eval.size=4", "reward.workers=2",
-            "run.rollouts=false", "run.tensorboard=false"]  # fmt: skip
+            "run.rollouts=false", "run.trackers=[]"]  # fmt: skip
     display = Said()
     resume(folder, config(*free), display=display)
     assert weights(folder) == weights(straight)

@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn, cast
 
 import typer
@@ -21,10 +21,12 @@ from edge_grpo.base.ranks import own_rank, quiet_ranks
 from edge_grpo.cli.compare_models import compare_models
 from edge_grpo.cli.diagnostics import lld, uplift
 from edge_grpo.cli.evaluate import evaluate
+from edge_grpo.cli.examples import epilog
 from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
 from edge_grpo.cli.launch import LOST, follow_launcher
 from edge_grpo.cli.make_base import make_base
+from edge_grpo.cli.reference import settings
 from edge_grpo.cli.screen import screen
 from edge_grpo.cli.serve import serve
 from edge_grpo.cli.show import methods, show_config
@@ -34,21 +36,26 @@ from edge_grpo.cli.tune import tune
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
-app.command()(train)
-app.command("eval")(evaluate)
-app.command()(export)
-app.command()(serve)
-app.command()(compare_models)
-app.command()(screen)
-app.command()(grade)
-app.command()(tune)
-app.command()(show_config)
-app.command()(methods)
-app.command()(lld)
-app.command()(uplift)
-app.command()(make_base)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "eval": evaluate,
+    "export": export,
+    "serve": serve,
+    "compare-models": compare_models,
+    "screen": screen,
+    "grade": grade,
+    "tune": tune,
+    "show-config": show_config,
+    "settings": settings,
+    "methods": methods,
+    "lld": lld,
+    "uplift": uplift,
+    "make-base": make_base,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, epilog=epilog(_name))(_command)
 
 _TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-config")
 """The commands that several processes may run together."""

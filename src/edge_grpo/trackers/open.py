@@ -18,7 +18,7 @@ def open_trackers(run: RunSettings, folder: Path, custom: Sequence[Tracker | Ope
         folder: the run's own, for trackers that write files.
         custom: further trackers, or functions that open one.
     """
-    if run.tensorboard:
+    if "tensorboard" in run.trackers:
         yield TensorBoard(folder / "events")
     for each in custom:
         yield each(folder) if callable(each) else each
