@@ -15,6 +15,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edge-grpo eval MODEL --suite configs/suites/math.yaml --samples 8",
     ),
     "export": ("edge-grpo export RUN_DIR MODEL_OUT --step 20",),
+    "push": (
+        "edge-grpo push RUN_DIR OWNER/NAME --private",
+        "edge-grpo push RUN_DIR OWNER/NAME --best --dry-run FOLDER_OUT",
+    ),
     "serve": ("edge-grpo serve MODEL --port 8001",),
     "compare-models": ("edge-grpo compare-models MODEL_A MODEL_B --suite FILE.jsonl",),
     "screen": ("edge-grpo screen FILE.jsonl --model MODEL --samples 8 --keep-rate 0:0.5 --out hard.jsonl",),

@@ -26,6 +26,7 @@ from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
 from edge_grpo.cli.launch import LOST, follow_launcher
 from edge_grpo.cli.make_base import make_base
+from edge_grpo.cli.push import push
 from edge_grpo.cli.reference import settings
 from edge_grpo.cli.screen import screen
 from edge_grpo.cli.serve import serve
@@ -42,6 +43,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "export": export,
+    "push": push,
     "serve": serve,
     "compare-models": compare_models,
     "screen": screen,

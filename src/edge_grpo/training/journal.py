@@ -319,6 +319,7 @@ class Journal:
                 step=session.step,
                 tokens=session.tokens,
                 rows=self.folder.rows(),
+                versions=starts.versions(self.folder.path),
             )
             (draft / "progress.json").write_text(json.dumps({"step": session.step, "tokens": session.tokens}) + "\n")
             flush_tree(draft)
