@@ -1,6 +1,5 @@
 """Progress on stderr and a check of ``--out``, for commands that run long and write a file."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.patience import if_it_lasts
 from edge_grpo.base.ranks import is_first_rank
 
 __all__ = ["ProgressBar", "target", "waiting"]
@@ -30,13 +30,8 @@ def waiting(what: str, *, after_s: float = 2.0) -> Iterator[None]:
         with console.status(escape(what)):
             yield
         return
-    timer = threading.Timer(after_s, console.print, [what], {"markup": False, "highlight": False, "soft_wrap": True})
-    timer.daemon = True
-    timer.start()
-    try:
+    with if_it_lasts(lambda: console.print(what, markup=False, highlight=False, soft_wrap=True), after_s=after_s):
         yield
-    finally:
-        timer.cancel()
 
 
 class ProgressBar:
