@@ -47,6 +47,7 @@ def test_commands_and_settings() -> None:
 def test_values_in_either_form_of_the_words() -> None:
     assert complete("train", "method", "=", "raf") == ["raft", "raft_pp"]
     assert complete("train", "train.schedule", "=", "") == ["constant", "linear", "cosine"]
+    assert complete("train", "train.schedule", "=") == ["constant", "linear", "cosine"]
     assert complete("train", "method=raf") == ["method=raft", "method=raft_pp"]
 
 
