@@ -65,7 +65,6 @@ def test_the_hub_reads_only_what_is_known(tmp_path: Path) -> None:
     text = card(tmp_path, "model.path=org/model", "data.path=[org/data, FILE.jsonl]")
     assert front_matter(text) == {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
         "base_model": "org/model",
         "datasets": ["org/data"],
         "tags": ["edge-grpo", "reinforcement-learning", "grpo"],

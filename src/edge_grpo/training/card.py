@@ -118,11 +118,10 @@ def _front_matter(tree: Mapping[str, Any], method: str, library: str, license_na
     named_data = [one for one in sources(tuple(data) if isinstance(data, list) else data) if _HUB_NAME.fullmatch(one)]
     fields = {
         "library_name": library,
-        "pipeline_tag": "text-generation",
         "license": license_name,
         "base_model": base if _HUB_NAME.fullmatch(base) and not Path(base).exists() else "",
         "datasets": [one for one in named_data if not Path(one).exists()],
-        "tags": ["edge-grpo", "reinforcement-learning", method.rpartition(".")[2].replace("_", "-")],
+        "tags": [*dict.fromkeys(("edge-grpo", "reinforcement-learning", method.rpartition(".")[2].replace("_", "-")))],
     }
     text = yaml.safe_dump({name: value for name, value in fields.items() if value}, sort_keys=False)
     return f"---\n{text}---\n"
