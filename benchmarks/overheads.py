@@ -44,7 +44,7 @@ SETTINGS = (
     "eval.at_start=false",
     "eval.at_end=false",
     "run.rollouts=false",
-    "run.tensorboard=false",
+    "run.trackers=[]",
 )
 
 

@@ -44,7 +44,7 @@ SMALL = (
     "eval.every=0",
     "eval.size=10",
     "reward.workers=1",
-    "run.tensorboard=false",
+    "run.trackers=[]",
 )
 
 SIGNS = "rewards/accuracies"

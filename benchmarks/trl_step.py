@@ -127,7 +127,7 @@ def settings_of(case: Case, model: str, scratch: Path) -> Config:
             "eval.at_start=false",
             "eval.at_end=false",
             "run.rollouts=false",
-            "run.tensorboard=false",
+            "run.trackers=[]",
             *([f"train.micro_batch_rows={case.micro}", "model.gradient_checkpointing=false"] if case.micro else []),
         ],
     )

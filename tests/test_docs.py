@@ -30,6 +30,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edge_grpo.cli.examples import EXAMPLES
+
 ROOT = Path(__file__).resolve().parents[1]
 SHELLS = {"bash", "console", "sh"}
 PLACEHOLDERS = {"DIR", "FILE", "RUN", "MODEL", "CONFIG"}
@@ -201,7 +203,7 @@ def edge_grpo(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         parse_options(words)
         words = words[:-2]
     verb, *rest = words
-    if verb in {"methods", "show-config"} or "--help" in rest or verb.startswith("--"):
+    if verb in {"methods", "settings", "show-config"} or "--help" in rest or verb.startswith("--"):
         call(words, monkeypatch, capsys)
     elif verb == "train" and not any(word.startswith("--") for word in rest):
         call(["show-config", *rest], monkeypatch, capsys)
@@ -297,6 +299,26 @@ def test_command(
     else:
         assert program in CHECKS, f"{command.block}: a command unknown to this test: {shlex.join(command.words)}"
         CHECKS[program](words)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_of_every_commands_help(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for example in EXAMPLES[name]:
+        program, verb, *words = fill_in(tuple(shlex.split(example)), place)
+        assert (program, verb) == ("edge-grpo", name)
+        edge_grpo([verb, *words], monkeypatch, capsys)
+
+
+def test_every_command_has_examples() -> None:
+    import typer
+
+    from edge_grpo.cli.main import app
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert set(commands) == set(EXAMPLES)
+    assert [name for name, one in commands.items() if EXAMPLES[name][0] not in (one.epilog or "")] == []
 
 
 @pytest.mark.slow

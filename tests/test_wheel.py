@@ -69,7 +69,7 @@ def test_the_wheel_holds_the_package_and_the_base_model_and_nothing_else(wheel: 
         assert [name for name in names if name.endswith(".py") and archive.read(name) in studies] == []
     inside = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "edge_grpo").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == inside
-    assert {"edge_grpo/py.typed", "edge_grpo/tune/page.html"} <= names
+    assert {"edge_grpo/py.typed", "edge_grpo/tune/page.html", "edge_grpo/config/schema.json"} <= names
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= {
         name.removeprefix("edge_grpo/bundled/base_model/") for name in names
     }

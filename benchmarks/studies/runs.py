@@ -145,7 +145,7 @@ def words(arm: Arm, overrides: Sequence[str]) -> list[str]:
 def job(arm: Arm, rate: float, seed: int, folder: str, overrides: Sequence[str]) -> "Job":
     """One training run of an arm."""
     own = f"{folder}/{arm.name}-lr{rate:g}-seed{seed}"
-    quiet = ("eval.every=0", "eval.at_start=false", "eval.at_end=false", "run.tensorboard=false", "reward.workers=1")
+    quiet = ("eval.every=0", "eval.at_start=false", "eval.at_end=false", "run.trackers=[]", "reward.workers=1")
     run = (f"train.learning_rate={rate}", f"train.seed={seed}", f"run.dir={own}")
     return Job(arm.name, rate, seed, own, (*words(arm, overrides), *quiet, *run), arm.supervised)
 

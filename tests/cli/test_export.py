@@ -11,7 +11,7 @@ from support import Command
 
 TINY = ["method=grpo", "rollout.prompts_per_step=2", "rollout.group_size=2", "rollout.max_new_tokens=8", "eval.size=4",
         "eval.every=0", "eval.at_start=false", "data.arithmetic.size=20", "reward.workers=1", "train.steps=2",
-        "train.checkpoint_every=1", "run.tensorboard=false"]  # fmt: skip
+        "train.checkpoint_every=1", "run.trackers=[]"]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=[(), ("model.lora.rank=2", "model.lora.targets=[q_proj,lm_head]")])

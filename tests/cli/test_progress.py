@@ -1,12 +1,13 @@
 """Progress on stderr, and the check of output files."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from edge_grpo.base.errors import ConfigError
-from edge_grpo.cli.progress import ProgressBar, target
+from edge_grpo.cli.progress import ProgressBar, target, waiting
 
 
 def test_without_a_terminal_progress_is_printed_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,6 +15,14 @@ def test_without_a_terminal_progress_is_printed_as_lines(capsys: pytest.CaptureF
         progress(2, 9)
         progress(9, 9)
     assert capsys.readouterr().err == "2 of 9 rows\n9 of 9 rows\n"
+
+
+def test_long_work_is_one_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with waiting("loading [bold]x", after_s=0.01):
+        time.sleep(0.3)
+    with waiting("quick", after_s=60):
+        pass
+    assert capsys.readouterr() == ("", "loading [bold]x\n")
 
 
 def test_the_output_file_is_checked_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,17 @@ import pytest
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.config.sections import HfEngineSettings, VllmEngineSettings
-from edge_grpo.config.tree import Config, changes, config_hash, load_config, located, parse_tree, to_tree, to_yaml
+from edge_grpo.config.tree import (
+    Config,
+    changes,
+    config_hash,
+    load_config,
+    located,
+    parse_tree,
+    to_tree,
+    to_yaml,
+    updated,
+)
 from edge_grpo.methods import METHODS
 from edge_grpo.methods.dapo import Dapo
 from edge_grpo.methods.edge_grpo import EdgeGrpo
@@ -346,3 +356,11 @@ def test_booleans_are_no_numbers(word: str) -> None:
 def test_targets_that_adapt_nothing_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^model\.lora\.targets: .*{message}"):
         load_config(None, words)
+
+
+def test_a_setting_of_an_earlier_version_is_answered_with_what_replaced_it() -> None:
+    with pytest.raises(ConfigError, match=r"^run.tensorboard: no such setting any more; write run.trackers="):
+        load_config(None, ["run.tensorboard=false"])
+    assert updated({"run": {"tensorboard": False, "dir": "x"}})["run"] == {"trackers": [], "dir": "x"}
+    today = to_tree(load_config())
+    assert updated(today) == today

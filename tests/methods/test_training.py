@@ -41,7 +41,7 @@ def learning(model: Path, tmp_path: Path) -> Learning:
     def make(kind: str, name: str, *overrides: str) -> Config:
         base = [text for text in SMALL if not text.startswith("method.")]
         reward = f"reward.function={ROOT / 'tests/parity.py'}:parity"
-        words = [f"method={kind}", "train.steps=3", "train.passes=2", "train.mini_batches=2", "run.tensorboard=false"]
+        words = [f"method={kind}", "train.steps=3", "train.passes=2", "train.mini_batches=2", "run.trackers=[]"]
         words += ["eval.every=0", "eval.at_start=false", "eval.at_end=false", "rollout.max_new_tokens=8"]
         more = [reward, "train.learning_rate=0.01", "train.checkpoint_every=1", f"run.dir={tmp_path / name}"]
         return load_config(None, [f"model.path={model}", *base, *words, *more, *overrides])

@@ -25,7 +25,7 @@ Run = Callable[..., Path]
 WORDS = (
     *("method=grpo", "train.passes=2", "train.mini_batches=2", "train.micro_batch_rows=3", "train.schedule=constant"),
     *("rollout.prompts_per_step=3", "rollout.group_size=4", "rollout.max_new_tokens=8", "data.arithmetic.size=20"),
-    *("reward.workers=1", f"reward.function={ROOT / 'tests/parity.py'}:parity", "run.tensorboard=false"),
+    *("reward.workers=1", f"reward.function={ROOT / 'tests/parity.py'}:parity", "run.trackers=[]"),
     *("eval.size=5", "eval.every=0", "eval.at_start=false", "eval.at_end=false"),
 )
 KINDS = {"whole": (), "adapters": ("model.lora.rank=2",), "not sharded": ("distributed.shard=none",)}

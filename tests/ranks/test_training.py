@@ -28,7 +28,7 @@ BASE = (
     *("train.steps=2", "train.passes=2", "train.mini_batches=2", "train.micro_batch_rows=3"),
     *("train.learning_rate=1e-3", "train.weight_decay=0.1"),
     *("rollout.group_size=4", "rollout.max_new_tokens=8", "data.arithmetic.size=20"),
-    *("eval.size=5", "reward.workers=1", "run.tensorboard=false", *NOT_EVALUATED, PARITY),
+    *("eval.size=5", "reward.workers=1", "run.trackers=[]", *NOT_EVALUATED, PARITY),
 )
 SEAMS = ("edge_grpo", "mgrpo", "nthr", "share_grpo", "disco", "rpo")  # those with their own path through the loop
 LORA, REFERENCE = ("model.lora.rank=2",), ("method.beta=0.05",)

@@ -15,7 +15,7 @@ from edge_grpo.runs.completions import rollouts
 from edge_grpo.training.loop import train
 
 SEEDS = (0, 1, 2)
-QUIET = ["eval.every=0", "eval.at_start=false", "eval.at_end=false", "run.tensorboard=false"]
+QUIET = ["eval.every=0", "eval.at_start=false", "eval.at_end=false", "run.trackers=[]"]
 SMALL = [
     "train.steps=2",
     "rollout.max_new_tokens=24",

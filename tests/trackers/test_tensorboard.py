@@ -7,6 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from edge_grpo.config.sections import RunSettings
+from edge_grpo.trackers.base import sampled
 from edge_grpo.trackers.open import open_trackers
 from edge_grpo.trackers.tensorboard import TensorBoard
 
@@ -82,7 +83,7 @@ def test_a_clock_that_runs_backwards_leaves_a_readable_file(tmp_path: Path, monk
 def test_a_run_that_wants_none_has_none(tmp_path: Path) -> None:
     (wanted,) = open_trackers(RunSettings(), tmp_path)
     assert isinstance(wanted, TensorBoard)
-    assert list(open_trackers(RunSettings(tensorboard=False), tmp_path)) == []
+    assert list(open_trackers(RunSettings(trackers=()), tmp_path)) == []
 
 
 def test_rewinding_nothing_makes_nothing(tmp_path: Path) -> None:
@@ -94,3 +95,20 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         TensorBoard(tmp_path / "file" / "events").log(1, {"loss": 1.0})
+
+
+def test_rollouts_are_text_in_which_nothing_is_markup(tmp_path: Path) -> None:
+    tracker = TensorBoard(tmp_path)
+    nasty = "```\n<script>x</script>\n# heading"
+    tracker.log_rollouts(3, sampled([{"prompt": "1+1?", "completion": nasty, "reward": 2.0}], 1))
+    tracker.rewind(3)
+    tracker.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (event,) = events.Tensors("rollouts")
+    text = event.tensor_proto.string_val[0].decode()
+    assert event.step == 3
+    assert events.SummaryMetadata("rollouts").plugin_data.plugin_name == "text"
+    assert "    ```\n    <script>x</script>\n    # heading" in text
+    own = {"prompt:", "completion:", ""}
+    assert [line for line in text.splitlines() if line not in own and not line.startswith("    ")] == []

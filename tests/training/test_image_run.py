@@ -58,7 +58,7 @@ def test_the_published_configuration_trains_on_plots_in_a_parquet_file(parquet: 
         [
             *(f"model.path={model}", f"data.path={parquet}", f"run.dir={tmp_path / 'run'}", "reward.workers=1"),
             *("train.steps=3", "rollout.prompts_per_step=2", "rollout.group_size=2", "rollout.max_new_tokens=6"),
-            *("train.mini_batches=2", "eval.size=2", "run.tensorboard=false"),
+            *("train.mini_batches=2", "eval.size=2", "run.trackers=[]"),
             *(f"reward.function={ROOT / 'tests/parity.py'}:parity", "method.transform_share=0.7"),
         ],
     )

@@ -14,9 +14,10 @@ from support import save_tiny
 
 from edge_grpo.base.errors import CheckpointError
 from edge_grpo.config.explain import setting_names
-from edge_grpo.config.tree import Config, load_config
+from edge_grpo.config.tree import Config, config_hash, load_config, to_yaml
 from edge_grpo.models import precision
 from edge_grpo.runs import starts
+from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.console import Silent
 from edge_grpo.training import resumption
 from edge_grpo.training.checkpoint import read_state, steps
@@ -125,7 +126,7 @@ def test_settings_that_change_no_numbers_may_change(config: Make) -> None:
     straight = train(config("run.dir=" + config().run.dir + "-straight")).folder
     folder = train(config(), display=Said(stop_at=3)).folder
     free = ["train.checkpoint_every=1", "train.keep_checkpoints=4", "eval.every=3", "eval.size=4", "reward.workers=2",
-            "run.rollouts=false", "run.tensorboard=false"]  # fmt: skip
+            "run.rollouts=false", "run.trackers=[]"]  # fmt: skip
     display = Said()
     resume(folder, config(*free), display=display)
     assert weights(folder) == weights(straight)
@@ -145,6 +146,17 @@ def test_a_setting_that_changes_rounding_says_so(config: Make) -> None:
     display = Said()
     resume(folder, config("train.micro_batch_rows=5"), display=display)
     assert [line for line in display.said if line.startswith("train.micro_batch_rows: ") and "byte for byte" in line]
+
+
+def test_a_run_that_an_earlier_version_started_resumes(config: Make) -> None:
+    folder = train(config("run.trackers=[tensorboard]"), display=Said(stop_at=2)).folder
+    tree = RunFolder.read_config(folder)[0]
+    run = {"dir": tree["run"]["dir"], "rollouts": True, "tensorboard": True}
+    RunFolder(folder).write_config(to_yaml({**tree, "run": run}), config_hash({**tree, "run": run}))
+    display = Said()
+    resume(folder, config("train.steps=3"), display=display)
+    assert [row["step"] for row in rows(folder)] == [0, 1, 2, 3]
+    assert not [line for line in display.said if "trackers" in line]
 
 
 @pytest.mark.parametrize("word", ["train.learning_rate=0.1", "rollout.group_size=2", "data.arithmetic.size=30"])

@@ -31,7 +31,7 @@ FAST = (
     "eval.every=0",
     "eval.at_start=false",
     "eval.at_end=false",
-    "run.tensorboard=false",
+    "run.trackers=[]",
 )
 ARITHMETIC = Objective(weights={3: 1}, problems=3, metric="avg@2")
 

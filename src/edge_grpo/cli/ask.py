@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from edge_grpo.base.world import World
-from edge_grpo.cli.progress import ProgressBar
+from edge_grpo.cli.progress import ProgressBar, waiting
 from edge_grpo.config.tree import Config, config_hash
 from edge_grpo.data.problems import told
 from edge_grpo.data.turns import idle_arguments
@@ -67,7 +67,8 @@ def ask(
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         fast = fast_for_all(world, pick_device(config.model).type)
-        policy = world.in_turn(lambda: load_policy(config.model, fast=fast))
+        with waiting(f"loading {config.model.path}"):
+            policy = world.in_turn(lambda: load_policy(config.model, fast=fast))
         config = replace(config, model=settled(config.model, policy.computes_in))
         sampler = stack.enter_context(open_sampler(config, policy=policy, say=say, world=world))
         for line in idle_arguments(sampler.tokenizer, config.data):

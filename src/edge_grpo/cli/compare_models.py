@@ -14,7 +14,7 @@ from rich.table import Table
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.cli.evaluate import DataDir, Samples, SuiteFile, benchmarks_of, metric_title, write_json
 from edge_grpo.cli.launch import RERUN, Processes, launch, launched
-from edge_grpo.cli.progress import target
+from edge_grpo.cli.progress import target, waiting
 from edge_grpo.cli.settings import Settings, config_for
 from edge_grpo.config.sections import BUNDLES
 
@@ -42,10 +42,11 @@ def compare_models(
     if launched(processes):
         raise typer.Exit(launch(processes, retry=RERUN))
 
-    from edge_grpo.base.world import join_world  # noqa: PLC0415 - imports torch
-    from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code
-    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
-    from edge_grpo.evaluation.paired import check_alike, compare  # noqa: PLC0415
+    with waiting("loading the libraries"):
+        from edge_grpo.base.world import join_world  # noqa: PLC0415
+        from edge_grpo.cli.ask import ask  # noqa: PLC0415
+        from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
+        from edge_grpo.evaluation.paired import check_alike, compare  # noqa: PLC0415
 
     console, evaluated = Console(), []
     world = join_world(timeout_s)

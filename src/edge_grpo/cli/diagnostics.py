@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.cli.progress import waiting
 from edge_grpo.cli.settings import Settings
 
 __all__ = ["lld", "uplift"]
@@ -22,8 +23,9 @@ def lld(
 
     config = load_config(*split_words(settings))
 
-    from edge_grpo.diagnostics.displacement import measure, report  # noqa: PLC0415
-    from edge_grpo.trackers.console import PlainDisplay  # noqa: PLC0415
+    with waiting("loading the libraries"):
+        from edge_grpo.diagnostics.displacement import measure, report  # noqa: PLC0415
+        from edge_grpo.trackers.console import PlainDisplay  # noqa: PLC0415
 
     for line in report(measure(config, num_problems=problems, display=PlainDisplay())):
         print(line)
@@ -45,7 +47,10 @@ def uplift(
 
     config = load_config(*split_words(settings))
 
-    from edge_grpo.diagnostics.uplift import measure, report  # noqa: PLC0415
+    first = before or config.model.path
+    with waiting(f"comparing {first} and {after} on {problems} problems"):
+        from edge_grpo.diagnostics.uplift import measure, report  # noqa: PLC0415
 
-    for line in report(measure(config, before=before or config.model.path, after=after, num_problems=problems)):
+        found = measure(config, before=first, after=after, num_problems=problems)
+    for line in report(found):
         print(line)

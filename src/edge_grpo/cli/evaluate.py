@@ -14,7 +14,9 @@ from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.records import Problem
+from edge_grpo.cli.completion import complete_settings
 from edge_grpo.cli.launch import RERUN, Processes, launch, launched
+from edge_grpo.cli.progress import waiting
 from edge_grpo.cli.settings import config_for, model_first
 from edge_grpo.runs.durable import write_whole
 
@@ -40,6 +42,7 @@ def evaluate(
         typer.Argument(
             metavar="[MODEL] [CONFIG.yaml] [key=value ...]",
             help="A model (a folder or hub name), a YAML file, and settings that override it.",
+            autocompletion=complete_settings,
         ),
     ] = None,
     model: Annotated[str, typer.Option(metavar="DIR", help="The same as MODEL.")] = "",
@@ -62,10 +65,11 @@ def evaluate(
     if launched(processes):
         raise typer.Exit(launch(processes, retry=RERUN))
 
-    from edge_grpo.base.world import join_world  # noqa: PLC0415 - imports torch
-    from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
-    from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
-    from edge_grpo.evaluation.scores import scores_of  # noqa: PLC0415
+    with waiting("loading the libraries"):  # model code, which a mistyped setting must not wait for
+        from edge_grpo.base.world import join_world  # noqa: PLC0415
+        from edge_grpo.cli.ask import ask  # noqa: PLC0415
+        from edge_grpo.evaluation.answers import draws_of  # noqa: PLC0415
+        from edge_grpo.evaluation.scores import scores_of  # noqa: PLC0415
 
     draws, console = draws_of(config, samples), Console()
     world = join_world(config.distributed.timeout_s)

@@ -3,13 +3,17 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_grpo.base.errors import CheckpointError, ConfigError, EngineError
+from edge_grpo.cli.progress import waiting
 
-__all__ = ["export"]
+if TYPE_CHECKING:
+    from edge_grpo.training.checkpoint import RunState
+
+__all__ = ["export", "write_model"]
 
 
 def export(
@@ -26,10 +30,25 @@ def export(
         raise ConfigError(f"export: no run in {run} (no config.yaml); pass a run folder")
     if place.exists():
         raise ConfigError(f"export: {out} exists; name a new folder")
+    with waiting(f"writing {out}"):
+        state = write_model(folder, place, step)
+    print(f"wrote {out}: step {state.step} of {run}, {state.tokens:,} sampled tokens")
 
+
+def write_model(folder: Path, place: Path, step: int | None = None) -> "RunState":
+    """Write the model of a run's checkpoint, with its card, into a new folder; complete or absent.
+
+    Args:
+        folder: the run's.
+        place: the new one.
+        step: the checkpoint's; None = the newest.
+    Raises:
+        EdgeGrpoError: a subclass, with a message for the user.
+    """
     from edge_grpo.config.tree import parse_tree  # noqa: PLC0415 - imports torch
     from edge_grpo.models.loading import check_base, load_policy  # noqa: PLC0415 - model code
     from edge_grpo.models.sources import restore, source_of  # noqa: PLC0415
+    from edge_grpo.runs import starts  # noqa: PLC0415
     from edge_grpo.runs.durable import flush, flush_tree  # noqa: PLC0415
     from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415 - imports pyarrow
     from edge_grpo.training.card import write_cards  # noqa: PLC0415
@@ -48,18 +67,18 @@ def export(
         draft.mkdir(parents=True)
         policy.save(draft)
         kind = str(tree["method"].get("kind") or tree["method"].get("class"))
-        rows = RunFolder(folder).rows()
-        write_cards(draft, tree, method=kind, step=state.step, tokens=state.tokens, rows=rows)
+        rows, versions = RunFolder(folder).rows(), starts.versions(folder)
+        write_cards(draft, tree, method=kind, step=state.step, tokens=state.tokens, rows=rows, versions=versions)
         flush_tree(draft)
         draft.rename(place)
         flush(place.parent)
     except EngineError as error:
-        raise EngineError(f"export: {out} is not written, because {error}") from error
+        raise EngineError(f"export: {place} is not written, because {error}") from error
     except OSError as error:
-        raise ConfigError(f"export: {out} cannot be written ({error.strerror}); name another folder") from error
+        raise ConfigError(f"export: {place} cannot be written ({error.strerror}); name another folder") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    print(f"wrote {out}: step {state.step} of {run}, {state.tokens:,} sampled tokens")
+    return state
 
 
 def _checkpoint(folder: Path, step: int | None) -> Path:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.records import Grade, Problem, Verdict
-from edge_grpo.cli.progress import ProgressBar, target
+from edge_grpo.cli.progress import ProgressBar, target, waiting
 from edge_grpo.data.messages import read_prompt
 from edge_grpo.data.problems import told
 from edge_grpo.data.readers import BadRowError, described, optional, required
@@ -109,7 +109,8 @@ def grade(
     data = config.data
     custom = bool(config.reward.function)
     fields = _Fields(text_field, gold_field, data.fields.prompt, custom, data.answer_pattern, prefix)
-    read = Counter(row.found for row in _rows(source, fields, config))
+    with waiting(f"checking the rows of {file}"):
+        read = Counter(row.found for row in _rows(source, fields, config))
     count = read.total()
     if not count:
         raise DataError(f"{source}: no rows to grade")

@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn, cast
 
 import typer
@@ -23,11 +23,14 @@ from edge_grpo.cli.diagnose import diagnose
 from edge_grpo.cli.diagnostics import lld, uplift
 from edge_grpo.cli.doctor import doctor
 from edge_grpo.cli.evaluate import evaluate
+from edge_grpo.cli.examples import epilog
 from edge_grpo.cli.export import export
 from edge_grpo.cli.grade import grade
 from edge_grpo.cli.launch import LOST, follow_launcher
 from edge_grpo.cli.make_base import make_base
 from edge_grpo.cli.plan import plan
+from edge_grpo.cli.push import push
+from edge_grpo.cli.reference import settings
 from edge_grpo.cli.report import compare, report
 from edge_grpo.cli.screen import screen
 from edge_grpo.cli.serve import serve
@@ -38,26 +41,32 @@ from edge_grpo.cli.tune import tune
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
-app.command()(train)
-app.command()(plan)
-app.command()(doctor)
-app.command("eval")(evaluate)
-app.command()(export)
-app.command()(serve)
-app.command()(report)
-app.command()(compare)
-app.command()(compare_models)
-app.command()(screen)
-app.command()(grade)
-app.command()(diagnose)
-app.command()(tune)
-app.command()(show_config)
-app.command()(methods)
-app.command()(lld)
-app.command()(uplift)
-app.command()(make_base)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "plan": plan,
+    "doctor": doctor,
+    "report": report,
+    "compare": compare,
+    "diagnose": diagnose,
+    "eval": evaluate,
+    "export": export,
+    "push": push,
+    "serve": serve,
+    "compare-models": compare_models,
+    "screen": screen,
+    "grade": grade,
+    "tune": tune,
+    "show-config": show_config,
+    "settings": settings,
+    "methods": methods,
+    "lld": lld,
+    "uplift": uplift,
+    "make-base": make_base,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, epilog=epilog(_name))(_command)
 
 _TOGETHER = ("train", "eval", "screen", "compare-models", "methods", "show-config")
 """The commands that several processes may run together."""

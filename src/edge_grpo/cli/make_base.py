@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from edge_grpo.cli.progress import waiting
+
 __all__ = ["make_base"]
 
 
@@ -15,8 +17,9 @@ def make_base(
     images: Annotated[bool, typer.Option("--images", help="The model that reads pictures of digits.")] = False,
 ) -> None:
     """Make a small base model: supervised warm-up on sums, as text or in pictures (minutes on 2 cores)."""
-    from edge_grpo.bundled import make, make_vision  # noqa: PLC0415 - imports transformers
-    from edge_grpo.config.tree import parse_settings  # noqa: PLC0415
+    with waiting("loading the libraries"):
+        from edge_grpo.bundled import make, make_vision  # noqa: PLC0415 - imports transformers
+        from edge_grpo.config.tree import parse_settings  # noqa: PLC0415
 
     def report(total: int) -> Callable[[int, float], None]:
         def tell(step: int, loss: float) -> None:

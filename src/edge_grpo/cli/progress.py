@@ -1,17 +1,37 @@
 """Progress on stderr and a check of ``--out``, for commands that run long and write a file."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.base.patience import if_it_lasts
 from edge_grpo.base.ranks import is_first_rank
 
-__all__ = ["ProgressBar", "target"]
+__all__ = ["ProgressBar", "target", "waiting"]
+
+
+@contextmanager
+def waiting(what: str, *, after_s: float = 2.0) -> Iterator[None]:
+    """Say what a command is doing while nothing can be counted: a spinner in a terminal, else one line if it lasts.
+
+    Args:
+        what: such as "loading the model"; nothing else may be printed meanwhile.
+        after_s: seconds until that line.
+    """
+    console = Console(stderr=True, quiet=not is_first_rank())
+    if console.is_terminal:
+        with console.status(escape(what)):
+            yield
+        return
+    with if_it_lasts(lambda: console.print(what, markup=False, highlight=False, soft_wrap=True), after_s=after_s):
+        yield
 
 
 class ProgressBar:

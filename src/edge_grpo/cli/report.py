@@ -1,8 +1,7 @@
 """``edge-grpo report`` and ``edge-grpo compare``: what training did, as a page and in the terminal."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.text import counted, visible
-from edge_grpo.cli.progress import target
+from edge_grpo.cli.progress import target, waiting
 
 if TYPE_CHECKING:
     from edge_grpo.report.run import Run
@@ -53,25 +52,24 @@ def _renewed(
     """Write the page if there are steps that it does not show; the steps of each run, and whether one is training."""
     from edge_grpo.report.page import page  # noqa: PLC0415 - imports pyarrow
 
-    with ExitStack() as stack:
-        say = _status(stack, console)
-        runs = _read(names, say, waits=every > 0)
-        steps = [run.num_steps for run in runs]
-        is_live = any(run.is_live for run in runs)
-        if steps != seen or not is_live:
-            _write(path, page(runs, renew_s=max(5, round(every)) if every and is_live else 0, say=say))
-            if every and is_live:
-                told = counted(sum(steps), "step")
-                console.print(f"{told} in {path}; Ctrl-C ends this, not the run", highlight=False, markup=False)
+    with waiting("reading runs"):
+        runs = _read(names, waits=every > 0)
+    steps = [run.num_steps for run in runs]
+    is_live = any(run.is_live for run in runs)
+    if steps != seen or not is_live:
+        with waiting(f"writing {path}"):
+            _write(path, page(runs, renew_s=max(5, round(every)) if every and is_live else 0))
+        if every and is_live:
+            told = counted(sum(steps), "step")
+            console.print(f"{told} in {path}; Ctrl-C ends this, not the run", highlight=False, markup=False)
     return steps, is_live
 
 
-def _read(names: Sequence[str], say: Callable[[str], object], *, waits: bool) -> list["Run"]:
+def _read(names: Sequence[str], *, waits: bool) -> list["Run"]:
     from edge_grpo.report.run import NothingLoggedError, read_run  # noqa: PLC0415 - imports pyarrow
 
     found = []
     for name in names:
-        say(f"reading {name}")
         while True:
             try:
                 found.append(read_run(name))
@@ -79,17 +77,8 @@ def _read(names: Sequence[str], say: Callable[[str], object], *, waits: bool) ->
             except NothingLoggedError as error:
                 if not (waits and error.is_live):
                     raise
-                say(f"{name}: waiting for the first step")
                 time.sleep(1)
     return found
-
-
-def _status(stack: ExitStack, console: Console) -> Callable[[str], object]:
-    """Shows what is being done: a spinner in a terminal, nothing elsewhere."""
-    if not console.is_terminal:
-        return lambda _: None
-    status = stack.enter_context(console.status("reading"))
-    return lambda line: status.update(visible(line).replace("[", r"\["))
 
 
 def _write(path: Path, text: str) -> None:
@@ -110,8 +99,8 @@ def compare(runs: Runs) -> None:
     from edge_grpo.report.arms import arms_of  # noqa: PLC0415 - imports pyarrow
     from edge_grpo.report.outcomes import outcomes  # noqa: PLC0415
 
-    with ExitStack() as stack:
-        arms = arms_of(_read(runs, _status(stack, Console(stderr=True)), waits=False))
+    with waiting("reading runs"):
+        arms = arms_of(_read(runs, waits=False))
         figures = outcomes(arms)
     lettered = dict(zip(_LETTERS, arms, strict=False))
     changes = [f"{letter} - A" for letter in list(lettered)[1:]]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.cli.launch import RERUN, Processes, launch, launched
-from edge_grpo.cli.progress import target
+from edge_grpo.cli.progress import target, waiting
 from edge_grpo.cli.settings import Settings, config_for
 from edge_grpo.runs.durable import write_whole
 
@@ -43,10 +43,11 @@ def screen(
     if launched(processes):
         raise typer.Exit(launch(processes, retry=RERUN))
 
-    from edge_grpo.base.world import join_world  # noqa: PLC0415 - imports torch
-    from edge_grpo.cli.ask import ask  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
-    from edge_grpo.evaluation.answers import training_draws  # noqa: PLC0415
-    from edge_grpo.evaluation.pass_rates import in_band, load_rows, parse_band, rates, write_rows  # noqa: PLC0415
+    with waiting("loading the libraries"):  # model code, which a mistyped setting must not wait for
+        from edge_grpo.base.world import join_world  # noqa: PLC0415
+        from edge_grpo.cli.ask import ask  # noqa: PLC0415
+        from edge_grpo.evaluation.answers import training_draws  # noqa: PLC0415
+        from edge_grpo.evaluation.pass_rates import in_band, load_rows, parse_band, rates, write_rows  # noqa: PLC0415
 
     band = parse_band(keep_rate)
     draws, console = training_draws(config, samples), Console()

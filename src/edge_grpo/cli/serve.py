@@ -12,6 +12,7 @@ import typer
 
 from edge_grpo.base.cores import num_cores
 from edge_grpo.base.errors import ConfigError, EngineError
+from edge_grpo.cli.progress import waiting
 
 if TYPE_CHECKING:
     from edge_grpo.rollout.vllm.server import Server
@@ -153,7 +154,9 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+        with waiting(f"downloading {name}"):
+            patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+            return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
         raise EngineError(
             f"serve: no such folder: '{name}', and no hub model of that name can be had "

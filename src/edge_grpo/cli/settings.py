@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.cli.completion import complete_settings
 
 if TYPE_CHECKING:
     from edge_grpo.config.tree import Config
@@ -16,7 +17,11 @@ __all__ = ["Settings", "config_for", "model_first"]
 
 Settings = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", help="A YAML file, then settings that override it."),
+    typer.Argument(
+        metavar="[CONFIG.yaml] [key=value ...]",
+        help="A YAML file, then settings that override it.",
+        autocompletion=complete_settings,
+    ),
 ]
 
 
@@ -76,9 +81,10 @@ def _inside_run(model: str) -> tuple[str, Path | None]:
 
 def _settings_of(run: Path) -> dict[str, Any]:
     """The settings of a run that evaluation depends on; not its method, nor a custom engine."""
+    from edge_grpo.config.tree import updated  # noqa: PLC0415 - imports torch
     from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415 - imports pyarrow
 
-    tree = RunFolder.read_config(run)[0] | {"method": "edge_grpo"}
+    tree = updated(RunFolder.read_config(run)[0]) | {"method": "edge_grpo"}
     if "class" in tree.get("rollout", {}).get("engine", {}):
         del tree["rollout"]["engine"]
     return tree

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError
+from edge_grpo.cli.completion import complete_kinds, complete_settings
 
 __all__ = ["methods", "show_config"]
 
@@ -23,6 +24,7 @@ def show_config(
         typer.Argument(
             metavar="[CONFIG.yaml] [SECTION ...] [key=value ...]",
             help="A YAML file, the sections to show (train, model.lora; default: all), and settings that override.",
+            autocompletion=complete_settings,
         ),
     ] = None,
 ) -> None:
@@ -66,7 +68,12 @@ def _only(tree: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def methods(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Describe this method, with its settings.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="[NAME]", help="Describe this method, with its settings.", autocompletion=complete_kinds
+        ),
+    ] = "",
 ) -> None:
     """List the methods with their papers, or describe one; docs/methods has a page on each."""
     from edge_grpo.methods import METHODS  # noqa: PLC0415 - imports torch

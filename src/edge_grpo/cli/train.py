@@ -9,6 +9,7 @@ import typer
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.cli.launch import Processes, launch, launched
+from edge_grpo.cli.progress import waiting
 from edge_grpo.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ def train(
     if launched(processes):
         raise typer.Exit(launch(processes))
 
-    from edge_grpo.config.tree import parse_tree  # noqa: PLC0415
-    from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415
-    from edge_grpo.trackers.console import LiveDisplay, Output, PlainDisplay, decoding, summary  # noqa: PLC0415
-    from edge_grpo.trackers.profile import Profile  # noqa: PLC0415
-    from edge_grpo.training import loop  # noqa: PLC0415 - model code, which a mistyped setting must not wait for
+    with waiting("loading the libraries"):  # model code, which a mistyped setting must not wait for
+        from edge_grpo.config.tree import parse_tree, updated  # noqa: PLC0415
+        from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415
+        from edge_grpo.trackers.console import LiveDisplay, Output, PlainDisplay, decoding, summary  # noqa: PLC0415
+        from edge_grpo.trackers.profile import Profile  # noqa: PLC0415
+        from edge_grpo.training import loop  # noqa: PLC0415
 
     console = Output()
     display = LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
@@ -59,7 +61,7 @@ def train(
     if result.signal:
         raise typer.Exit(128 + result.signal)
     rows = list(RunFolder(result.folder).rows())
-    used = parse_tree(RunFolder.read_config(result.folder)[0])
+    used = parse_tree(updated(RunFolder.read_config(result.folder)[0]))
     sampled, held_out = (decoding(part.temperature) for part in (used.rollout, used.eval))
     console.print(summary(rows, sampled=sampled, held_out=held_out))
     display.say(f"run folder: {result.folder}   model: {result.folder / 'final'}")
@@ -73,9 +75,9 @@ def _fresh(words: Sequence[str] | None) -> "Config":
 
 def _resumed(folder: str, words: Sequence[str] | None) -> "Config | None":
     """The run's settings with the given changes; None where nothing was given."""
-    from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
+    from edge_grpo.config.tree import load_config, split_words, updated  # noqa: PLC0415 - imports torch
     from edge_grpo.runs.folder import RunFolder  # noqa: PLC0415
 
     path, overrides = split_words(words)
-    base = RunFolder.read_config(Path(folder).expanduser())[0] if not path else None
+    base = updated(RunFolder.read_config(Path(folder).expanduser())[0]) if not path else None
     return load_config(path or base, overrides) if path or overrides else None

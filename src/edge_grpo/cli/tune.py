@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from edge_grpo.cli.progress import waiting
 from edge_grpo.runs.durable import write_whole
 
 __all__ = ["tune"]
@@ -41,13 +42,14 @@ def tune(
     Repeat the command to resume an interrupted search: finished trials are kept, a running one continues from its
     checkpoint. Ctrl-C stops running trials cleanly.
     """
-    from edge_grpo.tune.kernels import StationarySettings, make_kernel  # noqa: PLC0415 - imports torch
-    from edge_grpo.tune.page import page  # noqa: PLC0415
-    from edge_grpo.tune.space_file import load_space  # noqa: PLC0415
-    from edge_grpo.tune.study import BEST, Study  # noqa: PLC0415
+    with waiting("loading the libraries"):
+        from edge_grpo.tune.kernels import StationarySettings, make_kernel  # noqa: PLC0415
+        from edge_grpo.tune.page import page  # noqa: PLC0415
+        from edge_grpo.tune.space_file import load_space  # noqa: PLC0415
+        from edge_grpo.tune.study import BEST, Study  # noqa: PLC0415
 
-    wanted = load_space(space)
-    make_kernel(StationarySettings(), dims=1)  # a missing extra is reported now, not after the first trials
+        wanted = load_space(space)
+        make_kernel(StationarySettings(), dims=1)  # a missing extra is reported now, not after the first trials
     wanted = replace(wanted, trials=trials) if trials else wanted
     study = Study(wanted, decomposed=decomposed is YesNo.true, folder=out, name=Path(space).stem)
     console = Console()

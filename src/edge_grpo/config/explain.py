@@ -95,7 +95,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "test_freq": "eval.every",
     "output_dir": "run.dir",
     "default_local_dir": "run.dir",
-    "report_to": "run.tensorboard",
+    "report_to": "run.trackers",
 }
 """TRL and verl setting names, and what they are called here; docs/coming_from.md has the table."""
 
@@ -129,6 +129,11 @@ _ADVICE: Final[dict[str, str]] = {
 
 
 _ENGINES: Final = {"hf": HfEngineSettings, "vllm": VllmEngineSettings}
+
+_FORMER: Final = {
+    "run.tensorboard": " any more; write run.trackers=[tensorboard] in place of true, run.trackers=[] in place of false"
+}
+"""Settings of earlier versions, and what to write instead."""
 
 _EPOCHS: Final = " steps = epochs x problems / rollout.prompts_per_step"
 
@@ -186,9 +191,8 @@ def explain(
             return f"{name}: no such setting of this kind of engine; set rollout.engine.kind={' or '.join(kinds)} first"
         meant = _meant(name, known)
         formula = _EPOCHS if "epochs" in name.rpartition(".")[2] else ""
-        return f"{name}: no such setting" + (
-            f" (did you mean {meant}?{formula})" if meant else _elsewhere(name, method)
-        )
+        hint = f" (did you mean {meant}?{formula})" if meant else _elsewhere(name, method)
+        return f"{name}: no such setting{_FORMER.get(name, hint)}"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         word = shortened(str(given.get("kind") if isinstance(given, Mapping) else given))
         kinds = [*METHODS] if name == "method" else [*_ENGINES]

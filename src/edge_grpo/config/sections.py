@@ -37,6 +37,7 @@ BUNDLES: Final = {BUNDLED: "base_model", BUNDLED_VISION: "vision_model"}
 class LoraSettings:
     """Low-rank adapters through peft; ``rank`` 0 trains all weights.
 
+    An adapter's update is multiplied by ``alpha`` / ``rank``.
     ``targets`` empty = every linear layer of the text decoder but the head, and the experts and router of a mixture.
     Otherwise each target is the end of a layer's name (``q_proj``), of an expert weight's (``experts.down_proj``), or a
     regular expression for whole names; one that matches nothing is an error. A target that is tied to another layer
@@ -67,6 +68,7 @@ class ModelSettings:
     ``dtype`` is that of the passes; trained weights are always float32, so that no update is lost in rounding. ``auto``
     is ``bfloat16`` where that is faster (GPUs; CPUs with AMX or AVX512-BF16, for Llama, Mistral, Qwen2 and Qwen3) and
     the model has at least 33 million weights, otherwise ``float32``; with LoRA the frozen base is kept in that dtype.
+    ``device``: where the model runs; ``auto`` is a GPU if there is one.
     ``attention``: ``auto`` is PyTorch's fused attention (``sdpa``), or ``eager`` where a family lacks support for it.
     ``gradient_checkpointing`` trades time for memory, on a GPU only. ``trust_remote_code`` lets a model run the Python
     code it ships with, with all your permissions; only models with such code need it.
@@ -152,10 +154,11 @@ EngineSettings = Annotated[HfEngineSettings | VllmEngineSettings, Field(discrimi
 class RolloutSettings:
     """How completions are sampled during training.
 
-    ``group_size`` completions for each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens each;
-    ``top_k`` 0 and ``top_p`` 1 disable truncation; ``stop`` adds stop tokens to the model's own, and strings that end a
-    completion once its text contains one; ``max_rows`` limits how many rows are decoded together, or asked of a
-    server at once (memory only: samples do not depend on it).
+    ``group_size`` completions for each of ``prompts_per_step`` problems, of at most ``max_new_tokens`` tokens each.
+    Tokens are drawn at ``temperature``; ``top_k`` 0 and ``top_p`` 1 disable truncation; ``stop`` adds stop tokens to
+    the model's own, and strings that end a completion once its text contains one; ``max_rows`` limits how many rows are
+    decoded together, or asked of a server at once (memory only: samples do not depend on it). ``engine``: what
+    generates the tokens.
     """
 
     group_size: int = Field(default=8, ge=2)
@@ -181,7 +184,9 @@ class TrainSettings:
     The run ends after ``steps`` steps, or after the step in which the number of sampled tokens reaches ``max_tokens``
     (0 = no limit). A step makes ``passes`` passes over its rows, each split into ``mini_batches`` updates. The learning
     rate warms up to ``learning_rate`` over ``warmup_steps``, then follows ``schedule`` down to ``final_learning_rate``
-    (a fraction of it) at the end. ``micro_batch_rows`` limits memory and changes nothing else. Updates with non-finite
+    (a fraction of it) at the end. The optimizer is AdamW with ``beta1``, ``beta2`` and ``weight_decay``; the norm of an
+    update's gradient is clipped to ``max_grad_norm``. ``seed`` decides the order of the data and every sample.
+    ``micro_batch_rows`` limits memory and changes nothing else. Updates with non-finite
     gradients are skipped and counted; ``max_skipped_updates`` in a row end the run. Every ``checkpoint_every`` steps
     and at the end a checkpoint is written, and the newest ``keep_checkpoints`` are kept. ``keep_best`` also writes one
     after each evaluation whose held-out accuracy is the best so far, and keeps the best; ``final`` is always the model
@@ -232,7 +237,8 @@ class EvalSettings:
     """When and how held-out problems are evaluated.
 
     Every ``every`` steps (0: only ``at_start`` and ``at_end``), on ``size`` problems with ``samples`` answers each;
-    ``temperature`` 0 is greedy decoding. ``max_new_tokens`` 0 means that of ``rollout``.
+    ``temperature`` 0 is greedy decoding. ``top_p`` 1 disables truncation. ``max_new_tokens`` 0 means that of
+    ``rollout``. ``seed`` decides which problems are held out, and what is sampled.
     """
 
     every: int = Field(default=10, ge=0)
@@ -253,11 +259,23 @@ class EvalSettings:
 
 @settings
 class RunSettings:
-    """Where a run keeps its files, and which it writes.
+    """Where a run keeps its files, which it writes, and what receives its metrics.
 
-    ``dir`` empty = a new folder under ``runs/``, named after the method, with a number.
+    ``dir`` empty = a new folder under ``runs/``, named after the method, with a number. ``rollouts``: whether every
+    completion is written, to ``rollouts/``. ``trackers``: what receives the metrics besides ``metrics.jsonl``;
+    ``tensorboard`` is always installed, ``wandb``, ``trackio`` and ``mlflow`` are extras. ``project``: the project
+    (wandb, trackio) or experiment (mlflow) that the run belongs to. Trackers are shown up to ``table_rows`` rollouts of
+    every ``table_every``-th step; with 0 rows, none.
     """
 
     dir: str = ""
     rollouts: bool = True
-    tensorboard: bool = True
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
+    project: str = Field(default="edge-grpo", pattern=r"^[\w.-]+$")
+    table_rows: int = Field(default=16, ge=0)
+    table_every: int = Field(default=10, ge=1)
+
+    def __post_init__(self) -> None:
+        """Reject trackers that are listed twice."""
+        if twice := [name for name in self.trackers if self.trackers.count(name) > 1]:
+            raise ValueError(f"trackers: {twice[0]} is listed twice")

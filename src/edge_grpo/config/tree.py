@@ -42,12 +42,16 @@ __all__ = [
     "split_words",
     "to_tree",
     "to_yaml",
+    "updated",
 ]
 
 
 @settings
 class Config:
-    """Everything a run depends on. All defaults together: the bundled model, built-in arithmetic, EDGE-GRPO."""
+    """Everything a run depends on. All defaults together: the bundled model, built-in arithmetic, EDGE-GRPO.
+
+    ``method``: how rewards become updates, and which answers are corrected or sampled again before.
+    """
 
     method: MethodConfig = Field(default_factory=EdgeGrpo)
     model: ModelSettings = Field(default_factory=ModelSettings)
@@ -172,6 +176,19 @@ def to_tree(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
     tree["method"] = {"kind": tree["method"]["kind"], **tree["method"]}  # the name first
     return tree
+
+
+def updated(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored settings of a run that an earlier version started, with the names that settings have now.
+
+    Example:
+        >>> updated({"run": {"tensorboard": True}})
+        {'run': {'trackers': ['tensorboard']}}
+    """
+    run = dict(tree.get("run", {}))
+    if "tensorboard" in run:
+        run["trackers"] = ["tensorboard"] if run.pop("tensorboard") else []
+    return {**tree, **({"run": run} if run else {})}
 
 
 def located(tree: Mapping[str, Any]) -> dict[str, Any]:

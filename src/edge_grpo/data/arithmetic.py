@@ -45,7 +45,9 @@ class ArithmeticSettings:
     """The built-in task: how many problems, how long, how large.
 
     ``operands`` maps a number of operands to its weight in the mix; once the short expressions run out, longer ones
-    take their share. No intermediate value exceeds ``max_value`` in magnitude.
+    take their share. No operand exceeds ``max_operand``, and no intermediate value ``max_value`` in magnitude;
+    ``product_share`` is the probability that an operation is a product, unless the one before it is. ``seed`` decides
+    which ``size`` problems are drawn.
     """
 
     seed: int = 0

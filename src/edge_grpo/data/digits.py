@@ -38,7 +38,8 @@ class DigitsSettings:
 
     ``digits`` are those that occur; the usual ones leave out 6 and 9, which look alike when turned. A number is drawn
     as that many dots, in place of its digit, with probability ``dots``. Size, place, colours and background change
-    from picture to picture; ``noise`` is the standard deviation of what is added to every pixel (0 to 255).
+    from picture to picture; ``noise`` is the standard deviation of what is added to every pixel (0 to 255). ``seed``
+    decides which ``size`` problems are drawn.
     """
 
     seed: int = 0

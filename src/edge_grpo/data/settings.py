@@ -72,8 +72,10 @@ class FieldNames:
     """Which column of a data row holds what; ``a.b`` is the value ``b`` of the objects in column ``a``.
 
     ``prompt`` is text or a conversation: a list of messages with ``role`` and ``content`` that ends with the user's.
-    ``images`` is an image or a list of them, for the placeholders ``<image>`` in the prompt. Columns not named here end
-    up in ``Problem.meta``.
+    ``answer`` is the reference answer, or a list of equivalent ones; ``solution`` is a worked solution, for
+    corrections; ``variants`` is a list of other phrasings of the question. ``images`` is an image or a list of them,
+    for the placeholders ``<image>`` in the prompt. ``id`` names the problem; without that column, its row's number
+    does. Columns not named here end up in ``Problem.meta``.
     """
 
     prompt: str = "problem"
@@ -86,7 +88,11 @@ class FieldNames:
 
 @settings
 class PairFieldNames:
-    """Which column of a preference row holds what; ``prompt`` may be missing if the answers are conversations."""
+    """Which column of a preference row holds what.
+
+    ``prompt`` may be missing if the answers are conversations; ``chosen`` is the preferred answer, ``rejected`` the
+    other one. ``id`` names the pair; without that column, its row's number does.
+    """
 
     prompt: str = "prompt"
     chosen: str = "chosen"
@@ -98,23 +104,26 @@ class PairFieldNames:
 class DataSettings:
     r"""Problems for training and evaluation, and how a problem becomes a prompt.
 
-    ``path``: a ``.json``, ``.jsonl``, ``.parquet`` or ``.csv`` file, a folder written by ``Dataset.save_to_disk`` or
-    laid out like a hub dataset, or the name of a hub dataset; empty = the built-in ``task``. Several are a list, or a
-    mapping with how often each one's problems are drawn per epoch (``{a.jsonl: 2, b.jsonl: 0.5}``). ``subset`` chooses
-    a subset (configuration) of a hub dataset, ``split`` a split; files have neither. ``eval_path`` likewise, without
-    weights; empty = held-out problems of the task, or rows split off ``path``. ``system_prompt``: empty = none, or the
-    template's own for ``qwen-math``; a row's own system message replaces it. ``over_long`` decides what happens to a
-    prompt of more than ``max_prompt_tokens`` tokens, those of images included; ``truncate`` keeps its last tokens, and
-    never cuts a prompt with images. ``instruction`` is added to the end of every question, on a line of its own.
-    ``chat_template_kwargs`` are arguments for the model's chat template, such as ``{enable_thinking: false}``.
+    ``task``: the built-in problems, ``arithmetic`` or, with pictures, ``digits``. ``path``: a ``.json``, ``.jsonl``,
+    ``.parquet`` or ``.csv`` file, a folder written by ``Dataset.save_to_disk`` or laid out like a hub dataset, or the
+    name of a hub dataset; empty = the built-in ``task``. Several are a list, or a mapping with how often each one's
+    problems are drawn per epoch (``{a.jsonl: 2, b.jsonl: 0.5}``). ``subset`` chooses a subset (configuration) of a hub
+    dataset, ``split`` a split; files have neither. ``eval_path`` likewise, without weights; empty = held-out problems
+    of the task, or rows split off ``path``. ``eval_subset``, ``eval_split``: the same for ``eval_path``. ``bad_rows``:
+    an unreadable row ends the run (``error``), or is counted and left out (``skip``). ``template``: the model's own
+    ``chat`` template, ``qwen-math`` (Qwen2.5-Math's, for base models), or ``plain`` text. ``system_prompt``: empty =
+    none, or the template's own for ``qwen-math``; a row's own system message replaces it. ``over_long`` decides what
+    happens to a prompt of more than ``max_prompt_tokens`` tokens, those of images included; ``truncate`` keeps its last
+    tokens, and never cuts a prompt with images. ``instruction`` is added to the end of every question, on a line of its
+    own. ``chat_template_kwargs`` are arguments for the model's chat template, such as ``{enable_thinking: false}``.
 
     ``answer_pattern``: a regular expression with at most one group, for an answer column that holds more than the
     answer: its last non-empty match (or the group's) is the answer. Without one, an answer is what follows the last
     ``####`` (GSM8K), or the content of the last box, or all of the column; ``(?s).+`` is always all of it.
 
     ``pairs``: pairs of answers, one preferred, from what ``eval_path`` may be; methods that learn from pairs then train
-    on them instead of sampled groups. ``over_long`` also applies to answers of more than
-    ``rollout.max_new_tokens`` tokens; ``truncate`` keeps their first tokens.
+    on them instead of sampled groups. ``pairs_subset``, ``pairs_split``: the same for ``pairs``. ``over_long`` also
+    applies to answers of more than ``rollout.max_new_tokens`` tokens; ``truncate`` keeps their first tokens.
     """
 
     task: Literal["arithmetic", "digits"] = "arithmetic"

@@ -75,7 +75,8 @@ class EntropyAdvantage:
     """Entropy-driven advantage: divide each advantage by the row's relative entropy, clamped.
 
     ``over``: the entropy of a row is the mean over its whole ``completion`` or over the tokens that the policy
-    ``sampled`` (rows without any keep their advantage).
+    ``sampled`` (rows without any keep their advantage). The relative entropy is clamped to ``clamp_low`` and
+    ``clamp_high``. ``enabled`` false leaves advantages as they are.
 
     Source:
         Zhang et al. 2025, EDGE-GRPO, arXiv:2507.21848, eq. 6 and 7; the official code has the clamp range in a

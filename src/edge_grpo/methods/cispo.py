@@ -24,6 +24,8 @@ class Cispo(Method):
 
     .. math:: -\frac{1}{N} \sum_{i,t} \operatorname{sg}(\min(w_{i,t}, C)) \, A_i \log \pi_{i,t}
 
+    ``cap``: C, the largest weight.
+
     Source:
         MiniMax 2025, MiniMax-M1, arXiv:2506.13585, eq. 4 and 5; the cap of 5 is that of ScaleRL, arXiv:2510.13786,
         since the paper gives none. TRL 1.16.0, ``loss_type="cispo"``, ``epsilon_high=5.0``: same.

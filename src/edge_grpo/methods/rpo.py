@@ -45,13 +45,14 @@ class Rpo(Method):
         \frac{1}{B} \sum_p \big[ -\log \sigma(\beta D_p) - \beta \eta \log \pi(y_w) \big], \qquad
         D = \log \frac{\pi(y_w)}{\pi_{ref}(y_w)} - \log \frac{\pi(y_l)}{\pi_{ref}(y_l)}
 
-    with log-probabilities of whole answers. Pairs are stored (``data.pairs``), or formed from sampled groups: right
-    answers against wrong ones, using every answer as evenly as ``max_pairs`` per group allows; ``top_up`` samples
-    further groups until enough are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an
-    answer and weighted by ``eta`` alone; the same ``eta`` means something else there, about ``beta * eta * length``.
-    ``preference``: the pairwise loss; ``label_smoothing`` is for ``sigmoid`` and ``robust``. ``per_token``: means in
-    place of sums of an answer's token log-probs everywhere. ``rpo_alpha``: a further likelihood term, averaged over all
-    chosen tokens of the update; combined with ``eta`` it counts the same thing twice.
+    with log-probabilities of whole answers. ``beta``: strength of the preference term, ``eta`` that of the likelihood
+    term relative to it. Pairs are stored (``data.pairs``), or formed from sampled groups: right answers against wrong
+    ones, using every answer as evenly as ``max_pairs`` per group allows; ``top_up`` samples further groups until enough
+    are mixed. ``likelihood``: ``summed`` as above, or ``averaged`` over the tokens of an answer and weighted by ``eta``
+    alone; the same ``eta`` means something else there, about ``beta * eta * length``. ``preference``: the pairwise
+    loss; ``label_smoothing``, the assumed share of wrong labels, is for ``sigmoid`` and ``robust``. ``per_token``:
+    means in place of sums of an answer's token log-probs everywhere. ``rpo_alpha``: a further likelihood term, averaged
+    over all chosen tokens of the update; combined with ``eta`` it counts the same thing twice.
 
     Source:
         Liu et al. 2024, RPO, arXiv:2405.16436; ``beta``, ``eta`` and the summed form of the official

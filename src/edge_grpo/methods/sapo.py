@@ -25,6 +25,8 @@ class Sapo(Method):
     .. math::
         -\frac{1}{R} \sum_i \frac{1}{n_i} \sum_t \frac{4}{\tau_i} \sigma(\tau_i (w_{i,t} - 1)) \, A_i
 
+    ``temperature_positive`` and ``temperature_negative``: tau where the advantage is positive or negative.
+
     Source:
         Gao et al. 2025, Soft Adaptive Policy Optimization, arXiv:2511.20347; temperatures 1.0 and 1.05. TRL 1.16.0,
         ``loss_type="sapo"``: same.

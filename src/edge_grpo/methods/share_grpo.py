@@ -43,8 +43,8 @@ class ShareGrpo(Method):
     each answer is trained under all of them, or (false) under its own only. ``parts``: the two terms of the advantage,
     or only that of the ``family`` or of the ``variant``. ``statistics``: mean and deviation of the question over its
     distinct ``answers``, or over all the ``rows`` in which they occur. ``weighting``: every token weighs the same
-    (``tokens``), or every row (``answers``). ``delta``: the dual clip c. A term is 0 where all rewards are equal, and
-    the term of a variant where it has a single answer.
+    (``tokens``), or every row (``answers``). ``delta``: the dual clip c. ``std_eps``: added to the deviations. A term
+    is 0 where all rewards are equal, and the term of a variant where it has a single answer.
 
     Source:
         Yao et al. 2025, Share-GRPO (R1-ShareVL), arXiv:2505.16673; settings of its release. The release: means over

@@ -34,10 +34,10 @@ class Unlikeliness(Method):
         A_i = \frac{r'_i - \operatorname{mean}_g r'}{\operatorname{std}_g r' + \epsilon_\sigma}, \qquad
         r'_i = r_i \Big(1 - b \frac{a_i}{n}\Big)
 
-    with rank 0 for the least likely of a group's n answers, right and wrong. ``penalty``: b. ``likelihood``: ranks by
-    the ``mean`` or the ``sum`` of a row's log-probs. ``first_rank``: the least likely answer's rank, 0 or 1.
-    ``reward_values``: r is 1 or 0 for ``correct`` or not, or the ``run``'s own reward. ``std_eps``: added to the
-    deviation.
+    with rank 0 for the least likely of a group's n answers, right and wrong. ``penalty``: b, the weight of the ranks.
+    ``likelihood``: ranks by the ``mean`` or the ``sum`` of a row's log-probs. ``first_rank``: the least likely answer's
+    rank, 0 or 1. ``reward_values``: r is 1 or 0 for ``correct`` or not, or the ``run``'s own reward. ``std_eps``: added
+    to the deviation.
 
     ``drop_uniform``: groups of equal rewards are not trained; otherwise ranks alone push an all-right group, however
     small b is. ``wrong_rows``: ``dropped`` is the baseline of supervised learning on right answers; nothing is left to

@@ -26,7 +26,9 @@ class Vespo(Method):
         -\frac{1}{N} \sum_{i,t} \operatorname{sg}(\phi_i) \, A_i \log \pi_{i,t}, \qquad
         \phi = W^{k} e^{\lambda (1 - W)}, \quad W = \prod_t w_{i,t}
 
-    A sampler correction enters the row's ratio, not the loss, and is per token only.
+    ``k_positive`` and ``lambda_positive``: k and lambda where the advantage is positive; ``k_negative`` and
+    ``lambda_negative`` where it is negative. A sampler correction enters the row's ratio, not the loss, and is per
+    token only.
 
     Source:
         Variational sEquence-level Soft Policy Optimization, 2026, arXiv:2602.10693; (k, lambda) = (2, 3) for positive

@@ -4,7 +4,7 @@ Rollouts are data: the page carries them compressed, and its one script shows th
 allows that script and the style sheet by their digests, and nothing else: no requests, no frames, no inline handlers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -55,22 +55,18 @@ class _Dead:
         return f"{self.total:,} of {self.sampled:,} sampled problems never gave a group with a signal.{seen}{most}"
 
 
-def page(
-    runs: Sequence[Run], *, renew_s: int = 0, max_bytes: int = MAX_BYTES, say: Callable[[str], object] = str
-) -> str:
+def page(runs: Sequence[Run], *, renew_s: int = 0, max_bytes: int = MAX_BYTES) -> str:
     """The report of one or more runs as HTML.
 
     Args:
         runs: those that differ in nothing but their seeds are shown as one, with intervals.
         renew_s: the browser loads the page again after so many seconds; 0 = never.
         max_bytes: the size of the page; rollouts that do not fit are left out, and counted.
-        say: is told what is being done.
     Raises:
         ConfigError: a run is given twice.
         DataError: a rollout file cannot be read.
     """
     arms = arms_of(runs)
-    say("drawing")
     sections = _sections(arms)
     dead = [_dead(run) for run in runs if run.completions]
     content = {
@@ -90,7 +86,6 @@ def page(
     carried: dict[str, Carried] = {}
     notes: list[str] = []
     for run in with_rollouts:
-        say(f"reading the rollouts of {run.name}")
         pictures, why = pictures_in(run)
         notes += [why] if why else []
         size = max(int(_LEAST * max_bytes), room // len(with_rollouts))

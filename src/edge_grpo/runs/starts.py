@@ -9,7 +9,7 @@ from typing import Any
 from edge_grpo.config.tree import changes
 from edge_grpo.runs.durable import saving
 
-__all__ = ["STARTS", "append", "other_environment", "read"]
+__all__ = ["STARTS", "append", "other_environment", "read", "versions"]
 
 STARTS = "starts.jsonl"
 
@@ -28,6 +28,12 @@ def append(run: Path, start: Mapping[str, Any]) -> None:
         opened.write(b"\n" * cut_off + json.dumps(start, ensure_ascii=False).encode() + b"\n")
         opened.flush()
         os.fsync(opened.fileno())
+
+
+def versions(run: Path) -> dict[str, str]:
+    """The versions of Python and packages that a run was last started with; empty if there is no record."""
+    found = read(run)
+    return dict(found[-1].get("versions", {})) if found else {}
 
 
 def read(run: Path) -> list[dict[str, Any]]:

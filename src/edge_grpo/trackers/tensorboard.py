@@ -1,10 +1,12 @@
 """TensorBoard events, written immediately and in this thread, so that a full disk raises where it happens."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from edge_grpo.trackers.base import as_code
 
 __all__ = ["TensorBoard"]
 
@@ -27,12 +29,22 @@ class TensorBoard:
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - slow imports, needed here only
         from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
 
-        if self._file is None:
-            self._file = self._opened()
         scalars = {name: value for name, value in row.items() if value is not None}
         at = scalars.pop("time/at", None)
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._write(Event(wall_time=time.time() if at is None else at, step=step, summary=Summary(value=values)))
+
+    def log_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rollouts as one text, which TensorBoard renders as Markdown: prompts and completions are code."""
+        from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # noqa: PLC0415
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto  # noqa: PLC0415
+        from tensorboard.compat.proto.types_pb2 import DT_STRING  # noqa: PLC0415
+
+        text = TensorProto(dtype=DT_STRING, string_val=["\n\n---\n\n".join(map(_page, rows)).encode()])
+        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        value = Summary.Value(tag="rollouts", metadata=metadata, tensor=text)
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=[value])))
 
     def rewind(self, step: int | None) -> None:
         """Drop the events after ``step``, and a last record cut off by a crash; atomic."""
@@ -77,7 +89,8 @@ class TensorBoard:
     def _write(self, event: Any) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
-        assert self._file is not None, "opened by the caller"
+        if self._file is None:
+            self._file = self._opened()
         try:
             RecordWriter(self._file).write(event.SerializeToString())
             self._file.flush()
@@ -86,3 +99,10 @@ class TensorBoard:
                 self._file.close()
             self._file = None
             raise
+
+
+def _page(row: Mapping[str, Any]) -> str:
+    """One rollout as Markdown."""
+    figures = (f"{name} {value}" for name, value in row.items() if name not in ("prompt", "completion"))
+    texts = (f"{name}:\n\n{as_code(str(row.get(name)))}" for name in ("prompt", "completion"))
+    return "\n\n".join([as_code("  ".join(figures)), *texts])

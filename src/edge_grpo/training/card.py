@@ -1,14 +1,20 @@
 """The model card in ``final/``: what was trained, how, and with what result. Facts of the run's record, no claims."""
 
-from collections.abc import Iterable, Mapping
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import yaml
 
 import edge_grpo
-from edge_grpo.data.settings import named
+from edge_grpo.data.settings import named, sources
 
 __all__ = ["write_cards"]
 
+_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_MOST_EVALUATIONS: Final = 12
 _SETTINGS = (
     "model.dtype",
     "model.lora.rank",
@@ -31,6 +37,8 @@ def write_cards(
     step: int,
     tokens: int,
     rows: Iterable[Mapping[str, Any]],
+    versions: Mapping[str, str] | None = None,
+    license_name: str = "",
 ) -> None:
     """Write ``README.md`` into a model folder and its ``adapter/``.
 
@@ -40,16 +48,25 @@ def write_cards(
         method: its kind, or the class of a custom one.
         step: steps done.
         tokens: tokens sampled.
-        rows: the run's metrics; the held-out accuracy at this step is taken from them, if it was measured.
+        rows: the run's metrics; evaluations and collapse up to this step are taken from them, as far as measured.
+        versions: of the packages that the run used.
+        license_name: the model's, as the hub spells it; empty = not said.
     Raises:
         OSError: the disk is full or not writable.
     """
-    facts = _facts(tree, method, step, tokens, rows)
+    done = [row for row in rows if row["step"] <= step]
+    facts = _facts(tree, method, step, tokens, done)
     base = _name(tree["model"]["path"])
-    (folder / "README.md").write_text(_card(f"Model trained with edge-grpo from {base}", facts, _LOAD_MODEL), "utf-8")
-    if (folder / "adapter").is_dir():
-        title = f"LoRA adapter trained with edge-grpo on {base}"
-        (folder / "adapter" / "README.md").write_text(_card(title, facts, _LOAD_ADAPTER), "utf-8")
+    tail = [*_evaluations(done), *_collapse(done), *_settings(tree["method"]), *_versions(versions or {})]
+    cards = {
+        ".": ("transformers", f"Model trained with edge-grpo from {base}", _LOAD_MODEL),
+        "adapter": ("peft", f"LoRA adapter trained with edge-grpo on {base}", _LOAD_ADAPTER),
+    }
+    for place, (library, title, load) in cards.items():
+        if (folder / place).is_dir():
+            head = _front_matter(tree, method, library, license_name)
+            text = "\n".join([head, _card(title, facts, load), *tail])
+            (folder / place / "README.md").write_text(text, "utf-8")
 
 
 _LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -91,12 +108,76 @@ def _facts(
 
 
 def _card(title: str, facts: Mapping[str, str], load: str) -> str:
-    table = "\n".join(f"| {name} | {value.replace('|', '&#124;')} |" for name, value in facts.items())
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
     return f"# {title}\n\n| | |\n|---|---|\n{table}\n\n```python\n{load}```\n"
+
+
+def _front_matter(tree: Mapping[str, Any], method: str, library: str, license_name: str) -> str:
+    """What the hub reads: library, base model, data and tags; nothing that is not known."""
+    base, data = str(tree["model"]["path"]), tree["data"]["path"]
+    named_data = [one for one in sources(tuple(data) if isinstance(data, list) else data) if _HUB_NAME.fullmatch(one)]
+    fields = {
+        "library_name": library,
+        "license": license_name,
+        "base_model": base if _HUB_NAME.fullmatch(base) and not Path(base).exists() else "",
+        "datasets": [one for one in named_data if not Path(one).exists()],
+        "tags": [*dict.fromkeys(("edge-grpo", "reinforcement-learning", method.rpartition(".")[2].replace("_", "-")))],
+    }
+    text = yaml.safe_dump({name: value for name, value in fields.items() if value}, sort_keys=False)
+    return f"---\n{text}---\n"
+
+
+def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The held-out accuracy at every evaluation, with its interval; at most twelve, first and last among them."""
+    found = [row for row in rows if row.get("eval/accuracy") is not None]
+    if not found:
+        return []
+    count = min(len(found), _MOST_EVALUATIONS)
+    shown = [found[round(place * (len(found) - 1) / max(1, count - 1))] for place in range(count)]
+    lines = ["## Held-out problems", "", "| step | accuracy | 95 % interval | problems |", "|---|---|---|---|"]
+    for row in shown:
+        low, high = (row.get(f"eval/accuracy_{end}") for end in ("low", "high"))
+        interval = f"{low:.1%} to {high:.1%}" if low is not None and high is not None else ""
+        lines.append(f"| {row['step']} | {row['eval/accuracy']:.1%} | {interval} | {row['eval/problems']:.0f} |")
+    left = f"{count} of {len(found)} evaluations are shown." if count < len(found) else ""
+    return [*lines, "", *([left, ""] if left else [])]
+
+
+def _collapse(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The mean share of collapsed groups over the steps, as sampled and as trained."""
+    pairs = [(row.get("collapse/before"), row.get("collapse/after")) for row in rows if row["step"] > 0]
+    known = [(before, after) for before, after in pairs if before is not None and after is not None]
+    if not known:
+        return []
+    before, after = (sum(column) / len(known) for column in zip(*known, strict=True))
+    share = f"{before:.1%} as sampled, {after:.1%} as trained"
+    return [
+        "## Advantage collapse",
+        "",
+        f"Groups whose rewards are all equal, mean of {len(known)} steps: {share}.",
+        "",
+    ]
+
+
+def _settings(method: Mapping[str, Any]) -> list[str]:
+    """The method's settings as YAML, in a fence that no text in them closes."""
+    text = yaml.safe_dump(dict(method), sort_keys=False).rstrip()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return ["## Settings of the method", "", f"{fence}yaml", text, fence, ""]
+
+
+def _versions(versions: Mapping[str, str]) -> list[str]:
+    told = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return [f"Versions: {told}.", ""] if told else []
 
 
 def _data(value: Any) -> str:
     return named(tuple(value) if isinstance(value, list) else value, name=_name)
+
+
+def _cell(value: str) -> str:
+    """A value that stays in its cell of a table, whatever it holds."""
+    return " ".join(html.escape(value, quote=False).replace("|", "&#124;").split())
 
 
 def _name(path: str) -> str:

@@ -19,7 +19,7 @@ from edge_grpo.rollout.engine import ServerError
 from edge_grpo.runs import starts
 from edge_grpo.runs.durable import flush, flush_tree, remove_tree, saving
 from edge_grpo.runs.folder import RunFolder
-from edge_grpo.trackers.base import Tracker
+from edge_grpo.trackers.base import RolloutTracker, Tracker, sampled
 from edge_grpo.trackers.console import Display
 from edge_grpo.training import checkpoint
 from edge_grpo.training.card import write_cards
@@ -183,9 +183,18 @@ class Journal:
 
     @_by_first
     def write_rollouts(self, session: Session, collected: Collected, lesson: Lesson | None) -> None:
-        """Write every completion of the step just taken, those left out of training too."""
+        """Write every completion of the step just taken, those left out of training too, and show trackers some."""
+        run = session.config.run
+        shown = [each for each in self.trackers if isinstance(each, RolloutTracker)] if run.table_rows else []
+        shown = shown if (session.step - 1) % run.table_every == 0 else []
+        if not run.rollouts and not shown:
+            return
         rows = rollout_rows(session, collected, lesson)
-        self.folder.write_rollouts(session.step, rows, session.columns)
+        if run.rollouts:
+            self.folder.write_rollouts(session.step, rows, session.columns)
+        for tracker in shown:
+            with saving(f"{self.folder.path} ({type(tracker).__name__})", self.folder.path):
+                tracker.log_rollouts(session.step, sampled(rows, run.table_rows))
 
     def save(self, session: Session) -> None:
         """Write a checkpoint.
@@ -310,6 +319,7 @@ class Journal:
                 step=session.step,
                 tokens=session.tokens,
                 rows=self.folder.rows(),
+                versions=starts.versions(self.folder.path),
             )
             (draft / "progress.json").write_text(json.dumps({"step": session.step, "tokens": session.tokens}) + "\n")
             flush_tree(draft)

@@ -21,12 +21,12 @@ from edge_grpo.runs.durable import saving
 from edge_grpo.runs.folder import RunFolder
 from edge_grpo.trackers.base import Opener, Tracker
 from edge_grpo.trackers.console import Display, Silent
-from edge_grpo.trackers.open import open_trackers
+from edge_grpo.trackers.open import check_installed, open_trackers
 from edge_grpo.training.banner import banner, legend
 from edge_grpo.training.journal import Journal, finished
 from edge_grpo.training.memory import NoMemoryLeftError
 from edge_grpo.training.notices import first_failure, notices
-from edge_grpo.training.resumption import BOUNDS, Resumption, agreed_tree, patience, plan, start_of
+from edge_grpo.training.resumption import BOUNDS, Resumption, agreed_tree, patience, plan, start_of, tree_of
 from edge_grpo.training.session import Session, open_session
 from edge_grpo.training.update import is_over
 
@@ -172,9 +172,11 @@ def _run(
         return Result(folder.path, done.step)
     if world.is_first and not folder.has_lock:
         display.say(f"{folder.path}: this file system does not support locks; do not start a second run in this folder")
+    check_installed(config.run)
     with ExitStack() as stack:
-        opened = open_trackers(config.run, folder.path, custom) if world.is_first else ()
-        trackers = [stack.enter_context(closing(each)) for each in opened]
+        tree = tree_of(config, None if method is config.method else method, engine)
+        opened = open_trackers(config.run, folder.path, custom, settings=tree, history=folder.rows, say=display.say)
+        trackers = [stack.enter_context(closing(each)) for each in (opened if world.is_first else ())]
         stack.callback(display.close)
         session = stack.enter_context(open_session(config, method, engine=engine, say=display.say, world=world))
         journal = Journal(folder, trackers, display, world=world)
@@ -238,8 +240,7 @@ def _train(session: Session, journal: Journal, stop: Interruption) -> None:
         if session.evaluation_is_due:
             row |= session.evaluate()
         with watch.phase("write"):
-            if config.run.rollouts:
-                journal.write_rollouts(session, collected, lesson)
+            journal.write_rollouts(session, collected, lesson)
         row["time/write_s"] = watch.take("write")["write"]
         with watch.phase("write"):
             journal.log(session.step, row)

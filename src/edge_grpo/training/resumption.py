@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from edge_grpo.base.errors import CheckpointError, ConfigError
 from edge_grpo.base.world import World
 from edge_grpo.config.sections import DistributedSettings, TrainSettings
-from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree
+from edge_grpo.config.tree import Config, changes, config_hash, located, parse_tree, to_tree, updated
 from edge_grpo.methods.base import Method
 from edge_grpo.models.loading import pick_device
 from edge_grpo.models.precision import settled
@@ -156,6 +156,7 @@ def plan(
                 "training.loop.resume(engine=...)"
             )
         del rollout["engine"]
+    old = updated(old)
     started = parse_tree({**old, "rollout": rollout, **({"method": {}} if method else {})})
     new = tree_of(config or started, method, engine)
     known = tree_of(started, None)  # settings added after the run began have their defaults

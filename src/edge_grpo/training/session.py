@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edge_grpo.base.errors import TrainingError
 from edge_grpo.base.metrics import Metrics, merge
+from edge_grpo.base.patience import if_it_lasts
 from edge_grpo.base.records import Group, Prompt
 from edge_grpo.base.stopwatch import Stopwatch
 from edge_grpo.base.tensors import Scored, Signal
@@ -234,9 +235,10 @@ def open_session(
         world: the ranks that train together.
     """
     method = method or config.method
-    policy = load_shared_policy(
-        config.model, config.distributed, world, reference=method.needs.reference, seed=config.train.seed
-    )
+    with if_it_lasts(lambda: say(f"loading {config.model.path}")):
+        policy = load_shared_policy(
+            config.model, config.distributed, world, reference=method.needs.reference, seed=config.train.seed
+        )
     replica = replica_of(policy, world, config.model, seed=config.train.seed)
     with open_sampler(config, policy=policy, engine=engine, say=say, world=world, replica=replica) as sampler:
         source, held_out = world.each(lambda: open_source(config, method, sampler, say))

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.base.records import Picture
-from edge_grpo.config.tree import load_config
+from edge_grpo.config.tree import load_config, read_yaml, updated
 from edge_grpo.data.problems import load_train_eval
 
 __all__ = ["pictures_of"]
@@ -31,7 +31,7 @@ def pictures_of(run: str | Path) -> Callable[[Mapping[str, Any]], tuple[Picture,
     file = Path(run).expanduser() / "config.yaml"
     if not file.is_file():
         raise DataError(f"{file.parent}: no run (no config.yaml); name a run folder")
-    config = load_config(file)
+    config = load_config(updated(read_yaml(str(file))))
     loaded = load_train_eval(config.data, num_eval=config.eval.num_problems, seed=config.eval.seed)[0]
     known = {picture.digest: picture for problem in loaded.problems for picture in problem.images}
 

@@ -263,7 +263,7 @@ class Study:
     def _words(self, settings: Mapping[str, Value]) -> list[str]:
         """A trial's settings, on top of the base; only the median rule needs held-out evaluations."""
         quiet = () if self.space.early_stop.enabled else ("eval.every=0", "eval.at_start=false", "eval.at_end=false")
-        return [*words_at(self.space, settings), *quiet, "run.tensorboard=false"]
+        return [*words_at(self.space, settings), *quiet, "run.trackers=[]"]
 
     def _is_over(self, own: _Running, trials: Sequence[Trial]) -> bool:
         """Whether its process has ended; if it is late or hopeless, ask it to."""
