@@ -165,7 +165,7 @@ def test_an_unreachable_service_is_told_once_and_counted_and_made_up_for(run: Ru
     run.log(tracker, 0, 1, 2)
     tracker.log_rollouts(1, [])
     tracker.close()
-    reason = "ConnectionError: no route to \\x1b[31mhost"
+    reason = "ConnectionError: no route to [U+001B][31mhost"
     assert run.told == [
         f"fake: {reason}; the run goes on",
         f"fake: 3 rows and 1 table not sent: {reason}; a resumed run sends the rows",
@@ -275,7 +275,7 @@ def test_a_sample_of_rollouts_is_short_and_printable() -> None:
     found = sampled(rows, 4)
     assert [row["group"] for row in found] == [0, 10, 20, 30]
     assert tuple(found[0]) == COLUMNS
-    assert found[0]["completion"].startswith("\\x1b[31m")
+    assert found[0]["completion"].startswith("[U+001B][31m")
     assert found[0]["completion"].endswith("... (9005 characters)")
     assert len(sampled(rows[:2], 4)) == 2
     assert sampled([], 4) == []
