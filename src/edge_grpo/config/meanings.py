@@ -42,7 +42,7 @@ def meanings(cls: type) -> dict[str, Meaning]:
     Example:
         >>> from edge_grpo.config.sections import LoraSettings
         >>> meanings(LoraSettings)["rank"].text
-        '`rank` 0 trains all weights.'
+        "`rank` 0 trains all weights. An adapter's update is multiplied by `alpha` / `rank`."
     """
     found: dict[str, Meaning] = {}
     for own in (one for one in cls.__mro__ if dataclasses.is_dataclass(one)):
