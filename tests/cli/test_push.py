@@ -103,7 +103,9 @@ def test_a_dry_run_writes_and_lists_and_asks_no_hub(command: Command, run: Path)
 
 def test_a_hub_that_refuses_is_one_line(run: Path, tmp_path: Path) -> None:
     hub = Recorded(error=ConnectionError("403\nForbidden: \x1b[31mno"))
-    with pytest.raises(EngineError, match=r"^push: me/mine was not uploaded \(ConnectionError: 403 Forbidden: \[U\+001B\]"):
+    with pytest.raises(
+        EngineError, match=r"^push: me/mine was not uploaded \(ConnectionError: 403 Forbidden: \[U\+001B\]"
+    ):
         send(hub, stage(run, tmp_path / "up", None), "me/mine", private=False)
 
 

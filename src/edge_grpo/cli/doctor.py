@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edge_grpo.base.errors import EdgeGrpoError
+from edge_grpo.base.text import on_one_line
 from edge_grpo.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,5 +79,5 @@ def _asked(words: Sequence[str] | None) -> "tuple[Path, Sequence[str], list[Find
 
 def _show(console: Console, each: "Finding") -> None:
     fix = f"\n       [bold]fix[/]: {escape(each.fix)}" if each.fix else ""
-    text = "".join(character if character.isprintable() else "?" for character in each.text)
+    text = on_one_line(each.text)
     console.print(f"{_MARKS[each.state]} {escape(each.topic)}: {escape(text)}{fix}", highlight=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.text import counted
+from edge_grpo.cli.progress import ProgressBar, waiting
 from edge_grpo.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def plan(
 
     config = load_config(*split_words(settings))
     notes = Console(stderr=True)
-    with notes.status("reading configuration and data") if notes.is_terminal else nullcontext():
+    with waiting("reading the configuration of the model, and the data"):
         from edge_grpo.planning import cost as costs  # noqa: PLC0415 - model code
         from edge_grpo.planning.plan import plan_of  # noqa: PLC0415
 
@@ -85,7 +85,6 @@ def plan(
 
 
 def _probed(config: "Config", problems: int, notes: Console) -> "Probe":
-    from edge_grpo.cli.progress import ProgressBar  # noqa: PLC0415
     from edge_grpo.planning.probe import probe  # noqa: PLC0415
 
     say = partial(notes.print, markup=False, highlight=False, soft_wrap=True)

@@ -19,7 +19,13 @@ from edge_grpo.planning.machine import cores_allowed, free_disk, free_memory
 __all__ = ["examine"]
 
 PACKAGE: Final = "edge-grpo"
-_FOR_USERS: Final = ("images", "tune")  # extras; the others are for work on the package itself
+_FOR_USERS: Final = (
+    "images",
+    "tune",
+    "wandb",
+    "trackio",
+    "mlflow",
+)  # extras; the others are for work on the package itself
 _MODULES: Final = {"PyYAML": "yaml", "pillow": "PIL", "Jinja2": "jinja2"}
 """The module of a package whose name is another."""
 
