@@ -22,7 +22,7 @@ def test_long_work_is_one_line_where_there_is_no_terminal(capsys: pytest.Capture
         time.sleep(0.3)
     with waiting("quick", after_s=60):
         pass
-    assert capsys.readouterr() == ("", "loading [bold]x\n")
+    assert capsys.readouterr() == ("", "loading [bold]x ...\n")
 
 
 def test_the_output_file_is_checked_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,7 +235,7 @@ def open_session(
         world: the ranks that train together.
     """
     method = method or config.method
-    with if_it_lasts(lambda: say(f"loading {config.model.path}")):
+    with if_it_lasts(lambda: say(f"loading {config.model.path} ...")):
         policy = load_shared_policy(
             config.model, config.distributed, world, reference=method.needs.reference, seed=config.train.seed
         )
