@@ -30,7 +30,9 @@ def waiting(what: str, *, after_s: float = 2.0) -> Iterator[None]:
         with console.status(escape(what)):
             yield
         return
-    with if_it_lasts(lambda: console.print(f"{what} ...", markup=False, highlight=False, soft_wrap=True), after_s=after_s):
+    with if_it_lasts(
+        lambda: console.print(f"{what} ...", markup=False, highlight=False, soft_wrap=True), after_s=after_s
+    ):
         yield
 
 
