@@ -130,7 +130,7 @@ PRINT_SETTINGS := $(BIN)/edge-grpo settings --markdown
 
 site-pages: setup
 	@mkdir -p $(dir $(SETTINGS_PAGE))
-	@$(PRINT_SETTINGS) >$(SETTINGS_PAGE)
+	@$(PRINT_SETTINGS) | sed '1,2d; s/^## /### /' >$(SETTINGS_PAGE)
 
 site: export PYTHONPATH := website
 site: site-pages ## Build the documentation site into build/site; a broken link or reference is an error
@@ -140,6 +140,7 @@ site: site-pages ## Build the documentation site into build/site; a broken link 
 site-serve: export PYTHONPATH := website
 site-serve: site-pages ## Show the site at http://127.0.0.1:8000, following changes
 	$(BIN)/zensical serve --dev-addr 127.0.0.1:8000
+
 schema: setup ## Write src/edge_grpo/config/schema.json anew, after a change of settings or their docstrings
 	$(BIN)/python -m edge_grpo.config.schema > .schema.json && mv .schema.json src/edge_grpo/config/schema.json
 

@@ -22,6 +22,7 @@ def test_a_report_is_one_file(command: Command, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert re.fullmatch(r"wrote .*page\.html \(0\.\d MB\); open it in a browser\n", out)
     text = (tmp_path / "page.html").read_text("utf-8")
+    assert 'id="renewal"' not in text
     assert 'http-equiv="refresh"' not in text
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["page.html"]
 
@@ -37,7 +38,10 @@ def test_watching_renews_the_page_until_the_run_ends(command: Command, tmp_path:
             time.sleep(0.3)
             folder.write_rollouts(step, group(step, 0, [answer(0), answer(1)]))
             folder.write_metrics({"step": step, "accuracy": 0.5})
-            while not page.exists() or f"{step} steps</p>" not in page.read_text("utf-8"):
+            until = time.monotonic() + 60
+            while time.monotonic() < until and (
+                not page.exists() or f"</span> {step} of 60 steps" not in page.read_text("utf-8")
+            ):
                 time.sleep(0.05)
             seen.append(page.read_text("utf-8"))
         folder.close()
@@ -47,10 +51,12 @@ def test_watching_renews_the_page_until_the_run_ends(command: Command, tmp_path:
     code, _, err = command("report", str(run), "--watch", "--every", "1", "--out", str(page))
     other.join()
     assert code == 0
-    assert "1 step in" in err
-    assert "2 steps in" in err
-    assert all('http-equiv="refresh" content="5"' in text and ">training<" in text for text in seen)
-    assert 'http-equiv="refresh"' not in page.read_text("utf-8"), "the last one stays as it is"
+    assert err.count("waiting for the first step") == 1
+    assert err.count("follows the run") == 1
+    assert all('id="renewal" data-seconds="5"' in text and ">training<" in text for text in seen)
+    last = page.read_text("utf-8")
+    assert 'id="renewal"' not in last, "the last one stays as it is"
+    assert "2 of 60 steps, not finished" in last
 
 
 def test_runs_are_compared_in_the_terminal(command: Command, tmp_path: Path) -> None:
@@ -73,6 +79,7 @@ def test_mistakes_are_one_line(command: Command, tmp_path: Path, verb: str) -> N
     for words, message in (
         ([str(tmp_path)], "holds no run"),
         ([str(empty)], "has not logged a step yet"),
+        ([str(tmp_path / "gone")], "no such folder"),
         ([str(run), f"{run}/"], "the same run twice"),
     ):
         code, _, err = command(verb, *words)
@@ -82,3 +89,5 @@ def test_mistakes_are_one_line(command: Command, tmp_path: Path, verb: str) -> N
     if verb == "report":
         code, _, err = command(verb, str(run), "--out", str(tmp_path / "gone" / "page.html"))
         assert (code, "no such folder" in err) == (2, True)
+        code, _, err = command(verb, str(run), "--out", str(run / "config.yaml"))
+        assert (code, "wanted a name that ends in .html" in err) == (2, True)

@@ -118,3 +118,16 @@ def test_the_tokenizer_is_that_of_the_run_else_that_of_its_model(tmp_path: Path,
     assert own.get_vocab_size() == 257 != bundled.get_vocab_size()
     other = make_run(tmp_path / "other", {1: group(1, 0, [answer(0)])}, f"model.path={tmp_path / 'gone'}")
     assert tokenizer_of(read_run(other)) is None
+
+
+def test_a_single_group_that_is_too_large_is_cut_and_says_so(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=20_000)) for _ in range(8)]
+    rows = group(1, 0, [answer(0, completion=text) for text in texts])
+    run = read_run(make_run(tmp_path / "run", {1: rows}))
+    small = carry(run, max_bytes=20_000)
+    assert len(small.packed) <= 20_000
+    assert (small.num_completions, small.num_cut, small.num_plain) == (8, 8, 0)
+    (own,) = unpacked(small)["steps"][0]["groups"]
+    assert all(row["cut"] + len(row["text"]) == 20_000 and text.startswith(row["text"])
+               for row, text in zip(own["rows"], texts, strict=True))  # fmt: skip

@@ -71,3 +71,30 @@ def test_a_report_leaves_out_charts_without_values_and_has_the_fate_of_each_reme
         "reflect": {"right afterwards": 0.0, "still wrong": 1.0, "not graded": 1.0},
         "answer": {"right afterwards": 1.0, "still wrong": 0.0, "not graded": 0.0},
     }
+
+
+def test_labels_from_data_are_shown_whole_and_hide_nothing(tmp_path: Path) -> None:
+    parts = [{"name": name, "value": 1.0} for name in ("a\x01b", "c\u202ed", "_hidden", "漢字")]
+    names = {f"reward/part/{part['name']}": 1.0 for part in parts}
+    path = make_run(tmp_path / "run", {1: group(1, 0, [answer(0)] * 2)}, metrics=lambda step: names)
+    chart = next(chart for _, chart in charts(arms_of([read_run(path)])) if chart.title == "Reward by part")
+    text = "".join(ElementTree.fromstring(draw(chart, "f1")).itertext())
+    for shown in ("a[U+0001]b", "c[U+202E]d", "_hidden", "漢字"):
+        assert shown in text
+
+
+def test_seconds_of_a_step_are_means_of_the_runs_that_took_it(tmp_path: Path) -> None:
+    runs = [
+        read_run(
+            make_run(
+                tmp_path / str(last),
+                {step: group(step, 0, [answer(0)] * 2) for step in range(1, last + 1)},
+                f"train.seed={last}",
+                metrics=lambda step: {"time/update_s": 2.0},
+            )
+        )
+        for last in (2, 4)
+    ]
+    chart = next(chart for _, chart in charts(arms_of(runs)) if chart.title == "Time by phase")
+    assert isinstance(chart.drawing, Stack)
+    assert chart.drawing.parts == {"update": [2.0] * 4}

@@ -76,5 +76,24 @@ def test_a_prompt_is_always_dead_if_no_group_of_it_ever_had_a_signal(tmp_path: P
     found = dead_prompts(run)
     assert [(one.problem, one.seen, one.last_step) for one in found] == [("p0", 2, 2), ("p3", 1, 1)]
     assert {str(kind): count for kind, count in found[0].kinds.items()} == {"all wrong": 1, "all right": 1}
-    share = figure(outcomes(arms_of([run])), "always-dead prompts, of those sampled")
-    assert share.cells() == ["50.0%"]
+    share = figure(outcomes(arms_of([run])), "always-dead prompts, of those sampled twice or more")
+    assert share.cells() == ["33.3%"], "p0, of p0, p1 and p2"
+
+
+def test_a_kind_that_a_seed_does_not_have_counts_as_none_of_its_groups(tmp_path: Path) -> None:
+    right, mixed = [answer(1)] * 2, [answer(0), answer(1)]
+    steps = [group(1, 0, right) + group(1, 1, mixed), group(1, 0, mixed) + group(1, 1, mixed)]
+    found = [
+        read_run(make_run(tmp_path / str(seed), {1: rows}, f"train.seed={seed}")) for seed, rows in enumerate(steps)
+    ]
+    told = outcomes(arms_of(found))
+    (mean,) = figure(told, "all right groups, as sampled").means
+    assert mean is not None
+    assert (mean.value, mean.count, mean.low) == (0.25, 2, 0.0), "and no share is below 0"
+    assert not any(one.title.startswith("all wrong") for one in told), "what no run has is left out"
+
+
+def test_runs_with_equal_seeds_are_not_independent(tmp_path: Path) -> None:
+    found = [read_run(make_run(tmp_path / name, {1: group(1, 0, [answer(0)])})) for name in "ab"]
+    with pytest.raises(ConfigError, match="have the same settings and seeds"):
+        arms_of(found)

@@ -61,7 +61,7 @@ def test_a_run_without_rollouts_or_steps(tmp_path: Path) -> None:
     made = make_run(tmp_path / "run", {})
     with pytest.raises(NothingLoggedError, match="has not logged a step yet") as caught:
         read_run(made)
-    assert not caught.value.is_live
+    assert not caught.value.may_begin
     folder = RunFolder(made)
     folder.write_metrics({"step": 1, "accuracy": 0.5})
     run = read_run(made)

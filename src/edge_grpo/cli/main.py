@@ -18,6 +18,7 @@ from edge_grpo.base.job import Meeting
 from edge_grpo.base.memory import is_out_of_memory
 from edge_grpo.base.quiet import silence_stdout
 from edge_grpo.base.ranks import own_rank, quiet_ranks
+from edge_grpo.base.text import visible
 from edge_grpo.cli.compare_models import compare_models
 from edge_grpo.cli.diagnose import diagnose
 from edge_grpo.cli.diagnostics import lld, uplift
@@ -126,7 +127,7 @@ def _fail(error: Exception) -> NoReturn:
     """End with one line, from one process of a job."""
     if _speaks(error):
         alone = own_rank() and not isinstance(error, RankLostError)
-        print(f"edge-grpo: {f'rank {own_rank()}: ' if alone else ''}{error}", file=sys.stderr)
+        print(f"edge-grpo: {f'rank {own_rank()}: ' if alone else ''}{visible(str(error))}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -27,7 +27,7 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
     """The arms, in the order of their first runs, titled by the settings in which they differ.
 
     Raises:
-        ConfigError: a run is given twice.
+        ConfigError: a run is given twice, or two differ in nothing at all.
     """
     places = [run.path.resolve() for run in runs]
     if twice := [run.name for run, place in zip(runs, places, strict=True) if places.count(place) > 1]:
@@ -39,10 +39,28 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
         key = repr(tree)
         found.setdefault(key, []).append(run)
         trees[key] = tree
+    for own in found.values():
+        _check_seeds(own)
     titles = _titles(list(trees.values()), [own[0].name for own in found.values()])
     return [
         Arm(title, own, [_seeds(run.tree) for run in own]) for title, own in zip(titles, found.values(), strict=True)
     ]
+
+
+def _check_seeds(runs: Sequence[Run]) -> None:
+    """Reject runs of one arm with equal seeds, which would count as independent.
+
+    Raises:
+        ConfigError: names two of them.
+    """
+    seen: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        first = seen.setdefault(_seeds(run.tree), run)
+        if first is not run:
+            raise ConfigError(
+                f"{first.name} and {run.name} have the same settings and seeds, so an interval over seeds would be too "
+                "narrow; leave one out"
+            )
 
 
 def _without_seeds(tree: Mapping[str, Any]) -> dict[str, Any]:

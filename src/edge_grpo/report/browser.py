@@ -26,6 +26,9 @@ _COLUMNS: Final = (
 )
 
 
+_MOST_CHARACTERS: Final = 2**20  # of a text that is cut, before it is halved until it fits
+
+
 def no_pictures(_: Mapping[str, Any]) -> Sequence[str]:
     """What a run without images shows."""
     return ()
@@ -36,7 +39,7 @@ class Carried:
     """The rollouts of one run that a page carries.
 
     ``packed`` is gzipped JSON in base64, ``steps`` are those in it, ``num_left_out`` counts the run's completions that
-    are not, and ``num_plain`` those in it whose tokens cannot be told apart.
+    are not, ``num_plain`` those in it whose tokens cannot be told apart, and ``num_cut`` those whose text is cut.
     """
 
     packed: str
@@ -44,12 +47,13 @@ class Carried:
     num_completions: int
     num_left_out: int
     num_plain: int
+    num_cut: int
 
 
 def carry(run: Run, *, max_bytes: int, tokenizer: Tokens | None = None, pictures: Pictures = no_pictures) -> Carried:
     """As many steps of a run as fit, evenly spread, the first and the last among them.
 
-    Of a step that is too large by itself, as many groups as fit.
+    Of a step that is too large by itself, as many groups as fit; of a group that is, the beginnings of its texts.
 
     Args:
         run: its completions are read from its folder, a step at a time.
@@ -81,9 +85,40 @@ def carry(run: Run, *, max_bytes: int, tokenizer: Tokens | None = None, pictures
     while len(result) > max_bytes and len(content[0]["groups"]) > 1:
         share *= 0.9 * max_bytes / len(result)
         content, result = packed(chosen, share)
+    most = _MOST_CHARACTERS
+    while len(result) > max_bytes and most > 1:
+        most //= 2
+        content = [_shortened(step, most) for step in content]
+        result = _packed({"shades": SHADES, "steps": content})
     rows = [row for step in content for group in step["groups"] for row in group["rows"]]
     own = sum(one.is_own for one in run.completions)
-    return Carried(result, chosen, len(rows), own - len(rows), sum("pieces" not in row for row in rows))
+    num_cut = sum("cut" in row for row in rows)
+    num_plain = sum("pieces" not in row for row in rows) - num_cut
+    return Carried(result, chosen, len(rows), own - len(rows), num_plain, num_cut)
+
+
+def _shortened(step: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """A step whose texts have at most so many characters, without the images of its prompts."""
+    groups = [
+        {
+            **group,
+            "images": [],
+            "prompt": group["prompt"][:most],
+            "data": {name: value[:most] if isinstance(value, str) else value for name, value in group["data"].items()},
+            "rows": [_cut(row, most) for row in group["rows"]],
+        }
+        for group in step["groups"]
+    ]
+    return {**step, "groups": groups}
+
+
+def _cut(row: Mapping[str, Any], most: int) -> dict[str, Any]:
+    text = row.get("text", "")
+    if max(len(text), len(row.get("before", "")), len(row.get("note", ""))) <= most:
+        return dict(row)
+    whole = {name: value for name, value in row.items() if name not in ("opened", "pieces", "shades", "origins")}
+    short = {name: row[name][:most] for name in ("text", "before", "note") if name in row}
+    return {**whole, **short, "cut": row.get("cut", 0) + max(0, len(text) - most)}
 
 
 def _spread(steps: Sequence[int], wanted: int) -> list[int]:

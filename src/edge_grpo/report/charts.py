@@ -3,10 +3,13 @@
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from xml.etree import ElementTree
+
+from edge_grpo.base.text import visible
 
 __all__ = ["Bars", "Chart", "Curve", "Lines", "Points", "Stack", "draw", "table_of_values"]
 
@@ -116,16 +119,18 @@ def draw(chart: Chart, name: str) -> str:
         "axes.axisbelow": True,
         "path.simplify_threshold": 0.5,
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has other fonts
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.add_subplot()
         _DRAWN[type(chart.drawing)](axes, chart.drawing)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None})
-    return _plain(file.getvalue(), name, f"{chart.title}. {chart.says}")
+    return _plain(file.getvalue(), name, visible(f"{chart.title}. {chart.says}"))
 
 
 def _lines(axes: Any, drawing: Lines) -> None:
+    handles = []
     for curve in drawing.curves:
         color = _COLORS[curve.color % _NUM_COLORS]
         if curve.band:
@@ -134,58 +139,65 @@ def _lines(axes: Any, drawing: Lines) -> None:
         if curve.faint:
             axes.plot(*zip(*curve.faint, strict=True), color=color, linewidth=0.7, alpha=0.35)
         marker = "o" if len(curve.points) < 16 else ""
-        axes.plot(
+        handles += axes.plot(
             *(zip(*curve.points, strict=True) if curve.points else ((), ())),
             color=color,
             linewidth=1.7,
             linestyle="--" if curve.dashed else "-",
             marker=marker,
             markersize=3,
-            label=curve.label,
         )
     _over_steps(axes, drawing.ylabel)
+    values = [value for curve in drawing.curves for _, value in (*curve.points, *curve.faint)]
     if drawing.share:
         _shares(axes)
+        axes.set_ylim(0, max(0.02, *(1.05 * value for value in values)))
+    elif min(values) < max(values):  # bands of two seeds can be far wider than anything that was measured
+        room = 0.3 * (max(values) - min(values))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, min(values) - room), min(high, max(values) + room))
     if len(drawing.curves) > 1:
-        _legend(axes)
+        _legend(axes, handles, [curve.label for curve in drawing.curves])
 
 
 def _stack(axes: Any, drawing: Stack) -> None:
     colors = [_COLORS[number % _NUM_COLORS] for number in drawing.colors]
-    axes.stackplot(drawing.steps, *drawing.parts.values(), labels=list(drawing.parts), colors=colors, linewidth=0)
+    handles = axes.stackplot(drawing.steps, *drawing.parts.values(), colors=colors, linewidth=0)
     _over_steps(axes, drawing.ylabel)
     axes.margins(x=0)
     if drawing.share:
         _shares(axes)
         axes.set_ylim(0, 1)
-    _legend(axes)
+    _legend(axes, handles, list(drawing.parts))
 
 
 def _points(axes: Any, drawing: Points) -> None:
+    handles = {}
     for number, (label, cloud) in zip(drawing.colors, drawing.clouds.items(), strict=True):
         if cloud:
             color = _COLORS[number % _NUM_COLORS]
-            axes.scatter(*zip(*cloud, strict=True), s=9, color=color, alpha=0.5, linewidths=0, label=label)
+            handles[label] = axes.scatter(*zip(*cloud, strict=True), s=9, color=color, alpha=0.5, linewidths=0)
     if drawing.zero:
         axes.axhline(0, color=_INK, linewidth=0.6)
     axes.set_xlabel(drawing.xlabel)
     axes.set_ylabel(drawing.ylabel)
-    if any(drawing.clouds.values()):
-        _legend(axes)
+    if handles:
+        _legend(axes, list(handles.values()), list(handles))
 
 
 def _bars(axes: Any, drawing: Bars) -> None:
-    names = list(drawing.bars)
+    names = [visible(name) for name in drawing.bars]
+    handles = []
     parts = dict.fromkeys(part for own in drawing.bars.values() for part in own)
     lefts = [0.0] * len(names)
     for number, part in zip(drawing.colors, parts, strict=False):
         widths = [own.get(part, 0.0) for own in drawing.bars.values()]
-        axes.barh(names, widths, left=lefts, color=_COLORS[number % _NUM_COLORS], label=part, height=0.6)
+        handles.append(axes.barh(names, widths, left=lefts, color=_COLORS[number % _NUM_COLORS], height=0.6))
         lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel(drawing.xlabel)
     axes.grid(visible=False, axis="y")
-    _legend(axes)
+    _legend(axes, handles, list(parts))
 
 
 _DRAWN: Final[Mapping[type, Callable[[Any, Any], None]]] = {Lines: _lines, Stack: _stack, Points: _points, Bars: _bars}
@@ -205,11 +217,11 @@ def _shares(axes: Any) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _legend(axes: Any) -> None:
-    longest = max(map(len, axes.get_legend_handles_labels()[1]), default=0)
-    columns = max(1, min(4, _LEGEND_LETTERS // (longest + 5)))
+def _legend(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    shown = [visible(label) for label in labels]
+    columns = max(1, min(4, _LEGEND_LETTERS // (max(map(len, shown), default=0) + 5)))
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns}
-    axes.legend(**place, frameon=False, fontsize=9, handlelength=1.4)
+    axes.legend(handles, shown, **place, frameon=False, fontsize=9, handlelength=1.4)
 
 
 def _plain(text: str, name: str, label: str) -> str:

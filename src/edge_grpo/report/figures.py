@@ -3,7 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from edge_grpo.base.records import Verdict
@@ -12,7 +12,7 @@ from edge_grpo.evaluation.intervals import t_interval
 from edge_grpo.report.arms import Arm
 from edge_grpo.report.charts import Bars, Chart, Curve, Lines, Place, Points, Stack
 from edge_grpo.report.groups import Kind
-from edge_grpo.report.run import Completion, Drawn, Run
+from edge_grpo.report.run import Drawn, Entry, Run
 
 __all__ = ["charts", "entropy_gaps", "smoothed"]
 
@@ -65,13 +65,14 @@ def _headings(arms: Sequence[Arm]) -> dict[str, tuple[Sequence[_Overlay], Sequen
         "Corrections": ((), (_remedies,)),
         "Advantages": (_ADVANTAGES, (_reshaped, _by_entropy)),
         "Entropy": (_ENTROPY, ()),
+        "Optimization": (_OPTIMIZATION, ()),
         "Lengths": (_LENGTHS, ()),
         "Verdicts": ((), (_verdicts,)),
         "Speed": (_SPEED, (_phases,)),
     }
 
 
-def entropy_gaps(completions: Sequence[Completion]) -> list[Place]:
+def entropy_gaps(completions: Sequence[Entry]) -> list[Place]:
     """Mean entropy of right minus that of wrong answers, nats per token: the mean over a step's mixed groups.
 
     Only answers that were not corrected count: the entropy of injected text says nothing about what the policy would
@@ -108,7 +109,8 @@ def _overlaid(arms: Sequence[Arm], one: _Overlay) -> Chart:
             window = max(window, 1 if one.band else len(runs[0]) // _WINDOWS)
             name = " ".join(filter(None, (arm.title if len(arms) > 1 else "", label))) or one.title.lower()
             color = number if len(arms) > 1 else part
-            curves.append(_curve(name, runs, window, color, dashed=len(arms) > 1 and part % 2 == 1))
+            curve = _curve(name, runs, window, color, dashed=len(arms) > 1 and part % 2 == 1)
+            curves.append(_within(curve) if one.unit == "share" else curve)
             if one.band and len(arm.runs) == 1:
                 curves[-1] = _with_interval(curves[-1], arm.runs[0], *one.band)
     notes = [one.says]
@@ -117,6 +119,11 @@ def _overlaid(arms: Sequence[Arm], one: _Overlay) -> Chart:
     if not one.band and any(curve.band for curve in curves):
         notes.append("Bands are 95% intervals over seeds.")
     return Chart(one.title, " ".join(notes), Lines(curves, one.unit, share=one.unit == "share"))
+
+
+def _within(curve: Curve) -> Curve:
+    """A curve of shares, whose band stays between 0 and 1."""
+    return replace(curve, band=[(step, max(0.0, low), min(1.0, high)) for step, low, high in curve.band])
 
 
 def _curve(label: str, runs: Sequence[list[Place]], window: int, color: int, *, dashed: bool) -> Curve:
@@ -217,16 +224,16 @@ def _by_entropy(arm: Arm, arms: Sequence[Arm]) -> Chart:
     return Chart(_titled("Advantage against entropy", arm, arms), f"{says}{_sampled(arm)}", drawing)
 
 
-def _clouds(arm: Arm, place: Callable[[Completion], tuple[float | None, float | None]]) -> dict[str, list[Place]]:
+def _clouds(arm: Arm, place: Callable[[Entry], tuple[float | None, float | None]]) -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = {"right": [], "wrong": []}
     for one in _trained(arm):
         x, y = place(one)
         if x is not None and y is not None:
             found["right" if one.verdict == "correct" else "wrong"].append((x, y))
-    return {label: cloud for label, cloud in found.items() if cloud} and found
+    return found
 
 
-def _trained(arm: Arm) -> list[Completion]:
+def _trained(arm: Arm) -> list[Entry]:
     """The trained completions, or a fixed random sample if there are many."""
     rows = [one for run in arm.runs for one in run.completions if one.trained]
     return rows if len(rows) <= _MOST_POINTS else random.Random(derive_seed("points")).sample(rows, _MOST_POINTS)
@@ -239,13 +246,17 @@ def _sampled(arm: Arm) -> str:
 
 def _phases(arm: Arm, arms: Sequence[Arm]) -> Chart:
     seconds: dict[str, dict[int, float]] = {phase: defaultdict(float) for phase in _PHASES}
+    num_runs = Counter(int(row["step"]) for run in arm.runs for row in run.rows if row["step"] > 0)
     for run in arm.runs:
         for phase in _PHASES:
             for step, value in run.series(f"time/{phase}_s"):
-                if step > 0:
-                    seconds[phase][step] += value / len(arm.runs)
-    steps = sorted({step for own in seconds.values() for step in own})
-    parts = {phase: [own.get(step, 0.0) for step in steps] for phase, own in seconds.items() if any(own.values())}
+                seconds[phase][step] += value
+    steps = sorted(num_runs)
+    parts = {
+        phase: [own.get(step, 0.0) / num_runs[step] for step in steps]
+        for phase, own in seconds.items()
+        if any(own.values())
+    }
     colors = [list(_PHASES).index(phase) for phase in parts]
     says = "Where the time of a step goes, in seconds; evaluation and writing count towards the step they follow."
     drawing = Stack(steps, parts, "seconds", colors, share=False)
@@ -322,6 +333,27 @@ _ENTROPY: Final = (
         {"": lambda run: entropy_gaps(run.completions)},
         "nats per token",
     ),
+)
+_OPTIMIZATION: Final = (
+    _Overlay(
+        "Loss",
+        "Mean over the step's updates; 0 by construction with one update per step.",
+        {"": _metric("loss")},
+        "loss",
+    ),
+    _Overlay("Gradient norm", "Before clipping, mean over the step's updates.", {"": _metric("grad_norm")}, "norm"),
+    _Overlay(
+        "Drift",
+        "How far the policy moved within the step, and is from the reference, nats per token.",
+        {"within the step": _metric("kl/old"), "from the reference": _metric("kl/reference")},
+        "nats per token",
+    ),
+    _Overlay(
+        "Clipped tokens",
+        "Share of tokens whose gradient the clip removed, below and above.",
+        {"below": _metric("clip/low"), "above": _metric("clip/high")},
+    ),
+    _Overlay("Learning rate", "Of the step.", {"": _metric("learning_rate")}, "learning rate"),
 )
 _LENGTHS: Final = (
     _Overlay("Length", "Tokens per sampled completion.", {"": _metric("length/sampled")}, "tokens"),

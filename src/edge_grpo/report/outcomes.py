@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from edge_grpo.base.records import Verdict
 from edge_grpo.evaluation.intervals import t_interval
 from edge_grpo.report.arms import Arm
 from edge_grpo.report.figures import entropy_gaps
 from edge_grpo.report.groups import DEAD, Kind
 from edge_grpo.report.run import Drawn, Run
 
-__all__ = ["DeadPrompt", "Estimate", "Outcome", "dead_prompts", "outcomes", "shown"]
+__all__ = ["DeadProblem", "Estimate", "Outcome", "dead_prompts", "outcomes", "shown"]
 
 _LAST = 0.1  # the share of steps at the end that speaks for a run
 
@@ -56,7 +57,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class DeadPrompt:
+class DeadProblem:
     """A problem that never gave a group with a signal: how often it was sampled, the kinds it gave, and when last."""
 
     problem: str
@@ -66,24 +67,30 @@ class DeadPrompt:
 
 
 def outcomes(arms: Sequence[Arm]) -> list[Outcome]:
-    """The figures that at least one run has; the first arm is what the others are compared with."""
+    """The figures that at least one run has, without kinds of groups that do not occur.
+
+    The first arm is what the others are compared with.
+    """
     found = []
     for title, (form, read) in _FIGURES.items():
         values = [[read(run) for run in arm.runs] for arm in arms]
-        if any(value is not None for own in values for value in own):
-            differences = [_paired(arms[0], arm, values[0], own) for arm, own in zip(arms[1:], values[1:], strict=True)]
-            found.append(Outcome(title, form, [_estimate(own) for own in values], differences))
+        known = [value for own in values for value in own if value is not None]
+        if any(known) or (known and title not in _RARE):
+            changes = [_paired(arms[0], arm, values[0], own) for arm, own in zip(arms[1:], values[1:], strict=True)]
+            limits = (0.0, 1.0) if form == "share" else (-math.inf, math.inf)
+            means = [_estimate(own, *limits) for own in values]
+            found.append(Outcome(title, form, means, changes))
     return found
 
 
-def dead_prompts(run: Run) -> list[DeadPrompt]:
+def dead_prompts(run: Run) -> list[DeadProblem]:
     """The problems whose every sampled group was without a signal, the most frequently sampled first."""
     groups: dict[str, list[Drawn]] = defaultdict(list)
     for group in run.drawn:
         if group.layer == 1:
             groups[group.problem].append(group)
     found = [
-        DeadPrompt(problem, len(own), Counter(group.before for group in own), max(group.step for group in own))
+        DeadProblem(problem, len(own), Counter(group.before for group in own), max(group.step for group in own))
         for problem, own in groups.items()
         if all(group.before in DEAD for group in own)
     ]
@@ -109,23 +116,29 @@ def _over(name: str, summarize: Callable[[Sequence[float]], float]) -> Callable[
 
 
 def _dead_share(run: Run) -> float | None:
-    problems = {group.problem for group in run.drawn if group.layer == 1}
-    return len(dead_prompts(run)) / len(problems) if problems else None
+    """Of the problems that were sampled more than once: a single dead group says little about a problem."""
+    times = Counter(group.problem for group in run.drawn if group.layer == 1)
+    again = sum(count > 1 for count in times.values())
+    return sum(one.seen > 1 for one in dead_prompts(run)) / again if again else None
 
 
 def _kind_share(kind: Kind) -> Callable[[Run], float | None]:
     def read(run: Run) -> float | None:
         kinds = [group.before for group in run.drawn if group.layer == 1]
-        return kinds.count(kind) / len(kinds) if kind in kinds else None
+        return kinds.count(kind) / len(kinds) if kinds else None
 
     return read
 
 
 def _cured(strategy: str) -> Callable[[Run], float | None]:
-    """The share of the answers that a remedy changed which are right afterwards."""
+    """The share of the answers changed by a remedy, and graded, which are right afterwards."""
 
     def read(run: Run) -> float | None:
-        verdicts = [one.verdict for one in run.completions if one.strategy == strategy and one.is_own]
+        verdicts = [
+            one.verdict
+            for one in run.completions
+            if one.strategy == strategy and one.is_own and one.verdict != Verdict.ERROR
+        ]
         return verdicts.count("correct") / len(verdicts) if verdicts else None
 
     return read
@@ -140,14 +153,16 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+_RARE: Final = {f"{kind} groups, as sampled": kind for kind in Kind if kind is not Kind.USEFUL}
 _FIGURES: Final[Mapping[str, tuple[str, Callable[[Run], float | None]]]] = {
+    "steps done": ("number", lambda run: float(run.num_steps)),
     "held-out accuracy, last": ("share", _over("eval/accuracy", lambda values: values[-1])),
     "held-out accuracy, best": ("share", _over("eval/accuracy", max)),
     "accuracy of samples, last tenth": ("share", _last("accuracy")),
     "groups without a signal, as sampled": ("share", _over("collapse/before", _mean)),
     "groups without a signal, after corrections": ("share", _over("collapse/after", _mean)),
-    **{f"{kind} groups, as sampled": ("share", _kind_share(kind)) for kind in Kind if kind is not Kind.USEFUL},
-    "always-dead prompts, of those sampled": ("share", _dead_share),
+    **{title: ("share", _kind_share(kind)) for title, kind in _RARE.items()},
+    "always-dead prompts, of those sampled twice or more": ("share", _dead_share),
     "reflected answers, right afterwards": ("share", _cured("reflect")),
     "given answers, right afterwards": ("share", _cured("answer")),
     "reference answers, right afterwards": ("share", _cured("reference")),
@@ -162,9 +177,13 @@ _FIGURES: Final[Mapping[str, tuple[str, Callable[[Run], float | None]]]] = {
 }
 
 
-def _estimate(values: Sequence[float | None]) -> Estimate | None:
+def _estimate(values: Sequence[float | None], lowest: float = -math.inf, highest: float = math.inf) -> Estimate | None:
+    """A mean with its interval, as far as that is between the lowest and the highest possible value."""
     known = [value for value in values if value is not None]
-    return Estimate(*t_interval(known), len(known)) if known else None
+    if not known:
+        return None
+    mean, low, high = t_interval(known)
+    return Estimate(mean, max(low, lowest), min(high, highest), len(known))
 
 
 def _paired(
@@ -194,9 +213,11 @@ def shown(estimate: Estimate | None, form: str, *, signed: bool = False) -> str:
     scale, digits, unit = {
         "share": (100.0, ".1f", " points" if signed else "%"),
         "time": (1.0, ".3g", " s"),
-        "number": (1.0, ",.4g" if abs(estimate.value) < 10_000 else ",.0f", ""),
+        "number": (1.0, ".3g" if abs(estimate.value) < 1000 else ",.0f", ""),
     }[form]
     text = f"{scale * estimate.value:{sign}{digits}}{unit}"
     if math.isnan(estimate.low):
         return text
+    if estimate.low == estimate.high:
+        return text  # every seed gave the same
     return f"{text} ({scale * estimate.low:{sign}{digits}} to {scale * estimate.high:{sign}{digits}})"

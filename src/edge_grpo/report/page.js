@@ -1,4 +1,34 @@
 "use strict";
+/* While a run goes on, the page loads itself again: not while it is hidden, paused, or something is being typed. */
+(() => {
+  const renewal = document.getElementById("renewal");
+  const stored = (name) => {
+    try { return JSON.parse(sessionStorage.getItem(name)); } catch { return null; }
+  };
+  const store = (name, value) => {
+    try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* not allowed for files here */ }
+  };
+  const details = [...document.querySelectorAll("details > summary")].map((one) => [one.textContent, one.parentElement]);
+  if (!renewal) return;
+  const open = stored("open") || [];
+  for (const [name, one] of details) if (open.includes(name)) one.open = true;
+  const button = renewal.querySelector("button");
+  const show = (paused) => {
+    button.setAttribute("aria-pressed", String(paused));
+    button.textContent = paused ? "Go on" : "Pause";
+    store("paused", paused);
+  };
+  show(stored("paused") === true);
+  renewal.hidden = false;
+  button.addEventListener("click", () => show(button.getAttribute("aria-pressed") !== "true"));
+  setInterval(() => {
+    const types = ["INPUT", "SELECT"].includes(document.activeElement?.tagName);
+    if (document.hidden || types || button.getAttribute("aria-pressed") === "true") return;
+    store("open", details.filter(([, one]) => one.open).map(([name]) => name));
+    location.reload();
+  }, 1000 * Number(renewal.dataset.seconds));
+})();
+
 /* The rollout browser. Everything shown is set as text, never as HTML. */
 (() => {
   const packed = new Map([...document.querySelectorAll("script[data-run]")].map((one) => [one.dataset.run, one]));
@@ -65,9 +95,10 @@
     const kinds = data.groups.map((group) => group.before);
     options(fields.run, [...packed.keys()].map((name) => [name, name]), state.run);
     options(fields.step, [["", "all"], ...data.steps.map((one) => [String(one.step), String(one.step)])], state.step);
-    options(fields.kind, [["", "all"], ["dead", "collapsed"], ["revived", "collapsed, then revived"], ...all(kinds)],
+    options(fields.kind, [["", "all"], ["dead", "collapsed"], ["revived", "collapsed, then revived"],
+      ["dropped", "dropped by dynamic sampling"], ...all(kinds)],
       state.kind);
-    options(fields.verdict, [["", "all"], ...all(data.groups.flatMap((one) => one.rows.map((row) => row.verdict)))],
+    options(fields.verdict, [["", "all"], ...all(data.groups.flatMap((one) => one.rows.flatMap((row) => [row.verdict, row.verdict_before])))],
       state.verdict);
     options(fields.strategy, [["", "all"], ["any", "any correction"],
       ...all(data.groups.flatMap((one) => one.rows.map((row) => row.strategy)))], state.strategy);
@@ -78,21 +109,24 @@
   const isDead = (kind) => !["useful", "near-constant", "dropped"].includes(kind);
   const has = (value, wanted) => String(value ?? "").toLowerCase().includes(wanted.toLowerCase());
 
-  function fits(row, state) {
-    return (!state.verdict || row.verdict === state.verdict)
+  const says = (row, text) => has(row.text, text) || has(row.before, text) || has(row.note, text);
+
+  /* Whether a completion is one of those sought; the text may stand in the prompt as well. */
+  function fits(row, state, prompt) {
+    return (!state.verdict || [row.verdict, row.verdict_before].includes(state.verdict))
       && (!state.strategy || (state.strategy === "any" ? row.strategy !== "none" : row.strategy === state.strategy))
-      && (!state.text || has(row.text, state.text) || has(row.before, state.text) || has(row.note, state.text));
+      && (!state.text || says(row, state.text) || has(prompt, state.text));
   }
 
   function matches(group, state) {
-    const kind = { "": true, dead: isDead(group.before), revived: isDead(group.before) && group.after === "useful" };
+    const kind = { "": true, dead: isDead(group.before), dropped: group.after === "dropped",
+      revived: isDead(group.before) && group.after === "useful" };
     const values = state.column ? [group.data[state.column]] : Object.values(group.data);
     return (!state.step || String(group.step) === state.step)
       && (kind[state.kind] ?? group.before === state.kind)
       && (!state.problem || group.problem === state.problem)
       && (!state.value || values.some((value) => has(value, state.value)))
-      && (group.rows.some((row) => fits(row, state))
-        || (state.text && !state.verdict && !state.strategy && has(group.prompt, state.text)));
+      && group.rows.some((row) => fits(row, state, group.prompt));
   }
 
   const stateOf = () => Object.fromEntries(NAMES.map((name) => [name, fields[name].value]));
@@ -169,7 +203,7 @@
     place.append(legend(data));
     const answers = make("div", "", "answers");
     const picks = state.verdict || state.strategy || state.text;
-    group.rows.forEach((row, index) => answers.append(answer(row, index, data, picks && fits(row, state))));
+    group.rows.forEach((row, index) => answers.append(answer(row, index, data, picks && fits(row, state, ""))));
     place.append(answers);
   }
 
@@ -189,7 +223,7 @@
     const parts = Object.entries(row.parts).map(([name, value]) => `${name} ${value}`).join(", ");
     const corrected = row.strategy !== "none";
     article.append(facts([
-      ["", row.verdict, row.verdict],
+      [corrected ? `${row.verdict_before}, after correction` : "", row.verdict, row.verdict],
       ["reward", corrected && row.reward_before !== row.reward ? `${row.reward_before} → ${row.reward}` : row.reward],
       ["", parts ? `(${parts})` : ""],
       ["advantage", row.advantage_before === row.advantage ? row.advantage
@@ -218,6 +252,7 @@
     box.setAttribute("aria-label", "Text of the completion");
     if (!row.pieces) {
       write(box, row.text || "");
+      if (row.cut) box.append(make("i", ` ... and ${row.cut.toLocaleString("en")} characters that are not on this page`));
       return box;
     }
     if (row.opened) box.append(make("span", row.text.slice(0, row.opened), "opened"));

@@ -4,17 +4,19 @@ Rollouts are data: the page carries them compressed, and its one script shows th
 allows that script and the style sheet by their digests, and nothing else: no requests, no frames, no inline handlers.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
 from edge_grpo.base.text import visible
+from edge_grpo.report.about import about
 from edge_grpo.report.arms import Arm, arms_of
 from edge_grpo.report.browser import Carried, carry
 from edge_grpo.report.charts import Chart, draw, table_of_values
 from edge_grpo.report.figures import charts
-from edge_grpo.report.outcomes import DeadPrompt, dead_prompts, outcomes, shown
+from edge_grpo.report.outcomes import DeadProblem, dead_prompts, outcomes, shown
 from edge_grpo.report.pictures import pictures_in
 from edge_grpo.report.policy import digest
 from edge_grpo.report.run import Run
@@ -26,7 +28,7 @@ __all__ = ["MAX_BYTES", "page"]
 MAX_BYTES: Final = 4_900_000
 """The size of a page, at most, unless its charts alone are larger."""
 
-_LEAST = 0.04  # of the size is for rollouts, however large the charts are
+_LEAST = 0.004  # of the size is for rollouts, however large the charts are
 _MOST_DEAD = 200  # prompts listed
 
 
@@ -42,7 +44,7 @@ class _Dead:
     """The always-dead prompts of a run that are listed, with their texts."""
 
     run: Run
-    listed: Sequence[tuple[DeadPrompt, str]]
+    listed: Sequence[tuple[DeadProblem, str]]
     total: int
     sampled: int
 
@@ -50,8 +52,8 @@ class _Dead:
     def told(self) -> str:
         """A sentence about those that are not listed."""
         again = sum(one.seen > 1 for one, _ in self.listed)
-        most = f" The {len(self.listed)} sampled most often are listed." if self.total > len(self.listed) else ""
-        seen = f" {again} of them were sampled more than once." if again else " Each was sampled only once."
+        seen = f" {again:,} of them were sampled more than once." if again else " Each was sampled only once."
+        most = f" {len(self.listed):,} of them are listed." if self.total > len(self.listed) else ""
         return f"{self.total:,} of {self.sampled:,} sampled problems never gave a group with a signal.{seen}{most}"
 
 
@@ -72,6 +74,8 @@ def page(runs: Sequence[Run], *, renew_s: int = 0, max_bytes: int = MAX_BYTES) -
     content = {
         "runs": runs,
         "arms": arms,
+        "about": [(run, about(run)) for run in runs],
+        "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         "tiles": _tiles(arms),
         "outcomes": outcomes(arms),
         "sections": sections,
@@ -79,12 +83,12 @@ def page(runs: Sequence[Run], *, renew_s: int = 0, max_bytes: int = MAX_BYTES) -
         "renew_s": renew_s,
         "shades": SHADES,
         "carried": {},
-        "notes": [],
+        "notes": [note for run in runs for note in run.notes],
     }
     room = max_bytes - len(_rendered(content).encode())
     with_rollouts = [run for run in runs if run.completions]
     carried: dict[str, Carried] = {}
-    notes: list[str] = []
+    notes = [note for run in runs for note in run.notes]
     for run in with_rollouts:
         pictures, why = pictures_in(run)
         notes += [why] if why else []
@@ -118,7 +122,7 @@ def _tiles(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
         else "",
         "groups without a signal, as sampled": "mean over all steps",
         "groups without a signal, after corrections": "mean over all steps",
-        "always-dead prompts, of those sampled": "never a group with a signal",
+        "always-dead prompts, of those sampled twice or more": "no group with a signal as sampled",
         "tokens sampled": f"{told.get('tokens per second, median', '?')} per second",
     }
     return [(title, told[title], note) for title, note in wanted.items() if title in told]

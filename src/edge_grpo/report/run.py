@@ -13,7 +13,7 @@ from edge_grpo.report.groups import Kind, kind_of, near_bound
 from edge_grpo.runs.completions import DATA, rollouts
 from edge_grpo.runs.folder import RunFolder
 
-__all__ = ["Completion", "Drawn", "NothingLoggedError", "Run", "read_run"]
+__all__ = ["Drawn", "Entry", "NothingLoggedError", "Run", "read_run"]
 
 _COLUMNS: Final = (
     *("step", "group", "sampled_group", "family", "variant", "source", "layer", "problem", "strategy", "dropped"),
@@ -25,15 +25,15 @@ _TOPPED_UP: Final = "dynamic_sampling"
 
 
 class NothingLoggedError(DataError):
-    """A run has not finished its first step, nor an evaluation before it; ``is_live`` says whether it may."""
+    """A run has not finished its first step, nor an evaluation before it; ``may_begin`` says whether it still can."""
 
-    def __init__(self, root: Path, *, is_live: bool) -> None:
-        super().__init__(f"{root}: the run has not logged a step yet; wait for the first, or name another run")
-        self.is_live = is_live
+    def __init__(self, message: str, *, may_begin: bool) -> None:
+        super().__init__(message)
+        self.may_begin = may_begin
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class Entry:
     """A row of a rollout file without its text and tokens; the fields are the columns of those names."""
 
     step: int
@@ -88,7 +88,7 @@ class Run:
     path: Path
     tree: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
-    completions: Sequence[Completion]
+    completions: Sequence[Entry]
     data_columns: Sequence[str]
     is_live: bool
 
@@ -96,6 +96,23 @@ class Run:
     def num_steps(self) -> int:
         """Steps done."""
         return max((int(row["step"]) for row in self.rows), default=0)
+
+    @property
+    def progress(self) -> str:
+        """How far it is: its steps, of how many, and whether it is training, ended, or was cut off."""
+        planned = int(self.tree.get("train", {}).get("steps") or 0)
+        if self.is_live or planned <= self.num_steps or (self.path / "final").exists():
+            return f"{self.num_steps} steps" if planned <= self.num_steps else f"{self.num_steps} of {planned} steps"
+        return f"{self.num_steps} of {planned} steps, not finished"
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What cannot be shown, and why."""
+        if self.completions or not any(row["step"] for row in self.rows):
+            return ()
+        kept = self.tree.get("run", {}).get("rollouts", True) is not False
+        why = "its rollout files are gone or empty" if kept else "it kept none (run.rollouts=false)"
+        return (f"{self.name}: no rollouts, kinds of groups or always-dead prompts: {why}",)
 
     @cached_property
     def near(self) -> float:
@@ -106,8 +123,8 @@ class Run:
     @cached_property
     def drawn(self) -> Sequence[Drawn]:
         """The groups as they were sampled, those that dynamic sampling dropped included."""
-        groups: dict[tuple[int, int], list[Completion]] = defaultdict(list)
-        families: dict[tuple[int, int], list[Completion]] = defaultdict(list)
+        groups: dict[tuple[int, int], list[Entry]] = defaultdict(list)
+        families: dict[tuple[int, int], list[Entry]] = defaultdict(list)
         for one in self.completions:
             if one.is_own:
                 groups[one.step, one.sampled_group].append(one)
@@ -118,10 +135,10 @@ class Run:
             for (step, number), own in sorted(groups.items())
         ]
 
-    def _before(self, own: Sequence[Completion]) -> Kind:
+    def _before(self, own: Sequence[Entry]) -> Kind:
         return self._kind([(one.reward_before, one.verdict_before) for one in own])
 
-    def _after(self, own: Sequence[Completion], shared: Mapping[tuple[int, int], Sequence[Completion]]) -> Kind | None:
+    def _after(self, own: Sequence[Entry], shared: Mapping[tuple[int, int], Sequence[Entry]]) -> Kind | None:
         if own[0].dropped == _TOPPED_UP:
             return None
         others = [one for one in shared.get((own[0].step, own[0].family), ()) if one.variant == own[0].variant]
@@ -145,15 +162,21 @@ def read_run(path: str | Path) -> Run:
 
     Raises:
         CheckpointError: there is no run, or its metrics are damaged.
-        NothingLoggedError: the run has not logged anything yet.
+        NothingLoggedError: there is no such folder, or the run has not logged anything yet.
         DataError: a rollout file cannot be read.
     """
     root = Path(path).expanduser()
+    if not root.exists():
+        raise NothingLoggedError(f"{root}: no such folder; name a run", may_begin=True)
     tree, _ = RunFolder.read_config(root)
     folder = RunFolder(root)
-    rows = list(folder.rows())
+    try:
+        rows = list(folder.rows())
+    except OSError as error:
+        raise DataError(f"{root}/metrics.jsonl: cannot be read ({error.strerror}); check its permissions") from None
     if not rows:
-        raise NothingLoggedError(root, is_live=folder.is_locked())
+        why = "wait for the first" if folder.is_locked() else "it is not training; resume it, or name another run"
+        raise NothingLoggedError(f"{root}: the run has not logged a step yet; {why}", may_begin=folder.is_locked())
     name = os.path.relpath(root) if not os.path.relpath(root).startswith("..") else root.name
     files = sorted((root / "rollouts").glob("step_*.parquet"))
     own = [column for column in _names(files[-1]) if column.startswith(DATA)] if files else []
@@ -169,11 +192,11 @@ def _names(file: Path) -> list[str]:
         raise DataError(f"{file}: cannot be read as parquet: {error}") from None
 
 
-def _completions(root: Path) -> Iterator[Completion]:
+def _completions(root: Path) -> Iterator[Entry]:
     table = rollouts(root, columns=_COLUMNS)
     columns: dict[str, Sequence[Any]] = {name: table[name].to_pylist() for name in _COLUMNS}
     columns["sampled_group"] = [
         group if number is None else number
         for number, group in zip(columns["sampled_group"], columns["group"], strict=True)
     ]  # runs of earlier versions have no such column
-    yield from map(Completion, *columns.values())
+    yield from map(Entry, *columns.values())
