@@ -41,7 +41,7 @@ def diagnose(
     ] = None,
     group: Annotated[str, typer.Option(metavar="COLUMN", help="What tells the groups of a step apart.")] = "",
     prompt: Annotated[
-        str, typer.Option(metavar="COLUMN", help="The prompts; without a column of groups, they make them.")
+        str, typer.Option(metavar="COLUMN", help="The prompts, which define the groups if no column does.")
     ] = "",
     step: Annotated[str, typer.Option(metavar="COLUMN", help="The training step.")] = "",
     correct: Annotated[str, typer.Option(metavar="COLUMN", help="Whether an answer is right: 1 or 0.")] = "",
