@@ -97,7 +97,7 @@ def watch(run: Path) -> None:
         for row in rollouts(run).to_pylist():
             right = row[verdict] == "correct"
             groups.setdefault((row["step"], row["group"]), []).append((row[reward] if reward else right, right))
-        counts = Counter(kind_of(*zip(*group, strict=True), near=near_bound(0, 1.5)) for group in groups.values())
+        counts = Counter(kind_of(*zip(*group, strict=True), near=near_bound([0, 1.5])) for group in groups.values())
         return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
     print("by the answer alone:", kinds("", "verdict_before"))

@@ -1,6 +1,5 @@
 """The report in a real browser: Chromium, driven by Playwright. `make test-browser` installs both."""
 
-import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -27,18 +26,6 @@ HOSTILE = [
 
 
 TOKENS = "=12+30-4=38 Wait! No."
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "no chromium: make test-browser installs Debian's"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def spans(text: str) -> list[dict[str, Any]]:

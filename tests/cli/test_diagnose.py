@@ -1,6 +1,7 @@
 """``edge-grpo diagnose``: what it prints, its JSON, its page, and its one-line errors."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def test_a_table_of_steps_the_cost_and_the_remedies(tmp_path: Path, command: Com
     row = ["33.3%", "33.3%", "33.3%", "33.3%", "66.7%"]
     assert ["1", "3", *row] in lines
     assert ["all", "6", *row] in lines
+    assert "wasted characters: 64 of 96 (66.7%), those of dead groups; token counts are not known" in out
     assert "effective batch: 4 of 12 completions (33.3%), 2.0 a step" in out
     assert "always-dead prompts: 2 of 3 prompts, 2 of them seen more than once" in out
     assert "2 all right user 3+3? assistant" in " ".join(out.split())
@@ -91,3 +93,51 @@ def test_rollouts_without_steps_have_one_row(tmp_path: Path, command: Command) -
     out = command("diagnose", "rows.jsonl", "--prompts", "0")[1]
     assert next(line.split()[0] for line in out.splitlines() if "100.0%" in line) == "all"
     assert "always-dead prompts: 0 of 1 prompt" in out
+
+
+def test_a_long_run_is_shown_in_ranges_unless_every_step_is_asked_for(tmp_path: Path, command: Command) -> None:
+    rows = [{"prompt": f"p{s}", "step": s, "reward": i} for s in range(1, 26) for i in range(2)]
+    jsonl(tmp_path / "rows.jsonl", rows)
+    short = command("diagnose", "rows.jsonl")[1]
+    assert "25 steps in 20 ranges (--every-step shows each)" in short
+    assert re.search(r"^24-25 +2 ", short, re.MULTILINE)
+    whole = command("diagnose", "rows.jsonl", "--every-step", "--html", "page.html")[1]
+    assert "ranges" not in whole
+    assert [line.split()[0] for line in whole.splitlines() if "0.0%" in line][:25] == [str(s) for s in range(1, 26)]
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count('<th scope="row">') == 25 + 1 + 6
+    assert len(json.loads(command("diagnose", "rows.jsonl", "--json")[1])["steps"]) == 25
+
+
+def test_the_table_of_steps_fits_80_columns_with_all_kinds(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    made: list[Rewards] = [[0, 0], [1, 1], [0, 1], [0.001, 0], [0.5, 0.5], [1, None]]
+    rows = [
+        {"prompt": f"{step} {kind}", "step": step, "reward": reward, "completion": "x" * i}
+        | {"correct": reward if reward in (0, 1) else None}
+        for step in range(1001, 1026)
+        for kind, rewards in enumerate(made)
+        for i, reward in enumerate(rewards)
+    ]
+    jsonl(tmp_path / "rows.jsonl", rows)
+    lines = command("diagnose", "rows.jsonl")[1].splitlines()
+    titles = next(line for line in lines if line.startswith("step "))
+    assert titles.split()[-3:] == ["able", "batch", "characters"]
+    assert len(titles.rstrip()) <= 80
+    assert re.search(r"^1024-1025( +12)( +16\.7%){6} +33\.3% +66\.7%$", "\n".join(map(str.rstrip, lines)), re.MULTILINE)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00\n" * 3, b"[" * 100_000 + b"\n" + b"{\n" * 2])
+def test_unreadable_files_are_not_called_empty(tmp_path: Path, command: Command, content: bytes) -> None:
+    (tmp_path / "dump").mkdir()
+    (tmp_path / "dump" / "2.jsonl").write_bytes(content)
+    (tmp_path / "dump" / "3.jsonl").write_bytes(b"")
+    code, out, err = command("diagnose", "dump")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    told = "1 file without a readable row (3 unreadable lines, the first: 2.jsonl, line 1: "
+    assert f"dump: no rollouts: 1 empty file; {told}" in err
+    verl(tmp_path / "dump", 1, GROUPS)
+    out = command("diagnose", "dump")[1]
+    assert "note: 1 empty file left out\n" in out
+    assert f"note: {told}" in out

@@ -5,13 +5,16 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import reduce
+from itertools import pairwise
+from operator import add
 from pathlib import Path
 
 import pytest
 from report.written import jsonl
 
 from edge_grpo.base.errors import DataError
-from edge_grpo.report.diagnosis import Diagnosis, diagnose, plain
+from edge_grpo.report.diagnosis import Diagnosis, diagnose, in_ranges, plain
 from edge_grpo.report.groups import Kind
 from edge_grpo.report.remedies import remedies
 from edge_grpo.report.sources import Completion, Rollouts
@@ -93,6 +96,19 @@ def test_correctness_is_taken_from_two_rewards_only() -> None:
     assert one.overall.kinds[Kind.EQUAL] == 1
 
 
+def test_where_every_reward_is_zero_every_answer_is_wrong() -> None:
+    found = made([(1, "a", [0.0, 0.0]), (1, "b", [0.0, None, 0.0]), (1, "c", [0.0, None])], right=None)
+    assert (found.overall.kinds[Kind.ALL_WRONG], found.overall.kinds[Kind.UNSCORABLE]) == (2, 1)
+    assert "every reward is 0, which is taken for wrong" in found.notes[0]
+    guided = next(one for one in remedies(found) if one.name.startswith("guided"))
+    assert guided.revived == 2
+
+
+def test_one_outlier_does_not_make_other_groups_nearly_constant() -> None:
+    groups: list[tuple[int | None, str, Rewards]] = [(1, f"p{i}", [0.0, 1.0]) for i in range(20)]
+    assert made([*groups, (1, "odd", [0.0, -200.0])]).overall.kinds[Kind.USEFUL] == 21
+
+
 @pytest.mark.parametrize(
     ("tokens", "characters", "unit", "wasted"),
     [(7, 5, "tokens", 14), (None, 5, "characters", 10), (None, None, "completions", 2)],
@@ -107,13 +123,22 @@ def test_waste_is_counted_in_what_is_known_of_all(
     assert (found.unit, found.overall.wasted) == (unit, wasted)
 
 
-def test_long_runs_are_shown_in_ranges_that_cover_all_steps() -> None:
+def test_every_step_is_told_and_ranges_cover_them_all() -> None:
     found = made([(step, f"p{step}", [0.0, float(step % 2)]) for step in range(1, 48)])
-    assert (found.steps, len(found.spans)) == (47, 20)
-    assert found.spans[0].first == 1
-    assert [b.first - a.last for a, b in zip(found.spans, found.spans[1:], strict=False)] == [1] * 19  # type: ignore[operator]
-    assert found.spans[-1].last == 47
-    assert sum(span.tally.groups for span in found.spans) == 47
+    assert (found.steps, [str(span) for span in found.spans]) == (47, [str(step) for step in range(1, 48)])
+    assert [one["first"] for one in plain(found, [], 0)["steps"]] == list(range(1, 48))
+    ranges = in_ranges(found.spans)
+    assert len(ranges) == 20
+    assert ranges[0].first == 1
+    assert [b.first - a.last for a, b in pairwise(ranges)] == [1] * 19  # type: ignore[operator]
+    assert ranges[-1].last == 47
+    assert reduce(add, (span.tally for span in ranges)) == found.overall
+    assert in_ranges(found.spans[:20]) == found.spans[:20]
+
+
+def test_the_size_of_groups_is_one_number_if_all_have_it() -> None:
+    assert made([(1, "a", [1.0, 0.0]), (1, "b", [0.0, 0.0])]).size_range == "2"
+    assert made([(1, "a", [1.0, 0.0]), (1, "b", [0.0, 0.0]), (1, "c", [0.0] * 5)]).size_range == "2 to 5, mostly 2"
 
 
 def test_rollouts_without_steps_are_one_span() -> None:

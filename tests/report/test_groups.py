@@ -28,5 +28,15 @@ def test_kinds(rewards: list[float | None], correct: list[bool | None], kind: Ki
 
 
 def test_what_is_nearly_constant_follows_the_range_of_rewards() -> None:
-    assert math.isclose(near_bound(-1, 1), 0.02)
-    assert kind_of([0.5, 0.5], [None, None], near=near_bound(0.5, 0.5)) in DEAD
+    assert math.isclose(near_bound([-1, 1]), 0.02)
+    assert near_bound([]) == near_bound([0.5]) == 0
+    assert kind_of([0.5, 0.5], [None, None], near=near_bound([0.5, 0.5])) in DEAD
+
+
+@pytest.mark.parametrize("outliers", [[-200.0], [200.0], [-200.0, 1e6]])
+@pytest.mark.parametrize("right", [1, 30, 99])
+def test_outliers_do_not_make_groups_nearly_constant(outliers: list[float], right: int) -> None:
+    rewards = [*([1.0] * right), *([0.0] * (100 - right)), *([1.0, 0.0] if right in (1, 99) else []), *outliers]
+    near = near_bound(rewards)
+    assert kind_of([0, 1], [False, True], near=near) is Kind.USEFUL
+    assert kind_of([0, 0.009], [False, False], near=near) is Kind.NEAR_CONSTANT, "however many rewards are equal"

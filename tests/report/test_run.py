@@ -37,6 +37,12 @@ def test_groups_have_a_kind_before_and_after_corrections(tmp_path: Path) -> None
     ]
 
 
+def test_one_outlier_does_not_make_other_groups_nearly_constant(tmp_path: Path) -> None:
+    rows = [row for number in range(20) for row in group(1, number, [answer(0), answer(1)])]
+    rows += group(1, 20, [answer(0), answer(-200)])
+    assert set(kinds(make_run(tmp_path / "run", {1: rows}))) == {(Kind.USEFUL, Kind.USEFUL)}
+
+
 def test_rows_that_a_method_drops_stay_in_the_group_they_were_sampled_in(tmp_path: Path) -> None:
     kept = group(1, 0, [answer(0)], sampled_group=7)
     cut = group(1, 1, [answer(1, dropped="method", trained=False)], sampled_group=7, family=1)

@@ -14,13 +14,23 @@ from edge_grpo.base.text import counted, on_one_line
 from edge_grpo.cli.progress import ProgressBar, target
 
 if TYPE_CHECKING:
-    from edge_grpo.report.diagnosis import Diagnosis, Tally
+    from edge_grpo.report.diagnosis import Diagnosis, Span, Tally
     from edge_grpo.report.groups import Kind
     from edge_grpo.report.remedies import Remedy
 
 __all__ = ["diagnose"]
 
 _MEGABYTE = 1_000_000
+_MANY = 4  # kinds of groups: with more, columns are closer, so that the table fits a terminal of 80
+_IN_TWO = {
+    "useful": "useful",
+    "near-constant": "near-\nconstant",
+    "all wrong": "all\nwrong",
+    "all right": "all\nright",
+    "equal": "equal",
+    "unscorable": "unscor-\nable",
+}
+"""The kinds as titles of columns."""
 _BESIDE = 36  # columns of the terminal that a prompt leaves to what is said of it
 
 
@@ -30,13 +40,16 @@ def diagnose(
         list[str] | None, typer.Option(metavar="COLUMN", help="The rewards; given more than once: their sum.")
     ] = None,
     group: Annotated[str, typer.Option(metavar="COLUMN", help="What tells the groups of a step apart.")] = "",
-    prompt: Annotated[str, typer.Option(metavar="COLUMN", help="The prompts: groups, if no column tells.")] = "",
+    prompt: Annotated[
+        str, typer.Option(metavar="COLUMN", help="The prompts, which define the groups if no column does.")
+    ] = "",
     step: Annotated[str, typer.Option(metavar="COLUMN", help="The training step.")] = "",
     correct: Annotated[str, typer.Option(metavar="COLUMN", help="Whether an answer is right: 1 or 0.")] = "",
     tokens: Annotated[str, typer.Option(metavar="COLUMN", help="Tokens of a completion: a number, or a list.")] = "",
     completion: Annotated[str, typer.Option(metavar="COLUMN", help="The text of a completion.")] = "",
     group_size: Annotated[int, typer.Option(min=0, metavar="N", help="Completions of a group; 0 = as found.")] = 0,
     prompts: Annotated[int, typer.Option(min=0, metavar="N", help="How many always-dead prompts to list.")] = 10,
+    every_step: Annotated[bool, typer.Option("--every-step", help="Show each step, not ranges of them.")] = False,
     html: Annotated[str, typer.Option(metavar="FILE.html", help="Write the page here.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
 ) -> None:
@@ -47,7 +60,7 @@ def diagnose(
     """
     path = target(html, source=source, option="--html")
     from edge_grpo.report.diagnosis import diagnose as made  # noqa: PLC0415 - pyarrow and more, slow to import
-    from edge_grpo.report.diagnosis import plain  # noqa: PLC0415
+    from edge_grpo.report.diagnosis import in_ranges, plain  # noqa: PLC0415
     from edge_grpo.report.remedies import remedies  # noqa: PLC0415
     from edge_grpo.report.sources import Asked, read_rollouts  # noqa: PLC0415
 
@@ -60,16 +73,17 @@ def diagnose(
         )
     found = made(rollouts)
     ways = remedies(found)
+    spans = found.spans if every_step else in_ranges(found.spans)
     if path:
         from edge_grpo.report.diagnosis_page import write_page  # noqa: PLC0415
 
-        write_page(path, found, ways, title=source, prompts=prompts)
+        write_page(path, found, spans, ways, title=source, prompts=prompts)
     if as_json:
         print(json.dumps(plain(found, ways, prompts), indent=2, allow_nan=False))
         return
     console = Console()
     _print_source(console, found)
-    _print_steps(console, found)
+    _print_steps(console, found, spans)
     _print_cost(console, found)
     _print_prompts(console, found, prompts)
     _print_remedies(console, ways, found)
@@ -82,33 +96,33 @@ def _say(console: Console, text: str, *, indent: str = "") -> None:
 
 
 def _print_source(console: Console, found: "Diagnosis") -> None:
-    sizes = found.group_sizes
-    size = str(found.size) if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}, mostly {found.size}"
     _say(
         console,
         f"{found.rollouts.name}: {counted(found.overall.completions, 'completion')} in "
-        f"{counted(found.overall.groups, 'group')} of {size}, {counted(found.rollouts.files, 'file')}",
+        f"{counted(found.overall.groups, 'group')} of {found.size_range}, {counted(found.rollouts.files, 'file')}",
     )
     for line in (*map(str, found.rollouts.columns), *(f"note: {note}" for note in found.notes)):
         _say(console, line, indent="  ")
 
 
-def _print_steps(console: Console, found: "Diagnosis") -> None:
+def _print_steps(console: Console, found: "Diagnosis", spans: "Sequence[Span]") -> None:
     """Shares of groups by kind, per step or range of steps; kinds that do not occur have no column."""
     from edge_grpo.report.groups import Kind  # noqa: PLC0415
 
     overall = found.overall
     kinds = [kind for kind in Kind if overall.kinds[kind] or kind in (Kind.USEFUL, Kind.ALL_WRONG, Kind.ALL_RIGHT)]
-    ranges = f", {found.steps} of them in {len(found.spans)} ranges" if found.steps > len(found.spans) else ""
-    titles = ("step", "groups", *map(str, kinds), "effective\nbatch", f"{found.unit}\nfor nothing")
-    table = Table(*titles, title=f"steps{ranges}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for span in found.spans if found.spans[0].first is not None else ():
+    some = len(spans) < found.steps
+    title = f"{found.steps:,} steps in {len(spans)} ranges (--every-step shows each)" if some else "steps"
+    titles = ("step", "groups", *(_IN_TWO[str(kind)] for kind in kinds), "effective\nbatch", f"wasted\n{found.unit}")
+    gap = 1 if len(kinds) > _MANY else 2
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, gap - 1, 0, 0))
+    for place, name in enumerate(titles):
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
+    for span in spans if spans[0].first is not None else ():
         table.add_row(str(span), *_cells(span.tally, kinds))
     table.add_section()
     table.add_row("all", *_cells(overall, kinds))
-    console.print(table)
+    console.print(table, "", sep="\n")
 
 
 def _cells(tally: "Tally", kinds: "Sequence[Kind]") -> list[str]:
@@ -130,7 +144,7 @@ def _print_cost(console: Console, found: "Diagnosis") -> None:
     wasted = tally.wasted / tally.cost if tally.cost else 0.0
     _say(
         console,
-        f"generated for nothing: {tally.wasted:,} of {tally.cost:,} {found.unit} ({wasted:.1%}), those of dead groups"
+        f"wasted {found.unit}: {tally.wasted:,} of {tally.cost:,} ({wasted:.1%}), those of dead groups"
         f"{why[found.unit]}",
     )
 

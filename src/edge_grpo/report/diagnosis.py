@@ -8,14 +8,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import pairwise
+from operator import add
 from typing import Any, Final, Literal
 
 from edge_grpo.base.errors import DataError
 from edge_grpo.report.groups import DEAD, Kind, kind_of, near_bound
 from edge_grpo.report.sources import Completion, Rollouts
 
-__all__ = ["DeadPrompt", "Diagnosis", "Group", "Span", "Tally", "Unit", "diagnose", "grouped", "plain"]
+__all__ = ["DeadPrompt", "Diagnosis", "Group", "Span", "Tally", "Unit", "diagnose", "grouped", "in_ranges", "plain"]
 
 Unit = Literal["tokens", "characters", "completions"]
 """What the cost of completions is counted in: tokens where all are known, else characters, else completions."""
@@ -73,6 +75,15 @@ class Tally:
         """The share of groups of a kind."""
         return self.kinds[kind] / self.groups if self.groups else math.nan
 
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            {kind: self.kinds[kind] + other.kinds[kind] for kind in Kind},
+            self.completions + other.completions,
+            self.effective + other.effective,
+            self.cost + other.cost,
+            self.wasted + other.wasted,
+        )
+
 
 @dataclass(frozen=True)
 class Span:
@@ -102,8 +113,9 @@ class DeadPrompt:
 class Diagnosis:
     """What the rollouts say.
 
-    ``always_dead`` holds every such prompt, those seen most often first, of ``prompts`` in all. ``singles`` are groups
-    of one completion, which are counted nowhere else. ``group_sizes`` says how many groups have which size.
+    ``spans`` has one for each of the ``steps``; see :func:`in_ranges`. ``always_dead`` holds every such prompt, those
+    seen most often first, of ``prompts`` in all. ``singles`` are groups of one completion, which are counted nowhere
+    else. ``group_sizes`` says how many groups have which size.
     """
 
     rollouts: Rollouts
@@ -126,6 +138,12 @@ class Diagnosis:
     def size(self) -> int:
         """The most frequent size of a group."""
         return max(self.group_sizes, key=lambda size: (self.group_sizes[size], size))
+
+    @property
+    def size_range(self) -> str:
+        """The size of a group in words: one number if it is that of all."""
+        sizes = self.group_sizes
+        return str(self.size) if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}, mostly {self.size}"
 
 
 def diagnose(rollouts: Rollouts) -> Diagnosis:
@@ -151,13 +169,15 @@ def diagnose(rollouts: Rollouts) -> Diagnosis:
     by_step: dict[int | None, list[Group]] = {}
     for group in groups:
         by_step.setdefault(group.step, []).append(group)
-    spans = list(_spans(by_step, unit))
     found = Diagnosis(
         replace(rollouts, completions=()),
         notes,
         unit,
         len(by_step),
-        spans,
+        [
+            Span(step, step, _tally(by_step[step], unit))
+            for step in sorted(by_step, key=lambda step: -1 if step is None else step)
+        ],
         _tally(groups, unit),
         len({group.prompt for group in groups}),
         _always_dead(groups),
@@ -170,12 +190,9 @@ def diagnose(rollouts: Rollouts) -> Diagnosis:
 def grouped(completions: Iterable[Completion]) -> tuple[list[Group], int]:
     """The groups of two and more completions, and how many have one."""
     rows: dict[int, list[Completion]] = {}
-    lowest, highest = math.inf, -math.inf
     for one in completions:
         rows.setdefault(one.group, []).append(one)
-        if one.reward is not None:
-            lowest, highest = min(lowest, one.reward), max(highest, one.reward)
-    near = near_bound(lowest, highest) if lowest <= highest else 0.0
+    near = near_bound(one.reward for own in rows.values() for one in own if one.reward is not None)
     groups = [
         Group(own[0].step, own[0].prompt, own, kind_of([c.reward for c in own], [c.correct for c in own], near=near))
         for own in rows.values()
@@ -185,7 +202,9 @@ def grouped(completions: Iterable[Completion]) -> tuple[list[Group], int]:
 
 
 def _with_correctness(completions: Sequence[Completion]) -> tuple[Sequence[Completion], str]:
-    """Completions whose correctness is taken from the reward, if nothing else tells it and there are two rewards.
+    """Completions whose correctness is taken from the reward, if nothing else says it.
+
+    Of two rewards, the higher one is right; where every reward is 0, every answer is wrong.
 
     Returns:
         them, and a sentence for the reader; empty if correctness is known.
@@ -198,6 +217,9 @@ def _with_correctness(completions: Sequence[Completion]) -> tuple[Sequence[Compl
             values.add(one.reward)
             if len(values) > 2:
                 break
+    if values == {0.0}:
+        told = "every reward is 0, which is taken for wrong (--correct COLUMN)"
+        return [one if one.reward is None else one._replace(correct=False) for one in completions], told
     if len(values) != 2:
         return completions, "what is right is not known (--correct COLUMN), so dead groups are 'equal'"
     low, high = sorted(values)
@@ -229,13 +251,12 @@ def _tally(groups: Sequence[Group], unit: Unit) -> Tally:
     return Tally({kind: counts[kind] for kind in Kind}, completions, effective, cost, wasted)
 
 
-def _spans(by_step: Mapping[int | None, Sequence[Group]], unit: Unit) -> Iterable[Span]:
-    """Every step, or ranges of about as many steps each."""
-    steps = sorted(by_step, key=lambda step: -1 if step is None else step)
-    count = min(len(steps), MAX_SPANS)
-    for i in range(count):
-        own = steps[i * len(steps) // count : (i + 1) * len(steps) // count]
-        yield Span(own[0], own[-1], _tally([group for step in own for group in by_step[step]], unit))
+def in_ranges(spans: Sequence[Span], most: int = MAX_SPANS) -> list[Span]:
+    """Spans joined into at most ``most`` ranges of about as many steps each; as they are if there are no more."""
+    count = min(len(spans), most)
+    cuts = [i * len(spans) // count for i in range(count + 1)] if count else []
+    own = [spans[start:end] for start, end in pairwise(cuts)]
+    return [Span(part[0].first, part[-1].last, reduce(add, (span.tally for span in part))) for part in own]
 
 
 def _always_dead(groups: Sequence[Group]) -> list[DeadPrompt]:

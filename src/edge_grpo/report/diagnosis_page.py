@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_grpo.base.errors import ConfigError
 from edge_grpo.base.text import visible
-from edge_grpo.report.diagnosis import Diagnosis, Tally
+from edge_grpo.report.diagnosis import Diagnosis, Span, Tally
 from edge_grpo.report.groups import Kind
 from edge_grpo.report.policy import digest
 from edge_grpo.report.remedies import Remedy
@@ -38,11 +38,14 @@ class _Bar:
     parts: Sequence[_Part]
 
 
-def diagnosis_page(found: Diagnosis, remedies: Sequence[Remedy], *, title: str, prompts: int) -> str:
+def diagnosis_page(
+    found: Diagnosis, spans: Sequence[Span], remedies: Sequence[Remedy], *, title: str, prompts: int
+) -> str:
     """The page as HTML.
 
     Args:
         found: the diagnosis.
+        spans: its steps, or ranges of them, as rows of the table.
         remedies: what would recover how much.
         title: what was diagnosed.
         prompts: how many always-dead prompts to list at most.
@@ -61,7 +64,7 @@ def diagnosis_page(found: Diagnosis, remedies: Sequence[Remedy], *, title: str, 
         "visible": visible,
         "excerpt": lambda text: text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…",
     }
-    spans = [(str(span), span.tally) for span in found.spans if span.first is not None]
+    steps = [(str(span), span.tally) for span in spans if span.first is not None]
     page = world.from_string(folder.joinpath("diagnosis.html").read_text(encoding="utf-8"))
     return page.render(
         title=title,
@@ -70,22 +73,25 @@ def diagnosis_page(found: Diagnosis, remedies: Sequence[Remedy], *, title: str, 
         found=found,
         remedies=remedies,
         kinds=[kind for kind in Kind if found.overall.kinds[kind]],
-        rows=[*spans, ("all", found.overall)],
+        ranges=len(spans),
+        rows=[*steps, ("all", found.overall)],
         bars=[
             _bar(label, place * _ROW + 3, tally)
-            for place, (label, tally) in enumerate(spans or [("all", found.overall)])
+            for place, (label, tally) in enumerate(steps or [("all", found.overall)])
         ],
         prompts=found.always_dead[:prompts],
     )
 
 
-def write_page(path: Path, found: Diagnosis, remedies: Sequence[Remedy], *, title: str, prompts: int) -> None:
+def write_page(
+    path: Path, found: Diagnosis, spans: Sequence[Span], remedies: Sequence[Remedy], *, title: str, prompts: int
+) -> None:
     """Write the page, whole or not at all.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    text = diagnosis_page(found, remedies, title=title, prompts=prompts)
+    text = diagnosis_page(found, spans, remedies, title=title, prompts=prompts)
     try:
         write_whole(path, text.encode("utf-8", "backslashreplace").decode())
     except OSError as error:

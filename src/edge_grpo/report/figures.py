@@ -152,7 +152,7 @@ def _titled(title: str, arm: Arm, arms: Sequence[Arm]) -> str:
 def _kinds_before(arm: Arm, arms: Sequence[Arm]) -> Chart:
     says = (
         "Share of each kind among the groups of a step. All wrong, all right, equal and unscorable groups teach "
-        "nothing; rewards of near-constant groups differ by at most 1% of the run's range."
+        "nothing; rewards of near-constant groups differ by at most 1% of the run's usual range."
     )
     return _kinds(_titled("Kinds of groups, as sampled", arm, arms), says, arm, lambda group: group.before)
 

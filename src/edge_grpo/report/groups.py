@@ -1,13 +1,18 @@
 """What kind of group a set of rewards makes: one that teaches something, or one of the ways in which it cannot."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from statistics import median_low
 from typing import Final
 
-__all__ = ["DEAD", "NEAR", "Kind", "kind_of", "near_bound"]
+__all__ = ["DEAD", "NEAR", "OUTERMOST", "Kind", "kind_of", "near_bound"]
 
 NEAR: Final = 0.01
-"""Rewards of a group within this share of the range of all rewards are nearly constant."""
+"""Rewards of a group within this share of the usual range of all rewards are nearly constant."""
+
+OUTERMOST: Final = 0.01
+"""The share of rewards at each end that the usual range leaves out."""
 
 
 class Kind(StrEnum):
@@ -55,11 +60,21 @@ def kind_of(rewards: Sequence[float | None], correct: Sequence[bool | None], *, 
     return Kind.ALL_RIGHT if rights == {True} else Kind.ALL_WRONG if rights == {False} else Kind.EQUAL
 
 
-def near_bound(lowest: float, highest: float) -> float:
-    """The ``near`` of :func:`kind_of` where all rewards of a run are between two values, reward units.
+def near_bound(rewards: Iterable[float]) -> float:
+    """The ``near`` of :func:`kind_of` for all rewards of a run, reward units: 1% of their usual range.
+
+    The usual range leaves out the lowest and the highest 1% of the rewards, at least one of each, so that an outlier
+    does not make ordinary groups nearly constant. If all others are equal, it is the median distance from them.
 
     Example:
-        >>> near_bound(0.0, 2.0)
-        0.02
+        >>> near_bound([0.0, 2.0, 0.0, 2.0]), near_bound([0.0, 1.0, 0.0, 1.0, -200.0]), near_bound([0.0] * 99 + [1.0])
+        (0.02, 0.01, 0.01)
     """
-    return NEAR * (highest - lowest)
+    values = sorted(rewards)
+    cut = math.ceil(OUTERMOST * len(values))
+    usual = values[cut : len(values) - cut] or values
+    if not usual:
+        return 0.0
+    lowest, highest = usual[0], usual[-1]
+    apart = [abs(value - lowest) for value in values if value != lowest]
+    return NEAR * ((highest - lowest) or (median_low(apart) if apart else 0.0))

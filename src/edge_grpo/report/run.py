@@ -117,8 +117,7 @@ class Run:
     @cached_property
     def near(self) -> float:
         """The largest difference of rewards that counts as nearly constant in this run."""
-        rewards = [one.reward_before for one in self.completions if one.verdict_before != _UNGRADED]
-        return near_bound(min(rewards), max(rewards)) if rewards else 0.0
+        return near_bound(one.reward_before for one in self.completions if one.verdict_before != _UNGRADED)
 
     @cached_property
     def drawn(self) -> Sequence[Drawn]:

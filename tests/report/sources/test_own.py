@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL
 
+from edge_grpo.base.errors import DataError
 from edge_grpo.config.tree import load_config
 from edge_grpo.report.diagnosis import diagnose
 from edge_grpo.report.sources import Asked, read_rollouts
@@ -82,3 +83,13 @@ def test_an_error_of_the_grader_is_unscorable_and_copies_are_left_out(tmp_path: 
         (0.0, False, 3, 4),
     ]
     assert found.notes == ["copies of answers under other phrasings left out: 1"]
+
+
+def test_stored_pairs_are_no_rollouts(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{i}+1=", "chosen": str(i + 1), "rejected": f"9{i}"} for i in range(4)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    folder = run(tmp_path / "run", "rpo", f"data.pairs={pairs}")
+    for source in (folder, next((folder / "rollouts").iterdir())):
+        with pytest.raises(DataError, match=r"groups are stored pairs \(data\.pairs\), of which nothing was sampled"):
+            read_rollouts(source, Asked({}))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from edge_grpo.base.errors import ConfigError, DataError
 from edge_grpo.base.text import counted
 from edge_grpo.report.sources import openrlhf, own, prime_rl, trl, verl
 from edge_grpo.report.sources.columns import Asked, Layout, guessed, read_columns, step_in
-from edge_grpo.report.sources.records import Rollouts
+from edge_grpo.report.sources.records import Ledger, Rollouts
 from edge_grpo.report.sources.rows import SUFFIXES, Advance, first_row, schema_names
 
 __all__ = ["read_rollouts"]
@@ -26,6 +26,27 @@ class _File:
     format: str
 
 
+@dataclass
+class _LeftOut:
+    """Files without rows to read: empty ones, those of which no line can be read, and names of those with other rows.
+
+    ``ledger`` counts the lines of the unreadable ones.
+    """
+
+    empty: int = 0
+    unreadable: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    others: list[str] = field(default_factory=list)
+
+    def without_rows(self) -> list[str]:
+        """What the files without any row are, and the first line that cannot be read."""
+        told = [counted(self.empty, "empty file")] if self.empty else []
+        if self.unreadable:
+            lines = f"{counted(self.ledger.bad_lines, 'unreadable line')}, the first: {self.ledger.first_bad}"
+            told.append(f"{counted(self.unreadable, 'file')} without a readable row ({lines})")
+        return told
+
+
 def read_rollouts(source: str | Path, asked: Asked, progress: Callable[[int, int], None] | None = None) -> Rollouts:
     """The completions of a file or folder, whatever wrote it.
 
@@ -38,13 +59,13 @@ def read_rollouts(source: str | Path, asked: Asked, progress: Callable[[int, int
         DataError: there is nothing to read, it cannot be read, or the files have several formats.
     """
     root = Path(source).expanduser()
-    known, empty, others = _opened(_candidates(root), asked)
+    known, left = _opened(_candidates(root), asked)
     formats = {file.format: file for file in reversed(known)}
     if len(formats) > 1:
         told = ", ".join(f"{name or 'other columns'} ({file.path.name})" for name, file in sorted(formats.items()))
         raise DataError(f"{root}: holds rollouts of several formats: {told}; name the file or folder of one of them")
     if not known:
-        raise DataError(f"{root}: no rollouts: {counted(empty, 'file')} without a row; wanted rows of completions")
+        raise DataError(f"{root}: no rollouts: {'; '.join(left.without_rows())}; wanted rows of completions")
     done, total = 0, sum(file.path.stat().st_size for file in known)
 
     def advance(size: int) -> None:
@@ -56,10 +77,10 @@ def read_rollouts(source: str | Path, asked: Asked, progress: Callable[[int, int
     found = _read(known, asked, advance)
     if not found.completions:
         raise DataError(f"{root}: no rollouts: {'; '.join(found.notes) or 'no rows'}")
-    left = [f"{counted(empty, 'empty file')} left out"] if empty else []
-    if others:
-        left.append(f"{counted(len(others), 'file')} without rollouts left out, such as {others[0]}")
-    return replace(found, notes=[*left, *found.notes])
+    notes = [f"{each} left out" for each in left.without_rows()]
+    if left.others:
+        notes.append(f"{counted(len(left.others), 'file')} without rollouts left out, such as {left.others[0]}")
+    return replace(found, notes=[*notes, *found.notes])
 
 
 def _candidates(root: Path) -> list[Path]:
@@ -97,28 +118,31 @@ def _order(path: Path) -> tuple[Any, ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path)))
 
 
-def _opened(paths: Sequence[Path], asked: Asked) -> tuple[list[_File], int, list[str]]:
-    """The files with rollouts, how many are empty, and the names of those with other rows.
+def _opened(paths: Sequence[Path], asked: Asked) -> tuple[list[_File], _LeftOut]:
+    """The files with rollouts, and what the others are.
 
     Files whose columns must be guessed are taken for rollouts if they are alone or fit what the user named or guesses.
     """
-    files, empty, others = [], 0, []
+    files, left = [], _LeftOut()
     for path in paths:
         names = schema_names(path) if path.suffix == ".parquet" else []
-        first = first_row(path)
+        ledger = Ledger()
+        first = first_row(path, ledger)
         if first is None:
-            empty += 1
+            left.empty += not ledger.bad_lines
+            left.unreadable += bool(ledger.bad_lines)
+            left.ledger.add_lines(ledger)
             continue
         file = _File(path, names or list(first), first, _format(names or list(first), first))
         if not file.format and len(paths) > 1 and not _fits(file, asked):
-            others.append(path.name)
+            left.others.append(path.name)
         else:
             files.append(file)
-    if not files and others:
-        path = next(path for path in paths if path.name == others[0])
-        first = first_row(path) or {}
+    if not files and left.others:
+        path = next(path for path in paths if path.name == left.others[0])
+        first = first_row(path, Ledger()) or {}
         guessed(list(first), first, asked, path)  # says what is missing
-    return files, empty, others
+    return files, left
 
 
 def _fits(file: _File, asked: Asked) -> bool:

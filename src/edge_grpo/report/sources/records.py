@@ -66,6 +66,11 @@ class Ledger:
         self.bad_lines += 1
         self.first_bad = self.first_bad or f"{where}: {why}"
 
+    def add_lines(self, other: "Ledger") -> None:
+        """The unreadable lines of another ledger, too."""
+        self.bad_lines += other.bad_lines
+        self.first_bad = self.first_bad or other.first_bad
+
     def sentences(self) -> list[str]:
         """The notes, with the counts written out."""
         bad = f"unreadable lines left out: {self.bad_lines:,}, the first: {self.first_bad}"

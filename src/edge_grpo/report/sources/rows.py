@@ -33,9 +33,12 @@ _BATCH: Final = 16_384
 _PEEK: Final = 50  # rows that are looked at to tell what the columns are
 
 
-def first_row(path: Path) -> Mapping[str, Any] | None:
+def first_row(path: Path, ledger: Ledger) -> Mapping[str, Any] | None:
     """The columns of a file, each with a value of its first rows (None = there is none); None for a file without rows.
 
+    Args:
+        path: the file.
+        ledger: counts the unreadable lines before and among those rows; of a file without rows, all of them.
     Raises:
         DataError: the file cannot be read.
     """
@@ -44,7 +47,7 @@ def first_row(path: Path) -> Mapping[str, Any] | None:
         parts = parquet_rows(path, names, lambda _: None, batch=_PEEK)
         rows: Iterator[Mapping[str, Any]] = (dict(zip(names, row, strict=True)) for row in parts)
     else:
-        rows = json_rows(path, Ledger(), lambda _: None)
+        rows = json_rows(path, ledger, lambda _: None)
     merged: dict[str, Any] = {}
     for row in islice(rows, _PEEK):
         for name, value in row.items():
