@@ -119,6 +119,7 @@ def test_tokens_are_coloured_by_origin_and_shaded_by_entropy(opened: Any) -> Non
         ("kind", "revived", "3 of 9 groups"),
         ("kind", "useful", "3 of 9 groups"),
         ("step", "2", "3 of 9 groups"),
+        ("kind", "dropped", "0 of 9 groups"),
         ("verdict", "correct", "6 of 9 groups"),
         ("strategy", "any", "3 of 9 groups"),
         ("problem", "p1", "3 of 9 groups"),
@@ -154,6 +155,33 @@ def test_what_is_chosen_survives_a_reload(opened: Any) -> None:
     opened.reload()
     opened.wait_for_selector("#groups button")
     assert (count(opened), opened.inner_text("#group h3")) == ("6 of 9 groups", chosen)
+
+
+def test_a_page_that_follows_a_run_keeps_what_is_chosen_and_can_be_paused(chromium: Any, report: Path) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    run = next(path for path in report.parent.iterdir() if path.is_dir())
+    live = report.with_name("live.html")
+    live.write_text(page([read_run(run)], renew_s=1), encoding="utf-8")
+    tab = chromium.new_page()
+    tab.goto(live.as_uri())
+    tab.wait_for_selector("#groups button")
+    tab.select_option("#filters [name=kind]", "dead")
+    tab.fill("#filters [name=text]", "it")
+    tab.click("details summary >> nth=0")
+    with tab.expect_navigation():
+        tab.evaluate("document.activeElement.blur()")
+    tab.wait_for_selector("#groups button")
+    assert tab.input_value("#filters [name=kind]") == "dead"
+    assert tab.input_value("#filters [name=text]") == "it"
+    assert tab.evaluate("document.querySelector('details').open")
+    tab.click("#renewal button")
+    tab.evaluate("window.old = true; document.activeElement.blur()")
+    tab.wait_for_timeout(2500)
+    assert tab.evaluate("window.old"), "it is not loaded again"
+    serious = [one["id"] for one in Axe().run(tab).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert serious == []
+    tab.close()
 
 
 def test_hostile_completions_are_shown_as_text(opened: Any) -> None:
