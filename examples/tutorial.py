@@ -7,6 +7,7 @@ About a minute on two cores, with the bundled model:
 It leaves everything in the folder that it is given.
 """
 
+import argparse
 import json
 import random
 import re
@@ -127,6 +128,8 @@ def use(model: Path) -> None:
 def main(name: str, count: int = 500, steps: int = 12) -> None:
     """The whole tutorial, in a new folder."""
     folder = Path(name).absolute()
+    if folder.exists():
+        sys.exit(f"{folder} is there already; name a new folder")
     folder.mkdir(parents=True)
     write_problems(folder, count)
     settings = SETTINGS.replace("THIS_FILE", str(Path(__file__).resolve())).replace("steps: 12", f"steps: {steps}")
@@ -139,4 +142,6 @@ def main(name: str, count: int = 500, steps: int = 12) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", help="a new folder for everything that is written")
+    main(parser.parse_args().folder)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from made_runs import answer, group, make_run
 from report.written import Rewards, jsonl, trl, verl
 from support import Command
 
@@ -68,6 +69,7 @@ def test_prompts_cannot_reach_the_terminal_or_the_page_as_anything_but_text(tmp_
     ("words", "told"),
     [
         (("nowhere",), "nowhere: no such file or folder"),
+        (("runs",), "runs: holds the rollouts of 2 runs, such as a; name one run"),
         (("dump", "--reward", "x"), "--reward: dump/1.jsonl has no column 'x'; it has input, output"),
         (("dump", "--html", "no/page.html"), "--html: no such folder"),
         (("dump/1.jsonl", "--html", "dump/1.jsonl"), "--html: dump/1.jsonl is the input file"),
@@ -75,6 +77,8 @@ def test_prompts_cannot_reach_the_terminal_or_the_page_as_anything_but_text(tmp_
 )
 def test_errors_are_one_line(tmp_path: Path, command: Command, words: tuple[str, ...], told: str) -> None:
     verl(tmp_path / "dump", 1, GROUPS)
+    for name in "ab":
+        make_run(tmp_path / "runs" / name, {1: group(1, 0, [answer(0), answer(1)])})
     code, out, err = command("diagnose", *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert told in err

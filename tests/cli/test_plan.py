@@ -142,3 +142,11 @@ def test_a_broken_package_is_told_in_a_line_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert "BROKEN settings: cannot be read here (ImportError: libcudart.so.12" in done.stdout
+
+
+def test_small_data_gives_fewer_held_out_problems_than_asked_for(command: Command, tmp_path: Path) -> None:
+    rows = ({"problem": f"Compute {i}+1.", "answer": str(i + 1)} for i in range(60))
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = command("plan", "data.path=d.jsonl", "method=grpo")
+    assert code == 0
+    assert "at most 12 answers" in " ".join(out.split())

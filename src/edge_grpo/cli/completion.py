@@ -62,7 +62,11 @@ def _offered(words: Sequence[str]) -> "dict[str, Setting]":
 
 def _values(known: "Mapping[str, Setting]", name: str, begun: str) -> list[str]:
     """The values of a setting that has only some."""
-    return [value for value in (known[name].choices if name in known else ()) if value.startswith(begun)]
+    if name not in known:
+        return []
+    is_list = known[name].type.startswith("list of")
+    values = (f"[{value}]" if is_list else value for value in known[name].choices)
+    return [value for value in values if value.startswith(begun)]
 
 
 def _files(incomplete: str) -> Iterator[tuple[str, str]]:

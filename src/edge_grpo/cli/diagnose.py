@@ -88,7 +88,7 @@ def diagnose(
     _print_prompts(console, found, prompts)
     _print_remedies(console, ways, found)
     if path:
-        _say(console, f"page: {html}")
+        _say(console, f"wrote {html}; open it in a browser")
 
 
 def _say(console: Console, text: str, *, indent: str = "") -> None:

@@ -62,8 +62,8 @@ def push(
 ) -> None:
     """Upload a run's model to the Hugging Face hub, with a card made from the run.
 
-    The token is that of `hf auth login`, or HF_TOKEN. Data, rollouts, checkpoints, code and pickles are never uploaded,
-    rollouts only with --rollouts.
+    The token is that of `hf auth login`, or HF_TOKEN. Data, checkpoints, code and pickles are never uploaded; rollouts
+    only with --rollouts.
     """
     folder = Path(run).expanduser()
     if not (folder / "config.yaml").is_file():

@@ -75,15 +75,21 @@ def _explain(section: Section) -> None:
     console = Console(highlight=False)
     if section.meaning:
         console.print(Text(f"{section.name}: {section.meaning}\n"))
+    sources: dict[str, int] = {}
     for number, setting in enumerate(section.settings):
         console.print(end="\n" if number else "")
         values = f"  {_values(setting)}  default {_value(setting.default)}"
         console.print(Text(setting.name, "bold"), Text(values), sep="")
-        told = f"{setting.meaning} (Source: {setting.source})" if _is_own(setting, section) else setting.meaning
+        told = setting.meaning
+        if _is_own(setting, section):
+            told += f" [{sources.setdefault(setting.source, len(sources) + 1)}]"
         console.print(Padding(Text(told), (0, 0, 0, 4), expand=False))
-    if section.source:
+    if section.source or sources:
         console.print()
+    if section.source:
         console.print(Text(f"Source: {section.source}"))
+    for source, number in sources.items():
+        console.print(Text(f"[{number}] {source}"))
 
 
 def _is_own(setting: Setting, section: Section) -> bool:

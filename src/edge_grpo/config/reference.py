@@ -167,6 +167,8 @@ def _hint(name: str) -> str:
     from edge_grpo.config.explain import ELSEWHERE  # noqa: PLC0415 - imports torch
 
     leaf = name.rpartition(".")[2]
+    if name in method_setting().choices:
+        return f" (did you mean 'method.{name}'?)"
     if leaf in ELSEWHERE:
         return f" (did you mean '{ELSEWHERE[leaf]}'?)"
     known = [section.name for section in sections()]

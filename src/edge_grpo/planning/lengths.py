@@ -27,6 +27,7 @@ class Lengths:
     ``counted``: problems whose tokens were counted; 0 = they were not, and ``longest`` is the largest that
     ``data.max_prompt_tokens`` allows. ``mean``, ``longest``: tokens of a prompt. ``over_long``: prompts beyond
     ``data.max_prompt_tokens``. ``references``: tokens of each worked solution, with the token that ends it.
+    ``held_out``: problems to evaluate on; None = unknown.
     """
 
     items: int
@@ -36,6 +37,7 @@ class Lengths:
     longest: int
     over_long: int = 0
     references: tuple[int, ...] = ()
+    held_out: int | None = None
 
     def beyond(self, cap: int) -> float:
         """The share of references of more than ``cap`` tokens; 0 without any."""
@@ -57,20 +59,24 @@ def lengths_of(config: Config, tokenizer: Any) -> Lengths:
         )
         count = len(found.pairs)
         return Lengths(count, count, 0, data.max_prompt_tokens, data.max_prompt_tokens)
-    problems = load_train_eval(data, num_eval=config.eval.num_problems, seed=config.eval.seed)[0].problems
+    loaded, evaluated = load_train_eval(data, num_eval=config.eval.num_problems, seed=config.eval.seed)
+    problems, held_out = loaded.problems, len(evaluated.problems)
     if not problems:
         raise DataError("no training problems are left; check data.path and data.bad_rows")
     per_epoch = len(epoch([problem.weight for problem in problems], seed=config.train.seed, number=0))
     some = _some(problems)
     if any(problem.images for problem in some):
-        return Lengths(len(problems), per_epoch, 0, data.max_prompt_tokens, data.max_prompt_tokens)
+        most = data.max_prompt_tokens
+        return Lengths(len(problems), per_epoch, 0, most, most, held_out=held_out)
     lengths = [len(encode_question(tokenizer, problem, data).prompt_ids) for problem in some]
     over = sum(length > data.max_prompt_tokens for length in lengths)
     fitting = [length for length in lengths if length <= data.max_prompt_tokens] or [data.max_prompt_tokens]
     longest = data.max_prompt_tokens if over and data.over_long == "truncate" else max(fitting)
     solutions = (encode_text(tokenizer, problem.solution) for problem in some if problem.solution)
     references = tuple(len(ids) + 1 for ids in solutions)
-    return Lengths(len(problems), per_epoch, len(lengths), sum(fitting) / len(fitting), longest, over, references)
+    return Lengths(
+        len(problems), per_epoch, len(lengths), sum(fitting) / len(fitting), longest, over, references, held_out
+    )
 
 
 def _some(problems: Sequence[Problem]) -> list[Problem]:

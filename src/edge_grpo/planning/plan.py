@@ -62,6 +62,8 @@ def plan_of(config: Config, *, processes: int = 0, device: str = "auto", complet
         )
     shape, precision = shape_of(model, on, fast=_fast(on))
     lengths = lengths_of(config, load_tokenizer(model.path, trust_remote_code=model.trust_remote_code))
+    if lengths.held_out:  # data too small for eval.size gives fewer
+        config = replace(config, eval=replace(config.eval, size=min(config.eval.size, lengths.held_out)))
     counts = counts_of(config, ranks=ranks, prompt=round(lengths.mean), packed=shape.packed)
     load = load_of(config, counts, ranks=ranks, prompt=lengths.longest)
     if completion:

@@ -277,7 +277,7 @@ def test_empty_and_other_files_are_counted(tmp_path: Path) -> None:
     ("make", "told"),
     [
         (lambda folder: folder / "nothing", "no such file or folder"),
-        (run_without_rollouts, "keeps no rollouts"),
+        (run_without_rollouts, "has no rollouts"),
         (lambda folder: folder, "no .parquet or .jsonl file in it"),
         (lambda folder: jsonl(folder / "a.jsonl", []), "no rollouts: 1 empty file"),
         (lambda folder: jsonl(folder / "a.jsonl", []).rename(folder / "a.csv"), "unknown file type"),

@@ -99,9 +99,14 @@ def _candidates(root: Path) -> list[Path]:
             root = root / inside
             break
     if (root / "config.yaml").is_file() and (root / "metrics.jsonl").is_file():
-        raise DataError(f"{root}: this run keeps no rollouts (run.rollouts=false)")
+        raise DataError(f"{root}: this run has no rollouts: run.rollouts=false, or they were deleted")
     direct = [path for path in root.iterdir() if path.suffix in SUFFIXES and path.is_file()]
     files = direct or [path for path in root.rglob("*") if path.suffix in SUFFIXES and path.is_file()]
+    runs = {path.parent for path in files if path.parent.name == own.FOLDER}
+    if len(runs) > 1:
+        raise DataError(
+            f"{root}: holds the rollouts of {len(runs)} runs, such as {min(runs).parent.name}; name one run"
+        )
     if not files:
         raise DataError(f"{root}: no {' or '.join(SUFFIXES)} file in it; name a run's folder or a file of rollouts")
     return sorted(files, key=_order)

@@ -25,6 +25,7 @@ _COLUMNS: Final = (
     *("verdict_before", "reward_before", "completion", "completion_before"),
 )
 _GROUP: Final = "sampled_group"
+_CORRECTED: Final = "completions that were corrected afterwards, judged here as they were sampled"
 _SPANS: Final = ("spans.list.element.origin", "spans.list.element.token_ids")
 _BY_POLICY: Final = ("sampled", "wrong_prefix")
 _STORED: Final = ("injected",)
@@ -57,6 +58,7 @@ def read_own(files: Sequence[Path], advance: Advance) -> Rollouts:
                 ledger.counts["corrections beside the answers that they correct left out"] += 1
                 continue
             stored += strategy == "none" and not tokens and injected > 0
+            ledger.counts[_CORRECTED] += strategy != "none"
             text = row[12] if strategy != "none" else row[11]
             key = (family, layer, parent, source) if sampled_group is None else sampled_group
             question = f"{problem}: {prompt}"

@@ -74,5 +74,5 @@ class Ledger:
     def sentences(self) -> list[str]:
         """The notes, with the counts written out."""
         bad = f"unreadable lines left out: {self.bad_lines:,}, the first: {self.first_bad}"
-        counted = [f"{what}: {count:,}" for what, count in self.counts.items()]
+        counted = [f"{what}: {count:,}" for what, count in self.counts.items() if count]
         return ([bad] if self.bad_lines else []) + counted + self.notes
