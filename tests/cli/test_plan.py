@@ -81,7 +81,8 @@ def test_an_earlier_run_gives_rates_lengths_and_cautions(command: Command, run: 
     code, out, _ = command(*words)
     assert "at 200 sampled tokens a second" in out
     assert "a step there: sample 75%, update 25%" in out
-    assert "! rollout.group_size: at a pass rate of 1.0%" in out
+    assert "! rollout.group_size: 90% of the groups are dead as sampled" in out
+    assert "69 would leave half of them mixed if all problems were equally hard" in out
 
 
 def test_a_probe_samples_and_predicts_other_group_sizes(command: Command, model: str) -> None:
@@ -107,6 +108,7 @@ def test_a_probe_samples_and_predicts_other_group_sizes(command: Command, model:
         (["plan", "--tokens-per-s", "3", "--from", "run"], "two rates; give one of them"),
         (["plan", "--from", "gone"], "gone holds no run"),
         (["plan", "model.path=nobody/has-it"], "is not on this machine"),
+        (["plan", "--probe", "method=rpo", "data.pairs=pairs.jsonl"], "stored pairs (data.pairs), of which nothing is"),
         (["doctor", "train.step=3"], "train.step"),
     ],
 )
