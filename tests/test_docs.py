@@ -301,6 +301,11 @@ def test_command(
         CHECKS[program](words)
 
 
+def test_troubleshooting_shows_the_commands_that_find_causes() -> None:
+    shown = {c.words[1] for c in commands() if c.block.path.name == "troubleshooting.md" and c.words[0] == "edge-grpo"}
+    assert {"doctor", "plan", "report", "diagnose", "settings"} <= shown
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_of_every_commands_help(
     name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,8 @@ def test_an_earlier_run_gives_rates_lengths_and_cautions(command: Command, run: 
     code, out, _ = command(*words)
     assert "at 200 sampled tokens a second" in out
     assert "a step there: sample 75%, update 25%" in out
-    assert "! rollout.group_size: at a pass rate of 1.0%" in out
+    assert "! rollout.group_size: 90% of the groups are dead as sampled" in out
+    assert "69 would leave half of them mixed if all problems were equally hard" in out
 
 
 def test_a_probe_samples_and_predicts_other_group_sizes(command: Command, model: str) -> None:
@@ -107,6 +109,7 @@ def test_a_probe_samples_and_predicts_other_group_sizes(command: Command, model:
         (["plan", "--tokens-per-s", "3", "--from", "run"], "two rates; give one of them"),
         (["plan", "--from", "gone"], "gone holds no run"),
         (["plan", "model.path=nobody/has-it"], "is not on this machine"),
+        (["plan", "--probe", "method=rpo", "data.pairs=pairs.jsonl"], "stored pairs (data.pairs), of which nothing is"),
         (["doctor", "train.step=3"], "train.step"),
     ],
 )
@@ -121,6 +124,7 @@ def test_a_doctor_finds_this_machine_sound(command: Command) -> None:
     code, out, err = command("doctor", "--quick")
     assert (code, err) == (0, "")
     assert "nothing essential is broken" in out
+    assert out.splitlines()[-1].endswith(" checks")
     code, out, _ = command("doctor", "--quick", "--json")
     assert json.loads(out)["broken"] == 0
 
@@ -131,6 +135,17 @@ def test_a_doctor_asks_the_servers_of_the_settings(command: Command) -> None:
     assert code == 1
     assert "BROKEN rollout server: http://127.0.0.1:9 does not answer" in out
     assert "edge-grpo serve" in out
+
+
+def test_a_doctor_checks_the_trackers_of_the_settings(command: Command) -> None:
+    name = next((each for each in ("mlflow", "trackio", "wandb") if find_spec(each) is None), "")
+    if not name:
+        pytest.skip("every tracker is installed")
+    code, out, _ = command("doctor", "--quick", f"run.trackers=[{name}]")
+    assert code == 1
+    assert f"BROKEN extra {name}: " in out
+    assert f"pip install 'edge-grpo[{name}]'" in out
+    assert command("doctor", "--quick")[0] == 0
 
 
 def test_a_broken_package_is_told_in_a_line_of_its_own(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_a_dry_run_writes_and_lists_and_asks_no_hub(command: Command, run: Path)
     size = Path("up/model.safetensors").stat().st_size
     assert re.search(rf"^ +{size:,}  model.safetensors$", out, re.M)
     assert "the card names no license" in out
+    assert 'AutoTokenizer.from_pretrained("me/mine")' in Path("up/README.md").read_text("utf-8")
 
 
 def test_a_hub_that_refuses_is_one_line(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,21 @@ def test_a_small_group_is_named_with_the_size_that_would_do() -> None:
     assert "rollout.group_size" not in settings(planned("method=grpo", "rollout.group_size=16"), Seen("a run", 0.05))
 
 
+def test_a_measured_collapse_is_named_whatever_the_pass_rate_alone_says() -> None:
+    plan = planned("method=grpo", "rollout.group_size=8")
+    at = Seen("--probe", 0.125, 0.75, 0.0, ((4, 0.9), (8, 0.75), (16, 0.6), (32, 0.45), (64, 0.4)))
+    text = settings(plan, at)["rollout.group_size"]
+    assert text.startswith("75% of the groups are dead as sampled, all rewards equal (--probe, 12.5% right): 32 would")
+    assert "4.0 of an update's groups have a gradient: raise it" in settings(plan, at)["rollout.prompts_per_step"]
+    hopeless = settings(plan, replace(at, sizes=((8, 0.75), (64, 0.75))))["rollout.group_size"]
+    assert "no size up to 64 is sure to help; choose other problems (edge-grpo screen)" in hopeless
+    assert "problems differ in difficulty" in settings(plan, Seen("a run", 0.125, 0.75))["rollout.group_size"]
+    assert "rollout.group_size" not in settings(plan, Seen("a run", 0.01, 0.5)), "measured: rewards are not 0 or 1"
+    repaired = settings(planned("method=edge_grpo"), at)
+    assert "corrections may revive" in repaired["rollout.group_size"]
+    assert "have a gradient before corrections" in repaired["rollout.prompts_per_step"]
+
+
 def test_what_collapse_leaves_of_an_update_is_counted() -> None:
     plan = planned("method=grpo", "rollout.prompts_per_step=16", "train.mini_batches=4")
     assert (
@@ -68,6 +84,15 @@ def test_what_collapse_leaves_of_an_update_is_counted() -> None:
         in settings(plan, Seen("a run", 0.5, 0.75))["rollout.prompts_per_step"]
     )
     assert "nothing to compare" in settings(plan, Seen("a run", 0.0, 1.0))["data.path"]
+
+
+def test_a_reference_that_the_loss_needs_is_not_said_to_be_a_kl_term(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "1+1=", "chosen": "2", "rejected": "3"}\n')
+    found = settings(planned("method=rpo", f"data.pairs={pairs}", "train.micro_batch_rows=20"))
+    assert found.keys() == {"model.lora.rank"}, "and no advice on micro-batches of sampled groups"
+    assert "frozen copy of the model (2.5 MB a rank) and scores both answers of every pair" in found["model.lora.rank"]
+    assert "every completion" in settings(planned("method=rpo"))["model.lora.rank"]
 
 
 def test_too_little_memory_names_the_setting_of_the_peak() -> None:

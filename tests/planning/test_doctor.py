@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -32,9 +32,16 @@ def found(
     wanted: list[str] = WANTED,
     version: Callable[[str], str] = version,
     environment: Mapping[str, str] | None = None,
+    trackers: Sequence[str] = (),
 ) -> dict[str, Finding]:
     every = examine(
-        tmp_path, thorough=False, load=load, version=version, requirements=wanted, environment=environment or {}
+        tmp_path,
+        thorough=False,
+        load=load,
+        version=version,
+        requirements=wanted,
+        environment=environment or {},
+        trackers=trackers,
     )
     return {each.topic: each for each in every}
 
@@ -51,6 +58,36 @@ def test_an_extra_that_is_missing_is_a_note_with_its_command(tmp_path: Path) -> 
     extra = found(tmp_path)["extra tune"]
     assert (extra.state, extra.fix) == (State.NOTE, "pip install 'edge-grpo[tune]'")
     assert "gone is not installed" in extra.text
+
+
+def test_a_tracker_that_the_settings_name_must_be_there(tmp_path: Path) -> None:
+    wanted = [*WANTED, 'gone>=1; extra == "wandb"', 'rich>=13; extra == "mlflow"']
+    seen = found(tmp_path, wanted=wanted, trackers=("tensorboard", "wandb", "mlflow"))
+    assert seen["extra wandb"].state is State.BROKEN
+    assert seen["extra wandb"].text == "gone is not installed; run.trackers names it"
+    assert seen["extra mlflow"].state is State.FINE
+    assert found(tmp_path, wanted=wanted)["extra wandb"].state is State.NOTE
+
+
+def test_an_extra_that_the_installed_package_does_not_list_is_a_note(tmp_path: Path) -> None:
+    def load(name: str) -> Any:
+        if name == "trackio":
+            raise ImportError("no module")
+
+    seen = found(tmp_path, load=load, trackers=("trackio", "mlflow"))
+    assert {seen[f"extra {name}"].state for name in ("wandb", "mlflow")} == {State.NOTE}
+    assert "does not list it" in seen["extra wandb"].text
+    assert seen["extra trackio"].state is State.BROKEN
+    assert "trackio cannot be imported (ImportError: no module); run.trackers names it" in seen["extra trackio"].text
+
+
+def test_a_package_whose_module_has_another_name_is_imported_by_that(tmp_path: Path) -> None:
+    asked: list[str] = []
+    every = ["mlflow-skinny>=3", "PyYAML>=6"]
+    sound = lambda name: "14.0"  # noqa: E731
+    checks = examine(tmp_path, load=asked.append, version=sound, requirements=every, environment={})
+    assert [each.state for each in checks if each.topic in ("mlflow-skinny", "PyYAML")] == [State.FINE] * 2
+    assert {"mlflow", "yaml"} <= set(asked)
 
 
 def test_a_package_that_is_old_or_missing_is_broken(tmp_path: Path) -> None:
@@ -88,7 +125,7 @@ def test_metadata_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
         raise OSError("input/output error")
 
     seen = found(tmp_path, version=broken)
-    assert "cannot be looked at (OSError: input/output error)" in seen["packages"].text
+    assert "cannot be checked (OSError: input/output error)" in seen["packages"].text
     assert found(tmp_path, wanted=["not a requirement !"])["packages"].state is State.BROKEN
 
 

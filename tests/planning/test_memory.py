@@ -1,6 +1,8 @@
 """The parts of a plan's memory against real tensors: weights, moments, activations, keys and values."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import plan_memory
 import pytest
@@ -215,3 +217,18 @@ def test_gradients_wait_for_a_second_micro_batch() -> None:
 def test_the_plan_is_within_a_fifth_of_what_training_takes() -> None:
     plan, found = plan_memory.run(plan_memory.CASES["37M, float32"])
     assert abs(plan_memory.off(plan, found)) <= plan_memory.LIMIT
+
+
+def test_the_page_names_every_phase_that_is_far_from_the_plan() -> None:
+    page = (Path(__file__).parents[2] / "docs/planning.md").read_text("utf-8")
+    said = page.partition("**What holds by phase.**")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| (.+?) \| (\d+) / (\d+) \| (\d+) / (\d+) \| (\d+) / (\d+) \|", page, re.M)
+    assert len(lines) == len(plan_memory.CASES)
+    far = []
+    for name, *cells in lines:
+        for planned, found in zip(map(int, cells[::2]), map(int, cells[1::2]), strict=True):
+            off = found / planned - 1
+            if abs(off) > plan_memory.LIMIT - 1e-9:
+                far.append(name)
+                assert f"{off:.0%}" in said or f"the {found - planned} MB by which" in said
+    assert sorted(set(far)) == ["135M, LoRA of rank 16, bfloat16", "37M, LoRA of rank 16, bfloat16", "bundled, float32"]

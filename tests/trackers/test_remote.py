@@ -217,6 +217,33 @@ def test_a_service_that_hangs_holds_up_neither_a_step_nor_the_end(run: Run) -> N
     assert run.told[-1] == "fake: 6 rows not sent: no answer within 0.2 s; a resumed run sends the rows"
 
 
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("table", "fake: 1 table not sent: no answer within 0.2 s"),
+        ("close", "fake: no answer within 0.2 s while the run was being closed there; it may lack the last rows"),
+    ],
+)
+def test_what_was_on_its_way_is_counted_as_what_it_is(run: Run, where: str, told: str) -> None:
+    stuck, reached = threading.Event(), threading.Event()
+
+    def hang(doing: str) -> None:
+        if doing == where:
+            reached.set()
+            stuck.wait(20)
+
+    run.server.broken = hang
+    tracker = run.tracker(patience_s=0.2)
+    tracker.rewind(None)
+    run.log(tracker, 1, 2)
+    tracker.log_rollouts(2, [])
+    assert where == "close" or reached.wait(5)
+    tracker.close()
+    stuck.set()
+    assert run.told == [told]
+    assert run.server.runs["run1"] == losses(1, 2)
+
+
 def test_a_failure_at_the_end_is_told(run: Run) -> None:
     def at_the_end(doing: str) -> None:
         if doing == "close":

@@ -102,6 +102,36 @@ def test_several_files_are_listed_with_their_weights(tmp_path: Path) -> None:
     assert "| `data.path` | a.jsonl x 2, org/data x 0.5 |" in weighed
 
 
+def loading(text: str) -> str:
+    """The snippet that loads the model; it must compile."""
+    code = text.partition("```python\n")[2].partition("```")[0]
+    compile(code, "card", "exec")
+    return code
+
+
+def test_how_to_load_it_names_the_repository_where_that_is_known(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    tree = to_tree(load_config(None, ["model.path=org/base"]))
+    write_cards(tmp_path, tree, method="grpo", step=3, tokens=1, rows=ROWS, repository="me/mine")
+    code = loading((tmp_path / "README.md").read_text())
+    assert code.count('from_pretrained("me/mine")') == 2
+    adapter = loading((tmp_path / "adapter/README.md").read_text())
+    assert 'AutoModelForCausalLM.from_pretrained("org/base")' in adapter
+    assert 'PeftModel.from_pretrained(base, "me/mine", subfolder="adapter")' in adapter
+    assert loading(card(tmp_path)).count('from_pretrained("path/to/this/folder")') == 2
+
+
+def test_a_model_that_reads_images_is_loaded_as_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "config.json").write_text('{"vision_config": {}}')
+    assert "AutoModelForCausalLM" in loading(card(tmp_path)), "without a processor it takes text alone"
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    code = loading(card(tmp_path))
+    assert "from transformers import AutoModelForImageTextToText, AutoProcessor\n" in code
+    assert "processor = AutoProcessor.from_pretrained(" in code
+    assert "AutoModelForImageTextToText" in loading((tmp_path / "adapter/README.md").read_text())
+
+
 def test_an_adapter_has_its_own(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/README.md").write_text("peft's own")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edge_grpo.base.errors import EdgeGrpoError
-from edge_grpo.base.text import on_one_line
+from edge_grpo.base.text import counted, on_one_line
 from edge_grpo.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,16 +30,17 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look for what would not work here: packages, devices, threads, memory, disk, locks, grading workers, servers.
+    """Check what would not work here: packages, devices, threads, memory, disk, locks, grading workers, servers.
 
-    With the arguments of `edge-grpo train`, also whether the rollout servers that they name answer. Prints a line for
-    each thing, with the fix where it needs one. Exit codes: 0 runs work here, 1 something essential is broken.
+    With the arguments of `edge-grpo train`, also whether the rollout servers that they name answer, and whether their
+    trackers are installed. Prints a line for each check, with the fix where it needs one. Exit codes: 0 runs work here,
+    1 something essential is broken.
     """
     from edge_grpo.planning.doctor import examine  # noqa: PLC0415
 
-    runs, urls, unread = _asked(settings)
+    asked = _asked(settings)
     console, found = Console(), []
-    for each in chain(unread, examine(runs, thorough=not quick, urls=urls)):
+    for each in chain(asked.unread, examine(asked.runs, thorough=not quick, urls=asked.urls, trackers=asked.trackers)):
         found.append(each)
         if not as_json:
             _show(console, each)
@@ -49,13 +50,23 @@ def doctor(
     else:
         notes = sum(each.state == "note" for each in found)
         last = "nothing essential is broken" if not broken else f"{broken} broken"
-        console.print(f"{last}; {notes} to note; {len(found)} looked at", highlight=False)
+        console.print(f"{last}; {counted(notes, 'note')}; {counted(len(found), 'check')}", highlight=False)
     if broken:
         raise typer.Exit(1)
 
 
-def _asked(words: Sequence[str] | None) -> "tuple[Path, Sequence[str], list[Finding]]":
-    """Where runs are written, which servers should answer, and what reading the settings found.
+@dataclass(frozen=True)
+class _Asked:
+    """What the settings need here: where runs are written, servers, trackers; ``unread``: why they cannot be read."""
+
+    runs: Path = Path("runs")
+    urls: Sequence[str] = ()
+    trackers: Sequence[str] = ()
+    unread: "Sequence[Finding]" = ()
+
+
+def _asked(words: Sequence[str] | None) -> _Asked:
+    """What the settings need here, as far as they can be read.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -63,7 +74,7 @@ def _asked(words: Sequence[str] | None) -> "tuple[Path, Sequence[str], list[Find
     from edge_grpo.planning.findings import Finding, State  # noqa: PLC0415
 
     if not words:
-        return Path("runs"), (), []
+        return _Asked()
     try:
         from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
 
@@ -72,9 +83,10 @@ def _asked(words: Sequence[str] | None) -> "tuple[Path, Sequence[str], list[Find
         raise
     except BaseException as error:  # noqa: BLE001 - a package that settings need is broken
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return Path("runs"), (), [Finding("settings", State.BROKEN, f"cannot be read here ({why})", "see below")]
+        return _Asked(unread=[Finding("settings", State.BROKEN, f"cannot be read here ({why})", "see below")])
     engine = config.rollout.engine
-    return Path(config.run.dir or "runs"), engine.urls if engine.kind == "vllm" else (), []
+    urls = engine.urls if engine.kind == "vllm" else ()
+    return _Asked(Path(config.run.dir or "runs"), urls, config.run.trackers)
 
 
 def _show(console: Console, each: "Finding") -> None:

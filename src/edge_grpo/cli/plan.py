@@ -66,6 +66,8 @@ def plan(
     from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
 
     config = load_config(*split_words(settings))
+    if with_probe and config.data.pairs:
+        raise ConfigError("--probe: the run trains on stored pairs (data.pairs), of which nothing is sampled; drop it")
     notes = Console(stderr=True)
     with waiting("reading the configuration of the model, and the data"):
         from edge_grpo.planning import cost as costs  # noqa: PLC0415 - model code
@@ -102,7 +104,8 @@ def _cautions(made: "Plan", rates: "Rates | None", found: "Probe | None") -> "li
     if found:
         size = made.config.rollout.group_size
         own = next((each.collapse.total for each in found.sizes if each.collapse.size == size), found.dead)
-        seen = Seen(f"--probe, {counted(found.problems, 'problem')}", found.pass_rate, own, found.cut)
+        sizes = tuple((each.collapse.size, each.collapse.total) for each in found.sizes)
+        seen = Seen(f"--probe, {counted(found.problems, 'problem')}", found.pass_rate, own, found.cut, sizes)
     here = free_memory() if made.device == "cpu" else _free_on_gpu()
     return cautions(made, seen, free=here / made.ranks if here and made.device == "cpu" else here)
 

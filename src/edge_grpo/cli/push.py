@@ -82,7 +82,7 @@ def push(
     chosen = _best(folder) if best else step
     with _place(dry_run) as place:
         with waiting(f"preparing {repo}"):
-            upload = stage(folder, place, chosen, rollouts=rollouts, license_name=license_name)
+            upload = stage(folder, place, chosen, repository=repo, rollouts=rollouts, license_name=license_name)
         _show(upload, repo, dry_run)
         if not dry_run:
             with waiting(f"uploading to {repo}"):
@@ -90,13 +90,22 @@ def push(
             print(f"uploaded: {url}")
 
 
-def stage(folder: Path, place: Path, step: int | None, *, rollouts: bool = False, license_name: str = "") -> Upload:
+def stage(
+    folder: Path,
+    place: Path,
+    step: int | None,
+    *,
+    repository: str = "",
+    rollouts: bool = False,
+    license_name: str = "",
+) -> Upload:
     """Write what is to be uploaded into a new folder.
 
     Args:
         folder: the run's.
         place: the new one.
         step: the checkpoint's; None = the final model.
+        repository: ``OWNER/NAME``, for the card; empty = unknown.
         rollouts: whether ``rollouts/`` is included.
         license_name: the model's, for its card; empty = that of the base model, as far as its card says.
     Raises:
@@ -127,6 +136,7 @@ def stage(folder: Path, place: Path, step: int | None, *, rollouts: bool = False
         rows=run.rows(),
         versions=starts.versions(folder),
         license_name=license_name or _license_of(tree),
+        repository=repository,
     )
     if rollouts:
         _copy(folder / "rollouts", place / "rollouts", suffixes=(".parquet",))

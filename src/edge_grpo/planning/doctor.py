@@ -1,10 +1,10 @@
-"""What would not work on this machine, and the fix; looks at each thing by itself, and never fails with it."""
+"""What would not work on this machine, and the fix; checks each thing by itself, and never fails with it."""
 
 import importlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,25 +13,22 @@ from typing import Any, Final
 from edge_grpo.base.cores import num_cores
 from edge_grpo.base.text import counted
 from edge_grpo.planning import surroundings
-from edge_grpo.planning.findings import Finding, State, failure, looked
+from edge_grpo.planning.findings import Finding, State, checked, failure
 from edge_grpo.planning.machine import cores_allowed, free_disk, free_memory
 
 __all__ = ["examine"]
 
 PACKAGE: Final = "edge-grpo"
-_FOR_USERS: Final = (
-    "images",
-    "tune",
-    "wandb",
-    "trackio",
-    "mlflow",
-)  # extras; the others are for work on the package itself
-_MODULES: Final = {"PyYAML": "yaml", "pillow": "PIL", "Jinja2": "jinja2"}
+_FOR_USERS: Final = ("images", "tune", "wandb", "trackio", "mlflow")
+"""Extras that add something to the commands: images, the search over settings, trackers. The others (tests, checks,
+browser, documentation, comparisons, releases) are for work on the package itself."""
+
+_MODULES: Final = {"PyYAML": "yaml", "pillow": "PIL", "Jinja2": "jinja2", "mlflow-skinny": "mlflow"}
 """The module of a package whose name is another."""
 
 _SLOW: Final = (
     *("torch", "transformers", "peft", "datasets", "tensorboard", "scipy", "math-verify", "pyarrow"),
-    *("gpytorch", "botorch", "matplotlib"),
+    *("gpytorch", "botorch", "matplotlib", "wandb", "trackio", "mlflow-skinny"),
 )
 """Imported only on request: together they take seconds."""
 
@@ -46,42 +43,44 @@ def examine(
     *,
     thorough: bool = True,
     urls: Iterable[str] = (),
+    trackers: Collection[str] = (),
     load: Load = importlib.import_module,
     version: Version = importlib.metadata.version,
     requirements: Iterable[str] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Iterator[Finding]:
-    """Look at everything, quick things first.
+    """Check everything, quick things first.
 
     Args:
         runs: where runs would be written.
         thorough: whether large packages are imported, devices listed and a grading worker started, which takes seconds.
         urls: rollout servers that should answer.
+        trackers: those that the settings name, which must be installed.
         load: imports a module.
         version: the installed version of a package.
         requirements: what the package requires; None = as installed.
         environment: the environment variables.
     """
     yield _python()
-    yield from looked("memory", lambda: [_memory(free_memory())])
-    yield from looked("cores", lambda: [_cores(num_cores(), cores_allowed(), environment)])
-    yield from looked("disk", lambda: [_disk(runs, free_disk(runs))])
-    yield from looked("run folders", lambda: [surroundings.locks(runs)])
-    yield from looked("shared memory", lambda: [surroundings.shared_memory()])
-    yield from looked("hub", lambda: [surroundings.hub(environment)])
+    yield from checked("memory", lambda: [_memory(free_memory())])
+    yield from checked("cores", lambda: [_cores(num_cores(), cores_allowed(), environment)])
+    yield from checked("disk", lambda: [_disk(runs, free_disk(runs))])
+    yield from checked("run folders", lambda: [surroundings.locks(runs)])
+    yield from checked("shared memory", lambda: [surroundings.shared_memory()])
+    yield from checked("hub", lambda: [surroundings.hub(environment)])
     for url in urls:
-        yield from looked("rollout server", partial(_server, url, environment))
-    check = partial(_packages, requirements, load=load, version=version, thorough=thorough)
+        yield from checked("rollout server", partial(_server, url, environment))
+    check = partial(_packages, requirements, trackers, load=load, version=version, thorough=thorough)
     broken = set()
-    for each in looked("packages", check, fix="pip install --force-reinstall packaging"):
+    for each in checked("packages", check, fix="pip install --force-reinstall packaging"):
         broken |= {each.topic} if each.state is State.BROKEN else set()
         yield each
     if thorough:
-        yield from looked("torchvision", lambda: _torchvision(load, version))
+        yield from checked("torchvision", lambda: _torchvision(load, version))
         if "torch" not in broken:
-            yield from looked("devices", lambda: surroundings.devices(load), fix="reinstall torch (pytorch.org)")
+            yield from checked("devices", lambda: surroundings.devices(load), fix="reinstall torch (pytorch.org)")
         if "math-verify" not in broken:  # a worker would only say so again, at length
-            yield from looked("grading workers", lambda: [surroundings.workers()], fix=surroundings.WORKERS_FIX)
+            yield from checked("grading workers", lambda: [surroundings.workers()], fix=surroundings.WORKERS_FIX)
 
 
 def _server(url: str, environment: Mapping[str, str]) -> list[Finding]:
@@ -95,7 +94,9 @@ def _python() -> Finding:
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 
-def _packages(wanted: Iterable[str] | None, *, load: Load, version: Version, thorough: bool) -> Iterator[Finding]:
+def _packages(
+    wanted: Iterable[str] | None, trackers: Collection[str], *, load: Load, version: Version, thorough: bool
+) -> Iterator[Finding]:
     """Required packages one by one, then each extra as a whole."""
     from packaging.requirements import Requirement  # noqa: PLC0415 - a broken one is a finding
 
@@ -114,11 +115,21 @@ def _packages(wanted: Iterable[str] | None, *, load: Load, version: Version, tho
     for extra in _FOR_USERS:
         own = [each for each in listed if each.marker and not each.marker.evaluate({"extra": ""})]
         found = [check(each) for each in own if each.marker and each.marker.evaluate({"extra": extra})]
-        if bad := [each for each in found if each.state is not State.FINE]:
-            what = "; ".join(f"{each.topic} {each.text}" for each in bad)
-            yield Finding(f"extra {extra}", State.NOTE, what, f"pip install '{PACKAGE}[{extra}]'")
-        elif found:
-            yield Finding(f"extra {extra}", State.FINE, ", ".join(f"{each.topic} {each.text}" for each in found))
+        yield _extra(extra, found, load, needed=extra in trackers)
+
+
+def _extra(extra: str, found: Sequence[Finding], load: Load, *, needed: bool) -> Finding:
+    """What was found of an extra's packages; if the settings need it, its lack is no mere note."""
+    topic, fix = f"extra {extra}", f"pip install '{PACKAGE}[{extra}]'"
+    lacking, asked = (State.BROKEN, "; run.trackers names it") if needed else (State.NOTE, "")
+    if not found:  # the metadata of an editable installation are as old as that
+        text = f"the installed {PACKAGE} does not list it, so the versions of its packages are unchecked"
+        if needed and (why := failure(lambda: load(extra))):
+            return Finding(topic, State.BROKEN, f"{text}, and {extra} cannot be imported ({why}){asked}", fix)
+        return Finding(topic, State.NOTE, text, f"install {PACKAGE} anew: {fix}")
+    if bad := [each for each in found if each.state is not State.FINE]:
+        return Finding(topic, lacking, "; ".join(f"{each.topic} {each.text}" for each in bad) + asked, fix)
+    return Finding(topic, State.FINE, ", ".join(f"{each.topic} {each.text}" for each in found))
 
 
 def _package(requirement: Any, *, load: Load, version: Version, thorough: bool) -> Finding:
@@ -155,7 +166,7 @@ def _torchvision(load: Load, version: Version) -> Iterator[Finding]:
 
 def _memory(free: float | None) -> Finding:
     if free is None:
-        return Finding("memory", State.NOTE, "this system does not tell how much is free")
+        return Finding("memory", State.NOTE, "how much is free is unknown on this system")
     text = f"{free / 1e9:.1f} GB free"
     if free < _LITTLE:
         return Finding("memory", State.NOTE, text, "end other programs; `edge-grpo plan` says what a run takes")

@@ -1,14 +1,14 @@
-"""What was found about one thing, and a way to look that never fails itself."""
+"""What was found about one thing, and a way to check that never fails itself."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Finding", "State", "failure", "looked"]
+__all__ = ["Finding", "State", "checked", "failure"]
 
 
 class State(StrEnum):
-    """``fine``; ``note``: something is missing that only some runs need; ``broken``: no run would work."""
+    """``fine``; ``note``: only some runs need what is missing; ``broken``: no run would work, or none as it is set."""
 
     FINE = "fine"
     NOTE = "note"
@@ -17,7 +17,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was found and, unless it is fine, what to do."""
+    """One thing that was checked: what was found and, unless it is fine, what to do."""
 
     topic: str
     state: State
@@ -36,14 +36,14 @@ def failure(work: Callable[[], object]) -> str:
     return ""
 
 
-def looked(topic: str, look: Callable[[], Iterable[Finding]], *, fix: str = "") -> Iterator[Finding]:
-    """What looking at something finds; if that fails, this is the finding."""
+def checked(topic: str, check: Callable[[], Iterable[Finding]], *, fix: str = "") -> Iterator[Finding]:
+    """What a check finds; if the check itself fails, this is the finding."""
     try:
-        yield from look()
+        yield from check()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - see above
-        yield Finding(topic, State.BROKEN, f"cannot be looked at ({_line(error)})", fix)
+        yield Finding(topic, State.BROKEN, f"cannot be checked ({_line(error)})", fix)
 
 
 def _line(error: BaseException) -> str:

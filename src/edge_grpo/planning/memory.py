@@ -123,7 +123,7 @@ def _state(shape: Shape, precision: Precision, load: Load, place: Place) -> Iter
     yield Part("frozen weights", precision.frozen * shape.frozen / share, ALWAYS, divided or kind)
     if place.reference and not shape.rank:
         size = 2 if precision.passes == 2 and shape.packed else 4
-        yield Part("reference", size * shape.weights / share, ALWAYS, "a frozen copy of the model, for the KL term")
+        yield Part("reference", size * shape.weights / share, ALWAYS, "a frozen copy of the model, to compare with")
     moments = (8 * shape.trained) / share + 4 * shape.num_trained
     yield Part("optimizer (two moments)", moments, ALWAYS, "from the first update on")
     when = (Phase.BACKWARD, Phase.UPDATE) if load.repeats else (Phase.UPDATE,)

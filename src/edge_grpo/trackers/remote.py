@@ -104,6 +104,7 @@ class Remote:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._kept, self._reason = _Kept(), ""
+        self._sending = ""  # the kind of the item that the thread is working on
         self._lost: Counter[str] = Counter()
         self._sent: tuple[int, Row] = (-1, {})
 
@@ -148,11 +149,16 @@ class Remote:
             with suppress(queue.Empty):
                 while waiting := self._queue.get_nowait():
                     self._lost[waiting[0]] += 1
-            self._lost["row"] += 1  # the one being sent
+            self._lost[self._sending] += bool(self._sending)
             self._reason = f"no answer within {self._patience_s:g} s"
+            if not any(self._lost.values()):
+                self._say(
+                    f"{self._name}: {self._reason} while the run was being closed there; it may lack the last rows"
+                )
         self._thread = None
         if lost := " and ".join(counted(count, kind) for kind, count in self._lost.items() if count):
-            self._say(f"{self._name}: {lost} not sent: {self._reason}; a resumed run sends the rows")
+            later = "; a resumed run sends the rows" if self._lost["row"] else ""
+            self._say(f"{self._name}: {lost} not sent: {self._reason}{later}")
 
     def _hand_over(self, kind: str, item: Callable[[Service], None]) -> None:
         if self._thread is None:
@@ -168,14 +174,15 @@ class Remote:
         service: Service | None = None
         again = 0.0
         while (waiting := self._queue.get()) is not None:
-            kind, item = waiting
+            self._sending, item = waiting
             if service is None and time.monotonic() >= again:
                 again = time.monotonic() + _AGAIN_S
                 service = self._opened()
             if service is None:
-                self._lose(kind, self._reason)
+                self._lose(self._sending, self._reason)
             else:
-                self._attempt(kind, item, service)
+                self._attempt(self._sending, item, service)
+            self._sending = ""
             if self._queue.empty():
                 self._note()
         if service:

@@ -1,6 +1,7 @@
 """The model card in ``final/``: what was trained, how, and with what result. Facts of the run's record, no claims."""
 
 import html
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ def write_cards(
     rows: Iterable[Mapping[str, Any]],
     versions: Mapping[str, str] | None = None,
     license_name: str = "",
+    repository: str = "",
 ) -> None:
     """Write ``README.md`` into a model folder and its ``adapter/``.
 
@@ -51,6 +53,7 @@ def write_cards(
         rows: the run's metrics; evaluations and collapse up to this step are taken from them, as far as measured.
         versions: of the packages that the run used.
         license_name: the model's, as the hub spells it; empty = not said.
+        repository: ``OWNER/NAME`` where the folder will be, for the snippet that loads it; empty = unknown.
     Raises:
         OSError: the disk is full or not writable.
     """
@@ -58,9 +61,14 @@ def write_cards(
     facts = _facts(tree, method, step, tokens, done)
     base = _name(tree["model"]["path"])
     tail = [*_evaluations(done), *_collapse(done), *_settings(tree["method"]), *_versions(versions or {})]
+    images = _reads_images(folder)
     cards = {
-        ".": ("transformers", f"Model trained with edge-grpo from {base}", _LOAD_MODEL),
-        "adapter": ("peft", f"LoRA adapter trained with edge-grpo on {base}", _LOAD_ADAPTER),
+        ".": ("transformers", f"Model trained with edge-grpo from {base}", _load_model(repository, images=images)),
+        "adapter": (
+            "peft",
+            f"LoRA adapter trained with edge-grpo on {base}",
+            _load_adapter(repository, _hub_name(tree["model"]["path"]), images=images),
+        ),
     }
     for place, (library, title, load) in cards.items():
         if (folder / place).is_dir():
@@ -69,18 +77,45 @@ def write_cards(
             (folder / place / "README.md").write_text(text, "utf-8")
 
 
-_LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
+def _load_model(repository: str, *, images: bool) -> str:
+    """Code that loads the model, from the hub if its repository is known."""
+    place = repository or "path/to/this/folder"
+    model, tokenizer = _classes(images=images)
+    name = "processor" if images else "tokenizer"
+    return f"""from transformers import {model}, {tokenizer}
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = {model}.from_pretrained("{place}")
+{name} = {tokenizer}.from_pretrained("{place}")
 """
 
-_LOAD_ADAPTER = """from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
+def _load_adapter(repository: str, base: str, *, images: bool) -> str:
+    """Code that loads the adapter onto its base."""
+    model, _ = _classes(images=images)
+    place = f'"{repository}", subfolder="adapter"' if repository else '"path/to/this/folder"'
+    return f"""from peft import PeftModel
+from transformers import {model}
+
+base = {model}.from_pretrained("{base or "path/to/the/base/model"}")
+model = PeftModel.from_pretrained(base, {place})
 """
+
+
+def _classes(*, images: bool) -> tuple[str, str]:
+    """The classes that load a model, and what prepares its inputs."""
+    if images:
+        return "AutoModelForImageTextToText", "AutoProcessor"
+    return "AutoModelForCausalLM", "AutoTokenizer"
+
+
+def _reads_images(folder: Path) -> bool:
+    """Whether the model in a folder reads images: its configuration has a part for them, and a processor is there."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    processors = ("processor_config.json", "preprocessor_config.json")
+    return "vision_config" in config and any((folder / name).is_file() for name in processors)
 
 
 def _facts(
@@ -114,12 +149,12 @@ def _card(title: str, facts: Mapping[str, str], load: str) -> str:
 
 def _front_matter(tree: Mapping[str, Any], method: str, library: str, license_name: str) -> str:
     """What the hub reads: library, base model, data and tags; nothing that is not known."""
-    base, data = str(tree["model"]["path"]), tree["data"]["path"]
+    data = tree["data"]["path"]
     named_data = [one for one in sources(tuple(data) if isinstance(data, list) else data) if _HUB_NAME.fullmatch(one)]
     fields = {
         "library_name": library,
         "license": license_name,
-        "base_model": base if _HUB_NAME.fullmatch(base) and not Path(base).exists() else "",
+        "base_model": _hub_name(tree["model"]["path"]),
         "datasets": [one for one in named_data if not Path(one).exists()],
         "tags": [*dict.fromkeys(("edge-grpo", "reinforcement-learning", method.rpartition(".")[2].replace("_", "-")))],
     }
@@ -178,6 +213,11 @@ def _data(value: Any) -> str:
 def _cell(value: str) -> str:
     """A value that stays in its cell of a table, whatever it holds."""
     return " ".join(html.escape(value, quote=False).replace("|", "&#124;").split())
+
+
+def _hub_name(path: str) -> str:
+    """A name on the hub; empty if it is a folder, or no such name."""
+    return path if _HUB_NAME.fullmatch(path) and not Path(path).exists() else ""
 
 
 def _name(path: str) -> str:
