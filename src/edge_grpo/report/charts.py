@@ -151,7 +151,8 @@ def _lines(axes: Any, drawing: Lines) -> None:
     values = [value for curve in drawing.curves for _, value in (*curve.points, *curve.faint)]
     if drawing.share:
         _shares(axes)
-        axes.set_ylim(0, max(0.02, *(1.05 * value for value in values)))
+        ends = (high for curve in drawing.curves for _, _, high in curve.band)
+        axes.set_ylim(0, 1.05 * max(0.02, *values, *ends))
     elif min(values) < max(values):  # bands of two seeds can be far wider than anything that was measured
         room = 0.3 * (max(values) - min(values))
         low, high = axes.get_ylim()

@@ -29,7 +29,8 @@ def check_installed(run: RunSettings) -> None:
         found = find_spec(name) if name in _SERVICES else None
         if name in _SERVICES and (found is None or found.origin is None):  # a mere folder of that name has no origin
             raise ConfigError(
-                f"run.trackers: {name} is not installed; install it with: pip install 'edge-grpo[{name}]'"
+                f"run.trackers: {name} is not installed; install it with: pip install 'edge-grpo[{name}]' (in a clone: "
+                f"pip install -e '.[{name}]')"
             )
 
 
