@@ -224,3 +224,19 @@ def test_a_server_that_answers_rejects_or_is_gone() -> None:
     gone = server(url, {})
     assert gone.state is State.BROKEN
     assert "does not answer" in gone.text
+
+
+@pytest.mark.parametrize(
+    ("path", "state"),
+    [("here.jsonl", State.FINE), ("gone.jsonl", State.BROKEN), ("./gone", State.BROKEN), ("owner/name", State.FINE)],
+)
+def test_a_model_or_data_that_is_not_here_is_broken(
+    tmp_path: Path, path: str, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here.jsonl").touch()
+    (each,) = [
+        one for one in examine(tmp_path, thorough=False, paths=[("data.path", path)]) if one.topic == "data.path"
+    ]
+    assert each.state is state
+    assert path in each.text

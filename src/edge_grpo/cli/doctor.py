@@ -40,7 +40,10 @@ def doctor(
 
     asked = _asked(settings)
     console, found = Console(), []
-    for each in chain(asked.unread, examine(asked.runs, thorough=not quick, urls=asked.urls, trackers=asked.trackers)):
+    for each in chain(
+        asked.unread,
+        examine(asked.runs, thorough=not quick, urls=asked.urls, trackers=asked.trackers, paths=asked.paths),
+    ):
         found.append(each)
         if not as_json:
             _show(console, each)
@@ -57,11 +60,15 @@ def doctor(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the settings need here: where runs are written, servers, trackers; ``unread``: why they cannot be read."""
+    """What the settings need here: where runs are written, servers, trackers, model and data.
+
+    ``unread`` says why they cannot be read.
+    """
 
     runs: Path = Path("runs")
     urls: Sequence[str] = ()
     trackers: Sequence[str] = ()
+    paths: Sequence[tuple[str, str]] = ()
     unread: "Sequence[Finding]" = ()
 
 
@@ -76,7 +83,9 @@ def _asked(words: Sequence[str] | None) -> _Asked:
     if not words:
         return _Asked()
     try:
+        from edge_grpo.config.sections import BUNDLES  # noqa: PLC0415
         from edge_grpo.config.tree import load_config, split_words  # noqa: PLC0415 - imports torch
+        from edge_grpo.data.settings import sources  # noqa: PLC0415
 
         config = load_config(*split_words(words))
     except (EdgeGrpoError, KeyboardInterrupt):
@@ -86,7 +95,12 @@ def _asked(words: Sequence[str] | None) -> _Asked:
         return _Asked(unread=[Finding("settings", State.BROKEN, f"cannot be read here ({why})", "see below")])
     engine = config.rollout.engine
     urls = engine.urls if engine.kind == "vllm" else ()
-    return _Asked(Path(config.run.dir or "runs"), urls, config.run.trackers)
+    data = config.data
+    named = (("data.path", data.path), ("data.eval_path", data.eval_path), ("data.pairs", data.pairs))
+    paths = [(setting, each) for setting, path in named if path for each in sources(path)]
+    if config.model.path not in BUNDLES:
+        paths.insert(0, ("model.path", config.model.path))
+    return _Asked(Path(config.run.dir or "runs"), urls, config.run.trackers, paths)
 
 
 def _show(console: Console, each: "Finding") -> None:

@@ -44,6 +44,7 @@ def examine(
     thorough: bool = True,
     urls: Iterable[str] = (),
     trackers: Collection[str] = (),
+    paths: Iterable[tuple[str, str]] = (),
     load: Load = importlib.import_module,
     version: Version = importlib.metadata.version,
     requirements: Iterable[str] | None = None,
@@ -56,6 +57,7 @@ def examine(
         thorough: whether large packages are imported, devices listed and a grading worker started, which takes seconds.
         urls: rollout servers that should answer.
         trackers: those that the settings name, which must be installed.
+        paths: settings that name a model or data, each with what it names.
         load: imports a module.
         version: the installed version of a package.
         requirements: what the package requires; None = as installed.
@@ -68,6 +70,8 @@ def examine(
     yield from checked("run folders", lambda: [surroundings.locks(runs)])
     yield from checked("shared memory", lambda: [surroundings.shared_memory()])
     yield from checked("hub", lambda: [surroundings.hub(environment)])
+    for setting, path in paths:
+        yield from checked(setting, partial(_source, setting, path))
     for url in urls:
         yield from checked("rollout server", partial(_server, url, environment))
     check = partial(_packages, requirements, trackers, load=load, version=version, thorough=thorough)
@@ -81,6 +85,10 @@ def examine(
             yield from checked("devices", lambda: surroundings.devices(load), fix="reinstall torch (pytorch.org)")
         if "math-verify" not in broken:  # a worker would only say so again, at length
             yield from checked("grading workers", lambda: [surroundings.workers()], fix=surroundings.WORKERS_FIX)
+
+
+def _source(setting: str, path: str) -> list[Finding]:
+    return [surroundings.source(setting, path)]
 
 
 def _server(url: str, environment: Mapping[str, str]) -> list[Finding]:

@@ -11,12 +11,13 @@ from typing import Any, Final
 from edge_grpo.base.quiet import quiet_failures
 from edge_grpo.planning.findings import Finding, State, failure
 
-__all__ = ["WORKERS_FIX", "devices", "hub", "locks", "server", "shared_memory", "workers"]
+__all__ = ["WORKERS_FIX", "devices", "hub", "locks", "server", "shared_memory", "source", "workers"]
 
 WORKERS_FIX: Final = (
     "pip install --force-reinstall math-verify sympy; a sandbox must allow new processes and Unix sockets"
 )
 _SERVER_S: Final = 3.0
+_DATA: Final = (".json", ".jsonl", ".parquet", ".csv")
 _SHARED: Final = 64e6  # bytes of shared memory that a container has by default, too few for NCCL
 
 
@@ -32,6 +33,15 @@ def shared_memory(place: Path = Path("/dev/shm")) -> Finding:  # noqa: S108 - wh
         fix = "start the container with --shm-size=1g (or --ipc=host): NCCL needs it for several ranks"
         return Finding("shared memory", State.NOTE, text, fix)
     return Finding("shared memory", State.FINE, text)
+
+
+def source(setting: str, path: str) -> Finding:
+    """Whether what a setting names can be found: a file, a folder, or else a name on the hub."""
+    if Path(path).expanduser().exists():
+        return Finding(setting, State.FINE, path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).suffix in _DATA:  # hub names have a slash
+        return Finding(setting, State.BROKEN, f"no such file or folder: {path}", f"set {setting} to one that is here")
+    return Finding(setting, State.FINE, f"{path}, from the hub or its cache")
 
 
 def locks(runs: Path) -> Finding:
