@@ -98,3 +98,12 @@ def test_seconds_of_a_step_are_means_of_the_runs_that_took_it(tmp_path: Path) ->
     chart = next(chart for _, chart in charts(arms_of(runs)) if chart.title == "Time by phase")
     assert isinstance(chart.drawing, Stack)
     assert chart.drawing.parts == {"update": [2.0] * 4}
+
+
+def test_stored_pairs_are_no_groups_that_were_sampled(tmp_path: Path) -> None:
+    told = {"rewards/accuracies": 0.75}
+    words = ("method=rpo", "data.pairs=pairs.jsonl")
+    path = make_run(tmp_path / "run", {1: group(1, 0, [answer(0), answer(1)])}, *words, metrics=lambda step: told)
+    titles = [chart.title for _, chart in charts(arms_of([read_run(path)]))]
+    assert "Pairs ranked right" in titles
+    assert not any(title.startswith("Kinds of groups") for title in titles)

@@ -167,7 +167,7 @@ def _kinds_after(arm: Arm, arms: Sequence[Arm]) -> Chart:
 def _kinds(title: str, says: str, arm: Arm, kind: Callable[[Drawn], str]) -> Chart:
     counts: dict[int, Counter[str]] = defaultdict(Counter)
     for run in arm.runs:
-        for group in (one for one in run.drawn if one.layer == 1):
+        for group in (one for one in run.drawn if one.layer == 1 and run.samples):
             counts[group.step][str(kind(group))] += 1
     colors = {str(name): color for name, color in _KINDS.items()} | {"dropped": 6}
     return Chart(title, says, _stacked(counts, colors, "share of groups"))
@@ -298,6 +298,11 @@ _OUTCOME: Final = (
         {"": _metric("accuracy")},
     ),
     _Overlay(
+        "Pairs ranked right",
+        "Share of pairs of which the chosen answer has the higher implicit reward.",
+        {"": _metric("rewards/accuracies")},
+    ),
+    _Overlay(
         "Reward before and after corrections",
         "Mean reward as sampled, and after corrections and dynamic sampling.",
         {"before": _metric("reward/before"), "after": _metric("reward/after")},
@@ -329,7 +334,7 @@ _ENTROPY: Final = (
     ),
     _Overlay(
         "Entropy of right minus wrong answers to the same question",
-        "Mean difference over groups with both, nats per token. Below 0, the policy is surer when it is right.",
+        "Mean difference over groups with both, nats per token. Below 0, the policy is more confident when right.",
         {"": lambda run: entropy_gaps(run.completions)},
         "nats per token",
     ),

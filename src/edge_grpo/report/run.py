@@ -106,6 +106,11 @@ class Run:
         return f"{self.num_steps} of {planned} steps, not finished"
 
     @property
+    def samples(self) -> bool:
+        """Whether it trains on groups that it samples, and not on stored pairs."""
+        return not self.tree.get("data", {}).get("pairs")
+
+    @property
     def notes(self) -> Sequence[str]:
         """What cannot be shown, and why."""
         if self.completions or not any(row["step"] for row in self.rows):
