@@ -97,3 +97,13 @@ def test_runs_with_equal_seeds_are_not_independent(tmp_path: Path) -> None:
     found = [read_run(make_run(tmp_path / name, {1: group(1, 0, [answer(0)])})) for name in "ab"]
     with pytest.raises(ConfigError, match="have the same settings and seeds"):
         arms_of(found)
+
+
+def test_parts_of_the_reward_verdicts_and_phases_are_figures_too(tmp_path: Path) -> None:
+    told = {"reward/part/form": 0.5, "verdict/timeout": 0.25, "time/update_s": 2.0, "time/at": 9.0, "time/step_s": 3.0}
+    path = make_run(tmp_path / "run", {1: group(1, 0, [answer(0)] * 2)}, metrics=lambda step: told)
+    found = {one.title: one.cells() for one in outcomes(arms_of([read_run(path)]))}
+    assert found["reward part form, last tenth"] == ["0.5"]
+    assert found["verdict timeout, last tenth"] == ["25.0%"]
+    assert found["time per step, update, median"] == ["2 s"]
+    assert not any("time per step, at" in title for title in found)

@@ -90,12 +90,12 @@ def _one_line(scorer: Scorer) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        if not (isinstance(error, ValueError | NotImplementedError) or "DTensor" in str(error)):
-            raise
-        raise EngineError(
-            f"distributed.shard: {type(causal(scorer.model)).__name__} cannot be divided among ranks "
-            f"({' '.join(str(error).split())[:300]}); set distributed.shard=none"
-        ) from error
+        if isinstance(error, ValueError | NotImplementedError) or "DTensor" in str(error):
+            raise EngineError(
+                f"distributed.shard: {type(causal(scorer.model)).__name__} cannot be divided among ranks "
+                f"({' '.join(str(error).split())[:300]}); set distributed.shard=none"
+            ) from error
+        raise
 
 
 def check_divided(scorer: nn.Module) -> None:

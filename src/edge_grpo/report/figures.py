@@ -14,7 +14,7 @@ from edge_grpo.report.charts import Bars, Chart, Curve, Lines, Place, Points, St
 from edge_grpo.report.groups import Kind
 from edge_grpo.report.run import Drawn, Entry, Run
 
-__all__ = ["charts", "entropy_gaps", "smoothed"]
+__all__ = ["PHASES", "charts", "entropy_gaps", "smoothed"]
 
 _WINDOWS = 20  # a curve is smoothed over a twentieth of its steps
 _MOST_POINTS = 1500  # of a scatter plot
@@ -28,7 +28,9 @@ _KINDS: Final = {
     Kind.UNSCORABLE: 7,
 }
 _VERDICTS: Final = {"correct": 2, "wrong": 1, "unparsed": 4, "timeout": 3, "error": 7}
-_PHASES: Final = ("sample", "grade", "correct", "score", "update", "eval", "write")
+PHASES: Final = ("sample", "grade", "correct", "score", "update", "eval", "write")
+"""Of a step, by the names that the metrics ``time/*_s`` have."""
+
 
 _Series = Callable[[Run], list[Place]]
 _OfArm = Callable[[Arm, Sequence[Arm]], Chart]
@@ -245,10 +247,10 @@ def _sampled(arm: Arm) -> str:
 
 
 def _phases(arm: Arm, arms: Sequence[Arm]) -> Chart:
-    seconds: dict[str, dict[int, float]] = {phase: defaultdict(float) for phase in _PHASES}
+    seconds: dict[str, dict[int, float]] = {phase: defaultdict(float) for phase in PHASES}
     num_runs = Counter(int(row["step"]) for run in arm.runs for row in run.rows if row["step"] > 0)
     for run in arm.runs:
-        for phase in _PHASES:
+        for phase in PHASES:
             for step, value in run.series(f"time/{phase}_s"):
                 seconds[phase][step] += value
     steps = sorted(num_runs)
@@ -257,7 +259,7 @@ def _phases(arm: Arm, arms: Sequence[Arm]) -> Chart:
         for phase, own in seconds.items()
         if any(own.values())
     }
-    colors = [list(_PHASES).index(phase) for phase in parts]
+    colors = [list(PHASES).index(phase) for phase in parts]
     says = "Where the time of a step goes, in seconds; evaluation and writing count towards the step they follow."
     drawing = Stack(steps, parts, "seconds", colors, share=False)
     return Chart(_titled("Time by phase", arm, arms), says, drawing)

@@ -10,12 +10,13 @@ from typing import Final
 from edge_grpo.base.records import Verdict
 from edge_grpo.evaluation.intervals import t_interval
 from edge_grpo.report.arms import Arm
-from edge_grpo.report.figures import entropy_gaps
+from edge_grpo.report.figures import PHASES, entropy_gaps
 from edge_grpo.report.groups import DEAD, Kind
 from edge_grpo.report.run import Drawn, Run
 
 __all__ = ["DeadProblem", "Estimate", "Outcome", "dead_prompts", "outcomes", "shown"]
 
+_Read = Callable[[Run], float | None]
 _LAST = 0.1  # the share of steps at the end that speaks for a run
 
 
@@ -72,7 +73,7 @@ def outcomes(arms: Sequence[Arm]) -> list[Outcome]:
     The first arm is what the others are compared with.
     """
     found = []
-    for title, (form, read) in _FIGURES.items():
+    for title, (form, read) in _figures(arms).items():
         values = [[read(run) for run in arm.runs] for arm in arms]
         known = [value for own in values for value in own if value is not None]
         if any(known) or (known and title not in _RARE):
@@ -97,7 +98,7 @@ def dead_prompts(run: Run) -> list[DeadProblem]:
     return sorted(found, key=lambda one: (-one.seen, one.problem))
 
 
-def _last(name: str) -> Callable[[Run], float | None]:
+def _last(name: str) -> _Read:
     """The mean of a metric over the last tenth of the steps."""
 
     def read(run: Run) -> float | None:
@@ -107,7 +108,7 @@ def _last(name: str) -> Callable[[Run], float | None]:
     return read
 
 
-def _over(name: str, summarize: Callable[[Sequence[float]], float]) -> Callable[[Run], float | None]:
+def _over(name: str, summarize: Callable[[Sequence[float]], float]) -> _Read:
     def read(run: Run) -> float | None:
         values = [value for _, value in run.series(name)]
         return summarize(values) if values else None
@@ -122,7 +123,7 @@ def _dead_share(run: Run) -> float | None:
     return sum(one.seen > 1 for one in dead_prompts(run)) / again if again else None
 
 
-def _kind_share(kind: Kind) -> Callable[[Run], float | None]:
+def _kind_share(kind: Kind) -> _Read:
     def read(run: Run) -> float | None:
         kinds = [group.before for group in run.drawn if group.layer == 1]
         return kinds.count(kind) / len(kinds) if kinds else None
@@ -130,7 +131,7 @@ def _kind_share(kind: Kind) -> Callable[[Run], float | None]:
     return read
 
 
-def _cured(strategy: str) -> Callable[[Run], float | None]:
+def _cured(strategy: str) -> _Read:
     """The share of the answers changed by a remedy, and graded, which are right afterwards."""
 
     def read(run: Run) -> float | None:
@@ -154,11 +155,13 @@ def _mean(values: Sequence[float]) -> float:
 
 
 _RARE: Final = {f"{kind} groups, as sampled": kind for kind in Kind if kind is not Kind.USEFUL}
-_FIGURES: Final[Mapping[str, tuple[str, Callable[[Run], float | None]]]] = {
+_FIGURES: Final[Mapping[str, tuple[str, _Read]]] = {
     "steps done": ("number", lambda run: float(run.num_steps)),
     "held-out accuracy, last": ("share", _over("eval/accuracy", lambda values: values[-1])),
     "held-out accuracy, best": ("share", _over("eval/accuracy", max)),
     "accuracy of samples, last tenth": ("share", _last("accuracy")),
+    "reward as sampled, last tenth": ("number", _last("reward/before")),
+    "reward after corrections, last tenth": ("number", _last("reward/after")),
     "groups without a signal, as sampled": ("share", _over("collapse/before", _mean)),
     "groups without a signal, after corrections": ("share", _over("collapse/after", _mean)),
     **{title: ("share", _kind_share(kind)) for title, kind in _RARE.items()},
@@ -168,6 +171,8 @@ _FIGURES: Final[Mapping[str, tuple[str, Callable[[Run], float | None]]]] = {
     "reference answers, right afterwards": ("share", _cured("reference")),
     "completions cut off, last tenth": ("share", _last("length/unfinished")),
     "tokens per completion, last tenth": ("number", _last("length/sampled")),
+    "variance of advantages before shaping": ("number", _over("advantage/variance_before", _mean)),
+    "variance of advantages": ("number", _over("advantage/variance", _mean)),
     "entropy, last tenth, nats per token": ("number", _last("entropy")),
     "entropy of right minus wrong answers, nats per token": ("number", _entropy_gap),
     "gap between sampler and policy, nats": ("number", _over("sampler/gap", _mean)),
@@ -175,6 +180,20 @@ _FIGURES: Final[Mapping[str, tuple[str, Callable[[Run], float | None]]]] = {
     "time per step, median": ("time", _over("time/step_s", median)),
     "tokens per second, median": ("number", _over("time/tokens_per_s", median)),
 }
+
+
+def _figures(arms: Sequence[Arm]) -> dict[str, tuple[str, _Read]]:
+    """All figures; those of parts of the reward, verdicts and phases are named as in the runs."""
+    found = dict(_FIGURES)
+    for name in dict.fromkeys(name for arm in arms for run in arm.runs for name in run.names("")):
+        group, _, own = name.rpartition("/")
+        if group == "reward/part":
+            found[f"reward part {own}, last tenth"] = ("number", _last(name))
+        elif group == "verdict":
+            found[f"verdict {own}, last tenth"] = ("share", _last(name))
+        elif group == "time" and own.removesuffix("_s") in PHASES:
+            found[f"time per step, {own.removesuffix('_s')}, median"] = ("time", _over(name, median))
+    return found
 
 
 def _estimate(values: Sequence[float | None], lowest: float = -math.inf, highest: float = math.inf) -> Estimate | None:
