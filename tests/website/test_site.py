@@ -13,6 +13,7 @@ import pytest
 import yaml
 from site_check import complaints
 
+from edge_grpo.config.reference import find
 from edge_grpo.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,14 @@ def test_a_method_page_says_when_to_use_it_its_settings_and_what_differs(path: P
     assert any(heading.startswith(("Differences from", "Design choices")) for heading in headings)
     assert "$" in text
     assert "| setting | default | source |" in text
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_defaults_on_a_method_page_are_those_of_the_method(kind: str) -> None:
+    text = (DOCS / "methods" / f"{kind}.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(method\.[\w.]+)` \| `([^`|]*)` \|", text, re.M)
+    known = {one.name: one.default for one in find(f"method.{kind}").settings}
+    assert {name: yaml.safe_load(value) for name, value in told} == {name: known[name] for name, _ in told}
 
 
 def test_the_overview_has_every_method_once() -> None:
