@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 from made_runs import answer, group, make_run
 
+from edge_grpo.evaluation.intervals import t_interval
 from edge_grpo.report.arms import arms_of
 from edge_grpo.report.charts import Bars, Chart, Curve, Lines, Points, Stack, draw, table_of_values
 from edge_grpo.report.figures import charts, entropy_gaps, smoothed
-from edge_grpo.report.run import read_run
+from edge_grpo.report.run import Run, read_run
 
 
 def test_an_svg_holds_no_styles_and_follows_the_colours_of_the_page() -> None:
@@ -107,3 +109,66 @@ def test_stored_pairs_are_no_groups_that_were_sampled(tmp_path: Path) -> None:
     titles = [chart.title for _, chart in charts(arms_of([read_run(path)]))]
     assert "Pairs ranked right" in titles
     assert not any(title.startswith("Kinds of groups") for title in titles)
+
+
+CURVES = {
+    "Held-out accuracy": ("eval/accuracy",),
+    "Accuracy of samples": ("accuracy",),
+    "Pairs ranked right": ("rewards/accuracies",),
+    "Reward before and after corrections": ("reward/before", "reward/after"),
+    "Groups without a signal": ("collapse/before", "collapse/after"),
+    "Spread of advantages within groups": ("advantage/variance_before", "advantage/variance"),
+    "Entropy": ("entropy",),
+    "Loss": ("loss",),
+    "Gradient norm": ("grad_norm",),
+    "Drift": ("kl/old", "kl/reference"),
+    "Clipped tokens": ("clip/low", "clip/high"),
+    "Learning rate": ("learning_rate",),
+    "Length": ("length/sampled",),
+    "Cut off": ("length/unfinished",),
+    "Tokens per second": ("time/tokens_per_s",),
+    "Gap between sampler and policy": ("sampler/gap",),
+}
+
+
+def test_every_curve_is_that_of_its_metric(tmp_path: Path) -> None:
+    names = [name for own in CURVES.values() for name in own]
+    told = {name: (1 + number) / 100 for number, name in enumerate(names)}
+    path = make_run(tmp_path / "run", {1: group(1, 0, [answer(0), answer(1)])}, metrics=lambda step: told)
+    drawn = {chart.title: chart.drawing for _, chart in charts(arms_of([read_run(path)]))}
+    for title, own in CURVES.items():
+        drawing = drawn[title]
+        assert isinstance(drawing, Lines)
+        assert [curve.points for curve in drawing.curves] == [[(1, told[name])] for name in own], title
+
+
+def test_bands_are_over_problems_for_one_run_and_over_seeds_for_several(tmp_path: Path) -> None:
+    runs = []
+    for seed, rate in enumerate((0.45, 0.5, 0.55)):
+        told = {"eval/accuracy": rate, "eval/accuracy_low": rate - 0.1, "eval/accuracy_high": rate + 0.2}
+        rows = {1: group(1, 0, [answer(0)] * 2)}
+        runs.append(
+            read_run(make_run(tmp_path / str(seed), rows, f"train.seed={seed}", metrics=lambda step, t=told: t))
+        )
+
+    def band(of: list[Run]) -> list[float]:
+        drawing = next(chart for _, chart in charts(arms_of(of)) if chart.title == "Held-out accuracy").drawing
+        assert isinstance(drawing, Lines)
+        ((_, low, high),) = drawing.curves[0].band
+        return [low, high]
+
+    assert np.allclose(band(runs[:1]), [0.35, 0.65])
+    assert np.allclose(band(runs), t_interval([0.45, 0.5, 0.55])[1:])
+
+
+def test_points_have_the_entropy_and_the_advantages_of_their_completions(tmp_path: Path) -> None:
+    right = answer(1, entropy=0.1, advantage_before_shaping=2.0, advantage=3.0)
+    wrong = answer(0, entropy=0.4, advantage_before_shaping=-2.0, advantage=-5.0)
+    left = answer(0, trained=False, advantage=9.0)
+    path = make_run(tmp_path / "run", {1: group(1, 0, [right, wrong, left])})
+    drawn = {chart.title: chart.drawing for _, chart in charts(arms_of([read_run(path)]))}
+    shaped, entropy = drawn["Advantages before and after shaping"], drawn["Advantage against entropy"]
+    assert isinstance(shaped, Points)
+    assert isinstance(entropy, Points)
+    assert shaped.clouds == {"right": [(2.0, 3.0)], "wrong": [(-2.0, -5.0)]}
+    assert entropy.clouds == {"right": [(0.1, 3.0)], "wrong": [(0.4, -5.0)]}
